@@ -1,0 +1,656 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The catalog as a pure fold: commits of entries in, a state out.
+//!
+//! Purpose: streams, views, live pointers, exclusions and the ledger of batch runs, and which change of
+//! them is allowed. Collaborators: `dovetail-log` stores the commits and races for the next sequence.
+//! Invariants: [`CatalogState::apply`] either applies a whole commit or leaves the state as it was; the
+//! live pointer moves only from the generation that the entry names; ids are never given twice.
+//! Non-goals: storage, time, randomness (entries carry theirs).
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    BatchRun, Exclusion, ExclusionId, GenerationNumber, Manifest, Outcome, Position, RunId,
+    StreamDef, StreamId, ViewDef, ViewId,
+};
+
+/// Why a live pointer moved.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PublishReason {
+    /// The empty generation of a new view on an empty stream.
+    Created,
+    /// An incremental run brought the live generation forward.
+    Refreshed,
+    /// A full or repair run was promoted.
+    Promoted,
+    /// An earlier generation was brought back.
+    RolledBack,
+}
+
+/// One change of the catalog.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "entry", rename_all = "snake_case")]
+pub enum Entry {
+    /// A stream was declared.
+    StreamCreated {
+        /// Its declaration.
+        stream: StreamDef,
+    },
+    /// A stream was dropped; its data stays until retention.
+    StreamDropped {
+        /// The stream.
+        id: StreamId,
+    },
+    /// A dropped stream was restored under its name.
+    StreamUndropped {
+        /// The stream.
+        id: StreamId,
+    },
+    /// A view was declared.
+    ViewCreated {
+        /// Its declaration.
+        view: ViewDef,
+    },
+    /// The options of a view changed; its content did not.
+    ViewAltered {
+        /// The declaration with the same version and definition.
+        view: ViewDef,
+    },
+    /// A view got a new definition, whose first generation is not there yet: the old one stays live.
+    ViewRedefined {
+        /// The declaration with the next version.
+        view: ViewDef,
+    },
+    /// A redefinition was given up before its first generation.
+    RedefinitionDropped {
+        /// The view.
+        view: ViewId,
+    },
+    /// A view was dropped; its generations stay until retention.
+    ViewDropped {
+        /// The view.
+        id: ViewId,
+    },
+    /// A dropped view was restored under its name.
+    ViewUndropped {
+        /// The view.
+        id: ViewId,
+    },
+    /// Events were declared wrong.
+    ExclusionDeclared {
+        /// The stream.
+        stream: StreamId,
+        /// Which events.
+        exclusion: Exclusion,
+    },
+    /// An exclusion was withdrawn.
+    ExclusionWithdrawn {
+        /// The stream.
+        stream: StreamId,
+        /// The exclusion.
+        id: ExclusionId,
+    },
+    /// A batch run started, was staged or ended: its record as it now reads.
+    Run {
+        /// The record.
+        run: Box<BatchRun>,
+    },
+    /// A generation's manifest was written. It is readable from now on, and live only when published.
+    GenerationWritten {
+        /// The manifest.
+        manifest: Arc<Manifest>,
+    },
+    /// The live pointer moved: the compare-and-set of promote, rollback and refresh.
+    GenerationPublished {
+        /// The view.
+        view: ViewId,
+        /// The generation that must be live for the entry to apply.
+        expected: Option<GenerationNumber>,
+        /// The generation that is live afterwards.
+        generation: GenerationNumber,
+        /// Why.
+        reason: PublishReason,
+    },
+    /// The full schedule of a view was paused or resumed.
+    SchedulePaused {
+        /// The view.
+        view: ViewId,
+        /// Whether it is paused now.
+        paused: bool,
+    },
+    /// A scheduled time was served, so that a restart knows which were missed.
+    ScheduleServed {
+        /// The view.
+        view: ViewId,
+        /// The scheduled time.
+        due: DateTime<Utc>,
+    },
+    /// Generations were removed by retention. Their files are deleted after this entry.
+    GenerationsExpired {
+        /// The view.
+        view: ViewId,
+        /// Which.
+        generations: Vec<GenerationNumber>,
+    },
+    /// Old ledger entries were removed by retention.
+    RunsExpired {
+        /// Which.
+        runs: Vec<RunId>,
+    },
+}
+
+/// One atomic, checksummed step of the catalog.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Commit {
+    /// Its place in the log, from 1 without gaps.
+    pub sequence: u64,
+    /// Random, to tell our own commit from a rival's when a put's result is unknown.
+    pub nonce: u64,
+    /// When it was made.
+    pub at: DateTime<Utc>,
+    /// The changes, applied together or not at all.
+    pub entries: Vec<Entry>,
+}
+
+/// Why a commit cannot follow the state.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum CatalogConflict {
+    /// Another commit took the sequence: reload and check again.
+    #[error("catalog commit {found} cannot follow commit {last}")]
+    Sequence {
+        /// The state's last sequence.
+        last: u64,
+        /// The commit's sequence.
+        found: u64,
+    },
+    /// The name is taken.
+    #[error("{what} `{name}` exists already")]
+    NameTaken {
+        /// `stream` or `view`.
+        what: &'static str,
+        /// The name.
+        name: String,
+    },
+    /// The entry speaks of something that is not there.
+    #[error("there is no {what} with id `{id}`")]
+    Missing {
+        /// What kind of thing.
+        what: &'static str,
+        /// Its id.
+        id: String,
+    },
+    /// A stream that views read cannot be dropped.
+    #[error("stream `{stream}` is read by view `{view}`; drop the view first")]
+    InUse {
+        /// The stream's name.
+        stream: String,
+        /// One of the views.
+        view: String,
+    },
+    /// The live pointer has moved since the entry was made.
+    #[error(
+        "the live generation of view `{view}` is {found}, not {expected} as the change expected"
+    )]
+    PointerMoved {
+        /// The view's name.
+        view: String,
+        /// What the entry expected.
+        expected: String,
+        /// What is live.
+        found: String,
+    },
+    /// The entry contradicts the state.
+    #[error("{0}")]
+    Contradiction(String),
+}
+
+/// A stream as the catalog knows it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct StreamState {
+    /// Its declaration.
+    pub def: StreamDef,
+    /// When it was dropped, if it was.
+    pub dropped_at: Option<DateTime<Utc>>,
+    /// The exclusions in force, by id.
+    pub exclusions: BTreeMap<ExclusionId, Exclusion>,
+    /// Id of the next exclusion.
+    pub next_exclusion: ExclusionId,
+}
+
+/// A view as the catalog knows it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ViewState {
+    /// The definition that is in force: the one of the live generation, or the first one while building.
+    pub def: ViewDef,
+    /// A newer definition whose first generation is being built.
+    pub pending: Option<ViewDef>,
+    /// When the view was dropped, if it was.
+    pub dropped_at: Option<DateTime<Utc>>,
+    /// The live pointer. None while the first generation is being built.
+    pub live: Option<GenerationNumber>,
+    /// Where a rollback without a number goes: the generation live just before the last full or repair
+    /// promote.
+    pub before_promote: Option<GenerationNumber>,
+    /// All generations that can be read.
+    pub generations: BTreeMap<GenerationNumber, Arc<Manifest>>,
+    /// Number of the next generation.
+    pub next_generation: GenerationNumber,
+    /// Sequence of the commit that last moved the pointer by a promote of a full or repair run, a rollback
+    /// or a creation. A staged run that started before it is stale.
+    pub pointer_epoch: u64,
+    /// Sequence of the commit that last published a generation for any reason: the `txn` version of the
+    /// view's Delta projection.
+    pub published_at: u64,
+    /// Whether the full schedule is paused.
+    pub schedule_paused: bool,
+    /// The last scheduled time that was served.
+    pub schedule_served: Option<DateTime<Utc>>,
+}
+
+impl ViewState {
+    /// The live generation's manifest.
+    pub fn live_manifest(&self) -> Option<&Arc<Manifest>> {
+        self.live.and_then(|number| self.generations.get(&number))
+    }
+}
+
+/// Everything the catalog knows after some commit.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct CatalogState {
+    /// Sequence of the last commit applied; 0 before the first.
+    pub sequence: u64,
+    /// Streams, dropped ones too.
+    pub streams: BTreeMap<StreamId, StreamState>,
+    /// Views, dropped ones too.
+    pub views: BTreeMap<ViewId, ViewState>,
+    /// The ledger.
+    pub runs: BTreeMap<RunId, Arc<BatchRun>>,
+    /// Id of the next batch run.
+    pub next_run: RunId,
+}
+
+impl CatalogState {
+    /// The stream that has this name and is not dropped.
+    pub fn stream_named(&self, name: &str) -> Option<&StreamState> {
+        self.streams
+            .values()
+            .find(|s| s.dropped_at.is_none() && s.def.name == name)
+    }
+
+    /// The view that has this name and is not dropped.
+    pub fn view_named(&self, name: &str) -> Option<&ViewState> {
+        self.views
+            .values()
+            .find(|v| v.dropped_at.is_none() && v.def.name == name)
+    }
+
+    /// Streams that are not dropped, by id.
+    pub fn live_streams(&self) -> impl Iterator<Item = &StreamState> {
+        self.streams.values().filter(|s| s.dropped_at.is_none())
+    }
+
+    /// Views that are not dropped, by id.
+    pub fn live_views(&self) -> impl Iterator<Item = &ViewState> {
+        self.views.values().filter(|v| v.dropped_at.is_none())
+    }
+
+    /// Views of `stream` that are not dropped.
+    pub fn views_of<'a>(&'a self, stream: &'a StreamId) -> impl Iterator<Item = &'a ViewState> {
+        self.live_views().filter(move |v| v.def.stream == *stream)
+    }
+
+    /// The run of `view` that is at work on the same lane: incremental, or full and repair together.
+    pub fn running(&self, view: &ViewId, incremental: bool) -> Option<&Arc<BatchRun>> {
+        let lane = |run: &BatchRun| (run.mode == crate::RunMode::Incremental) == incremental;
+        self.runs
+            .values()
+            .find(|run| run.view == *view && run.outcome == Outcome::Running && lane(run))
+    }
+
+    /// Applies a whole commit, or leaves the state as it was.
+    ///
+    /// # Errors
+    /// When the commit does not follow, or one of its entries contradicts the state.
+    pub fn apply(&mut self, commit: &Commit) -> Result<(), CatalogConflict> {
+        if commit.sequence != self.sequence + 1 {
+            return Err(CatalogConflict::Sequence {
+                last: self.sequence,
+                found: commit.sequence,
+            });
+        }
+        let mut next = self.clone();
+        next.sequence = commit.sequence;
+        for entry in &commit.entries {
+            next.apply_entry(entry, commit)?;
+        }
+        *self = next;
+        Ok(())
+    }
+
+    fn apply_entry(&mut self, entry: &Entry, commit: &Commit) -> Result<(), CatalogConflict> {
+        match entry {
+            Entry::StreamCreated { stream } => self.create_stream(stream),
+            Entry::StreamDropped { id } => self.drop_stream(id, commit.at),
+            Entry::StreamUndropped { id } => self.undrop_stream(id),
+            Entry::ViewCreated { view } => self.create_view(view),
+            Entry::ViewAltered { view } => {
+                let state = self.view_mut(&view.id)?;
+                let unchanged = state.def.version == view.version
+                    && state.def.sql == view.sql
+                    && state.def.name == view.name;
+                if !unchanged {
+                    return Err(contradiction(
+                        "altering a view cannot change its definition",
+                    ));
+                }
+                state.def = view.clone();
+                Ok(())
+            }
+            Entry::ViewRedefined { view } => {
+                let state = self.view_mut(&view.id)?;
+                let last = state
+                    .pending
+                    .as_ref()
+                    .map_or(state.def.version, |p| p.version);
+                if view.version <= last || view.stream != state.def.stream {
+                    return Err(contradiction(
+                        "a redefinition needs the next version and the same stream",
+                    ));
+                }
+                state.pending = Some(view.clone());
+                Ok(())
+            }
+            Entry::RedefinitionDropped { view } => {
+                self.view_mut(view)?.pending = None;
+                Ok(())
+            }
+            Entry::ViewDropped { id } => {
+                self.live_view_mut(id)?.dropped_at = Some(commit.at);
+                Ok(())
+            }
+            Entry::ViewUndropped { id } => self.undrop_view(id),
+            Entry::ExclusionDeclared { stream, exclusion } => {
+                let state = self.stream_mut(stream)?;
+                if exclusion.id != state.next_exclusion {
+                    return Err(contradiction("the exclusion's number is taken"));
+                }
+                state.next_exclusion.0 += 1;
+                state.exclusions.insert(exclusion.id, exclusion.clone());
+                Ok(())
+            }
+            Entry::ExclusionWithdrawn { stream, id } => {
+                let removed = self.stream_mut(stream)?.exclusions.remove(id);
+                removed.map(|_| ()).ok_or_else(|| missing("exclusion", id))
+            }
+            Entry::Run { run } => self.record_run(run),
+            Entry::GenerationWritten { manifest } => {
+                let state = self.view_mut(&manifest.view)?;
+                if manifest.number < state.next_generation {
+                    return Err(contradiction("the generation's number is taken"));
+                }
+                state.next_generation = GenerationNumber(manifest.number.0 + 1);
+                state
+                    .generations
+                    .insert(manifest.number, Arc::clone(manifest));
+                Ok(())
+            }
+            Entry::GenerationPublished {
+                view,
+                expected,
+                generation,
+                reason,
+            } => self.publish(view, *expected, *generation, *reason, commit.sequence),
+            Entry::SchedulePaused { view, paused } => {
+                self.view_mut(view)?.schedule_paused = *paused;
+                Ok(())
+            }
+            Entry::ScheduleServed { view, due } => {
+                self.view_mut(view)?.schedule_served = Some(*due);
+                Ok(())
+            }
+            Entry::GenerationsExpired { view, generations } => {
+                let state = self.view_mut(view)?;
+                if state.live.is_some_and(|live| generations.contains(&live)) {
+                    return Err(contradiction("the live generation cannot expire"));
+                }
+                state
+                    .generations
+                    .retain(|number, _| !generations.contains(number));
+                if state
+                    .before_promote
+                    .is_some_and(|n| generations.contains(&n))
+                {
+                    state.before_promote = None;
+                }
+                Ok(())
+            }
+            Entry::RunsExpired { runs } => {
+                self.runs
+                    .retain(|id, run| !(runs.contains(id) && run.outcome.is_final()));
+                Ok(())
+            }
+        }
+    }
+
+    fn create_stream(&mut self, stream: &StreamDef) -> Result<(), CatalogConflict> {
+        if self.stream_named(&stream.name).is_some() {
+            return Err(name_taken("stream", &stream.name));
+        }
+        if self.view_named(&stream.name).is_some() {
+            return Err(name_taken("view", &stream.name));
+        }
+        if self.streams.contains_key(&stream.id) {
+            return Err(contradiction("the stream's id is taken"));
+        }
+        let state = StreamState {
+            def: stream.clone(),
+            dropped_at: None,
+            exclusions: BTreeMap::new(),
+            next_exclusion: ExclusionId(1),
+        };
+        self.streams.insert(stream.id.clone(), state);
+        Ok(())
+    }
+
+    fn drop_stream(&mut self, id: &StreamId, at: DateTime<Utc>) -> Result<(), CatalogConflict> {
+        let stream = self.stream_mut(id)?.def.name.clone();
+        if let Some(view) = self.views_of(id).next() {
+            return Err(CatalogConflict::InUse {
+                stream,
+                view: view.def.name.clone(),
+            });
+        }
+        self.stream_mut(id)?.dropped_at = Some(at);
+        Ok(())
+    }
+
+    fn undrop_stream(&mut self, id: &StreamId) -> Result<(), CatalogConflict> {
+        let name = self
+            .streams
+            .get(id)
+            .map(|s| s.def.name.clone())
+            .ok_or_else(|| missing("stream", id))?;
+        self.check_free(&name)?;
+        if let Some(stream) = self.streams.get_mut(id) {
+            stream.dropped_at = None;
+        }
+        Ok(())
+    }
+
+    fn undrop_view(&mut self, id: &ViewId) -> Result<(), CatalogConflict> {
+        let (name, stream) = self
+            .views
+            .get(id)
+            .map(|v| (v.def.name.clone(), v.def.stream.clone()))
+            .ok_or_else(|| missing("view", id))?;
+        self.check_free(&name)?;
+        self.stream_mut(&stream)?;
+        if let Some(view) = self.views.get_mut(id) {
+            view.dropped_at = None;
+        }
+        Ok(())
+    }
+
+    fn create_view(&mut self, view: &ViewDef) -> Result<(), CatalogConflict> {
+        self.check_free(&view.name)?;
+        self.stream_mut(&view.stream)?;
+        if self.views.contains_key(&view.id) {
+            return Err(contradiction("the view's id is taken"));
+        }
+        let state = ViewState {
+            def: view.clone(),
+            pending: None,
+            dropped_at: None,
+            live: None,
+            before_promote: None,
+            generations: BTreeMap::new(),
+            next_generation: GenerationNumber(1),
+            pointer_epoch: self.sequence,
+            published_at: 0,
+            schedule_paused: false,
+            schedule_served: None,
+        };
+        self.views.insert(view.id.clone(), state);
+        Ok(())
+    }
+
+    fn record_run(&mut self, run: &BatchRun) -> Result<(), CatalogConflict> {
+        match self.runs.get(&run.id) {
+            None if run.id < self.next_run => return Err(missing("batch run", run.id)),
+            None => self.next_run = RunId(run.id.0 + 1),
+            Some(known) if known.outcome.is_final() => {
+                return Err(contradiction(&format!(
+                    "batch run {} has ended already",
+                    run.id
+                )));
+            }
+            Some(_) => {}
+        }
+        self.runs.insert(run.id, Arc::new(run.clone()));
+        Ok(())
+    }
+
+    fn publish(
+        &mut self,
+        view: &ViewId,
+        expected: Option<GenerationNumber>,
+        generation: GenerationNumber,
+        reason: PublishReason,
+        sequence: u64,
+    ) -> Result<(), CatalogConflict> {
+        let state = self.view_mut(view)?;
+        if state.live != expected {
+            let show = |n: Option<GenerationNumber>| n.map_or("none".to_owned(), |n| n.to_string());
+            return Err(CatalogConflict::PointerMoved {
+                view: state.def.name.clone(),
+                expected: show(expected),
+                found: show(state.live),
+            });
+        }
+        let Some(manifest) = state.generations.get(&generation).cloned() else {
+            return Err(missing("generation", generation));
+        };
+        let horizon = &manifest.inputs.horizon;
+        if let Some(live) = state.live_manifest()
+            && !horizon.covers(&live.inputs.horizon)
+        {
+            return Err(contradiction(&format!(
+                "the seam never moves back: generation {generation} ends at `{horizon}`, the live one at `{}`",
+                live.inputs.horizon
+            )));
+        }
+        if reason != PublishReason::Refreshed {
+            state.pointer_epoch = sequence;
+        }
+        if reason == PublishReason::Promoted {
+            state.before_promote = state.live;
+        }
+        state.live = Some(generation);
+        state.published_at = sequence;
+        state.adopt_definition(&manifest);
+        Ok(())
+    }
+
+    fn check_free(&self, name: &str) -> Result<(), CatalogConflict> {
+        if self.stream_named(name).is_some() {
+            return Err(name_taken("stream", name));
+        }
+        if self.view_named(name).is_some() {
+            return Err(name_taken("view", name));
+        }
+        Ok(())
+    }
+
+    fn stream_mut(&mut self, id: &StreamId) -> Result<&mut StreamState, CatalogConflict> {
+        self.streams
+            .get_mut(id)
+            .filter(|s| s.dropped_at.is_none())
+            .ok_or_else(|| missing("stream", id))
+    }
+
+    fn live_view_mut(&mut self, id: &ViewId) -> Result<&mut ViewState, CatalogConflict> {
+        self.view_mut(id).and_then(|v| {
+            if v.dropped_at.is_none() {
+                Ok(v)
+            } else {
+                Err(missing("view", id))
+            }
+        })
+    }
+
+    fn view_mut(&mut self, id: &ViewId) -> Result<&mut ViewState, CatalogConflict> {
+        self.views.get_mut(id).ok_or_else(|| missing("view", id))
+    }
+}
+
+impl ViewState {
+    /// Makes the definition of the generation that became live the view's own.
+    fn adopt_definition(&mut self, manifest: &Manifest) {
+        if let Some(pending) = self
+            .pending
+            .take_if(|p| p.version == manifest.definition_version)
+        {
+            self.def = pending;
+        } else if self.def.version != manifest.definition_version {
+            self.def.version = manifest.definition_version;
+            self.def.sql.clone_from(&manifest.sql);
+            self.def
+                .definition_hash
+                .clone_from(&manifest.inputs.definition_hash);
+        }
+    }
+
+    /// Position up to which the live generation covers the stream; the start while building.
+    pub fn horizon(&self) -> Position {
+        self.live_manifest()
+            .map(|m| m.inputs.horizon.clone())
+            .unwrap_or_default()
+    }
+}
+
+fn contradiction(text: &str) -> CatalogConflict {
+    CatalogConflict::Contradiction(text.to_owned())
+}
+
+fn missing(what: &'static str, id: impl ToString) -> CatalogConflict {
+    CatalogConflict::Missing {
+        what,
+        id: id.to_string(),
+    }
+}
+
+fn name_taken(what: &'static str, name: &str) -> CatalogConflict {
+    CatalogConflict::NameTaken {
+        what,
+        name: name.to_owned(),
+    }
+}
+
+#[cfg(test)]
+#[path = "catalog/tests.rs"]
+mod tests;

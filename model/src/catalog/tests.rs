@@ -1,0 +1,332 @@
+// SPDX-License-Identifier: Apache-2.0
+use super::*;
+use crate::{Column, ColumnType, GenerationInputs, Offset, RunMode, StreamSchema, UnknownColumns};
+
+fn at() -> DateTime<Utc> {
+    DateTime::UNIX_EPOCH
+}
+
+fn stream(name: &str, id: &str) -> Entry {
+    let columns = vec![Column {
+        name: "x".to_owned(),
+        column_type: ColumnType::Int,
+        nullable: true,
+    }];
+    let schema = StreamSchema {
+        columns,
+        event_time: None,
+        unknown_columns: UnknownColumns::Ignore,
+    };
+    Entry::StreamCreated {
+        stream: StreamDef {
+            id: id.parse().unwrap(),
+            name: name.to_owned(),
+            schema,
+            created_at: at(),
+        },
+    }
+}
+
+fn view_def(name: &str, id: &str, stream: &str, version: u64) -> ViewDef {
+    ViewDef {
+        id: id.parse().unwrap(),
+        name: name.to_owned(),
+        stream: stream.parse().unwrap(),
+        sql: format!("SELECT count(*) FROM s -- {version}"),
+        recompute: None,
+        refresh_s: None,
+        version,
+        definition_hash: version.to_string(),
+        defined_at: at(),
+    }
+}
+
+fn manifest(view: &ViewDef, number: u64, horizon: u64) -> Entry {
+    let inputs = GenerationInputs {
+        horizon: Position::single(Offset(horizon)),
+        raw_version: 0,
+        definition_hash: view.definition_hash.clone(),
+        exclusions: vec![],
+        state_fingerprint: "f".to_owned(),
+    };
+    Entry::GenerationWritten {
+        manifest: Arc::new(Manifest {
+            view: view.id.clone(),
+            stream: view.stream.clone(),
+            number: GenerationNumber(number),
+            parent: None,
+            definition_version: view.version,
+            sql: view.sql.clone(),
+            mode: Some(RunMode::Full),
+            run: None,
+            inputs,
+            files: vec![],
+            created_at: at(),
+        }),
+    }
+}
+
+fn publish(view: &ViewDef, expected: Option<u64>, generation: u64, reason: PublishReason) -> Entry {
+    Entry::GenerationPublished {
+        view: view.id.clone(),
+        expected: expected.map(GenerationNumber),
+        generation: GenerationNumber(generation),
+        reason,
+    }
+}
+
+fn commit(state: &mut CatalogState, entries: Vec<Entry>) -> Result<(), CatalogConflict> {
+    let commit = Commit {
+        sequence: state.sequence + 1,
+        nonce: 0,
+        at: at(),
+        entries,
+    };
+    state.apply(&commit)
+}
+
+fn with_view() -> (CatalogState, ViewDef) {
+    let mut state = CatalogState::default();
+    let view = view_def("v", "v1", "s1", 1);
+    commit(
+        &mut state,
+        vec![stream("s", "s1"), Entry::ViewCreated { view: view.clone() }],
+    )
+    .unwrap();
+    (state, view)
+}
+
+#[test]
+fn a_commit_applies_whole_or_not_at_all() {
+    let mut state = CatalogState::default();
+    let before = state.clone();
+    let error = commit(&mut state, vec![stream("s", "s1"), stream("s", "s2")]).unwrap_err();
+    assert!(
+        matches!(error, CatalogConflict::NameTaken { .. }),
+        "{error}"
+    );
+    assert_eq!(state, before);
+}
+
+#[test]
+fn a_commit_out_of_sequence_is_refused() {
+    let mut state = CatalogState::default();
+    let skipped = Commit {
+        sequence: 2,
+        nonce: 0,
+        at: at(),
+        entries: vec![],
+    };
+    assert!(matches!(
+        state.apply(&skipped),
+        Err(CatalogConflict::Sequence { .. })
+    ));
+}
+
+#[test]
+fn a_stream_in_use_cannot_be_dropped_and_a_view_shares_its_name_space() {
+    let (mut state, view) = with_view();
+    let id: StreamId = "s1".parse().unwrap();
+    assert!(matches!(
+        commit(&mut state, vec![Entry::StreamDropped { id: id.clone() }]),
+        Err(CatalogConflict::InUse { .. })
+    ));
+    assert!(matches!(
+        commit(&mut state, vec![stream("v", "s9")]),
+        Err(CatalogConflict::NameTaken { .. })
+    ));
+    commit(
+        &mut state,
+        vec![
+            Entry::ViewDropped {
+                id: view.id.clone(),
+            },
+            Entry::StreamDropped { id: id.clone() },
+        ],
+    )
+    .unwrap();
+    commit(&mut state, vec![stream("s", "s2")]).unwrap();
+    assert!(matches!(
+        commit(&mut state, vec![Entry::StreamUndropped { id }]),
+        Err(CatalogConflict::NameTaken { .. })
+    ));
+}
+
+#[test]
+fn the_pointer_moves_only_from_where_the_writer_saw_it() {
+    let (mut state, view) = with_view();
+    commit(
+        &mut state,
+        vec![
+            manifest(&view, 1, 5),
+            publish(&view, None, 1, PublishReason::Promoted),
+        ],
+    )
+    .unwrap();
+    let lost = commit(
+        &mut state,
+        vec![
+            manifest(&view, 2, 9),
+            publish(&view, None, 2, PublishReason::Promoted),
+        ],
+    );
+    assert!(matches!(lost, Err(CatalogConflict::PointerMoved { .. })));
+    assert_eq!(state.views[&view.id].live, Some(GenerationNumber(1)));
+}
+
+#[test]
+fn the_seam_never_moves_back() {
+    let (mut state, view) = with_view();
+    commit(
+        &mut state,
+        vec![
+            manifest(&view, 1, 5),
+            publish(&view, None, 1, PublishReason::Created),
+        ],
+    )
+    .unwrap();
+    let back = commit(
+        &mut state,
+        vec![
+            manifest(&view, 2, 4),
+            publish(&view, Some(1), 2, PublishReason::RolledBack),
+        ],
+    );
+    assert!(matches!(back, Err(CatalogConflict::Contradiction(_))));
+}
+
+#[test]
+fn rollback_target_ignores_refreshes() {
+    let (mut state, view) = with_view();
+    commit(
+        &mut state,
+        vec![
+            manifest(&view, 1, 1),
+            publish(&view, None, 1, PublishReason::Created),
+        ],
+    )
+    .unwrap();
+    commit(
+        &mut state,
+        vec![
+            manifest(&view, 2, 2),
+            publish(&view, Some(1), 2, PublishReason::Promoted),
+        ],
+    )
+    .unwrap();
+    let epoch = state.views[&view.id].pointer_epoch;
+    commit(
+        &mut state,
+        vec![
+            manifest(&view, 3, 3),
+            publish(&view, Some(2), 3, PublishReason::Refreshed),
+        ],
+    )
+    .unwrap();
+    let v = &state.views[&view.id];
+    assert_eq!(
+        (v.before_promote, v.live),
+        (Some(GenerationNumber(1)), Some(GenerationNumber(3)))
+    );
+    assert_eq!(
+        v.pointer_epoch, epoch,
+        "an incremental run never makes a staged run stale"
+    );
+}
+
+#[test]
+fn publishing_a_generation_of_another_definition_swaps_the_definition() {
+    let (mut state, old) = with_view();
+    commit(
+        &mut state,
+        vec![
+            manifest(&old, 1, 1),
+            publish(&old, None, 1, PublishReason::Created),
+        ],
+    )
+    .unwrap();
+    let new = view_def("v", "v1", "s1", 2);
+    commit(&mut state, vec![Entry::ViewRedefined { view: new.clone() }]).unwrap();
+    assert_eq!(
+        state.views[&old.id].def.version, 1,
+        "the old definition stays in force while the new one is built"
+    );
+    commit(
+        &mut state,
+        vec![
+            manifest(&new, 2, 2),
+            publish(&old, Some(1), 2, PublishReason::Promoted),
+        ],
+    )
+    .unwrap();
+    assert_eq!(state.views[&old.id].def.sql, new.sql);
+    assert_eq!(state.views[&old.id].pending, None);
+    commit(
+        &mut state,
+        vec![
+            manifest(&old, 3, 2),
+            publish(&old, Some(2), 3, PublishReason::RolledBack),
+        ],
+    )
+    .unwrap();
+    assert_eq!(state.views[&old.id].def.sql, old.sql);
+}
+
+#[test]
+fn a_run_that_ended_stays_ended() {
+    let (mut state, view) = with_view();
+    let mut run = BatchRun {
+        id: RunId(1),
+        view: view.id,
+        mode: RunMode::Full,
+        scope: None,
+        dry_run: false,
+        outcome: Outcome::Running,
+        base: None,
+        generation: None,
+        span: None,
+        exclusions: vec![],
+        raw_version: None,
+        rows_read: 0,
+        groups: 0,
+        bytes: 0,
+        seconds: None,
+        started_at: at(),
+        ended_at: None,
+        error: None,
+        trigger: "user".to_owned(),
+    };
+    commit(
+        &mut state,
+        vec![Entry::Run {
+            run: Box::new(run.clone()),
+        }],
+    )
+    .unwrap();
+    assert!(state.running(&run.view, false).is_some() && state.running(&run.view, true).is_none());
+    run.outcome = Outcome::Failed;
+    commit(
+        &mut state,
+        vec![Entry::Run {
+            run: Box::new(run.clone()),
+        }],
+    )
+    .unwrap();
+    run.outcome = Outcome::Promoted;
+    assert!(commit(&mut state, vec![Entry::Run { run: Box::new(run) }]).is_err());
+}
+
+#[test]
+fn a_state_survives_json() {
+    let (mut state, view) = with_view();
+    commit(
+        &mut state,
+        vec![
+            manifest(&view, 1, 5),
+            publish(&view, None, 1, PublishReason::Promoted),
+        ],
+    )
+    .unwrap();
+    let text = serde_json::to_string(&state).unwrap();
+    assert_eq!(serde_json::from_str::<CatalogState>(&text).unwrap(), state);
+}

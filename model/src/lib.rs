@@ -1,0 +1,43 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The words and laws of Dovetail, as types. No I/O.
+//!
+//! Purpose: everything the layers must agree on: where the seam stands ([`Position`], [`Span`]), what a
+//! stream, a view, a generation and a batch run are, and how the catalog's commits fold into a state.
+//! Collaborators: every other crate; this one depends on none of them.
+//! Invariants: a position never mixes two streams; a span is half open; catalog state is a pure fold.
+//! Non-goals: storage, execution, HTTP.
+
+mod batch_run;
+mod catalog;
+mod clock;
+mod exclusion;
+mod generation;
+mod ids;
+mod position;
+mod problem;
+mod schema;
+mod span;
+mod stream;
+mod token;
+mod view_def;
+
+pub use batch_run::{BatchRun, DiffSummary, LargestChange, Outcome, RepairScope, RunMode};
+pub use catalog::{
+    CatalogConflict, CatalogState, Commit, Entry, PublishReason, StreamState, ViewState,
+};
+pub use clock::{Clock, ManualClock, SystemClock};
+pub use exclusion::Exclusion;
+pub use generation::{DataFile, GenerationInputs, Manifest};
+pub use ids::{
+    ExclusionId, GenerationNumber, IdError, Offset, PartitionId, RunId, StreamId, ViewId,
+};
+pub use position::Position;
+pub use problem::{Problem, ProblemKind};
+pub use schema::{
+    ARRIVED_AT, Column, ColumnType, EXCLUDED, EpochUnit, EventTime, MAX_NAME_BYTES, NameError,
+    OFFSET, PARTITION, SYSTEM_COLUMNS, StreamSchema, UnknownColumns, check_name,
+};
+pub use span::{Span, SpanError};
+pub use stream::StreamDef;
+pub use token::{PositionToken, TokenError};
+pub use view_def::ViewDef;
