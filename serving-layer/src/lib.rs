@@ -1,1 +1,2 @@
-//! Placeholder.
+// SPDX-License-Identifier: Apache-2.0
+//! To come.

@@ -1,0 +1,102 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What the log hands on: committed events, and what could not be decoded.
+
+use std::fmt;
+use std::str::FromStr;
+
+use arrow::array::RecordBatch;
+use bytes::Bytes;
+use dovetail_model::Offset;
+use serde::{Deserialize, Serialize};
+
+/// A wire format of events.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Format {
+    /// One JSON object per line: `application/x-ndjson`.
+    Ndjson,
+    /// One JSON array of objects: `application/json`.
+    Json,
+    /// RFC 4180 with a header line: `text/csv`.
+    Csv,
+    /// An Arrow IPC stream: `application/vnd.apache.arrow.stream`.
+    Arrow,
+}
+
+impl Format {
+    /// Its media type.
+    pub fn media_type(self) -> &'static str {
+        match self {
+            Self::Ndjson => "application/x-ndjson",
+            Self::Json => "application/json",
+            Self::Csv => "text/csv",
+            Self::Arrow => "application/vnd.apache.arrow.stream",
+        }
+    }
+}
+
+impl fmt::Display for Format {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Ndjson => "ndjson",
+            Self::Json => "json",
+            Self::Csv => "csv",
+            Self::Arrow => "arrow",
+        })
+    }
+}
+
+impl FromStr for Format {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "ndjson" | "jsonl" => Ok(Self::Ndjson),
+            "json" => Ok(Self::Json),
+            "csv" => Ok(Self::Csv),
+            "arrow" => Ok(Self::Arrow),
+            other => Err(format!(
+                "`{other}` is not a format: use ndjson, json, csv or arrow"
+            )),
+        }
+    }
+}
+
+/// One event that could not be decoded, kept so that it can be tried again.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DeadLetter {
+    /// The event as it came, decodable alone in `format` (a CSV record keeps its header line before it).
+    pub bytes: Bytes,
+    /// The format it came in.
+    pub format: Format,
+    /// Why it could not be decoded.
+    pub reason: String,
+    /// Line in its request, from 1, where lines mean something.
+    pub line: Option<u64>,
+    /// The column, or the path of the field, that is wrong, when one is.
+    pub column: Option<String>,
+    /// Where it came from, such as `http` or `kafka flights/3@1234`.
+    pub origin: String,
+}
+
+/// One durable micro-batch of one partition: what the archive and the speed layer both get.
+///
+/// ```text
+/// first <= offset of each event and dead letter < next
+/// ```
+/// Events and dead letters share the offsets; each takes one. Events are in offset order.
+#[derive(Debug, Clone)]
+pub struct CommittedBatch {
+    /// Offset of the first event or dead letter.
+    pub first: Offset,
+    /// Offset behind the last one.
+    pub next: Offset,
+    /// When it was committed, microseconds since the Unix epoch.
+    pub arrived_at_us: i64,
+    /// The events, in the stream's events schema, system columns included.
+    pub events: RecordBatch,
+    /// What could not be decoded.
+    pub dead_letters: Vec<(Offset, DeadLetter)>,
+    /// Earlier dead letters that this append replayed and that are settled by it.
+    pub replayed: Vec<Offset>,
+}
