@@ -145,6 +145,9 @@ pub struct BatchRun {
     pub exclusions: Vec<ExclusionId>,
     /// The raw log's table version it read.
     pub raw_version: Option<u64>,
+    /// The view's pointer epoch when it started: another one now makes a staged run stale.
+    #[serde(default)]
+    pub pointer_epoch: u64,
     /// Events read from the raw log.
     pub rows_read: u64,
     /// Groups written.

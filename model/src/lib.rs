@@ -12,6 +12,7 @@ mod catalog;
 mod clock;
 mod exclusion;
 mod generation;
+mod hex;
 mod ids;
 mod position;
 mod problem;
@@ -28,6 +29,7 @@ pub use catalog::{
 pub use clock::{Clock, ManualClock, SystemClock};
 pub use exclusion::Exclusion;
 pub use generation::{DataFile, GenerationInputs, Manifest};
+pub use hex::{hex, unhex};
 pub use ids::{
     ExclusionId, GenerationNumber, IdError, Offset, PartitionId, RunId, StreamId, ViewId,
 };

@@ -16,7 +16,7 @@ use crate::{Offset, PartitionId};
 /// ordered: of two positions neither need cover the other.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(
-    from = "BTreeMap<PartitionId, Offset>",
+    try_from = "BTreeMap<String, Offset>",
     into = "BTreeMap<PartitionId, Offset>"
 )]
 pub struct Position(BTreeMap<PartitionId, Offset>);
@@ -93,6 +93,17 @@ impl FromIterator<(PartitionId, Offset)> for Position {
 impl From<BTreeMap<PartitionId, Offset>> for Position {
     fn from(offsets: BTreeMap<PartitionId, Offset>) -> Self {
         offsets.into_iter().collect()
+    }
+}
+
+/// As JSON has it. Keys are read as text: inside a tagged enum serde hands a map's keys on as strings.
+impl TryFrom<BTreeMap<String, Offset>> for Position {
+    type Error = std::num::ParseIntError;
+
+    fn try_from(map: BTreeMap<String, Offset>) -> Result<Self, Self::Error> {
+        map.into_iter()
+            .map(|(partition, next)| Ok((partition.parse()?, next)))
+            .collect()
     }
 }
 

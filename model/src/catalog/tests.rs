@@ -287,6 +287,7 @@ fn a_run_that_ended_stays_ended() {
         span: None,
         exclusions: vec![],
         raw_version: None,
+        pointer_epoch: 0,
         rows_read: 0,
         groups: 0,
         bytes: 0,
