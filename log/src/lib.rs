@@ -7,12 +7,15 @@
 //! Invariants: nothing is visible before its fsync; `archived <= durable`; a segment is forgotten only
 //! when archived. Non-goals: views, queries, HTTP.
 
+mod crash;
 mod event;
 
 pub mod catalog;
 pub mod decode;
 pub mod embedded;
 pub mod object;
+pub mod parquet_files;
 pub mod raw;
 
+pub use crash::crash_point;
 pub use event::{CommittedBatch, DeadLetter, Format};

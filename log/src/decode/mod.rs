@@ -1,2 +1,136 @@
 // SPDX-License-Identifier: Apache-2.0
-//! To come.
+//! Bytes to events: one pass over the body, straight into Arrow columns of the declared types.
+//!
+//! Purpose: decode NDJSON, JSON, CSV and Arrow IPC into a record batch of [`StreamSchema::declared`], and
+//! say of every event that cannot be decoded where it is and why. Collaborators: the HTTP API and
+//! `dovetail ingest` hand bodies in; the embedded log stores what comes out.
+//! Invariants: nothing is coerced with a loss, and no number passes through a float on its way to an
+//! integer or a decimal; memory stays within a fixed bound whatever the bytes are; time is linear in the
+//! body. A bad event is taken back from the columns where it stands, so good and bad events are decoded by
+//! the same code and one bad line costs nothing.
+//! Non-goals: limits of the body's size (`decompress` takes one), offsets, durability.
+
+mod arrow_ipc;
+mod budget;
+mod column;
+mod compress;
+mod convert;
+mod csv;
+mod error;
+mod fault;
+mod infer;
+mod json;
+mod json_array;
+mod ndjson;
+mod number;
+mod sink;
+mod text;
+mod time;
+
+use arrow::array::RecordBatch;
+use arrow::datatypes::SchemaRef;
+use bytes::Bytes;
+use dovetail_model::{StreamSchema, UnknownColumns};
+
+use crate::{DeadLetter, Format};
+use column::Row;
+use sink::Sink;
+
+pub use compress::{ContentEncoding, decompress};
+pub use error::{DecodeError, Place};
+pub use infer::infer;
+pub use sink::OnError;
+
+/// What one body may take in memory: a few bytes of text can ask for wide rows of nulls.
+const MAX_DECODED_BYTES: usize = 512 << 20;
+
+/// Decodes the events of one stream. Reusable, shared between threads.
+#[derive(Debug, Clone)]
+pub struct Decoder {
+    schema: StreamSchema,
+    declared: SchemaRef,
+    max_decoded_bytes: usize,
+}
+
+/// What a body holds.
+#[derive(Debug, Clone)]
+pub struct Decoded {
+    /// The good events in their order, in the schema [`StreamSchema::declared`].
+    pub events: RecordBatch,
+    /// The bad ones in their order; always empty where they are refused.
+    pub dead_letters: Vec<DeadLetter>,
+}
+
+impl Decoder {
+    /// A decoder for events of `schema`.
+    pub fn new(schema: &StreamSchema) -> Self {
+        Self {
+            schema: schema.clone(),
+            declared: schema.declared(),
+            max_decoded_bytes: MAX_DECODED_BYTES,
+        }
+    }
+
+    /// The same with another limit than 512 MiB for what the events and dead letters of one body may take
+    /// in memory.
+    #[must_use]
+    pub fn with_max_decoded_bytes(mut self, bytes: usize) -> Self {
+        self.max_decoded_bytes = bytes;
+        self
+    }
+
+    /// Decodes a whole body. `origin` is what dead letters say of where they came from.
+    ///
+    /// # Errors
+    /// `Events` with the first bad event, if [`OnError::Reject`]; `Body` if the body is empty, cut off, or
+    /// its header or schema does not fit; `TooLarge` if it decodes to more than the limit or is 2 GiB long;
+    /// `UnsupportedMedia` for forms of Arrow streams that are not read.
+    pub fn decode(
+        &self,
+        format: Format,
+        body: &Bytes,
+        on_error: OnError,
+        origin: &str,
+    ) -> Result<Decoded, DecodeError> {
+        if i32::try_from(body.len()).is_err() {
+            return Err(DecodeError::too_large(
+                "the body is 2 GiB or larger; split it",
+            ));
+        }
+        let mut sink = Sink::new(format, on_error, origin, self.max_decoded_bytes);
+        let events = match format {
+            Format::Ndjson => self.decode_text(ndjson::decode, body, &mut sink)?,
+            Format::Json => self.decode_text(json_array::decode, body, &mut sink)?,
+            Format::Csv => self.decode_text(csv::decode, body, &mut sink)?,
+            Format::Arrow => arrow_ipc::decode(body, &self.schema, &self.declared, &mut sink)?,
+        };
+        Ok(Decoded {
+            events,
+            dead_letters: sink.finish()?,
+        })
+    }
+
+    fn decode_text(
+        &self,
+        decode: TextDecode,
+        body: &[u8],
+        sink: &mut Sink<'_>,
+    ) -> Result<RecordBatch, DecodeError> {
+        let epoch = self.schema.event_time.as_ref().and_then(|event_time| {
+            let unit = event_time.epoch?;
+            Some((event_time.column.as_str(), unit))
+        });
+        let mut columns = Row::new(&self.schema.columns, epoch);
+        decode(body, &mut columns, self.schema.unknown_columns, sink)?;
+        columns
+            .finish()
+            .and_then(|columns| RecordBatch::try_new(self.declared.clone(), columns))
+            .map_err(|error| DecodeError::body(format!("the events do not form a batch: {error}")))
+    }
+}
+
+/// Decodes a whole text into columns, and hands what is bad to the sink.
+type TextDecode = fn(&[u8], &mut Row, UnknownColumns, &mut Sink<'_>) -> Result<(), DecodeError>;
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,112 @@
+// SPDX-License-Identifier: Apache-2.0
+//! A hook for tests: places where a process can be made to die.
+
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+
+const UNKNOWN: u8 = 0;
+const OFF: u8 = 1;
+const ARMED: u8 = 2;
+
+static STATE: AtomicU8 = AtomicU8::new(UNKNOWN);
+static PLAN: OnceLock<Option<Plan>> = OnceLock::new();
+
+/// Marks a place where durability is decided. For process tests only.
+///
+/// Aborts the process, as a kill would, when the environment variable `DOVETAIL_CRASH_AT` is `name`, or is
+/// `name:N` and this is the N-th time that the place is reached, counted from 1. Otherwise it costs one
+/// relaxed load. The variable is read once, when the first place is reached.
+pub fn crash_point(name: &str) {
+    if STATE.load(Ordering::Relaxed) != OFF {
+        reached(name);
+    }
+}
+
+#[cold]
+fn reached(name: &str) {
+    let plan = PLAN.get_or_init(|| {
+        std::env::var("DOVETAIL_CRASH_AT")
+            .ok()
+            .and_then(|text| Plan::parse(&text))
+    });
+    match plan {
+        None => STATE.store(OFF, Ordering::Relaxed),
+        Some(plan) => {
+            STATE.store(ARMED, Ordering::Relaxed);
+            if plan.is_due(name) {
+                std::process::abort();
+            }
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Plan {
+    name: String,
+    /// Times that the place may still be passed.
+    passes: AtomicU64,
+}
+
+impl Plan {
+    fn parse(text: &str) -> Option<Self> {
+        if text.is_empty() {
+            return None;
+        }
+        let counted = text
+            .rsplit_once(':')
+            .and_then(|(name, count)| Some((name, count.parse::<u64>().ok()?)));
+        let (name, count) = counted.unwrap_or((text, 1));
+        Some(Self {
+            name: name.to_owned(),
+            passes: AtomicU64::new(count.saturating_sub(1)),
+        })
+    }
+
+    fn is_due(&self, name: &str) -> bool {
+        if name != self.name {
+            return false;
+        }
+        let one_less = |passes: u64| passes.checked_sub(1);
+        self.passes
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_less)
+            .is_err()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_plan_waits_for_its_time_and_its_place() {
+        let plan = Plan::parse("log-append:written").unwrap();
+        assert!(!plan.is_due("log-append"));
+        assert!(!plan.is_due("log-append:synced"));
+        assert!(plan.is_due("log-append:written"));
+        let plan = Plan::parse("log-append:written:3").unwrap();
+        let due: Vec<bool> = (0..4).map(|_| plan.is_due("log-append:written")).collect();
+        assert_eq!(due, [false, false, true, true]);
+        assert!(Plan::parse("").is_none());
+    }
+
+    /// Also what the next test runs in a process of its own, with a plan.
+    #[test]
+    fn without_a_plan_it_is_passed() {
+        crash_point("anywhere");
+    }
+
+    #[test]
+    fn with_a_plan_the_process_dies() {
+        let run = |plan: &str| {
+            std::process::Command::new(std::env::current_exe().unwrap())
+                .args(["--exact", "crash::tests::without_a_plan_it_is_passed"])
+                .env("DOVETAIL_CRASH_AT", plan)
+                .output()
+                .unwrap()
+                .status
+        };
+        assert!(run("elsewhere").success());
+        assert!(run("anywhere:2").success());
+        assert_eq!(run("anywhere").code(), None, "died of a signal");
+    }
+}

@@ -1,0 +1,129 @@
+// SPDX-License-Identifier: Apache-2.0
+//! CSV after RFC 4180, with a header line that names the columns in any order.
+//!
+//! An empty value without quotes is null, for VARCHAR too; `""` is the empty text. Quotes around a value of
+//! another type do not matter. STRUCT and LIST hold JSON. Empty lines are left out. Where quotes do not
+//! match, the line on which the record starts is one bad event, and decoding goes on behind it.
+
+mod records;
+mod value;
+
+use std::collections::HashSet;
+
+use dovetail_model::UnknownColumns;
+
+use super::column::Row;
+use super::error::{DecodeError, Place};
+use super::fault::{Described, Outcome, What, excerpt, fault};
+use super::ndjson::{check, expected_rows};
+use super::sink::Sink;
+use super::text::without_bom;
+use records::Value;
+pub(super) use records::{MAX_VALUES, Records};
+use value::ValueReader;
+
+/// Decodes all records into `columns`.
+pub(super) fn decode(
+    body: &[u8],
+    columns: &mut Row,
+    unknown: UnknownColumns,
+    sink: &mut Sink<'_>,
+) -> Result<(), DecodeError> {
+    let text = without_bom(body);
+    let checked = std::str::from_utf8(text).is_ok();
+    let mut records = Records::new(text);
+    let targets = read_header(&mut records, columns, unknown)?;
+    let header = records.bytes();
+    columns.reserve(expected_rows(text, columns.width(), sink.budget.left()));
+    let mut reader = ValueReader::new(unknown);
+    let mut rows = 0;
+    while let Some(whole) = records.next() {
+        let record = records.bytes();
+        let read = check(record, checked).and(whole).and_then(|()| {
+            same_count(records.found(), targets.len())?;
+            sink.budget.charge(columns.width())?;
+            for (value, target) in records.values().iter().zip(&targets) {
+                if let Some(index) = target {
+                    let named = &mut columns.columns[*index];
+                    reader.read(record, value, named, &mut sink.budget)?;
+                }
+            }
+            columns.fill(rows)
+        });
+        match read {
+            Ok(()) => rows += 1,
+            Err(fault) => {
+                columns.truncate(rows);
+                sink.refuse(Place::line(records.line()), &fault, record, || {
+                    [header, b"\n", record].concat().into()
+                })?;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn same_count(found: usize, expected: usize) -> Outcome<()> {
+    if found == expected {
+        Ok(())
+    } else {
+        fault(What::Ragged { found, expected }, 0..0)
+    }
+}
+
+/// Reads the names in the first record, as they are written.
+pub(super) fn header_names(records: &mut Records<'_>) -> Result<Vec<Vec<u8>>, DecodeError> {
+    let Some(whole) = records.next() else {
+        let reason = "the body is empty; CSV starts with a header line";
+        return Err(DecodeError::body(reason));
+    };
+    let place = Place::line(records.line());
+    let bytes = records.bytes();
+    check(bytes, false)
+        .and(whole)
+        .map_err(|fault| DecodeError::body_at(place, fault.describe(bytes)))?;
+    if records.found() > MAX_VALUES {
+        let reason = format!("the header names more than {MAX_VALUES} columns");
+        return Err(DecodeError::too_large(reason));
+    }
+    let mut scratch = Vec::new();
+    let name = |value: &Value| value.text(bytes, &mut scratch).to_vec();
+    Ok(records.values().iter().map(name).collect())
+}
+
+/// Which column each value of a record is for; none for those that are left out.
+fn read_header(
+    records: &mut Records<'_>,
+    columns: &Row,
+    unknown: UnknownColumns,
+) -> Result<Vec<Option<usize>>, DecodeError> {
+    let names = header_names(records)?;
+    let refuse = |column: Option<String>, reason: &str| {
+        let reason = reason.to_owned();
+        DecodeError::body_at(Place::line(records.line()), Described { column, reason })
+    };
+    let mut seen = HashSet::new();
+    let mut targets = Vec::with_capacity(names.len());
+    for name in &names {
+        if !seen.insert(name) {
+            return Err(refuse(Some(excerpt(name)), "the header names it twice"));
+        }
+        let target = columns.find(name, targets.len());
+        if target.is_none() && unknown == UnknownColumns::Reject {
+            let reason = "the stream has no such column and refuses unknown ones";
+            return Err(refuse(Some(excerpt(name)), reason));
+        }
+        targets.push(target);
+    }
+    for (index, named) in columns.columns.iter().enumerate() {
+        if !named.nullable && !targets.contains(&Some(index)) {
+            let reason = "it is NOT NULL, but the header does not name it";
+            return Err(refuse(Some(named.name.to_string()), reason));
+        }
+    }
+    if targets.iter().all(Option::is_none) {
+        let reason = "the header names no column of the stream; CSV starts with a header line";
+        return Err(refuse(None, reason));
+    }
+    Ok(targets)
+}

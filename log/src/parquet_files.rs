@@ -1,0 +1,37 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Parquet files on the object store: how every layer writes and reads them.
+//!
+//! Purpose: one way to stream batches into a checksummed file ([`ParquetFileWriter`]), one way to plan a
+//! scan over files ([`parquet_scan`]), and the one URL under which a DataFusion runtime finds the store
+//! ([`store_url`], [`register_store`]). Collaborators: the raw log's segments and the generations' files.
+//! Invariants: files are immutable once finished; a missing file fails a scan, it never shrinks it; statistics
+//! never prune a row that a predicate would keep (so DOUBLE columns carry none: their NaNs escape minimum and
+//! maximum). Non-goals: which files make up a table, and retention.
+
+mod scan;
+mod writer;
+
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+
+use datafusion::execution::object_store::ObjectStoreUrl;
+use datafusion::execution::runtime_env::RuntimeEnv;
+use object_store::ObjectStore;
+
+pub use scan::{FileToScan, ParquetScan, RowGroupSelection, parquet_scan};
+pub use writer::{
+    ColumnStats, ParquetFileWriter, WriterOptions, WrittenFile, WrittenRowGroup, write_parquet,
+};
+
+/// The URL under which every scan of ours looks for its store: `dovetail://store`. File paths are relative
+/// to the store's root.
+pub fn store_url() -> ObjectStoreUrl {
+    ObjectStoreUrl::parse("dovetail://store").expect("a constant URL without a path")
+}
+
+/// Makes `store` the one that scans executed in `runtime` read from.
+pub fn register_store(runtime: &RuntimeEnv, store: Arc<dyn ObjectStore>) {
+    runtime.register_object_store(store_url().as_ref(), store);
+}

@@ -1,0 +1,457 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The second Delta table of a stream: events that could not be decoded, and which of them were replayed.
+//!
+//! Purpose: keep dead letters for good, beside the events. Collaborators: [`super::RawLog`], which appends a
+//! span's dead letters *before* it commits the span's events. Invariants: append-only; each dead letter is in
+//! the table once, because an append leaves out what lies before the table's own position; a mark (a row with
+//! `replayed = true`) settles the dead letter of its offset, and settling twice changes nothing; the table
+//! comes into being with the first dead letter. Non-goals: decoding again.
+
+mod rows;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+
+use arrow::array::RecordBatch;
+use datafusion::error::Result as DfResult;
+use datafusion::logical_expr::Operator;
+use datafusion::physical_expr::expressions::{BinaryExpr, Column, lit};
+use datafusion::physical_expr::{PhysicalExpr, conjunction};
+use datafusion::physical_plan::{ExecutionPlan, execute_stream};
+use deltalake_core::kernel::{Action, Add};
+use dovetail_model::{Offset, PartitionId, Position, Span};
+use futures::{TryStreamExt, stream};
+use object_store::path::Path;
+use serde::{Deserialize, Serialize};
+
+use super::access::Access;
+use super::batches::partition_of;
+use super::delta::{CommitOutcome, DeltaCommit, DeltaLog};
+use super::nonce::nonce;
+use super::segment::{remove_of, tag_of, tags_with};
+use super::stats::delta_stats;
+use super::{MAX_TRIES, RawError};
+use crate::parquet_files::{
+    FileToScan, ParquetScan, WriterOptions, WrittenFile, parquet_scan, write_parquet,
+};
+use crate::{CommittedBatch, DeadLetter};
+use rows::RowBuilder;
+
+/// A dead letter's identity.
+type Key = (PartitionId, Offset);
+
+/// A dead letter that is archived and not replayed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ArchivedDeadLetter {
+    /// Its partition.
+    pub partition: PartitionId,
+    /// Its offset.
+    pub offset: Offset,
+    /// When it was committed, microseconds since the Unix epoch.
+    pub arrived_at_us: i64,
+    /// The event as it came, and what was wrong with it.
+    pub letter: DeadLetter,
+}
+
+/// What an `Add` of this table says besides Delta's own fields.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Tag {
+    rows: u64,
+    /// Every dead letter before it is in this file or in one before.
+    position: Position,
+}
+
+#[derive(Debug, Clone)]
+struct LetterFile {
+    path: Path,
+    bytes: u64,
+    tag: Tag,
+}
+
+/// The table and what is known of it. Its owner lets one task at a time use it.
+#[derive(Debug)]
+pub(super) struct DeadLetterTable {
+    access: Access,
+    log: DeltaLog,
+    /// Its newest version; none while there is no table.
+    version: Option<u64>,
+    files: Vec<LetterFile>,
+    /// Dead letters before it are in the table.
+    position: Position,
+    /// Those not replayed; read when first asked for.
+    pending: Option<BTreeSet<Key>>,
+    /// Set until the table is loaded, and while the outcome of a commit is not known.
+    stale: bool,
+}
+
+impl DeadLetterTable {
+    pub(super) fn new(access: Access, log: DeltaLog) -> Self {
+        Self {
+            access,
+            log,
+            version: None,
+            files: Vec::new(),
+            position: Position::zero(),
+            pending: None,
+            stale: true,
+        }
+    }
+
+    /// Where the table is.
+    pub(super) fn log(&self) -> &DeltaLog {
+        &self.log
+    }
+
+    /// Paths of its files, and its newest version; none while there is no table.
+    pub(super) async fn state(&mut self) -> Result<(Option<u64>, Vec<Path>), RawError> {
+        self.refresh().await?;
+        let paths = self.files.iter().map(|file| file.path.clone());
+        Ok((self.version, paths.collect()))
+    }
+
+    /// Appends the dead letters and marks of `batches`, which tile `span`, as far as they lie behind the
+    /// table's position: a span that was appended before, whole or in part, is not appended twice.
+    pub(super) async fn append(
+        &mut self,
+        span: &Span,
+        batches: &[Arc<CommittedBatch>],
+    ) -> Result<(), RawError> {
+        if batches
+            .iter()
+            .all(|batch| batch.dead_letters.is_empty() && batch.replayed.is_empty())
+        {
+            return Ok(());
+        }
+        self.refresh().await?;
+        let nonce = nonce();
+        for _ in 0..MAX_TRIES {
+            let mut news = News::default();
+            for batch in batches {
+                news.collect(span, batch, &self.position)?;
+            }
+            if news.keys.is_empty() {
+                return Ok(());
+            }
+            let rows = stream::iter([Ok(news.rows.finish())]);
+            let file = self.write(rows).await?;
+            let position = self.position.join(span.to());
+            let committed = self.commit(file, position, &[], &nonce).await?;
+            if committed {
+                if let Some(pending) = &mut self.pending {
+                    settle(pending, news.keys);
+                }
+                return Ok(());
+            }
+        }
+        Err(self.contended())
+    }
+
+    /// How many dead letters before `archived` are not replayed.
+    pub(super) async fn count(&mut self, archived: &Position) -> Result<u64, RawError> {
+        let pending = self.pending().await?;
+        let before = pending.iter().filter(|(p, o)| archived.is_past(*p, *o));
+        Ok(before.count() as u64)
+    }
+
+    /// The dead letters before `archived` that are not replayed, by partition and offset, without the first
+    /// `skip` and at most `limit` of them.
+    pub(super) async fn page(
+        &mut self,
+        archived: &Position,
+        skip: usize,
+        limit: usize,
+    ) -> Result<Vec<ArchivedDeadLetter>, RawError> {
+        let pending = self.pending().await?.iter();
+        let archived = pending.filter(|(partition, offset)| archived.is_past(*partition, *offset));
+        let page: BTreeSet<Key> = archived.skip(skip).take(limit).copied().collect();
+        let offsets = || page.iter().map(|(_, offset)| *offset);
+        let (Some(first), Some(last)) = (offsets().min(), offsets().max()) else {
+            return Ok(Vec::new());
+        };
+        let mut letters = BTreeMap::new();
+        self.read(None, Some(between(first, last)), |batch| {
+            for letter in rows::letters(batch, |key| page.contains(key))? {
+                letters.insert((letter.partition, letter.offset), letter);
+            }
+            Ok(())
+        })
+        .await?;
+        if letters.len() < page.len() {
+            return Err(self.hole(format!(
+                "{} dead letters should be between offsets {first} and {last}, but {} are",
+                page.len(),
+                letters.len()
+            )));
+        }
+        Ok(letters.into_values().collect())
+    }
+
+    /// Merges all files into one when there are at least `min_files`; the rows stay as they are. Answers how
+    /// many files were merged.
+    pub(super) async fn compact(&mut self, min_files: usize) -> Result<usize, RawError> {
+        self.refresh().await?;
+        if self.files.len() < min_files.max(2) {
+            return Ok(0);
+        }
+        let context = Arc::clone(&self.access.context);
+        let rows = self
+            .plan(None, None)
+            .and_then(|plan| execute_stream(plan, context));
+        let rows = rows.map_err(RawError::data(self.log.root()))?;
+        let file = self.write(rows).await?;
+        let expected: u64 = self.files.iter().map(|file| file.tag.rows).sum();
+        if file.rows != expected {
+            let found = file.rows;
+            return Err(self.hole(format!("its files hold {found} rows, not {expected}")));
+        }
+        let old = self.files.clone();
+        let position = self.position.clone();
+        let committed = self.commit(file, position, &old, &nonce()).await?;
+        Ok(if committed { old.len() } else { 0 })
+    }
+
+    async fn pending(&mut self) -> Result<&BTreeSet<Key>, RawError> {
+        self.refresh().await?;
+        if self.pending.is_none() {
+            let mut keys = Vec::new();
+            self.read(Some(rows::KEY_COLUMNS.to_vec()), None, |batch| {
+                keys.extend(rows::keys(batch)?);
+                Ok(())
+            })
+            .await?;
+            // A mark settles its letter in whatever order the files were read.
+            keys.sort_by_key(|(_, replayed)| *replayed);
+            let mut pending = BTreeSet::new();
+            settle(&mut pending, keys);
+            self.pending = Some(pending);
+        }
+        Ok(self.pending.as_ref().expect("read just now"))
+    }
+
+    /// Loads the table unless what we know of it is current.
+    async fn refresh(&mut self) -> Result<(), RawError> {
+        if !self.stale {
+            return Ok(());
+        }
+        let loaded = self.log.load().await?;
+        self.version = loaded.as_ref().map(|table| table.version());
+        self.files.clear();
+        self.position = Position::zero();
+        for add in loaded.iter().flat_map(|table| table.files()) {
+            let tag: Tag = tag_of(&add).map_err(|reason| self.hole(reason))?;
+            self.position = self.position.join(&tag.position);
+            self.files.push(LetterFile {
+                path: self.log.data_path(&add.path),
+                bytes: add.size.unsigned_abs(),
+                tag,
+            });
+        }
+        self.pending = None;
+        self.stale = false;
+        Ok(())
+    }
+
+    async fn write<S>(&self, rows: S) -> Result<WrittenFile, RawError>
+    where
+        S: futures::Stream<Item = DfResult<RecordBatch>> + Send,
+    {
+        let store = Arc::clone(&self.access.store);
+        let path = self.log.data_path(&format!("{}.parquet", nonce()));
+        write_parquet(store, path, rows::schema(), &WriterOptions::default(), rows)
+            .await
+            .map_err(RawError::data(self.log.root()))
+    }
+
+    /// Puts `file`, behind which the table stands at `position`, in the place of `old`. False when another
+    /// writer was faster: the table is loaded again then.
+    async fn commit(
+        &mut self,
+        file: WrittenFile,
+        position: Position,
+        old: &[LetterFile],
+        nonce: &str,
+    ) -> Result<bool, RawError> {
+        let base = match self.version {
+            Some(version) => version,
+            None => match self.create().await? {
+                Some(version) => version,
+                None => return Ok(false),
+            },
+        };
+        let now_ms = self.access.clock.now().timestamp_millis();
+        let tag = Tag {
+            rows: file.rows,
+            position: position.clone(),
+        };
+        let add = Add {
+            path: file.path.filename().unwrap_or_default().to_owned(),
+            size: file.bytes.cast_signed(),
+            modification_time: now_ms,
+            data_change: old.is_empty(),
+            stats: Some(delta_stats(&file, &rows::schema())),
+            tags: Some(tags_with(&tag)),
+            ..Add::default()
+        };
+        let removes = old
+            .iter()
+            .map(|file| Action::Remove(remove_of(&file.path, file.bytes, now_ms)));
+        let commit = DeltaCommit {
+            operation: if old.is_empty() { "WRITE" } else { "OPTIMIZE" },
+            actions: removes.chain([Action::Add(add)]).collect(),
+            transactions: self.access.transactions(&self.position, &position),
+            info: HashMap::new(),
+            nonce: nonce.to_owned(),
+        };
+        self.stale = true;
+        match self.log.commit(base, commit).await? {
+            CommitOutcome::Taken => {
+                self.refresh().await?;
+                Ok(false)
+            }
+            CommitOutcome::Committed(version) => {
+                if !old.is_empty() {
+                    self.files.clear();
+                }
+                self.files.push(LetterFile {
+                    path: file.path,
+                    bytes: file.bytes,
+                    tag,
+                });
+                self.version = Some(version);
+                self.position = position;
+                self.stale = false;
+                Ok(true)
+            }
+        }
+    }
+
+    /// Creates the table. None when another writer was faster: the table is loaded again then.
+    async fn create(&mut self) -> Result<Option<u64>, RawError> {
+        self.stale = true;
+        let name = format!("dead letters of {}", self.access.stream);
+        match self
+            .log
+            .create(&name, &rows::schema(), true, nonce())
+            .await?
+        {
+            CommitOutcome::Committed(version) => Ok(Some(version)),
+            CommitOutcome::Taken => {
+                self.refresh().await?;
+                Ok(None)
+            }
+        }
+    }
+
+    async fn read(
+        &self,
+        columns: Option<Vec<usize>>,
+        predicate: Option<Arc<dyn PhysicalExpr>>,
+        mut each: impl FnMut(&RecordBatch) -> Result<(), arrow::error::ArrowError>,
+    ) -> Result<(), RawError> {
+        let failed = RawError::data(self.log.root());
+        let plan = self.plan(columns, predicate).map_err(&failed)?;
+        let context = Arc::clone(&self.access.context);
+        let mut batches = execute_stream(plan, context).map_err(&failed)?;
+        while let Some(batch) = batches.try_next().await.map_err(&failed)? {
+            each(&batch).map_err(|error| failed(error.into()))?;
+        }
+        Ok(())
+    }
+
+    fn plan(
+        &self,
+        columns: Option<Vec<usize>>,
+        predicate: Option<Arc<dyn PhysicalExpr>>,
+    ) -> DfResult<Arc<dyn ExecutionPlan>> {
+        let files = self
+            .files
+            .iter()
+            .map(|file| FileToScan::whole(file.path.clone(), file.bytes))
+            .collect::<Vec<_>>();
+        parquet_scan(ParquetScan {
+            files: &files,
+            file_schema: rows::schema(),
+            projection: columns,
+            predicate,
+            exact: true,
+            target_partitions: 1,
+        })
+    }
+
+    fn hole(&self, reason: String) -> RawError {
+        RawError::Hole {
+            table: self.log.root().clone(),
+            reason,
+        }
+    }
+
+    fn contended(&self) -> RawError {
+        RawError::Contended {
+            table: self.log.root().clone(),
+            tries: MAX_TRIES,
+        }
+    }
+}
+
+/// Rows to append, and what they are about: a dead letter, or with `true` a mark.
+#[derive(Default)]
+struct News {
+    rows: RowBuilder,
+    keys: Vec<(Key, bool)>,
+}
+
+impl News {
+    fn collect(
+        &mut self,
+        span: &Span,
+        batch: &CommittedBatch,
+        known: &Position,
+    ) -> Result<(), RawError> {
+        if batch.dead_letters.is_empty() && batch.replayed.is_empty() {
+            return Ok(());
+        }
+        let partition = partition_of(batch, span)?;
+        let known = known.get(partition);
+        for (offset, letter) in &batch.dead_letters {
+            if *offset >= known {
+                let key = (partition, *offset);
+                self.rows.letter(key, batch.arrived_at_us, letter);
+                self.keys.push((key, false));
+            }
+        }
+        // Marks lie before their batch; the batch's own place says whether they are in the table.
+        if batch.next > known {
+            for offset in &batch.replayed {
+                let key = (partition, *offset);
+                self.rows.mark(key, batch.arrived_at_us);
+                self.keys.push((key, true));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn settle(pending: &mut BTreeSet<Key>, keys: Vec<(Key, bool)>) {
+    for (key, replayed) in keys {
+        if replayed {
+            pending.remove(&key);
+        } else {
+            pending.insert(key);
+        }
+    }
+}
+
+/// Rows whose offset is in `[first, last]`.
+fn between(first: Offset, last: Offset) -> Arc<dyn PhysicalExpr> {
+    let bound = |operator, offset: Offset| -> Arc<dyn PhysicalExpr> {
+        let schema = rows::schema();
+        let name = schema.field(rows::OFFSET_COLUMN).name();
+        let column = Arc::new(Column::new(name, rows::OFFSET_COLUMN));
+        Arc::new(BinaryExpr::new(
+            column,
+            operator,
+            lit(offset.0.cast_signed()),
+        ))
+    };
+    conjunction([bound(Operator::GtEq, first), bound(Operator::LtEq, last)])
+}

@@ -1,0 +1,100 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The raw log as it stood at one version of its table.
+
+use std::sync::Arc;
+
+use arrow::datatypes::SchemaRef;
+use dovetail_model::{Position, StreamSchema};
+use object_store::path::Path;
+
+use super::{RawError, Segment};
+
+/// All archived events at one moment: immutable, shared, scanned without a lock.
+///
+/// Hold it for as long as a plan made by [`RawSnapshot::scan`] runs: [`super::RawLog::vacuum`] deletes no file
+/// of a snapshot that somebody holds.
+#[derive(Debug)]
+pub struct RawSnapshot {
+    pub(super) root: Path,
+    pub(super) version: u64,
+    pub(super) schema: StreamSchema,
+    pub(super) events: SchemaRef,
+    pub(super) archived: Position,
+    pub(super) segments: Vec<Arc<Segment>>,
+    rows: u64,
+    bytes: u64,
+}
+
+impl RawSnapshot {
+    /// The snapshot of `segments`, which come in any order.
+    ///
+    /// # Errors
+    /// [`RawError::Hole`] when their spans do not form one chain from the start of the stream.
+    pub(super) fn new(
+        root: Path,
+        version: u64,
+        schema: StreamSchema,
+        mut segments: Vec<Arc<Segment>>,
+    ) -> Result<Self, RawError> {
+        // Along the chain no offset ever shrinks and at least one grows, so their sum orders it.
+        segments.sort_by_key(|segment| {
+            let offsets = segment.span.from().iter();
+            offsets
+                .map(|(_, offset)| u128::from(offset.0))
+                .sum::<u128>()
+        });
+        let mut archived = Position::zero();
+        for segment in &segments {
+            if segment.span.from() != &archived || segment.span.is_empty() {
+                return Err(RawError::Hole {
+                    table: root,
+                    reason: format!(
+                        "the segment behind position `{archived}` is missing: `{}` covers `{}`",
+                        segment.path, segment.span
+                    ),
+                });
+            }
+            archived = segment.span.to().clone();
+        }
+        Ok(Self {
+            root,
+            version,
+            events: schema.events(),
+            schema,
+            archived,
+            rows: segments.iter().map(|s| s.rows).sum(),
+            bytes: segments.iter().map(|s| s.bytes).sum(),
+            segments,
+        })
+    }
+
+    /// The table's version.
+    pub fn version(&self) -> u64 {
+        self.version
+    }
+
+    /// What the stream's events look like at this version.
+    pub fn schema(&self) -> &StreamSchema {
+        &self.schema
+    }
+
+    /// The position up to which everything is archived.
+    pub fn archived(&self) -> &Position {
+        &self.archived
+    }
+
+    /// The files, in the order of the stream.
+    pub fn segments(&self) -> &[Arc<Segment>] {
+        &self.segments
+    }
+
+    /// Archived events.
+    pub fn rows(&self) -> u64 {
+        self.rows
+    }
+
+    /// Size of all files.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+}

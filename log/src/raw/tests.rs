@@ -1,0 +1,11 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What the raw log protects: exactly once, no hole, any span, every column type.
+
+mod dead_letters;
+mod evolve;
+mod exactly_once;
+mod holes;
+mod round_trip;
+mod spans;
+mod support;
+mod upkeep;

@@ -1,0 +1,113 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The upkeep of a stream's tables: checkpoints, and deleting what nobody needs any more.
+//!
+//! Purpose: keep opening a table fast and the store clean. Invariants: an event's only copy is never deleted:
+//! what goes is what no current or held snapshot refers to; an upload that another process has not committed
+//! yet is protected by its age. Non-goals: deleting events.
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use chrono::{DateTime, TimeDelta, Utc};
+use futures::TryStreamExt;
+use object_store::path::Path;
+use object_store::{ObjectStore, ObjectStoreExt};
+
+use super::delta::DeltaLog;
+use super::{RawError, RawLog};
+
+/// What a vacuum deleted.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Vacuumed {
+    /// Data files.
+    pub files: usize,
+    /// Their size.
+    pub bytes: u64,
+    /// Commits and checkpoints of the Delta logs.
+    pub log_entries: usize,
+}
+
+impl RawLog {
+    /// Writes a checkpoint of each table, so that the next open need not read every commit. Worth its cost about
+    /// once in a hundred commits; its own step because its failure must not look like a commit's.
+    ///
+    /// # Errors
+    /// The store's; the tables are as before then.
+    pub async fn checkpoint(&self) -> Result<(), RawError> {
+        self.events.checkpoint().await?;
+        let letters = self.dead.lock().await.log().clone();
+        letters.checkpoint().await?;
+        Ok(())
+    }
+
+    /// Deletes data files that are in no table any more since `older_than` or never were, unless a
+    /// [`super::RawSnapshot`] in this process still refers to them, and log entries of that age that a checkpoint has
+    /// made superfluous. `older_than` protects readers and writers in other processes.
+    ///
+    /// # Errors
+    /// The store's; what was deleted was not needed.
+    pub async fn vacuum(&self, older_than: Duration) -> Result<Vacuumed, RawError> {
+        let _no_compaction = self.upkeep.lock().await;
+        let mut writer = self.writer.lock().await;
+        let base = self.fresh(&mut writer).await?;
+        let cutoff = TimeDelta::from_std(older_than)
+            .ok()
+            .and_then(|age| self.access.clock.now().checked_sub_signed(age))
+            .unwrap_or(DateTime::<Utc>::MIN_UTC);
+        let mut done = Vacuumed::default();
+
+        let needed = self.held_files();
+        self.sweep(&self.events, needed, cutoff, &mut done).await?;
+        done.log_entries += self.events.expire(base.version, cutoff).await?;
+
+        let mut letters = self.dead.lock().await;
+        let (version, files) = letters.state().await?;
+        if let Some(version) = version {
+            let needed = files.into_iter().collect();
+            self.sweep(letters.log(), needed, cutoff, &mut done).await?;
+            done.log_entries += letters.log().expire(version, cutoff).await?;
+        }
+        Ok(done)
+    }
+
+    async fn sweep(
+        &self,
+        log: &DeltaLog,
+        mut needed: HashSet<Path>,
+        cutoff: DateTime<Utc>,
+        done: &mut Vacuumed,
+    ) -> Result<(), RawError> {
+        if let Some(table) = log.load().await? {
+            let recent = table.removed_since(cutoff).await?;
+            needed.extend(recent.iter().map(|file| log.data_path(file)));
+            needed.extend(table.files().map(|file| log.data_path(&file.path)));
+        }
+        let failed = |path: &Path| {
+            let path = path.clone();
+            move |source| RawError::Store { path, source }
+        };
+        let store = &self.access.store;
+        let objects: Vec<_> = store
+            .list(Some(log.root()))
+            .try_filter(|object| {
+                let data = object.location.extension() == Some("parquet")
+                    && object.location.prefix_matches(log.root())
+                    && object.location.parts().count() == log.root().parts().count() + 1;
+                let unneeded =
+                    data && object.last_modified < cutoff && !needed.contains(&object.location);
+                std::future::ready(unneeded)
+            })
+            .try_collect()
+            .await
+            .map_err(failed(log.root()))?;
+        for object in objects {
+            store
+                .delete(&object.location)
+                .await
+                .map_err(failed(&object.location))?;
+            done.files += 1;
+            done.bytes += object.size;
+        }
+        Ok(())
+    }
+}
