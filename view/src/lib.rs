@@ -1,2 +1,47 @@
 // SPDX-License-Identifier: Apache-2.0
-//! To come.
+//! One view definition, compiled once: accumulate, merge, finish. The only place that knows aggregates.
+//!
+//! Purpose: both layers compute a view from the same physical aggregate expressions, so they cannot drift
+//! apart. A view's *states* are what DataFusion's `AggregateMode::Partial` emits; they merge with
+//! `PartialReduce` and end with `Final`.
+//!
+//! ```text
+//!   events ── accumulate ──► run ─┐
+//!   events ── accumulate ──► run ─┴─ merge ──► run ── finish ──► rows
+//!                                               │ ▲
+//!                                       to_file ▼ │ states_of_file
+//!                                             Parquet rows ── output_of_file ──► rows
+//! ```
+//!
+//! Invariants (the cut law): however the events are cut, batched and merged, the finished rows are the same
+//! up to each output's [`Equality`].
+//! Collaborators: the speed layer calls the operations in memory, the batch layer runs the plans, the
+//! serving layer finishes. Non-goals: where events come from and where files go.
+
+mod aggregates;
+mod checks;
+mod compile;
+mod engine;
+mod equality;
+mod error;
+mod exclusions;
+mod functions;
+mod identity;
+mod ops;
+mod plans;
+mod predicate;
+mod rehearsal;
+mod run;
+mod state;
+mod storage;
+mod view;
+
+pub use compile::KeyColumn;
+pub use engine::type_planner;
+pub use equality::Equality;
+pub use error::ViewError;
+pub use exclusions::exclusion_predicate;
+pub use functions::{APPROX_DISTINCT_RELATIVE_ERROR, ApproxDistinct, MinMax, register_functions};
+pub use predicate::Predicate;
+pub use run::Run;
+pub use view::View;

@@ -1,0 +1,92 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The aggregates that views may use, and what is known of each.
+//!
+//! Purpose: one table. A function that is not in it is refused: its partial states might not merge, or
+//! its result might depend on the order of events. Invariants: every entry is covered by the cut law's
+//! property test. Collaborators: `checks` (order), `equality` (classes).
+
+/// How two results over the same events may differ when the events were cut differently.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Precision {
+    /// Not at all.
+    Exact,
+    /// By rounding, if the result is a float.
+    FloatSum,
+    /// By the rounding of moments: variances and what is made of them.
+    Moments,
+    /// By the error of a quantile sketch.
+    Quantile,
+}
+
+/// Whether the order of events decides the result.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Order {
+    Insensitive,
+    Sensitive,
+}
+
+use Order::{Insensitive, Sensitive};
+use Precision::{Exact, FloatSum, Moments, Quantile};
+
+const KNOWN: &[(&str, Order, Precision)] = &[
+    ("any_value", Sensitive, Exact),
+    ("approx_distinct", Insensitive, Exact),
+    ("approx_median", Insensitive, Quantile),
+    ("approx_percentile_cont", Insensitive, Quantile),
+    ("approx_percentile_cont_with_weight", Insensitive, Quantile),
+    ("array_agg", Sensitive, Exact),
+    ("avg", Insensitive, FloatSum),
+    ("bit_and", Insensitive, Exact),
+    ("bit_or", Insensitive, Exact),
+    ("bit_xor", Insensitive, Exact),
+    ("bool_and", Insensitive, Exact),
+    ("bool_or", Insensitive, Exact),
+    ("corr", Insensitive, Moments),
+    ("count", Insensitive, Exact),
+    ("covar_pop", Insensitive, Moments),
+    ("covar_samp", Insensitive, Moments),
+    ("first_value", Sensitive, Exact),
+    ("last_value", Sensitive, Exact),
+    ("max", Insensitive, Exact),
+    ("median", Insensitive, Exact),
+    ("min", Insensitive, Exact),
+    ("nth_value", Sensitive, Exact),
+    ("percentile_cont", Insensitive, Exact),
+    ("regr_avgx", Insensitive, Moments),
+    ("regr_avgy", Insensitive, Moments),
+    ("regr_count", Insensitive, Exact),
+    ("regr_intercept", Insensitive, Moments),
+    ("regr_r2", Insensitive, Moments),
+    ("regr_slope", Insensitive, Moments),
+    ("regr_sxx", Insensitive, Moments),
+    ("regr_sxy", Insensitive, Moments),
+    ("regr_syy", Insensitive, Moments),
+    ("stddev", Insensitive, Moments),
+    ("stddev_pop", Insensitive, Moments),
+    ("string_agg", Sensitive, Exact),
+    ("sum", Insensitive, FloatSum),
+    ("var", Insensitive, Moments),
+    ("var_pop", Insensitive, Moments),
+];
+
+/// Other names under which the order-sensitive ones can be called.
+const ORDERED_ALIASES: &[&str] = &["listagg", "group_concat"];
+
+fn find(name: &str) -> Option<&'static (&'static str, Order, Precision)> {
+    KNOWN.iter().find(|(known, _, _)| *known == name)
+}
+
+/// The precision of an aggregate by the name the planner gives it; none if views may not use it.
+pub(crate) fn precision(name: &str) -> Option<Precision> {
+    find(name).map(|(_, _, precision)| *precision)
+}
+
+/// Whether a function, by the name it is called, is an aggregate that depends on the order of events.
+pub(crate) fn is_order_sensitive(name: &str) -> bool {
+    ORDERED_ALIASES.contains(&name) || find(name).is_some_and(|(_, order, _)| *order == Sensitive)
+}
+
+/// Whether the finished value of the (not DISTINCT) aggregate is its own state.
+pub(crate) fn is_own_state(name: &str) -> bool {
+    matches!(name, "count" | "sum" | "min" | "max")
+}

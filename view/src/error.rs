@@ -1,0 +1,93 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What can go wrong with a view.
+
+use arrow::error::ArrowError;
+use datafusion::error::DataFusionError;
+use dovetail_model::{ProblemKind, SpanError};
+
+/// A definition that cannot be a view, or a view that could not be computed.
+#[derive(Debug, thiserror::Error)]
+pub enum ViewError {
+    /// The text is not SQL.
+    #[error("cannot read the SQL: {0}")]
+    Syntax(String),
+    /// An expression or clause stands in the way.
+    #[error("`{expression}` cannot be part of {what}: {reason}")]
+    Refused {
+        /// The offending SQL.
+        expression: String,
+        /// What it was to be part of: a view, an exclusion, a repair.
+        what: &'static str,
+        /// Why, and what to write instead.
+        reason: String,
+    },
+    /// The definition reads a stream that is not there.
+    #[error("there is no stream `{name}`; there {known}")]
+    UnknownStream {
+        /// The name that was looked up.
+        name: String,
+        /// The streams there are, as a phrase.
+        known: String,
+    },
+    /// A name, type or argument does not fit the stream.
+    #[error("{0}")]
+    Definition(String),
+    /// Spans that do not touch were to be merged.
+    #[error(transparent)]
+    Span(#[from] SpanError),
+    /// A batch that has not the schema that was asked for.
+    #[error("a batch of {what} has the wrong schema: {detail}")]
+    Schema {
+        /// What the batch was to hold.
+        what: &'static str,
+        /// The first difference.
+        detail: String,
+    },
+    /// The engine failed on the data: an overflow, a division by zero, a cast, or no more memory.
+    #[error("{0}")]
+    Engine(#[from] DataFusionError),
+}
+
+impl ViewError {
+    /// What a caller can do about it: fix the definition, look at the data, or report a fault.
+    pub fn kind(&self) -> ProblemKind {
+        match self {
+            Self::Syntax(_)
+            | Self::Refused { .. }
+            | Self::UnknownStream { .. }
+            | Self::Definition(_) => ProblemKind::Invalid,
+            Self::Span(_) | Self::Schema { .. } => ProblemKind::Internal,
+            Self::Engine(error) => engine_kind(error),
+        }
+    }
+
+    pub(crate) fn refused(expression: impl ToString, reason: impl Into<String>) -> Self {
+        Self::Refused {
+            expression: expression.to_string(),
+            what: "a view",
+            reason: reason.into(),
+        }
+    }
+}
+
+impl From<ArrowError> for ViewError {
+    fn from(error: ArrowError) -> Self {
+        Self::Engine(error.into())
+    }
+}
+
+fn engine_kind(error: &DataFusionError) -> ProblemKind {
+    match error.find_root() {
+        DataFusionError::ResourcesExhausted(_) => ProblemKind::Unavailable,
+        DataFusionError::Execution(_) => ProblemKind::Unprocessable,
+        DataFusionError::ArrowError(error, _) => match error.as_ref() {
+            ArrowError::DivideByZero
+            | ArrowError::ArithmeticOverflow(_)
+            | ArrowError::CastError(_)
+            | ArrowError::ParseError(_)
+            | ArrowError::ComputeError(_) => ProblemKind::Unprocessable,
+            _ => ProblemKind::Internal,
+        },
+        _ => ProblemKind::Internal,
+    }
+}

@@ -1,0 +1,31 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Functions that views and queries have beyond DataFusion's.
+//!
+//! Purpose: sketches whose states are small, and aggregates whose answer does not depend on the order of
+//! rows, under the names SQL users know. Invariants: a function of
+//! the same name means the same in a view, in a query over a stream, and in tests. Non-goals: functions
+//! that read or write anything.
+
+mod approx_distinct;
+mod min_max;
+
+use std::sync::Arc;
+
+use datafusion::error::Result;
+use datafusion::execution::FunctionRegistry;
+use datafusion::logical_expr::AggregateUDF;
+
+pub use approx_distinct::{APPROX_DISTINCT_RELATIVE_ERROR, ApproxDistinct};
+pub use min_max::MinMax;
+
+/// Registers our functions, in place of DataFusion's of the same name. Takes a `SessionState` or a
+/// `SessionContext`.
+///
+/// # Errors
+/// When the registry refuses one.
+pub fn register_functions(registry: &mut dyn FunctionRegistry) -> Result<()> {
+    registry.register_udaf(Arc::new(AggregateUDF::from(ApproxDistinct::new())))?;
+    registry.register_udaf(Arc::new(AggregateUDF::from(MinMax::min())))?;
+    registry.register_udaf(Arc::new(AggregateUDF::from(MinMax::max())))?;
+    Ok(())
+}

@@ -1,0 +1,239 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Accumulate, merge and finish in memory, on the calling thread.
+//!
+//! Purpose: the speed layer's hot path. It drives DataFusion's own group tables and accumulators, the very
+//! parts its `AggregateExec` is made of, without the stream machinery around them: no plan is reset, no
+//! task is spawned, no output is sliced and concatenated again.
+//! Collaborators: `compile` gives the expressions; `plans` builds the `AggregateExec`s over the same ones.
+//! Invariants: keys in an output are unique; the states are those of `AggregateMode::Partial` and
+//! `PartialReduce`, field by field. Groups come in no particular order (hash collisions decide it).
+//! Non-goals: bounded memory. A micro-batch and a run fit in memory by construction.
+
+mod steps;
+mod table;
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, BooleanArray, RecordBatch};
+use arrow::compute::filter_record_batch;
+use arrow::datatypes::{Field, Schema, SchemaRef};
+use datafusion::error::Result;
+use datafusion::physical_expr::aggregate::AggregateFunctionExpr;
+use datafusion::physical_expr::{LexOrdering, PhysicalExpr};
+use datafusion::physical_plan::aggregates::group_values::new_group_values;
+use datafusion::physical_plan::aggregates::order::GroupOrdering;
+
+use self::steps::{Step, evaluate, sort, steps};
+use self::table::{Groups, Table};
+use crate::ViewError;
+use crate::compile::{Named, Parts, stage_fields};
+use crate::state::batch;
+
+pub(crate) use self::steps::boolean;
+
+/// One aggregate with what it reads.
+struct Aggregate {
+    function: Arc<AggregateFunctionExpr>,
+    /// Arguments and order expressions, over the input.
+    arguments: Vec<Arc<dyn PhysicalExpr>>,
+    filter: Option<Arc<dyn PhysicalExpr>>,
+    /// Its columns in a batch of states.
+    states: Range<usize>,
+}
+
+/// The three operations, ready to run any number of times and on any thread.
+pub(crate) struct Operators {
+    event_columns: Vec<usize>,
+    steps: Vec<Step>,
+    input_order: Option<LexOrdering>,
+    groups: Vec<Arc<dyn PhysicalExpr>>,
+    aggregates: Vec<Aggregate>,
+    key_schema: SchemaRef,
+    state_schema: SchemaRef,
+    finished_schema: SchemaRef,
+    /// The select list.
+    stages: Vec<(Vec<Arc<dyn PhysicalExpr>>, SchemaRef)>,
+}
+
+impl Operators {
+    pub(crate) fn new(parts: &Parts, state_schema: SchemaRef) -> Result<Self, ViewError> {
+        let keys = parts.groups.len();
+        let mut first = keys;
+        let mut aggregates = Vec::new();
+        for (function, filter) in parts.aggregates.iter().zip(&parts.filters) {
+            let mut arguments = function.expressions();
+            arguments.extend(function.order_bys().iter().map(|o| Arc::clone(&o.expr)));
+            let states = first..first + function.state_fields()?.len();
+            first = states.end;
+            aggregates.push(Aggregate {
+                function: Arc::clone(function),
+                arguments,
+                filter: filter.clone(),
+                states,
+            });
+        }
+        let finished_schema = Self::finished_schema(parts)?;
+        let mut stages = Vec::new();
+        let mut schema = Arc::clone(&finished_schema);
+        for stage in &parts.stages {
+            schema = Arc::new(Schema::new(stage_fields(stage, &schema)?));
+            stages.push((expressions(stage), Arc::clone(&schema)));
+        }
+        Ok(Self {
+            event_columns: parts.event_columns.clone(),
+            steps: steps(&parts.input),
+            input_order: parts.input_order.clone(),
+            groups: expressions(&parts.groups),
+            aggregates,
+            key_schema: Arc::new(state_schema.project(&(0..keys).collect::<Vec<_>>())?),
+            state_schema,
+            finished_schema,
+            stages,
+        })
+    }
+
+    /// Keys and finished aggregates, before the select list.
+    pub(crate) fn finished_schema(parts: &Parts) -> Result<SchemaRef, ViewError> {
+        let mut fields = stage_fields(&parts.groups, &parts.input.schema())?;
+        for aggregate in &parts.aggregates {
+            let field = aggregate.field();
+            fields.push(Field::new(
+                field.name(),
+                field.data_type().clone(),
+                field.is_nullable(),
+            ));
+        }
+        Ok(Arc::new(Schema::new(fields)))
+    }
+
+    /// States of the groups of one batch of events, keys unique.
+    pub(crate) fn accumulate(&self, events: &RecordBatch) -> Result<RecordBatch, ViewError> {
+        let mut input = events.project(&self.event_columns)?;
+        for step in &self.steps {
+            input = step.run(&input)?;
+        }
+        if let Some(order) = &self.input_order {
+            input = sort(&input, order)?;
+        }
+        let mut table = self.table()?;
+        table.intern(&evaluate(&self.groups, &input)?)?;
+        for (index, aggregate) in self.aggregates.iter().enumerate() {
+            let filter = aggregate.filter_of(&input)?;
+            match filter {
+                Some(filter) if self.groups.is_empty() => {
+                    let kept = filter_record_batch(&input, &filter)?;
+                    table.update(index, &evaluate(&aggregate.arguments, &kept)?, None)?;
+                }
+                filter => {
+                    let values = evaluate(&aggregate.arguments, &input)?;
+                    table.update(index, &values, filter.as_ref())?;
+                }
+            }
+        }
+        self.emit_states(table)
+    }
+
+    /// The states of any number of batches, merged: keys unique.
+    pub(crate) fn reduce<'a>(
+        &self,
+        states: impl IntoIterator<Item = &'a RecordBatch>,
+    ) -> Result<RecordBatch, ViewError> {
+        let table = self.merged(states)?;
+        self.emit_states(table)
+    }
+
+    /// The finished rows of any number of batches of states.
+    pub(crate) fn finish<'a>(
+        &self,
+        states: impl IntoIterator<Item = &'a RecordBatch>,
+    ) -> Result<RecordBatch, ViewError> {
+        let mut table = self.merged(states)?;
+        let keys = table.take_keys()?;
+        self.emit_output(table, keys)
+    }
+
+    /// The finished rows of one batch of states whose keys are unique, in the same order. Nothing is
+    /// hashed: each row is a group.
+    pub(crate) fn finish_unique(&self, states: &RecordBatch) -> Result<RecordBatch, ViewError> {
+        if self.groups.is_empty() {
+            return self.finish([states]);
+        }
+        let mut table = self.table_of(Groups::EachRow(states.num_rows()))?;
+        self.merge_into(&mut table, states)?;
+        self.emit_output(table, states.columns()[..self.groups.len()].to_vec())
+    }
+
+    fn table(&self) -> Result<Table> {
+        if self.groups.is_empty() {
+            return self.table_of(Groups::All);
+        }
+        let groups = new_group_values(Arc::clone(&self.key_schema), &GroupOrdering::None)?;
+        self.table_of(Groups::ByKey(groups))
+    }
+
+    fn table_of(&self, groups: Groups) -> Result<Table> {
+        Table::new(groups, self.aggregates.iter().map(|a| &a.function))
+    }
+
+    fn merged<'a>(
+        &self,
+        states: impl IntoIterator<Item = &'a RecordBatch>,
+    ) -> Result<Table, ViewError> {
+        let mut table = self.table()?;
+        for states in states {
+            if states.num_rows() > 0 {
+                table.intern(&states.columns()[..self.groups.len()])?;
+                self.merge_into(&mut table, states)?;
+            }
+        }
+        Ok(table)
+    }
+
+    fn merge_into(&self, table: &mut Table, states: &RecordBatch) -> Result<()> {
+        for (index, aggregate) in self.aggregates.iter().enumerate() {
+            table.merge(index, &states.columns()[aggregate.states.clone()])?;
+        }
+        Ok(())
+    }
+
+    fn emit_states(&self, mut table: Table) -> Result<RecordBatch, ViewError> {
+        let rows = table.rows();
+        if rows == 0 {
+            return Ok(RecordBatch::new_empty(Arc::clone(&self.state_schema)));
+        }
+        let mut columns = table.take_keys()?;
+        columns.extend(table.into_states()?);
+        batch(&self.state_schema, columns, rows)
+    }
+
+    /// The select list over `keys` and the finished values of `table`.
+    fn emit_output(&self, table: Table, keys: Vec<ArrayRef>) -> Result<RecordBatch, ViewError> {
+        let rows = keys.first().map_or_else(|| table.rows(), |key| key.len());
+        if rows == 0 || (keys.is_empty() && !self.groups.is_empty()) {
+            let schema = self.stages.last().map(|(_, schema)| schema);
+            let schema = schema.unwrap_or(&self.finished_schema);
+            return Ok(RecordBatch::new_empty(Arc::clone(schema)));
+        }
+        let mut columns = keys;
+        columns.extend(table.into_values()?);
+        let mut output = batch(&self.finished_schema, columns, rows)?;
+        for (exprs, schema) in &self.stages {
+            output = batch(schema, evaluate(exprs, &output)?, rows)?;
+        }
+        Ok(output)
+    }
+}
+
+impl Aggregate {
+    fn filter_of(&self, input: &RecordBatch) -> Result<Option<BooleanArray>> {
+        self.filter
+            .as_ref()
+            .map(|filter| boolean(filter, input))
+            .transpose()
+    }
+}
+
+fn expressions(named: &[Named]) -> Vec<Arc<dyn PhysicalExpr>> {
+    named.iter().map(|(expr, _)| Arc::clone(expr)).collect()
+}

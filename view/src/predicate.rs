@@ -1,0 +1,237 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Predicates from users: which events an exclusion leaves out, which groups a repair recomputes.
+//!
+//! Invariants: deterministic, over the columns of one row only, and never NULL: unknown means no.
+
+use std::ops::ControlFlow;
+use std::sync::Arc;
+
+use arrow::array::{Array, ArrayRef, BooleanArray, RecordBatch};
+use arrow::compute::prep_null_mask_filter;
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
+use datafusion::common::{DFSchema, ScalarValue};
+use datafusion::logical_expr::{Expr, ExprSchemable, Volatility};
+use datafusion::physical_expr::PhysicalExpr;
+use datafusion::physical_expr::utils::{collect_columns, reassign_expr_columns};
+use datafusion::sql::sqlparser::ast;
+use datafusion::sql::sqlparser::dialect::GenericDialect;
+use datafusion::sql::sqlparser::parser::Parser;
+use dovetail_model::StreamSchema;
+
+use crate::engine::session;
+use crate::ops::boolean;
+use crate::state::batch as batch_of;
+use crate::{View, ViewError};
+
+/// A boolean expression over one row, compiled against a schema.
+#[derive(Debug, Clone)]
+pub struct Predicate {
+    sql: String,
+    schema: SchemaRef,
+    /// Columns of `schema` that it reads.
+    columns: Vec<usize>,
+    /// Over all columns of `schema`.
+    expr: Arc<dyn PhysicalExpr>,
+    /// The columns that it reads, and the same expression over them alone.
+    read: SchemaRef,
+    over_read: Arc<dyn PhysicalExpr>,
+}
+
+impl Predicate {
+    /// A predicate over the events of a stream; `_partition`, `_offset` and `_arrived_at` may be used.
+    ///
+    /// # Errors
+    /// When it is not a boolean expression over the columns, or not deterministic; the message says what
+    /// stands in the way.
+    pub fn over_events(sql: &str, schema: &StreamSchema) -> Result<Self, ViewError> {
+        Self::compile(sql, schema.events(), "a predicate over events")
+    }
+
+    /// A predicate over the key columns of a view, under their output names.
+    ///
+    /// # Errors
+    /// As [`Self::over_events`]; other columns of the view are not known.
+    pub fn over_keys(sql: &str, view: &View) -> Result<Self, ViewError> {
+        let fields: Vec<Field> = view
+            .keys()
+            .iter()
+            .map(|key| Field::new(&key.name, key.data_type.clone(), key.nullable))
+            .collect();
+        Self::compile(sql, Arc::new(Schema::new(fields)), "a predicate over keys")
+    }
+
+    fn compile(sql: &str, schema: SchemaRef, what: &'static str) -> Result<Self, ViewError> {
+        let parsed = parse(sql)?;
+        let refused = |expression: String, reason: String| ViewError::Refused {
+            expression,
+            what,
+            reason,
+        };
+        let flow = ast::visit_expressions(&parsed, |part| match refusal_of(part) {
+            Some(reason) => ControlFlow::Break(refused(part.to_string(), reason.to_owned())),
+            None => ControlFlow::Continue(()),
+        });
+        if let ControlFlow::Break(error) = flow {
+            return Err(error);
+        }
+        let state = session();
+        let definition = |error: datafusion::error::DataFusionError| {
+            ViewError::Definition(crate::compile::complaint(&error))
+        };
+        let df_schema = DFSchema::try_from(Arc::clone(&schema)).map_err(definition)?;
+        let with_alias = ast::ExprWithAlias {
+            expr: parsed.clone(),
+            alias: None,
+        };
+        let expr = state
+            .create_logical_expr_from_sql_expr(with_alias, &df_schema)
+            .map_err(definition)?;
+        if let Some((part, reason)) = unfit(&expr) {
+            return Err(refused(part, reason));
+        }
+        let data_type = expr.get_type(&df_schema).map_err(definition)?;
+        if !matches!(data_type, DataType::Boolean | DataType::Null) {
+            return Err(refused(
+                parsed.to_string(),
+                format!("it is {data_type}, not true or false: compare it with something"),
+            ));
+        }
+        let expr = if data_type == DataType::Null {
+            Expr::Literal(ScalarValue::Boolean(None), None)
+        } else {
+            expr
+        };
+        let expr = state
+            .create_physical_expr(expr, &df_schema)
+            .map_err(definition)?;
+        let mut columns: Vec<usize> = collect_columns(&expr).iter().map(|c| c.index()).collect();
+        columns.sort_unstable();
+        let read: Vec<Field> = columns
+            .iter()
+            .map(|index| schema.field(*index).clone().with_nullable(true))
+            .collect();
+        let read = Arc::new(Schema::new(read));
+        Ok(Self {
+            sql: parsed.to_string(),
+            over_read: reassign_expr_columns(Arc::clone(&expr), &read)?,
+            schema,
+            columns,
+            read,
+            expr,
+        })
+    }
+
+    /// Its canonical text.
+    pub fn sql(&self) -> &str {
+        &self.sql
+    }
+
+    /// The schema it was compiled against: the stream's events, or the view's keys.
+    pub fn schema(&self) -> &SchemaRef {
+        &self.schema
+    }
+
+    /// Columns of [`Self::schema`] that it reads, ascending.
+    pub fn columns(&self) -> &[usize] {
+        &self.columns
+    }
+
+    /// For each row, whether it matches; unknown (NULL) is no. Columns are found by name, so any batch
+    /// will do that has those that are read.
+    ///
+    /// # Errors
+    /// When a column is missing or has another type, or the expression fails on the data.
+    pub fn matches(&self, batch: &RecordBatch) -> Result<BooleanArray, ViewError> {
+        let columns: Result<Vec<ArrayRef>, ViewError> = self
+            .read
+            .fields()
+            .iter()
+            .map(|f| column_of(batch, f))
+            .collect();
+        let input = batch_of(&self.read, columns?, batch.num_rows())?;
+        let matches = boolean(&self.over_read, &input)?;
+        Ok(if matches.null_count() > 0 {
+            prep_null_mask_filter(&matches)
+        } else {
+            matches
+        })
+    }
+
+    /// The expression, over all columns of [`Self::schema`] in order. It may yield NULL.
+    pub fn expr(&self) -> Arc<dyn PhysicalExpr> {
+        Arc::clone(&self.expr)
+    }
+}
+
+fn column_of(batch: &RecordBatch, field: &Field) -> Result<ArrayRef, ViewError> {
+    batch
+        .column_by_name(field.name())
+        .filter(|column| column.data_type() == field.data_type())
+        .cloned()
+        .ok_or_else(|| ViewError::Schema {
+            what: "rows for a predicate",
+            detail: format!(
+                "there is no column `{}` of type {}",
+                field.name(),
+                field.data_type()
+            ),
+        })
+}
+
+fn parse(sql: &str) -> Result<ast::Expr, ViewError> {
+    let syntax = |error: datafusion::sql::sqlparser::parser::ParserError| {
+        ViewError::Syntax(error.to_string())
+    };
+    let mut parser = Parser::new(&GenericDialect {})
+        .with_recursion_limit(crate::checks::RECURSION_LIMIT)
+        .try_with_sql(sql)
+        .map_err(syntax)?;
+    let expr = parser.parse_expr().map_err(syntax)?;
+    let rest = parser.peek_token();
+    if rest.token == datafusion::sql::sqlparser::tokenizer::Token::EOF {
+        Ok(expr)
+    } else {
+        Err(ViewError::Syntax(format!(
+            "the predicate ends before `{rest}`"
+        )))
+    }
+}
+
+fn refusal_of(part: &ast::Expr) -> Option<&'static str> {
+    match part {
+        ast::Expr::Subquery(_) | ast::Expr::InSubquery { .. } | ast::Expr::Exists { .. } => {
+            Some("it may look at one row only: list the values, as in x IN (1, 2)")
+        }
+        ast::Expr::Function(function) if function.over.is_some() => {
+            Some("it may look at one row only, without window functions")
+        }
+        ast::Expr::Value(value) if matches!(value.value, ast::Value::Placeholder(_)) => {
+            Some("write the value itself: a predicate has no parameters")
+        }
+        _ => None,
+    }
+}
+
+/// The first part of the expression that looks beyond one row or gives another value each time.
+fn unfit(expr: &Expr) -> Option<(String, String)> {
+    let mut found = None;
+    expr.apply(|part| {
+        let reason = match part {
+            Expr::AggregateFunction(_) | Expr::WindowFunction(_) => {
+                "it may look at one row only, without aggregates"
+            }
+            Expr::ScalarFunction(function)
+                if function.func.signature().volatility != Volatility::Immutable =>
+            {
+                "it gives another value each time: write the value itself"
+            }
+            Expr::Unnest(_) => "it may look at one row only, without unnest",
+            _ => return Ok(TreeNodeRecursion::Continue),
+        };
+        found = Some((part.human_display().to_string(), reason.to_owned()));
+        Ok(TreeNodeRecursion::Stop)
+    })
+    .expect("looking at an expression cannot fail");
+    found
+}

@@ -1,0 +1,171 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Runs: sorted tables of unique groups and their states, covering one span.
+
+use std::sync::{Arc, OnceLock};
+
+use arrow::array::RecordBatch;
+use arrow::array::UInt32Array;
+use arrow::compute::take_record_batch;
+use arrow::row::{RowConverter, Rows, SortField};
+use dovetail_model::Span;
+use parking_lot::Mutex;
+
+use crate::state::key_arrays;
+use crate::{KeyColumn, View, ViewError};
+
+/// The order of a view's groups: the time key first if there is one, then the other keys in GROUP BY
+/// order; ascending, nulls first. The order of the bytes of the Arrow row encoding.
+pub(crate) struct SortKey {
+    keys: Vec<KeyColumn>,
+    order: Vec<usize>,
+    converter: RowConverter,
+}
+
+impl SortKey {
+    pub(crate) fn new(keys: &[KeyColumn], time_key: Option<usize>) -> Result<Self, ViewError> {
+        let others = (0..keys.len()).filter(|index| Some(*index) != time_key);
+        let order: Vec<usize> = time_key.into_iter().chain(others).collect();
+        let fields = order
+            .iter()
+            .map(|index| SortField::new(keys[*index].data_type.clone()))
+            .collect();
+        Ok(Self {
+            keys: keys.to_vec(),
+            order,
+            converter: RowConverter::new(fields)?,
+        })
+    }
+
+    /// Indices into the view's keys, most significant first.
+    pub(crate) fn order(&self) -> &[usize] {
+        &self.order
+    }
+
+    pub(crate) fn encode(&self, batch: &RecordBatch) -> Result<Rows, ViewError> {
+        let columns = key_arrays(&self.keys, &self.order, batch)?;
+        if columns.is_empty() {
+            // Without columns the converter cannot know how many rows there are.
+            let mut rows = self.converter.empty_rows(batch.num_rows(), 0);
+            let parser = self.converter.parser();
+            for _ in 0..batch.num_rows() {
+                rows.push(parser.parse(&[]));
+            }
+            return Ok(rows);
+        }
+        Ok(self.converter.convert_columns(&columns)?)
+    }
+
+    pub(crate) fn sort(&self, states: &RecordBatch) -> Result<RecordBatch, ViewError> {
+        if self.order.is_empty() || states.num_rows() < 2 {
+            return Ok(states.clone());
+        }
+        let rows = self.encode(states)?;
+        let mut indices: Vec<u32> = (0..states.num_rows() as u32).collect();
+        indices.sort_unstable_by(|a, b| rows.row(*a as usize).cmp(&rows.row(*b as usize)));
+        Ok(take_record_batch(states, &UInt32Array::from(indices))?)
+    }
+}
+
+/// A sorted, immutable table of unique group keys and states that covers exactly one span.
+///
+/// A run is made unsorted and sorts itself when it is first read in order: most runs are merged away
+/// before anyone does.
+pub struct Run {
+    span: Span,
+    rows: usize,
+    sort_key: Arc<SortKey>,
+    /// Gone once `sorted` is there.
+    unsorted: Mutex<Option<RecordBatch>>,
+    sorted: OnceLock<Vec<RecordBatch>>,
+}
+
+impl Run {
+    /// The run of `view` that covers `span` and in which nothing happened.
+    pub fn empty(view: &View, span: Span) -> Self {
+        let states = RecordBatch::new_empty(view.state_schema());
+        Self::unsorted(view.sort_key(), span, states)
+    }
+
+    /// A run of states that are in sort-key order already, each key once, as a generation's files and
+    /// [`View::sort_plan`] give them.
+    pub fn from_sorted(view: &View, span: Span, sorted: Vec<RecordBatch>) -> Self {
+        let sorted: Vec<RecordBatch> = sorted
+            .into_iter()
+            .filter(|batch| batch.num_rows() > 0)
+            .collect();
+        Self {
+            span,
+            rows: sorted.iter().map(RecordBatch::num_rows).sum(),
+            sort_key: Arc::clone(view.sort_key()),
+            unsorted: Mutex::new(None),
+            sorted: OnceLock::from(sorted),
+        }
+    }
+
+    /// A run of states whose keys are unique, in any order.
+    pub(crate) fn unsorted(sort_key: &Arc<SortKey>, span: Span, states: RecordBatch) -> Self {
+        Self {
+            span,
+            rows: states.num_rows(),
+            sort_key: Arc::clone(sort_key),
+            unsorted: Mutex::new(Some(states)),
+            sorted: OnceLock::new(),
+        }
+    }
+
+    /// The events it covers, all of them and no others.
+    pub fn span(&self) -> &Span {
+        &self.span
+    }
+
+    /// Its states in `state_schema`, in sort-key order, one row for each group. None of the batches is
+    /// empty. The first call sorts.
+    pub fn states(&self) -> &[RecordBatch] {
+        let sorted = self.sorted.get_or_init(|| {
+            let states = self.unsorted.lock().clone();
+            let states = states.expect("unsorted states are there until the sorted ones are");
+            let sorted = self
+                .sort_key
+                .sort(&states)
+                .expect("keys of a type that a row encoding was made for can be encoded");
+            if sorted.num_rows() == 0 {
+                Vec::new()
+            } else {
+                vec![sorted]
+            }
+        });
+        *self.unsorted.lock() = None;
+        sorted
+    }
+
+    /// Its states in any order: for merging, which needs none.
+    pub(crate) fn states_in_any_order(&self) -> Vec<RecordBatch> {
+        if let Some(states) = self.unsorted.lock().as_ref() {
+            return vec![states.clone()];
+        }
+        self.states().to_vec()
+    }
+
+    /// How many groups it has.
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// Memory it holds, in bytes.
+    pub fn bytes(&self) -> usize {
+        if let Some(states) = self.unsorted.lock().as_ref() {
+            return states.get_array_memory_size();
+        }
+        let batches = self.sorted.get().into_iter().flatten();
+        batches.map(RecordBatch::get_array_memory_size).sum()
+    }
+}
+
+impl std::fmt::Debug for Run {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Run")
+            .field("span", &self.span)
+            .field("rows", &self.rows)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,242 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The schemas of a view: states in memory, rows in files, finished rows; and the ways between them.
+//!
+//! ```text
+//!   state    keys (group-by order) │ _state0_0 │ _state1_0 │ _state1_1 …   aggregate by aggregate
+//!   file     output columns under their names │ the _state… columns no output already holds
+//!   output   output columns
+//! ```
+//!
+//! Invariants: a row of a file holds everything a state holds; types in files are Delta's.
+
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, RecordBatch, RecordBatchOptions};
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use datafusion::physical_expr::expressions::Column;
+
+use crate::aggregates::is_own_state;
+use crate::compile::{Parts, stage_fields};
+use crate::ops::Operators;
+use crate::storage::{from_stored, stored_type, to_stored};
+use crate::{KeyColumn, ViewError};
+
+/// Where a file keeps a column of the state.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kept {
+    /// In an output column, as it is.
+    Output(usize),
+    /// In a column of its own, at this index of the file, in its stored type.
+    State(usize),
+}
+
+/// The three schemas and how a file maps to the other two.
+pub(crate) struct Layout {
+    pub(crate) state: SchemaRef,
+    pub(crate) output: SchemaRef,
+    pub(crate) file: SchemaRef,
+    /// For each column of the state, where a file keeps it.
+    kept: Vec<Kept>,
+    /// `0..outputs`: finished columns come first in a file.
+    pub(crate) file_outputs: Vec<usize>,
+}
+
+/// The fields of the state: keys, then the state fields of each aggregate, named by position.
+pub(crate) fn state_fields(parts: &Parts) -> Result<Vec<Field>, ViewError> {
+    let input = parts.input.schema();
+    let mut fields = stage_fields(&parts.groups, &input)?;
+    for (index, aggregate) in parts.aggregates.iter().enumerate() {
+        for (position, field) in aggregate.state_fields()?.iter().enumerate() {
+            fields.push(Field::new(
+                format!("_state{index}_{position}"),
+                field.data_type().clone(),
+                field.is_nullable(),
+            ));
+        }
+    }
+    Ok(fields)
+}
+
+impl Layout {
+    pub(crate) fn new(parts: &Parts) -> Result<Self, ViewError> {
+        let state = Arc::new(Schema::new(state_fields(parts)?));
+        let finished = Operators::finished_schema(parts)?;
+        let mut output = finished;
+        for stage in &parts.stages {
+            output = Arc::new(Schema::new(stage_fields(stage, &output)?));
+        }
+        let mut fields: Vec<Field> = output.fields().iter().map(|f| f.as_ref().clone()).collect();
+        let mut kept: Vec<Kept> = parts
+            .keys
+            .iter()
+            .map(|key| Kept::Output(key.output_index))
+            .collect();
+        for (index, aggregate) in parts.aggregates.iter().enumerate() {
+            let bare = bare_output(parts, index, &output);
+            let first = kept.len();
+            for position in 0..aggregate.state_fields()?.len() {
+                let field = state.field(first + position);
+                kept.push(match bare {
+                    Some(column) => Kept::Output(column),
+                    None => {
+                        fields.push(stored_field(field, aggregate.name())?);
+                        Kept::State(fields.len() - 1)
+                    }
+                });
+            }
+        }
+        let file_outputs = (0..output.fields().len()).collect();
+        Ok(Self {
+            state,
+            output,
+            file: Arc::new(Schema::new(fields)),
+            kept,
+            file_outputs,
+        })
+    }
+
+    /// A row of the file for each state: `output` are the finished rows of `states`, in their order.
+    pub(crate) fn to_file(
+        &self,
+        states: &RecordBatch,
+        output: &RecordBatch,
+    ) -> Result<RecordBatch, ViewError> {
+        let mut columns: Vec<ArrayRef> = output.columns().to_vec();
+        for (kept, column) in self.kept.iter().zip(states.columns()) {
+            if let Kept::State(_) = kept {
+                columns.push(to_stored(column)?);
+            }
+        }
+        Ok(RecordBatch::try_new(Arc::clone(&self.file), columns)?)
+    }
+
+    /// The states that a file's rows hold.
+    pub(crate) fn states_of_file(&self, file: &RecordBatch) -> Result<RecordBatch, ViewError> {
+        expect_schema("a file", &self.file, file.schema_ref())?;
+        let columns: Result<Vec<ArrayRef>, _> = self
+            .kept
+            .iter()
+            .zip(self.state.fields())
+            .map(|(kept, field)| match kept {
+                Kept::Output(index) => Ok(Arc::clone(file.column(*index))),
+                Kept::State(index) => from_stored(file.column(*index), field.data_type()),
+            })
+            .collect();
+        batch(&self.state, columns?, file.num_rows())
+    }
+
+    /// The finished rows of a file, of which at least the output columns were read.
+    pub(crate) fn output_of_file(&self, file: &RecordBatch) -> Result<RecordBatch, ViewError> {
+        let outputs = self.output.fields().len();
+        if file.num_columns() < outputs {
+            return Err(ViewError::Schema {
+                what: "a file",
+                detail: format!(
+                    "it has {} columns, at least the {outputs} output columns are needed",
+                    file.num_columns()
+                ),
+            });
+        }
+        let file = file.project(&self.file_outputs)?;
+        expect_schema("a file", &self.output, file.schema_ref())?;
+        batch(&self.output, file.columns().to_vec(), file.num_rows())
+    }
+}
+
+/// A batch that may have no columns at all.
+pub(crate) fn batch(
+    schema: &SchemaRef,
+    columns: Vec<ArrayRef>,
+    rows: usize,
+) -> Result<RecordBatch, ViewError> {
+    let options = RecordBatchOptions::new().with_row_count(Some(rows));
+    Ok(RecordBatch::try_new_with_options(
+        Arc::clone(schema),
+        columns,
+        &options,
+    )?)
+}
+
+/// Checks names and types by position; whether a column may be NULL is checked on the values later.
+pub(crate) fn expect_schema(
+    what: &'static str,
+    expected: &SchemaRef,
+    found: &SchemaRef,
+) -> Result<(), ViewError> {
+    if Arc::ptr_eq(expected, found) {
+        return Ok(());
+    }
+    let detail = if expected.fields().len() != found.fields().len() {
+        format!(
+            "it has {} columns instead of {}",
+            found.fields().len(),
+            expected.fields().len()
+        )
+    } else {
+        let mut pairs = expected.fields().iter().zip(found.fields());
+        match pairs.find(|(e, f)| e.name() != f.name() || e.data_type() != f.data_type()) {
+            None => return Ok(()),
+            Some((e, f)) => format!(
+                "`{}` of type {} stands where `{}` of type {} is expected",
+                f.name(),
+                f.data_type(),
+                e.name(),
+                e.data_type()
+            ),
+        }
+    };
+    Err(ViewError::Schema { what, detail })
+}
+
+fn stored_field(field: &Field, aggregate: &str) -> Result<Field, ViewError> {
+    let data_type = stored_type(field.data_type()).ok_or_else(|| {
+        ViewError::refused(
+            aggregate,
+            format!("its state of type {} cannot be stored", field.data_type()),
+        )
+    })?;
+    Ok(Field::new(field.name(), data_type, true))
+}
+
+/// The output column that shows aggregate `index` and nothing else, if that is also its state.
+fn bare_output(parts: &Parts, index: usize, output: &Schema) -> Option<usize> {
+    let aggregate = &parts.aggregates[index];
+    if aggregate.is_distinct() || !is_own_state(aggregate.fun().name()) {
+        return None;
+    }
+    let fields = aggregate.state_fields().ok()?;
+    let [state] = fields.as_slice() else {
+        return None;
+    };
+    let [stage] = parts.stages.as_slice() else {
+        return None;
+    };
+    let column = stage.iter().position(|(expr, _)| {
+        expr.downcast_ref::<Column>()
+            .is_some_and(|c| c.index() == parts.groups.len() + index)
+    })?;
+    let storable = |t: &DataType| stored_type(t).as_ref() == Some(t);
+    let data_type = output.field(column).data_type();
+    (data_type == state.data_type() && storable(data_type)).then_some(column)
+}
+
+/// The key columns of a batch of any of the three schemas, found by name, in the order of `keys`.
+pub(crate) fn key_arrays(
+    keys: &[KeyColumn],
+    order: &[usize],
+    batch: &RecordBatch,
+) -> Result<Vec<ArrayRef>, ViewError> {
+    order
+        .iter()
+        .map(|index| {
+            let key = &keys[*index];
+            batch
+                .column_by_name(&key.name)
+                .cloned()
+                .ok_or_else(|| ViewError::Schema {
+                    what: "rows with keys",
+                    detail: format!("there is no key column `{}`", key.name),
+                })
+        })
+        .collect()
+}

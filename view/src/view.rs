@@ -1,0 +1,326 @@
+// SPDX-License-Identifier: Apache-2.0
+//! A view: one definition with everything that can be done with it.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use arrow::array::RecordBatch;
+use arrow::datatypes::SchemaRef;
+use arrow::row::Rows;
+use datafusion::physical_expr::LexOrdering;
+use datafusion::physical_plan::ExecutionPlan;
+use dovetail_model::{Span, StreamSchema};
+
+use crate::compile::{self, Parts};
+use crate::ops::Operators;
+use crate::plans::Plans;
+use crate::run::{Run, SortKey};
+use crate::state::{Layout, expect_schema};
+use crate::{Equality, KeyColumn, ViewError, identity, rehearsal};
+
+/// One `SELECT … GROUP BY …` over a stream, compiled once: accumulate, merge, finish.
+///
+/// ```text
+///   events ── accumulate ──► states ── merge ──► states ── finish ──► rows
+/// ```
+///
+/// The three operations exist twice over the same aggregate expressions: in memory, synchronous, on
+/// the calling thread (the speed layer), and as plans (the batch layer, merged reads). Held in an `Arc`.
+pub struct View {
+    stream: String,
+    sql: String,
+    definition_hash: String,
+    state_fingerprint: String,
+    events_schema: SchemaRef,
+    event_columns: Vec<usize>,
+    keys: Vec<KeyColumn>,
+    time_key: Option<usize>,
+    equality: Vec<Equality>,
+    layout: Layout,
+    sort_key: Arc<SortKey>,
+    operators: Operators,
+    plans: Plans,
+}
+
+impl View {
+    /// Compiles the SELECT of a view against the streams there are, by name.
+    ///
+    /// # Errors
+    /// When the definition is not SQL, names what is not there, or cannot be merged; the message names
+    /// the expression and says what to write instead.
+    pub fn compile(sql: &str, streams: &BTreeMap<String, StreamSchema>) -> Result<Self, ViewError> {
+        let parts = compile::compile(sql, streams)?;
+        let layout = Layout::new(&parts)?;
+        let sort_key = Arc::new(SortKey::new(&parts.keys, parts.time_key)?);
+        let operators = Operators::new(&parts, Arc::clone(&layout.state))?;
+        let plans = Plans::new(&parts, Arc::clone(&layout.state), sort_key.order());
+        rehearsal::rehearse(&parts, &layout, &operators, &plans)?;
+        let definition_hash = identity::definition_hash(&parts);
+        let state_fingerprint = identity::state_fingerprint(&parts, &layout.state);
+        let Parts {
+            stream,
+            sql,
+            events_schema,
+            event_columns,
+            keys,
+            time_key,
+            equality,
+            ..
+        } = parts;
+        Ok(Self {
+            stream,
+            sql,
+            definition_hash,
+            state_fingerprint,
+            events_schema,
+            event_columns,
+            keys,
+            time_key,
+            equality,
+            layout,
+            sort_key,
+            operators,
+            plans,
+        })
+    }
+
+    /// Name of the one stream it reads.
+    pub fn stream(&self) -> &str {
+        &self.stream
+    }
+
+    /// The SELECT as canonical SQL text.
+    pub fn sql(&self) -> &str {
+        &self.sql
+    }
+
+    /// Hash (BLAKE3, hex) of what decides the view's content: the SELECT, and the names and types of the
+    /// stream's columns that it reads.
+    pub fn definition_hash(&self) -> &str {
+        &self.definition_hash
+    }
+
+    /// Hash (BLAKE3, hex) of what decides whether states can be merged: the aggregate functions, the
+    /// types of keys and states, the engine's version and the version of our own formats.
+    pub fn state_fingerprint(&self) -> &str {
+        &self.state_fingerprint
+    }
+
+    /// The full schema of the stream's events.
+    pub fn events_schema(&self) -> SchemaRef {
+        Arc::clone(&self.events_schema)
+    }
+
+    /// Columns of [`Self::events_schema`] that it reads, in the order in which [`Self::accumulate_plan`]
+    /// needs no projection. May be empty, as for `count(*)` without keys: then only the number of
+    /// events matters.
+    pub fn event_columns(&self) -> &[usize] {
+        &self.event_columns
+    }
+
+    /// Key columns under their output names, in GROUP BY order, then state columns named
+    /// `_state{aggregate}_{position}`.
+    pub fn state_schema(&self) -> SchemaRef {
+        Arc::clone(&self.layout.state)
+    }
+
+    /// The finished columns under the view's names, in select-list order.
+    pub fn output_schema(&self) -> SchemaRef {
+        Arc::clone(&self.layout.output)
+    }
+
+    /// What Parquet files hold: the finished columns, then the `_state…` columns that no finished column
+    /// already holds. Types that Delta Lake has, and no others.
+    pub fn file_schema(&self) -> SchemaRef {
+        Arc::clone(&self.layout.file)
+    }
+
+    /// The key columns, in GROUP BY order; none without GROUP BY.
+    pub fn keys(&self) -> &[KeyColumn] {
+        &self.keys
+    }
+
+    /// Index into [`Self::keys`] of a key that grows with the event time (the time itself, `date_trunc`,
+    /// `date_bin`, a cast to DATE), if any.
+    pub fn time_key(&self) -> Option<usize> {
+        self.time_key
+    }
+
+    /// Indices into [`Self::keys`] in sort-key order: the time key first, then the others.
+    pub fn sort_order(&self) -> &[usize] {
+        self.sort_key.order()
+    }
+
+    /// The sort key as an ordering over batches in [`Self::state_schema`]; none without GROUP BY.
+    pub fn state_ordering(&self) -> Option<LexOrdering> {
+        self.plans.sort_key()
+    }
+
+    /// For each output column, how far two computations over the same events may lie apart.
+    pub fn equality(&self) -> &[Equality] {
+        &self.equality
+    }
+
+    /// The run of a batch of events in [`Self::events_schema`], which must be all events of `span`.
+    ///
+    /// # Errors
+    /// When the batch has another schema, or an expression fails on the data.
+    pub fn accumulate(&self, events: &RecordBatch, span: Span) -> Result<Run, ViewError> {
+        expect_schema("events", &self.events_schema, events.schema_ref())?;
+        let states = self.operators.accumulate(events)?;
+        Ok(Run::unsorted(&self.sort_key, span, states))
+    }
+
+    /// One run out of several that follow one another. By a hash table, whatever the number of runs:
+    /// linear in the groups of all of them.
+    ///
+    /// # Errors
+    /// When there is no run, or one does not start where the one before it ends.
+    pub fn merge(&self, adjacent: &[Arc<Run>]) -> Result<Run, ViewError> {
+        let Some((first, rest)) = adjacent.split_first() else {
+            return Err(ViewError::Schema {
+                what: "runs",
+                detail: "there is none to merge, so there is no span".to_owned(),
+            });
+        };
+        let mut span = first.span().clone();
+        for run in rest {
+            span = span.followed_by(run.span())?;
+        }
+        let states: Vec<RecordBatch> = adjacent
+            .iter()
+            .flat_map(|run| run.states_in_any_order())
+            .collect();
+        let merged = self.operators.reduce(&states)?;
+        Ok(Run::unsorted(&self.sort_key, span, merged))
+    }
+
+    /// The finished rows of any number of batches in [`Self::state_schema`], in which keys may repeat.
+    /// Groups come in no particular order. Without GROUP BY there is always one row.
+    ///
+    /// # Errors
+    /// When a batch has another schema, or the select list fails on the data.
+    pub fn finish(&self, states: &[RecordBatch]) -> Result<RecordBatch, ViewError> {
+        for batch in states {
+            expect_schema("states", &self.layout.state, batch.schema_ref())?;
+        }
+        self.operators.finish(states)
+    }
+
+    /// The finished rows of states whose keys are unique, in the same order: of one run, or of one merged
+    /// batch. Faster than [`Self::finish`], as nothing is hashed; of keys that repeat it would make as many
+    /// rows.
+    ///
+    /// # Errors
+    /// As [`Self::finish`]; also for more than one row without GROUP BY.
+    pub fn finish_unique(&self, states: &RecordBatch) -> Result<RecordBatch, ViewError> {
+        expect_schema("states", &self.layout.state, states.schema_ref())?;
+        if self.keys.is_empty() && states.num_rows() != 1 {
+            return Err(ViewError::Schema {
+                what: "unique states",
+                detail: format!("it has {} rows, but there is one group", states.num_rows()),
+            });
+        }
+        self.operators.finish_unique(states)
+    }
+
+    /// States of events, partition by partition; keys may repeat. The input may hold the events in the
+    /// full [`Self::events_schema`] or any projection of it that has [`Self::event_columns`]; columns are
+    /// found by name.
+    ///
+    /// # Errors
+    /// When a column is missing.
+    pub fn accumulate_plan(
+        &self,
+        events: Arc<dyn ExecutionPlan>,
+    ) -> Result<Arc<dyn ExecutionPlan>, ViewError> {
+        self.plans.accumulate(events)
+    }
+
+    /// States with keys unique over all partitions, out of states with keys that may repeat. Several
+    /// input partitions are redistributed by hash of the key. Spills under a finite memory pool.
+    ///
+    /// # Errors
+    /// When the input is not in [`Self::state_schema`].
+    pub fn merge_plan(
+        &self,
+        states: Arc<dyn ExecutionPlan>,
+    ) -> Result<Arc<dyn ExecutionPlan>, ViewError> {
+        self.plans.merge(states)
+    }
+
+    /// One partition in sort-key order, out of any number in any order. Spills under a finite pool.
+    ///
+    /// # Errors
+    /// When the plan cannot be built.
+    pub fn sort_plan(
+        &self,
+        states: Arc<dyn ExecutionPlan>,
+    ) -> Result<Arc<dyn ExecutionPlan>, ViewError> {
+        self.plans.sort(states)
+    }
+
+    /// Finished rows in [`Self::output_schema`], one partition, out of states whose keys may repeat.
+    /// Without GROUP BY there is always one row.
+    ///
+    /// # Errors
+    /// When the input is not in [`Self::state_schema`].
+    pub fn finish_plan(
+        &self,
+        states: Arc<dyn ExecutionPlan>,
+    ) -> Result<Arc<dyn ExecutionPlan>, ViewError> {
+        self.plans.finish(states)
+    }
+
+    /// Rows in [`Self::file_schema`] of states whose keys are unique, in their order.
+    ///
+    /// # Errors
+    /// When the batch has another schema, or the select list fails on the data.
+    pub fn to_file(&self, states: &RecordBatch) -> Result<RecordBatch, ViewError> {
+        let output = self.finish_unique(states)?;
+        self.layout.to_file(states, &output)
+    }
+
+    /// The states in rows of a file, in their order: the inverse of [`Self::to_file`].
+    ///
+    /// # Errors
+    /// When the batch is not in [`Self::file_schema`].
+    pub fn states_of_file(&self, file: &RecordBatch) -> Result<RecordBatch, ViewError> {
+        self.layout.states_of_file(file)
+    }
+
+    /// The finished rows in rows of a file, in their order. The batch may hold the whole file or only
+    /// [`Self::file_output_columns`].
+    ///
+    /// # Errors
+    /// When the batch is neither.
+    pub fn output_of_file(&self, file: &RecordBatch) -> Result<RecordBatch, ViewError> {
+        self.layout.output_of_file(file)
+    }
+
+    /// Columns of [`Self::file_schema`] that [`Self::output_of_file`] needs.
+    pub fn file_output_columns(&self) -> &[usize] {
+        &self.layout.file_outputs
+    }
+
+    /// The Arrow row encoding of the keys of each row, in sort-key order: its bytes order like the groups.
+    /// Columns are found by name, so rows of states, of files and of answers will do.
+    ///
+    /// # Errors
+    /// When a key column is missing or has another type.
+    pub fn encode_keys(&self, rows: &RecordBatch) -> Result<Rows, ViewError> {
+        self.sort_key.encode(rows)
+    }
+
+    pub(crate) fn sort_key(&self) -> &Arc<SortKey> {
+        &self.sort_key
+    }
+}
+
+impl std::fmt::Debug for View {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("View")
+            .field("sql", &self.sql)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,37 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What a view must answer: one plain DataFusion query, with all of DataFusion's own rules.
+
+use std::sync::Arc;
+
+use arrow::array::RecordBatch;
+use arrow::compute::concat_batches;
+use datafusion::datasource::MemTable;
+use datafusion::execution::SessionStateBuilder;
+use datafusion::prelude::{SessionConfig, SessionContext};
+use dovetail_view::{register_functions, type_planner};
+
+/// The answer of `sql` over all events, as table `s`.
+pub(crate) async fn answer(sql: &str, events: &RecordBatch) -> RecordBatch {
+    let mut config = SessionConfig::new().with_target_partitions(2);
+    config.options_mut().sql_parser.map_string_types_to_utf8view = false;
+    let mut state = SessionStateBuilder::new()
+        .with_config(config)
+        .with_default_features()
+        .with_type_planner(type_planner())
+        .build();
+    register_functions(&mut state).unwrap();
+    let context = SessionContext::new_with_state(state);
+    let table = MemTable::try_new(events.schema(), vec![vec![events.clone()]]).unwrap();
+    context.register_table("s", Arc::new(table)).unwrap();
+    let frame = context
+        .sql(sql)
+        .await
+        .unwrap_or_else(|error| panic!("the oracle cannot plan {sql}: {error}"));
+    let schema = Arc::clone(frame.schema().inner());
+    let batches = frame
+        .collect()
+        .await
+        .unwrap_or_else(|error| panic!("the oracle cannot answer {sql}: {error}"));
+    let schema = batches.first().map_or(schema, |batch| batch.schema());
+    concat_batches(&schema, &batches).unwrap()
+}

@@ -1,0 +1,99 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What predicates match: columns by name, and unknown is no.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use arrow::array::{
+    ArrayRef, Int32Array, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray,
+};
+use dovetail_model::{Column, ColumnType, Span, StreamSchema, UnknownColumns};
+use dovetail_view::{Predicate, View};
+
+fn stream() -> StreamSchema {
+    let column = |name: &str, column_type| Column {
+        name: name.to_owned(),
+        column_type,
+        nullable: true,
+    };
+    StreamSchema {
+        columns: vec![
+            column("delay", ColumnType::Int),
+            column("origin", ColumnType::Varchar),
+        ],
+        event_time: None,
+        unknown_columns: UnknownColumns::Ignore,
+    }
+}
+
+fn events() -> RecordBatch {
+    let columns: Vec<ArrayRef> = vec![
+        Arc::new(Int32Array::from(vec![Some(5), None, Some(-1), Some(9)])),
+        Arc::new(StringArray::from(vec![
+            Some("SFO"),
+            Some("OAK"),
+            None,
+            Some("SFO"),
+        ])),
+        Arc::new(Int32Array::from(vec![0; 4])),
+        Arc::new(Int64Array::from(vec![10, 11, 12, 13])),
+        Arc::new(TimestampMicrosecondArray::from(vec![0, 1, 2, 3])),
+    ];
+    RecordBatch::try_new(stream().events(), columns).unwrap()
+}
+
+fn matching(predicate: &Predicate, batch: &RecordBatch) -> Vec<usize> {
+    let matches = predicate.matches(batch).unwrap();
+    assert_eq!(matches.len(), batch.num_rows());
+    matches.values().set_indices().collect()
+}
+
+#[test]
+fn unknown_is_no() {
+    let cases: &[(&str, &[usize])] = &[
+        ("delay > 0", &[0, 3]),
+        ("NOT delay > 0", &[2]),
+        ("origin = 'SFO' AND delay < 9", &[0]),
+        ("delay IS NULL", &[1]),
+        ("NULL", &[]),
+        ("true", &[0, 1, 2, 3]),
+        (
+            "_offset >= 12 OR _arrived_at < TIMESTAMP '1970-01-01T00:00:00.000001'",
+            &[0, 2, 3],
+        ),
+        ("_partition = 0 AND origin LIKE 'O%'", &[1]),
+    ];
+    for (sql, expected) in cases {
+        let predicate = Predicate::over_events(sql, &stream()).unwrap();
+        assert_eq!(matching(&predicate, &events()), *expected, "{sql}");
+    }
+}
+
+#[test]
+fn columns_are_found_by_name_in_any_batch_that_has_them() {
+    let predicate = Predicate::over_events("origin = 'SFO' AND delay = 5", &stream()).unwrap();
+    assert_eq!(predicate.columns(), [0, 1]);
+    let turned = events().project(&[4, 1, 0]).unwrap();
+    assert_eq!(matching(&predicate, &turned), [0]);
+    let without = events().project(&[1, 3]).unwrap();
+    let message = predicate.matches(&without).unwrap_err().to_string();
+    assert!(message.contains("`delay`"), "{message}");
+}
+
+#[test]
+fn a_predicate_over_keys_reads_states_files_and_answers() {
+    let sql = "SELECT count(*) AS n, origin AS airport FROM s GROUP BY origin";
+    let view = View::compile(sql, &BTreeMap::from([("s".to_owned(), stream())])).unwrap();
+    let predicate = Predicate::over_keys("airport = 'SFO'", &view).unwrap();
+    let run = view
+        .accumulate(&events(), Span::up_to(Default::default()))
+        .unwrap();
+    let states = &run.states()[0];
+    let file = view.to_file(states).unwrap();
+    let answer = view.output_of_file(&file).unwrap();
+    // NULL, OAK, SFO: in sort-key order.
+    for batch in [states, &file, &answer] {
+        assert_eq!(matching(&predicate, batch), [2]);
+    }
+}

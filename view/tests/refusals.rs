@@ -1,0 +1,506 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What cannot be a view or a predicate: each refusal names the expression and says what to write instead.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::collections::BTreeMap;
+
+use dovetail_model::{Column, ColumnType, EventTime, ProblemKind, StreamSchema, UnknownColumns};
+use dovetail_view::{Predicate, View};
+
+fn stream() -> StreamSchema {
+    let column = |name: &str, column_type| Column {
+        name: name.to_owned(),
+        column_type,
+        nullable: true,
+    };
+    let point = ColumnType::Struct(vec![column("lat", ColumnType::Double)]);
+    StreamSchema {
+        columns: vec![
+            column("date", ColumnType::Timestamp),
+            column("delay", ColumnType::Int),
+            column("distance", ColumnType::Int),
+            column("origin", ColumnType::Varchar),
+            column("place", point),
+        ],
+        event_time: Some(EventTime {
+            column: "date".to_owned(),
+            epoch: None,
+        }),
+        unknown_columns: UnknownColumns::Ignore,
+    }
+}
+
+fn streams() -> BTreeMap<String, StreamSchema> {
+    BTreeMap::from([
+        ("flights".to_owned(), stream()),
+        ("airports".to_owned(), stream()),
+    ])
+}
+
+fn refusal(sql: &str) -> String {
+    let error = View::compile(sql, &streams())
+        .map(|view| panic!("{} is a view", view.sql()))
+        .unwrap_err();
+    assert_eq!(error.kind(), ProblemKind::Invalid, "{sql}: {error}");
+    error.to_string()
+}
+
+/// The definition, what the message must name, and what it must say to do.
+const REFUSED: &[(&str, &str, &str)] = &[
+    ("", "no statement", ""),
+    ("SELECT count(*) FROM", "cannot read the SQL", ""),
+    (
+        "SELECT count(*) FROM flights; SELECT count(*) FROM flights",
+        "2 statements",
+        "",
+    ),
+    (
+        "DELETE FROM flights",
+        "`DELETE FROM flights`",
+        "a view is one SELECT",
+    ),
+    ("VALUES (1)", "`VALUES (1)`", "one SELECT over one stream"),
+    (
+        "SELECT count(*) FROM ships",
+        "`ships`",
+        "there are `airports`, `flights`",
+    ),
+    ("SELECT count(*)", "`SELECT count(*)`", "add FROM"),
+    (
+        "SELECT count(*) FROM flights, airports",
+        "`airports`",
+        "exactly one stream",
+    ),
+    (
+        "SELECT count(*) FROM flights JOIN airports ON flights.origin = airports.origin",
+        "`JOIN airports ON flights.origin = airports.origin`",
+        "in the query that reads them",
+    ),
+    (
+        "SELECT count(*) FROM (SELECT * FROM flights) f",
+        "`(SELECT * FROM flights) f`",
+        "the name of a stream",
+    ),
+    (
+        "SELECT count(*) FROM other.flights",
+        "`other.flights`",
+        "the name of a stream",
+    ),
+    (
+        "SELECT count(*) FROM generate_series(1, 3)",
+        "`generate_series(1, 3)`",
+        "the name of a stream",
+    ),
+    (
+        "SELECT count(*) FROM flights TABLESAMPLE (10 PERCENT)",
+        "TABLESAMPLE",
+        "nothing else",
+    ),
+    (
+        "WITH f AS (SELECT * FROM flights) SELECT count(*) FROM f",
+        "`WITH f AS (SELECT * FROM flights)`",
+        "without WITH",
+    ),
+    (
+        "SELECT count(*) FROM flights UNION ALL SELECT count(*) FROM airports",
+        "UNION ALL",
+        "one SELECT over one stream",
+    ),
+    (
+        "SELECT count(*) FROM flights ORDER BY 1",
+        "`ORDER BY 1`",
+        "in the query that reads the view",
+    ),
+    (
+        "SELECT count(*) FROM flights LIMIT 3",
+        "`LIMIT 3`",
+        "in the query that reads the view",
+    ),
+    (
+        "SELECT count(*) FROM flights FETCH FIRST 3 ROWS ONLY",
+        "FETCH",
+        "in the query that reads the view",
+    ),
+    (
+        "SELECT origin, count(*) FROM flights GROUP BY origin HAVING count(*) > 3",
+        "`HAVING count(*) > 3`",
+        "in the query that reads the view",
+    ),
+    (
+        "SELECT DISTINCT origin FROM flights",
+        "`DISTINCT`",
+        "GROUP BY",
+    ),
+    ("SELECT * FROM flights", "`*`", "name the columns"),
+    (
+        "SELECT flights.*, count(*) FROM flights GROUP BY origin",
+        "`flights.*`",
+        "name the columns",
+    ),
+    (
+        "SELECT origin FROM flights",
+        "`flights.origin`",
+        "a view aggregates",
+    ),
+    (
+        "SELECT delay + 1 AS late FROM flights",
+        "delay",
+        "a view aggregates",
+    ),
+    (
+        "SELECT origin, row_number() OVER (ORDER BY origin) AS n FROM flights GROUP BY origin",
+        "`row_number() OVER (ORDER BY origin)`",
+        "in the query that reads the view",
+    ),
+    (
+        "SELECT count(*) FROM flights WHERE delay > (SELECT avg(delay) FROM flights)",
+        "`(SELECT avg(delay) FROM flights)`",
+        "FILTER",
+    ),
+    (
+        "SELECT count(*) FROM flights WHERE origin IN (SELECT origin FROM airports)",
+        "`origin IN (SELECT origin FROM airports)`",
+        "exactly one stream",
+    ),
+    (
+        "SELECT count(*) FROM flights WHERE date > now()",
+        "`now()`",
+        "_arrived_at",
+    ),
+    (
+        "SELECT count(*) FROM flights WHERE date > current_date()",
+        "`current_date()`",
+        "_arrived_at",
+    ),
+    (
+        "SELECT max(random()) FROM flights",
+        "`random()`",
+        "another value each time",
+    ),
+    (
+        "SELECT sum(delay) FILTER (WHERE random() > 0.5) FROM flights",
+        "`random()`",
+        "another value each time",
+    ),
+    (
+        "SELECT uuid() AS id, count(*) FROM flights GROUP BY 1",
+        "`uuid()`",
+        "another value each time",
+    ),
+    (
+        "SELECT count(*) FROM flights WHERE delay > $1",
+        "`$1`",
+        "no parameters",
+    ),
+    (
+        "SELECT first_value(delay) FROM flights",
+        "`first_value(delay)`",
+        "first_value(… ORDER BY …)",
+    ),
+    (
+        "SELECT array_agg(delay) FROM flights",
+        "`array_agg(delay)`",
+        "array_agg(… ORDER BY …)",
+    ),
+    (
+        "SELECT array_agg(DISTINCT delay) FROM flights",
+        "`array_agg(DISTINCT delay)`",
+        "ORDER BY",
+    ),
+    (
+        "SELECT string_agg(origin, ',') FROM flights",
+        "`string_agg(origin, ',')`",
+        "ORDER BY",
+    ),
+    (
+        "SELECT nth_value(delay, 2) FROM flights",
+        "`nth_value(delay, 2)`",
+        "ORDER BY",
+    ),
+    (
+        "SELECT any_value(delay) FROM flights",
+        "`any_value(delay)`",
+        "first_value(… ORDER BY …)",
+    ),
+    (
+        "SELECT last_value(delay ORDER BY date, date) FROM flights",
+        "`date`",
+        "twice",
+    ),
+    (
+        "SELECT last_value(delay ORDER BY delay, CASE WHEN true THEN delay END) FROM flights",
+        "last_value",
+        "twice",
+    ),
+    (
+        "SELECT nth_value(delay, 2 ORDER BY date) AS a, nth_value(delay, 2 ORDER BY delay) AS b FROM flights",
+        "nth_value",
+        "the same ORDER BY",
+    ),
+    (
+        "SELECT count(*) FROM flights GROUP BY origin",
+        "`flights.origin`",
+        "add it there",
+    ),
+    (
+        "SELECT upper(origin) AS o, count(*) FROM flights GROUP BY origin",
+        "`flights.origin`",
+        "add it there",
+    ),
+    (
+        "SELECT origin, count(*) FROM flights GROUP BY ROLLUP(origin)",
+        "ROLLUP",
+        "one view for each grouping",
+    ),
+    (
+        "SELECT origin, count(*) FROM flights GROUP BY CUBE(origin)",
+        "CUBE",
+        "one view for each grouping",
+    ),
+    (
+        "SELECT origin, count(*) FROM flights GROUP BY GROUPING SETS ((origin), ())",
+        "GROUPING SETS",
+        "one view for each grouping",
+    ),
+    (
+        "SELECT origin, count(*) FROM flights GROUP BY ALL",
+        "`GROUP BY ALL`",
+        "name the columns",
+    ),
+    (
+        "SELECT count(*) + 1 FROM flights",
+        "`count(*) + 1`",
+        "a name with AS",
+    ),
+    (
+        "SELECT CAST(count(*) AS INT) FROM flights",
+        "CAST(count(*) AS INT)",
+        "a name with AS",
+    ),
+    (
+        "SELECT count(*) AS n, sum(delay) AS N FROM flights",
+        "`n`",
+        "another with AS",
+    ),
+    (
+        "SELECT origin, origin, count(*) FROM flights GROUP BY origin",
+        "`origin`",
+        "another with AS",
+    ),
+    (
+        "SELECT count(*) AS _state0 FROM flights",
+        "`_state0`",
+        "another after AS",
+    ),
+    (
+        "SELECT count(*) AS \"a b\" FROM flights",
+        "`a b`",
+        "letters, digits and _",
+    ),
+    ("SELECT count(ship) FROM flights", "ship", ""),
+    ("SELECT frobnicate(delay) FROM flights", "frobnicate", ""),
+    ("SELECT sum(origin) FROM flights", "sum", ""),
+    (
+        "SELECT min(place) FROM flights",
+        "`min(flights.place)`",
+        "its fields",
+    ),
+    (
+        "SELECT max(to_timestamp(delay)) FROM flights",
+        "to_timestamp",
+        "CAST(… AS …)",
+    ),
+    (
+        "SELECT to_timestamp(delay) AS t, count(*) FROM flights GROUP BY 1",
+        "to_timestamp",
+        "CAST(… AS …)",
+    ),
+    (
+        "SELECT max(date) - min(date) AS d FROM flights",
+        "max(flights.date)",
+        "CAST(… AS …)",
+    ),
+    ("SELECT min(NULL) FROM flights", "NULL", "CAST(… AS …)"),
+    (
+        "SELECT grouping(origin) AS g, origin FROM flights GROUP BY origin",
+        "grouping",
+        "",
+    ),
+    (
+        "SELECT unnest(array_agg(delay ORDER BY date)) AS d FROM flights",
+        "unnest",
+        "in the query that reads the view",
+    ),
+];
+
+#[test]
+fn what_cannot_be_merged_is_refused_and_told_what_to_write_instead() {
+    for (sql, names, says) in REFUSED {
+        let message = refusal(sql);
+        assert!(message.contains(names), "{sql}: {message}");
+        assert!(message.contains(says), "{sql}: {message}");
+        let first = message.chars().next().unwrap();
+        assert!(!first.is_uppercase(), "{sql}: {message}");
+    }
+}
+
+/// Shapes near the refused ones.
+const ALLOWED: &[&str] = &[
+    "select count(*) from flights;",
+    "SELECT count(*) FROM flights f WHERE f.delay > 3",
+    "SELECT count(*) FROM Flights",
+    "SELECT origin FROM flights GROUP BY origin",
+    "SELECT origin, upper(origin) AS o, count(*) FROM flights GROUP BY origin",
+    "SELECT date_trunc('day', date), avg(delay), avg(distance), sum(delay) / count(*) AS mean FROM flights GROUP BY 1",
+    "SELECT array_agg(DISTINCT origin ORDER BY origin) FROM flights",
+    "SELECT first_value(origin ORDER BY date), last_value(origin ORDER BY date DESC) FROM flights",
+    "SELECT percentile_cont(0.5) WITHIN GROUP (ORDER BY delay) FROM flights",
+    "SELECT _partition, max(_offset) FROM flights GROUP BY _partition",
+    "SELECT count(*) FROM flights WHERE date >= TIMESTAMP '2001-01-01' AND date < '2002-01-01'",
+    "SELECT max(CAST(to_timestamp(delay) AS TIMESTAMP)) FROM flights",
+    "SELECT place['lat'] AS lat, count(*) FROM flights GROUP BY 1",
+    "SELECT CAST(NULL AS INT) AS nothing, count(*) FROM flights",
+];
+
+#[test]
+fn what_can_be_merged_is_allowed() {
+    for sql in ALLOWED {
+        View::compile(sql, &streams()).unwrap_or_else(|error| panic!("{sql}: {error}"));
+    }
+}
+
+#[test]
+fn unnamed_outputs_get_the_names_that_postgres_gives() {
+    let sql = "SELECT date_trunc('day', date), flights.origin, avg(delay), avg(distance), COUNT(*) AS avg_1, \
+               count(*), Max(delay), max(distance) FROM flights GROUP BY 1, 2";
+    let view = View::compile(sql, &streams()).unwrap();
+    let schema = view.output_schema();
+    let names: Vec<&str> = schema.fields().iter().map(|f| f.name().as_str()).collect();
+    let expected = [
+        "date_trunc",
+        "origin",
+        "avg",
+        "avg_2",
+        "avg_1",
+        "count",
+        "max",
+        "max_1",
+    ];
+    assert_eq!(names, expected);
+}
+
+#[test]
+fn the_definition_hash_follows_the_meaning_and_the_types_that_are_read() {
+    let hash = |sql: &str, streams: &BTreeMap<String, StreamSchema>| {
+        let view = View::compile(sql, streams).unwrap();
+        view.definition_hash().to_owned()
+    };
+    let sql = "SELECT origin, sum(delay) FROM flights GROUP BY origin";
+    let hashed = hash(sql, &streams());
+    assert_eq!(
+        hashed,
+        hash(&sql.replace("SELECT", "select\n  "), &streams())
+    );
+    assert_ne!(hashed, hash(&sql.replace("delay", "distance"), &streams()));
+    let mut wider = streams();
+    wider.get_mut("flights").unwrap().columns[1].column_type = ColumnType::BigInt;
+    assert_ne!(hashed, hash(sql, &wider));
+    let mut unread = streams();
+    unread.get_mut("flights").unwrap().columns[2].column_type = ColumnType::BigInt;
+    assert_eq!(hashed, hash(sql, &unread));
+}
+
+#[test]
+fn the_state_fingerprint_follows_functions_and_state_types() {
+    let print = |sql: &str| {
+        let view = View::compile(sql, &streams()).unwrap();
+        view.state_fingerprint().to_owned()
+    };
+    let sum = print("SELECT origin, sum(delay) FROM flights GROUP BY origin");
+    assert_eq!(
+        sum,
+        print("SELECT origin, sum(distance) FROM flights GROUP BY origin")
+    );
+    assert_ne!(
+        sum,
+        print("SELECT origin, max(distance) FROM flights GROUP BY origin")
+    );
+    assert_ne!(
+        sum,
+        print("SELECT delay, sum(delay) FROM flights GROUP BY delay")
+    );
+}
+
+#[test]
+fn the_time_key_is_one_that_grows_with_the_event_time() {
+    let time_key = |key: &str| {
+        let sql = format!("SELECT origin, {key} AS k, count(*) FROM flights GROUP BY 1, 2");
+        View::compile(&sql, &streams()).unwrap().time_key()
+    };
+    for key in [
+        "date",
+        "date_trunc('hour', date)",
+        "date_bin(INTERVAL '5 minutes', date)",
+        "CAST(date_bin(INTERVAL '1 day', date_trunc('hour', date), TIMESTAMP '2001-01-01') AS TIMESTAMP)",
+        "CAST(date AS DATE)",
+    ] {
+        assert_eq!(time_key(key), Some(1), "{key}");
+    }
+    for key in [
+        "date_part('hour', date)",
+        "_arrived_at",
+        "CAST(date AS VARCHAR)",
+        "delay",
+    ] {
+        assert_eq!(time_key(key), None, "{key}");
+    }
+}
+
+/// The predicate over events, what the message must name, and what it must say.
+const REFUSED_PREDICATES: &[(&str, &str, &str)] = &[
+    ("", "cannot read the SQL", ""),
+    ("delay >", "cannot read the SQL", ""),
+    ("delay > 3; DROP STREAM flights", "ends before `;`", ""),
+    ("ship = 3", "ship", ""),
+    ("delay", "`delay`", "compare it with something"),
+    ("count(*) > 3", "count", "without aggregates"),
+    ("delay > random()", "`random()`", "the value itself"),
+    ("date < now()", "`now()`", "the value itself"),
+    (
+        "origin IN (SELECT origin FROM airports)",
+        "SELECT origin FROM airports",
+        "list the values",
+    ),
+    ("EXISTS (SELECT 1)", "EXISTS", "one row only"),
+    ("delay > $1", "`$1`", "no parameters"),
+    (
+        "row_number() OVER () > 1",
+        "row_number() OVER ()",
+        "one row only",
+    ),
+];
+
+#[test]
+fn predicates_look_at_one_row_and_always_say_the_same() {
+    for (sql, names, says) in REFUSED_PREDICATES {
+        let error = Predicate::over_events(sql, &stream()).unwrap_err();
+        assert_eq!(error.kind(), ProblemKind::Invalid, "{sql}");
+        let message = error.to_string();
+        assert!(message.contains(names), "{sql}: {message}");
+        assert!(message.contains(says), "{sql}: {message}");
+    }
+}
+
+#[test]
+fn a_predicate_over_keys_knows_the_keys_only() {
+    let sql = "SELECT origin AS airport, count(*) AS n FROM flights GROUP BY origin";
+    let view = View::compile(sql, &streams()).unwrap();
+    Predicate::over_keys("airport = 'SFO'", &view).unwrap();
+    for sql in ["n > 3", "origin = 'SFO'"] {
+        let message = Predicate::over_keys(sql, &view).unwrap_err().to_string();
+        assert!(
+            message.contains(sql.split(' ').next().unwrap()),
+            "{message}"
+        );
+    }
+}
