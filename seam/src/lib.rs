@@ -1,2 +1,30 @@
 // SPDX-License-Identifier: Apache-2.0
-//! To come.
+//! The seam: what one query holds of one stream, and the only swaps allowed on it.
+//!
+//! Purpose: batch, speed and serving meet here. The speed layer pushes runs, the batch layer publishes
+//! generations, the archive advances, and a query takes the [`Cut`] as it is at one instant.
+//! Collaborators: `dovetail-view` for runs, `dovetail-log` for the raw log and committed batches.
+//! Invariants, asserted at every swap, per partition:
+//!
+//! ```text
+//! horizon <= archived <= accumulated <= durable
+//! runs of a view: adjacent spans from its horizon to the accumulated position, no gap, no overlap
+//! ```
+//!
+//! Non-goals: computing runs or generations, and deciding when.
+
+mod archiver;
+mod cell;
+mod cut;
+mod error;
+mod generation;
+mod pins;
+mod tail;
+
+pub use archiver::{Archiver, Forget};
+pub use cell::{Accumulated, StreamCell};
+pub use cut::{Cut, Poisoned, ViewCut};
+pub use error::SeamError;
+pub use generation::{FileColumns, Generation};
+pub use pins::Pin;
+pub use tail::Tail;

@@ -1,0 +1,117 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Moves the archived position of one stream: tail batches go to the raw log, then the log forgets them.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use dovetail_log::CommittedBatch;
+use dovetail_log::raw::{Compaction, RawLog, RawSnapshot};
+use dovetail_model::{Offset, PartitionId, Position, Span};
+use futures::future::BoxFuture;
+use tokio::sync::Mutex;
+
+use crate::{SeamError, StreamCell};
+
+/// The log below, which may drop what is archived.
+pub trait Forget: Send + Sync + std::fmt::Debug {
+    /// Everything before `archived` is in the raw log now.
+    ///
+    /// # Errors
+    /// A sentence for the operator. Nothing is lost: the next call tries again.
+    fn forget(&self, archived: Offset) -> Result<(), String>;
+}
+
+/// The only writer of a stream's raw log in this process. Order of things, each safe to be cut off after:
+/// commit to the raw log, swap the cut, forget in the log.
+#[derive(Debug)]
+pub struct Archiver {
+    cell: Arc<StreamCell>,
+    raw: RawLog,
+    log: Arc<dyn Forget>,
+    busy: Mutex<()>,
+}
+
+impl Archiver {
+    /// An archiver from `cell`'s tail to `raw`.
+    pub fn new(cell: Arc<StreamCell>, raw: RawLog, log: Arc<dyn Forget>) -> Self {
+        Self {
+            cell,
+            raw,
+            log,
+            busy: Mutex::new(()),
+        }
+    }
+
+    /// The raw log it writes.
+    pub fn raw(&self) -> &RawLog {
+        &self.raw
+    }
+
+    /// Archives everything that is accumulated now, and returns the raw log that holds it.
+    ///
+    /// # Errors
+    /// When the raw log cannot be written. The tail stays as it was.
+    pub async fn archive_all(&self) -> Result<Arc<RawSnapshot>, SeamError> {
+        let position = self.cell.load().position().clone();
+        self.archive_through(&position).await
+    }
+
+    /// Archives at least through `position`, which the cut must cover.
+    ///
+    /// # Errors
+    /// When the raw log cannot be written. The tail stays as it was.
+    pub async fn archive_through(
+        &self,
+        position: &Position,
+    ) -> Result<Arc<RawSnapshot>, SeamError> {
+        let _busy = self.busy.lock().await;
+        let cut = self.cell.load();
+        if cut.raw().archived().covers(position) {
+            return Ok(Arc::clone(cut.raw()));
+        }
+        let end = position.get(PartitionId(0));
+        let batches: Vec<Arc<CommittedBatch>> = cut
+            .tail()
+            .iter()
+            .take_while(|b| b.first < end)
+            .cloned()
+            .collect();
+        let archived_to = batches.last().map_or_else(
+            || cut.raw().archived().clone(),
+            |b| Position::single(b.next),
+        );
+        let span = Span::new(cut.raw().archived().clone(), archived_to)?;
+        // Boxed, as what writes Parquet below: a large future inside every run would make theirs large.
+        let snapshot = Box::pin(self.raw.archive(&span, &batches)).await?;
+        self.cell.archived(Arc::clone(&snapshot))?;
+        let (log, next) = (
+            Arc::clone(&self.log),
+            snapshot.archived().get(PartitionId(0)),
+        );
+        // Forgetting deletes files and may rewrite the keys: not on a thread that serves others.
+        tokio::task::spawn_blocking(move || log.forget(next))
+            .await
+            .map_err(|error| SeamError::Forget(error.to_string()))?
+            .map_err(SeamError::Forget)?;
+        Ok(snapshot)
+    }
+
+    /// Keeps the raw log quick to read: merges small segments, writes a checkpoint of its log, and deletes
+    /// files that neither a reader of this process nor `grace` still needs.
+    ///
+    /// # Errors
+    /// When the store refuses; what was not done is done by the next upkeep.
+    pub fn upkeep(&self, grace: Duration) -> BoxFuture<'_, Result<(), SeamError>> {
+        // Boxed: the compiler cannot see by itself that the store's streams below may change threads.
+        Box::pin(async move {
+            self.raw.compact(Compaction::default()).await?;
+            {
+                let _busy = self.busy.lock().await;
+                self.cell.archived(self.raw.snapshot())?;
+            }
+            self.raw.checkpoint().await?;
+            self.raw.vacuum(grace).await?;
+            Ok(())
+        })
+    }
+}

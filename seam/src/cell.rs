@@ -1,0 +1,386 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Where a stream's cut lives, and the swaps that move it.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use dovetail_log::CommittedBatch;
+use dovetail_log::raw::RawSnapshot;
+use dovetail_model::{Offset, PartitionId, Position, Span, StreamDef, ViewDef, ViewId};
+use dovetail_view::{Run, View};
+use parking_lot::Mutex;
+use tokio::sync::watch;
+
+use crate::pins::Pins;
+use crate::{Cut, Generation, Pin, Poisoned, SeamError, Tail, ViewCut};
+
+/// What one micro-batch made of one view: its run, or why it could not be computed.
+pub type Accumulated = Result<Arc<Run>, String>;
+
+/// Holds the [`Cut`] of one stream. Readers load it without a lock; writers swap it one at a time, each
+/// swap checked against the invariants in the crate's head.
+#[derive(Debug)]
+pub struct StreamCell {
+    cut: ArcSwap<Cut>,
+    writer: Mutex<()>,
+    position: watch::Sender<Position>,
+    pins: Pins,
+    durable: Mutex<Durable>,
+}
+
+/// Batches that are durable and not accumulated yet.
+#[derive(Debug)]
+struct Durable {
+    next: Offset,
+    pending: VecDeque<(Offset, i64)>,
+}
+
+impl StreamCell {
+    /// The cell of a stream whose raw log is `raw` and whose views are still to come. Its position is the
+    /// archived one: the log's tail behind it is pushed like new events.
+    pub fn new(stream: Arc<StreamDef>, raw: Arc<RawSnapshot>) -> Self {
+        let position = raw.archived().clone();
+        let durable = Durable {
+            next: position.get(PartitionId(0)),
+            pending: VecDeque::new(),
+        };
+        let (sender, _) = watch::channel(position.clone());
+        let cut = Cut {
+            stream,
+            position,
+            raw,
+            tail: Tail::default(),
+            views: BTreeMap::new(),
+            candidates: BTreeMap::new(),
+        };
+        Self {
+            cut: ArcSwap::from_pointee(cut),
+            writer: Mutex::new(()),
+            position: sender,
+            pins: Pins::default(),
+            durable: Mutex::new(durable),
+        }
+    }
+
+    /// The cut as it is now.
+    pub fn load(&self) -> Arc<Cut> {
+        self.cut.load_full()
+    }
+
+    /// Told of each accumulated position.
+    pub fn watch(&self) -> watch::Receiver<Position> {
+        self.position.subscribe()
+    }
+
+    /// Waits until the cut covers `position`, and returns it. Never returns if it never does: put a
+    /// time-out around it.
+    pub async fn wait_for(&self, position: &Position) -> Arc<Cut> {
+        let mut watch = self.watch();
+        loop {
+            let cut = self.load();
+            if cut.position.covers(position) {
+                return cut;
+            }
+            // The sender lives in `self`, so this cannot fail while we hold it.
+            let _ = watch.changed().await;
+        }
+    }
+
+    /// Notes that `batch` is durable and on its way to the speed layer.
+    pub fn note_durable(&self, batch: &CommittedBatch) {
+        let mut durable = self.durable.lock();
+        durable.next = durable.next.max(batch.next);
+        durable.pending.push_back((batch.next, batch.arrived_at_us));
+    }
+
+    /// Notes that everything before `next` is acknowledged, perhaps before its batch is handed on.
+    pub fn note_acknowledged(&self, next: Offset) {
+        let mut durable = self.durable.lock();
+        durable.next = durable.next.max(next);
+    }
+
+    /// The durable position.
+    pub fn durable(&self) -> Position {
+        Position::single(self.durable.lock().next)
+    }
+
+    /// When the oldest durable event that no cut holds yet arrived; None when all are in.
+    pub fn oldest_pending_us(&self) -> Option<i64> {
+        self.durable
+            .lock()
+            .pending
+            .front()
+            .map(|(_, arrived)| *arrived)
+    }
+
+    /// Pins the current position as an edge, and returns it with the cut it was taken from.
+    pub fn pin(&self) -> (Pin, Arc<Cut>) {
+        let _writer = self.writer.lock();
+        let cut = self.load();
+        (self.pins.pin(cut.position.clone()), cut)
+    }
+
+    /// Adds one micro-batch: its events to the tail, its runs to every view, in one swap.
+    ///
+    /// `runs` must hold an entry for every live view and candidate of the cut that the runs were made
+    /// for; a view that joined since is advanced by an empty run only if it started behind the batch.
+    ///
+    /// # Errors
+    /// When the batch does not start where the cut ends, or a view lacks its run.
+    pub fn advance(
+        &self,
+        batch: &Arc<CommittedBatch>,
+        span: &Span,
+        mut runs: BTreeMap<(ViewId, u64), Accumulated>,
+    ) -> Result<(), SeamError> {
+        self.swap(|cut| {
+            if cut.position != *span.from() {
+                return Err(SeamError::NotAdjacent {
+                    stream: cut.stream.name.clone(),
+                    at: cut.position.clone(),
+                    from: span.from().clone(),
+                });
+            }
+            for (id, view) in cut.views.iter_mut().chain(cut.candidates.iter_mut()) {
+                match runs.remove(&(id.clone(), view.def.version)) {
+                    Some(Ok(run)) => view.runs.push(run),
+                    Some(Err(reason)) => view.poisoned.push(Poisoned {
+                        span: span.clone(),
+                        reason,
+                    }),
+                    None => return Err(SeamError::NoView(id.clone())),
+                }
+            }
+            cut.tail.push(Arc::clone(batch));
+            cut.position = span.to().clone();
+            Ok(())
+        })?;
+        let mut durable = self.durable.lock();
+        let accumulated = span.to().get(PartitionId(0));
+        while durable
+            .pending
+            .front()
+            .is_some_and(|(next, _)| *next <= accumulated)
+        {
+            durable.pending.pop_front();
+        }
+        drop(durable);
+        self.position.send_replace(span.to().clone());
+        Ok(())
+    }
+
+    /// Replaces adjacent runs of a view by the one run that they merge to. Returns false, and changes
+    /// nothing, when the runs are gone or a pinned edge lies inside: the merge was in vain.
+    pub fn replace_runs(&self, id: &ViewId, version: u64, merged: Run) -> bool {
+        let merged = Arc::new(merged);
+        self.swap(|cut| {
+            let slot = cut.views.get_mut(id).filter(|v| v.def.version == version);
+            let view = match slot {
+                Some(view) => view,
+                None => match cut
+                    .candidates
+                    .get_mut(id)
+                    .filter(|v| v.def.version == version)
+                {
+                    Some(view) => view,
+                    None => return Err(SeamError::NoView(id.clone())),
+                },
+            };
+            if self.pins.cross(merged.span()) {
+                return Err(SeamError::NoView(id.clone()));
+            }
+            let first = view
+                .runs
+                .iter()
+                .position(|run| run.span().from() == merged.span().from());
+            let last = view
+                .runs
+                .iter()
+                .position(|run| run.span().to() == merged.span().to());
+            match (first, last) {
+                (Some(first), Some(last)) if first <= last => {
+                    view.runs.splice(first..=last, [Arc::clone(&merged)]);
+                    Ok(())
+                }
+                _ => Err(SeamError::NoView(id.clone())),
+            }
+        })
+        .is_ok()
+    }
+
+    /// Whether merging over `span` would hide a pinned edge.
+    pub fn is_pinned_inside(&self, span: &Span) -> bool {
+        self.pins.cross(span)
+    }
+
+    /// The raw log advanced, or was compacted: what it covers leaves the tail.
+    ///
+    /// # Errors
+    /// When it would move back or past the accumulated position.
+    pub fn archived(&self, raw: Arc<RawSnapshot>) -> Result<(), SeamError> {
+        self.swap(|cut| {
+            in_order(
+                "the archived position",
+                raw.archived(),
+                "the archived position before",
+                cut.raw.archived(),
+            )?;
+            in_order(
+                "the accumulated position",
+                &cut.position,
+                "the archived position",
+                raw.archived(),
+            )?;
+            cut.tail = cut.tail.behind(raw.archived());
+            cut.raw = raw;
+            Ok(())
+        })
+    }
+
+    /// A view joins the stream, or a new definition of one joins as a candidate beside it.
+    ///
+    /// `runs` start at `cut.start` and end at the accumulated position.
+    ///
+    /// # Errors
+    /// When the runs do not reach the accumulated position.
+    pub fn add_view(&self, id: ViewId, view: ViewCut, candidate: bool) -> Result<(), SeamError> {
+        self.swap(|cut| {
+            let end = view.runs.last().map_or(&view.start, |run| run.span().to());
+            if *end != cut.position {
+                return Err(SeamError::NotAdjacent {
+                    stream: cut.stream.name.clone(),
+                    at: cut.position.clone(),
+                    from: end.clone(),
+                });
+            }
+            let views = if candidate {
+                &mut cut.candidates
+            } else {
+                &mut cut.views
+            };
+            views.insert(id, view);
+            Ok(())
+        })
+    }
+
+    /// A view joins at the accumulated position of this instant, with no generation and no runs. Returns
+    /// that position.
+    pub fn join_view(
+        &self,
+        id: ViewId,
+        def: Arc<ViewDef>,
+        view: Arc<View>,
+        candidate: bool,
+    ) -> Position {
+        let mut joined = Position::zero();
+        let result = self.swap(|cut| {
+            joined = cut.position.clone();
+            let views = if candidate {
+                &mut cut.candidates
+            } else {
+                &mut cut.views
+            };
+            views.insert(id, ViewCut::new(def, view, cut.position.clone()));
+            Ok(())
+        });
+        debug_assert!(result.is_ok(), "joining changes no boundary");
+        joined
+    }
+
+    /// The options of a view changed; its content did not.
+    pub fn alter_view(&self, id: &ViewId, def: Arc<ViewDef>) {
+        // A view that is gone has no options to change.
+        let _ = self.swap(|cut| {
+            let view = cut
+                .views
+                .get_mut(id)
+                .ok_or_else(|| SeamError::NoView(id.clone()))?;
+            view.def = def;
+            Ok(())
+        });
+    }
+
+    /// A view, or only its candidate, leaves the stream. Queries that hold a cut go on.
+    pub fn remove_view(&self, id: &ViewId, only_candidate: bool) {
+        let result = self.swap(|cut| {
+            cut.candidates.remove(id);
+            if !only_candidate {
+                cut.views.remove(id);
+            }
+            Ok(())
+        });
+        debug_assert!(result.is_ok(), "removing changes no boundary");
+    }
+
+    /// Publishes a generation: the pointer that the catalog moved is followed here, and the runs that the
+    /// generation covers go in the same swap.
+    ///
+    /// A generation of the view's candidate definition replaces the live view by the candidate.
+    ///
+    /// # Errors
+    /// When the seam would open or move back.
+    pub fn publish(&self, id: &ViewId, generation: Arc<Generation>) -> Result<(), SeamError> {
+        self.swap(|cut| {
+            let horizon = generation.horizon().clone();
+            in_order(
+                "the archived position",
+                cut.raw.archived(),
+                "the horizon",
+                &horizon,
+            )?;
+            let version = generation.manifest().definition_version;
+            if cut
+                .candidates
+                .get(id)
+                .is_some_and(|c| c.def.version == version)
+                && let Some(candidate) = cut.candidates.remove(id)
+            {
+                cut.views.insert(id.clone(), candidate);
+            }
+            let view = cut
+                .views
+                .get_mut(id)
+                .ok_or_else(|| SeamError::NoView(id.clone()))?;
+            in_order("the horizon", &horizon, "the horizon before", &view.start)?;
+            if !view.has_edge(&horizon) {
+                return Err(SeamError::NoEdge {
+                    view: view.def.name.clone(),
+                    generation: generation.number().0,
+                    horizon,
+                });
+            }
+            view.drop_before(&horizon);
+            view.generation = Some(generation);
+            Ok(())
+        })
+    }
+
+    fn swap(
+        &self,
+        change: impl FnOnce(&mut Cut) -> Result<(), SeamError>,
+    ) -> Result<(), SeamError> {
+        let _writer = self.writer.lock();
+        let mut cut = (*self.load()).clone();
+        change(&mut cut)?;
+        self.cut.store(Arc::new(cut));
+        Ok(())
+    }
+}
+
+fn in_order(
+    what: &'static str,
+    position: &Position,
+    other: &'static str,
+    bound: &Position,
+) -> Result<(), SeamError> {
+    if position.covers(bound) {
+        return Ok(());
+    }
+    Err(SeamError::OutOfOrder {
+        what,
+        position: position.clone(),
+        other,
+        bound: bound.clone(),
+    })
+}

@@ -1,0 +1,157 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What one query holds of one stream.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use dovetail_log::raw::RawSnapshot;
+use dovetail_model::{Position, Span, StreamDef, ViewDef, ViewId};
+use dovetail_view::{Run, View};
+
+use crate::{Generation, Tail};
+
+/// A micro-batch that a view's expressions could not compute, such as a division by zero.
+///
+/// The view does not answer while a poisoned span lies behind its horizon: an answer without it would be
+/// wrong. A generation that covers the span (the events excluded, or the definition changed) heals it.
+#[derive(Debug, Clone)]
+pub struct Poisoned {
+    /// The events that could not be accumulated.
+    pub span: Span,
+    /// Why.
+    pub reason: String,
+}
+
+/// One view at the cut's position: a generation and exactly the runs from its horizon on.
+#[derive(Debug, Clone)]
+pub struct ViewCut {
+    /// The declaration.
+    pub def: Arc<ViewDef>,
+    /// The declaration, compiled.
+    pub view: Arc<View>,
+    /// The live generation; none while the first one is being built.
+    pub generation: Option<Arc<Generation>>,
+    /// Where the runs start: the generation's horizon, or where the view joined the stream.
+    pub start: Position,
+    /// Adjacent runs from `start` to the cut's position, poisoned spans aside.
+    pub runs: Vec<Arc<Run>>,
+    /// Micro-batches that could not be accumulated.
+    pub poisoned: Vec<Poisoned>,
+}
+
+impl ViewCut {
+    /// A view that joins the stream at `start` and has no generation yet.
+    pub fn new(def: Arc<ViewDef>, view: Arc<View>, start: Position) -> Self {
+        Self {
+            def,
+            view,
+            generation: None,
+            start,
+            runs: vec![],
+            poisoned: vec![],
+        }
+    }
+
+    /// Bytes of its runs in memory.
+    pub fn bytes(&self) -> usize {
+        self.runs.iter().map(|run| run.bytes()).sum()
+    }
+
+    /// Whether some run or poisoned span ends exactly at `edge`, or the runs start there.
+    pub(crate) fn has_edge(&self, edge: &Position) -> bool {
+        self.start == *edge
+            || self.runs.iter().any(|run| run.span().to() == edge)
+            || self
+                .poisoned
+                .iter()
+                .any(|poisoned| poisoned.span.to() == edge)
+    }
+
+    /// Drops what a generation that ends at `horizon` covers.
+    pub(crate) fn drop_before(&mut self, horizon: &Position) {
+        self.runs.retain(|run| !horizon.covers(run.span().to()));
+        self.poisoned
+            .retain(|poisoned| !horizon.covers(poisoned.span.to()));
+        self.start = horizon.clone();
+    }
+}
+
+/// What one query holds of one stream: a position, the raw log and its tail, and for each view a
+/// generation and its runs. Swapped whole, read without a lock.
+#[derive(Debug, Clone)]
+pub struct Cut {
+    pub(crate) stream: Arc<StreamDef>,
+    pub(crate) position: Position,
+    pub(crate) raw: Arc<RawSnapshot>,
+    pub(crate) tail: Tail,
+    pub(crate) views: BTreeMap<ViewId, ViewCut>,
+    pub(crate) candidates: BTreeMap<ViewId, ViewCut>,
+}
+
+impl Cut {
+    /// The stream's declaration.
+    pub fn stream(&self) -> &Arc<StreamDef> {
+        &self.stream
+    }
+
+    /// The accumulated position: everything before it is in this cut, nothing else is.
+    pub fn position(&self) -> &Position {
+        &self.position
+    }
+
+    /// The raw log as of this cut.
+    pub fn raw(&self) -> &Arc<RawSnapshot> {
+        &self.raw
+    }
+
+    /// The committed batches between the archived position and this cut's.
+    pub fn tail(&self) -> &Tail {
+        &self.tail
+    }
+
+    /// The views that answer.
+    pub fn views(&self) -> &BTreeMap<ViewId, ViewCut> {
+        &self.views
+    }
+
+    /// New definitions of views, kept fresh beside the live ones until their first generation is there.
+    pub fn candidates(&self) -> &BTreeMap<ViewId, ViewCut> {
+        &self.candidates
+    }
+
+    /// Live views and candidates: everything that the speed layer accumulates.
+    pub fn all_views(&self) -> impl Iterator<Item = (&ViewId, &ViewCut, bool)> {
+        let live = self.views.iter().map(|(id, view)| (id, view, false));
+        live.chain(self.candidates.iter().map(|(id, view)| (id, view, true)))
+    }
+
+    /// Bytes that the speed layer holds in memory for this stream: runs and tail.
+    pub fn bytes(&self) -> usize {
+        self.all_views()
+            .map(|(_, view, _)| view.bytes())
+            .sum::<usize>()
+            + self.tail.bytes()
+    }
+
+    /// When the oldest event at or behind `from` that this cut holds arrived, microseconds since the Unix
+    /// epoch; for a raw segment that `from` splits, the arrival of its first event. None when `from`
+    /// covers the cut.
+    pub fn oldest_arrival_from(&self, from: &Position) -> Option<i64> {
+        if from.covers(&self.position) {
+            return None;
+        }
+        let archived = self
+            .raw
+            .segments()
+            .iter()
+            .filter(|s| !from.covers(s.span.to()))
+            .filter_map(|s| s.arrived.map(|(first, _)| first));
+        let partition = dovetail_model::PartitionId(0);
+        let tail = self
+            .tail
+            .iter()
+            .filter(|b| from.get(partition) < b.next)
+            .map(|b| b.arrived_at_us);
+        archived.chain(tail).min()
+    }
+}

@@ -1,0 +1,118 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The committed batches that are not archived yet.
+
+use std::sync::Arc;
+
+use arrow::array::Array as _;
+use dovetail_log::CommittedBatch;
+use dovetail_model::{PartitionId, Position};
+
+/// Batches per chunk: a push copies at most one chunk of pointers and the list of chunks.
+const CHUNK: usize = 64;
+
+/// An ordered list of batches that is cheap to copy with one more at its end.
+#[derive(Debug, Clone, Default)]
+pub struct Tail {
+    chunks: Vec<Arc<Vec<Arc<CommittedBatch>>>>,
+    bytes: usize,
+}
+
+impl Tail {
+    /// The batches, oldest first.
+    pub fn iter(&self) -> impl Iterator<Item = &Arc<CommittedBatch>> {
+        self.chunks.iter().flat_map(|chunk| chunk.iter())
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.chunks.is_empty()
+    }
+
+    /// Bytes of their columns in memory.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// The same list with `batch` at its end.
+    pub(crate) fn push(&mut self, batch: Arc<CommittedBatch>) {
+        self.bytes += batch_bytes(&batch);
+        match self.chunks.last_mut() {
+            Some(last) if last.len() < CHUNK => Arc::make_mut(last).push(batch),
+            _ => self.chunks.push(Arc::new(vec![batch])),
+        }
+    }
+
+    /// The list without the batches that `archived` covers. Batches are archived whole.
+    pub(crate) fn behind(&self, archived: &Position) -> Self {
+        let mut rest = Self::default();
+        for batch in self
+            .iter()
+            .filter(|batch| archived.get(PARTITION) < batch.next)
+        {
+            rest.push(Arc::clone(batch));
+        }
+        rest
+    }
+}
+
+/// The embedded log's only partition.
+const PARTITION: PartitionId = PartitionId(0);
+
+fn batch_bytes(batch: &CommittedBatch) -> usize {
+    let dead: usize = batch
+        .dead_letters
+        .iter()
+        .map(|(_, letter)| letter.bytes.len())
+        .sum();
+    // Columns read back from the log share one buffer: count what each one uses, not what it could.
+    let columns = batch
+        .events
+        .columns()
+        .iter()
+        .map(|column| column.to_data().get_slice_memory_size().unwrap_or(0));
+    columns.sum::<usize>() + dead
+}
+
+#[cfg(test)]
+mod tests {
+    use arrow::array::RecordBatch;
+    use arrow::datatypes::Schema;
+    use dovetail_model::Offset;
+
+    use super::*;
+
+    fn batch(first: u64, next: u64) -> Arc<CommittedBatch> {
+        Arc::new(CommittedBatch {
+            first: Offset(first),
+            next: Offset(next),
+            arrived_at_us: 0,
+            events: RecordBatch::new_empty(Arc::new(Schema::empty())),
+            dead_letters: vec![],
+            replayed: vec![],
+        })
+    }
+
+    #[test]
+    fn a_push_leaves_older_copies_as_they_were() {
+        let mut tail = Tail::default();
+        for offset in 0..200 {
+            let before = tail.clone();
+            tail.push(batch(offset, offset + 1));
+            assert_eq!(before.iter().count() as u64, offset);
+        }
+        let firsts: Vec<u64> = tail.iter().map(|b| b.first.0).collect();
+        assert_eq!(firsts, (0..200).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn archiving_takes_whole_batches_from_the_front() {
+        let mut tail = Tail::default();
+        for offset in 0..100 {
+            tail.push(batch(offset * 10, offset * 10 + 10));
+        }
+        let rest = tail.behind(&Position::single(Offset(700)));
+        assert_eq!(rest.iter().next().map(|b| b.first), Some(Offset(700)));
+        assert_eq!(rest.iter().count(), 30);
+        assert!(rest.behind(&Position::single(Offset(1000))).is_empty());
+    }
+}

@@ -1,0 +1,93 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Turns committed micro-batches into runs, one thread per stream.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use dovetail_log::CommittedBatch;
+use dovetail_model::{Position, Span, ViewId};
+use dovetail_seam::{Accumulated, Cut, SeamError, StreamCell};
+use tokio::sync::mpsc;
+use tracing::{error, warn};
+
+use crate::{SpeedError, SpeedMemory};
+
+/// The thread that accumulates one stream. It ends when the sender of its batches is dropped, with every
+/// batch that was sent accumulated.
+#[derive(Debug)]
+pub struct Accumulator {
+    thread: JoinHandle<()>,
+}
+
+impl Accumulator {
+    /// Starts the thread. `after` is called after each batch, to wake the merger and the archiver.
+    ///
+    /// # Errors
+    /// When the system has no thread for it.
+    pub fn start(
+        cell: Arc<StreamCell>,
+        memory: Arc<SpeedMemory>,
+        mut batches: mpsc::Receiver<Arc<CommittedBatch>>,
+        after: impl Fn() + Send + 'static,
+    ) -> Result<Self, SpeedError> {
+        let name = format!("speed-{}", cell.load().stream().id);
+        let thread = std::thread::Builder::new()
+            .name(name.clone())
+            .spawn(move || {
+                while let Some(batch) = batches.blocking_recv() {
+                    if let Err(error) = accumulate(&cell, &batch) {
+                        // The cut stays at its last sound position and says so by its freshness.
+                        error!(%error, first = batch.first.0, "the speed layer stopped; restart to rebuild it");
+                        return;
+                    }
+                    let cut = cell.load();
+                    memory.set(&cut.stream().id, cut.bytes());
+                    after();
+                }
+            })
+            .map_err(|source| SpeedError::Thread { name, source })?;
+        Ok(Self { thread })
+    }
+
+    /// Waits until the thread has ended.
+    pub fn join(self) {
+        if self.thread.join().is_err() {
+            error!("an accumulator thread panicked");
+        }
+    }
+}
+
+/// Accumulates one batch into every view of the cut and advances the cut, all views together.
+///
+/// # Errors
+/// When the batch does not start where the cut ends.
+pub fn accumulate(cell: &StreamCell, batch: &Arc<CommittedBatch>) -> Result<(), SeamError> {
+    let mut runs = BTreeMap::new();
+    loop {
+        let cut = cell.load();
+        let span = Span::new(cut.position().clone(), Position::single(batch.next))?;
+        accumulate_missing(&cut, batch, &span, &mut runs);
+        match cell.advance(batch, &span, runs.clone()) {
+            // A view joined since the cut was loaded: it needs this batch too.
+            Err(SeamError::NoView(_)) => continue,
+            result => return result,
+        }
+    }
+}
+
+type Runs = BTreeMap<(ViewId, u64), Accumulated>;
+
+fn accumulate_missing(cut: &Cut, batch: &CommittedBatch, span: &Span, runs: &mut Runs) {
+    for (id, view, _) in cut.all_views() {
+        let key = (id.clone(), view.def.version);
+        if runs.contains_key(&key) {
+            continue;
+        }
+        let run = view.view.accumulate(&batch.events, span.clone()).map_err(|error| {
+            warn!(view = %view.def.name, %span, %error, "a micro-batch could not be accumulated; the view answers again once a generation covers it");
+            error.to_string()
+        });
+        runs.insert(key, run.map(Arc::new));
+    }
+}

@@ -1,0 +1,51 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Rebuilds a view's runs after a restart: from its generation's horizon through the raw log.
+
+use std::sync::Arc;
+
+use datafusion::execution::TaskContext;
+use datafusion::physical_plan::collect;
+use dovetail_log::raw::{RawScan, RawSnapshot};
+use dovetail_model::{Position, Span};
+use dovetail_seam::SeamError;
+use dovetail_view::{Run, View};
+
+use crate::SpeedError;
+
+/// The events between `horizon` and the archived position as one run of `view`, or None when there are
+/// none. The log's tail behind the archived position is pushed like new events.
+///
+/// # Errors
+/// When the raw log has a hole or the engine fails.
+pub async fn rebuild_runs(
+    name: &str,
+    view: &Arc<View>,
+    raw: &RawSnapshot,
+    horizon: &Position,
+    task: &Arc<TaskContext>,
+    partitions: usize,
+) -> Result<Option<Run>, SpeedError> {
+    let span = Span::new(horizon.clone(), raw.archived().clone()).map_err(SeamError::from)?;
+    if span.is_empty() {
+        return Ok(None);
+    }
+    let events = raw
+        .scan(RawScan {
+            span: span.clone(),
+            columns: Some(view.event_columns().to_vec()),
+            event_time: None,
+            target_partitions: partitions,
+        })
+        .map_err(SeamError::from)?;
+    let states = view
+        .accumulate_plan(events)
+        .and_then(|plan| view.merge_plan(plan))
+        .and_then(|plan| view.sort_plan(plan));
+    let states = states.map_err(SeamError::from)?;
+    let failed = |source| SpeedError::Rebuild {
+        view: name.to_owned(),
+        source,
+    };
+    let batches = collect(states, Arc::clone(task)).await.map_err(failed)?;
+    Ok(Some(Run::from_sorted(view, span, batches)))
+}
