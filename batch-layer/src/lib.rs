@@ -1,2 +1,36 @@
 // SPDX-License-Identifier: Apache-2.0
-//! To come.
+//! The batch layer: recompute, publish, schedule, replay and repair.
+//!
+//! Purpose: run `full`, `incremental` and `repair` batch runs over the raw log, stage or promote what they
+//! make, roll back, compare, and start runs by cron, interval and memory pressure.
+//! Collaborators: the catalog (`dovetail-log`) is the ledger and the only pointer; the cell
+//! (`dovetail-seam`) follows it; `dovetail-view` computes.
+//! Invariants: a generation is immutable and names its inputs; the pointer moves by compare-and-set under
+//! the view's publish lock; only pinned edges become horizons; a run that did not end is `failed`.
+//! Non-goals: the speed layer, HTTP.
+//!
+//! ```text
+//! start ─► take a target ─► compute files ─► staged ─► catch up ─► compare-and-set ─► swap the cut
+//!              │ pin C           raw [0, C)      │        raw [C, C')     catalog           cell
+//!              └ archive through C               └ discard
+//! ```
+
+mod access;
+mod compute;
+mod diff;
+mod error;
+mod layer;
+mod ledger;
+mod projection;
+mod publish;
+mod retention;
+mod scheduler;
+
+pub use access::{StreamAccess, StreamHandle};
+pub use diff::diff;
+pub use error::BatchError;
+pub use layer::{BatchConfig, BatchLayer, Progress, StartRequest};
+pub use projection::project;
+pub use publish::Published;
+pub use retention::RetentionPolicy;
+pub use scheduler::{Due, PressedStream, Scheduler, due_runs, next_full};

@@ -1,0 +1,22 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What the batch layer needs of the streams of this process.
+
+use std::sync::Arc;
+
+use dovetail_model::StreamId;
+use dovetail_seam::{Archiver, StreamCell};
+
+/// One stream: where its cut lives, and who archives it.
+#[derive(Debug, Clone)]
+pub struct StreamHandle {
+    /// Holds the cut.
+    pub cell: Arc<StreamCell>,
+    /// Moves the archived position.
+    pub archiver: Arc<Archiver>,
+}
+
+/// Finds the streams that are open in this process.
+pub trait StreamAccess: Send + Sync + std::fmt::Debug {
+    /// The stream with this id, unless it was dropped.
+    fn stream(&self, id: &StreamId) -> Option<StreamHandle>;
+}

@@ -1,0 +1,129 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Computing the files of a generation. Pure of the catalog: from a raw snapshot, exclusions and perhaps a
+//! base generation to new files, bounded in memory and able to spill.
+
+mod events;
+mod key_set;
+mod rewrite;
+mod states;
+mod writer;
+
+use std::sync::Arc;
+
+use datafusion::execution::TaskContext;
+use dovetail_log::raw::RawSnapshot;
+use dovetail_model::{DataFile, Exclusion, Position, RepairScope, Span, StreamSchema};
+use dovetail_seam::Generation;
+use dovetail_view::{Predicate, View};
+use object_store::ObjectStore;
+use object_store::path::Path;
+
+use crate::{BatchError, Progress};
+use events::EventsOf;
+use key_set::KeySet;
+use states::SortedStates;
+use writer::GenerationWriter;
+
+/// Groups per file that the writer aims at. Small enough that new events rewrite little, large enough
+/// that a view of a million groups is a handful of files.
+pub(crate) const FILE_ROWS: usize = 64 * 1024;
+
+/// Everything that a computation reads.
+#[derive(Debug, Clone)]
+pub(crate) struct Job {
+    pub(crate) view: Arc<View>,
+    pub(crate) schema: StreamSchema,
+    pub(crate) raw: Arc<RawSnapshot>,
+    /// The view's directory in the object store.
+    pub(crate) root: Path,
+    pub(crate) store: Arc<dyn ObjectStore>,
+    pub(crate) task: Arc<TaskContext>,
+    pub(crate) partitions: usize,
+    pub(crate) progress: Arc<Progress>,
+}
+
+/// The files of a new generation, in key order.
+#[derive(Debug, Default)]
+pub(crate) struct Computed {
+    pub(crate) files: Vec<DataFile>,
+    /// Bytes of the files that are new.
+    pub(crate) bytes_written: u64,
+}
+
+impl Job {
+    /// Every group from the raw log before `horizon`, without the excluded events.
+    pub(crate) async fn full(
+        &self,
+        horizon: &Position,
+        exclusions: &[Exclusion],
+    ) -> Result<Computed, BatchError> {
+        let events = EventsOf::span(Span::up_to(horizon.clone())).excluding(exclusions);
+        let mut states = self.sorted_states(&events)?;
+        let mut writer = GenerationWriter::new(self);
+        while let Some(batch) = states.next().await? {
+            writer.push(&batch).await?;
+        }
+        writer.finish().await
+    }
+
+    /// The base brought forward from its horizon to `to`.
+    pub(crate) async fn incremental(
+        &self,
+        base: &Generation,
+        to: &Position,
+    ) -> Result<Computed, BatchError> {
+        let span = Span::new(base.horizon().clone(), to.clone())
+            .map_err(dovetail_seam::SeamError::from)?;
+        let events = EventsOf::span(span).excluding(&base.manifest().inputs.exclusions);
+        let states = self.sorted_states(&events)?;
+        rewrite::rewrite(self, base, states, &KeySet::default()).await
+    }
+
+    /// The base with the groups of `scope` recomputed whole. Where `exclusions` differ from the base's, the
+    /// groups that a matching event falls in are recomputed too, so that equal inputs give equal content.
+    pub(crate) async fn repair(
+        &self,
+        base: &Generation,
+        scope: &RepairScope,
+        exclusions: &[Exclusion],
+    ) -> Result<Computed, BatchError> {
+        let span = Span::up_to(base.horizon().clone());
+        let asked = EventsOf::span(span.clone()).between(scope.from_us, scope.to_us);
+        let keys_match = match &scope.predicate {
+            Some(sql) => Some(Predicate::over_keys(sql, &self.view)?),
+            None => None,
+        };
+        let mut keys = KeySet::default();
+        keys.collect(&self.view, self.sorted_states(&asked)?, keys_match.as_ref())
+            .await?;
+        let changed = changed_exclusions(&base.manifest().inputs.exclusions, exclusions);
+        if !changed.is_empty() {
+            let touched = EventsOf::span(span.clone()).matching(&changed);
+            keys.collect(&self.view, self.sorted_states(&touched)?, None)
+                .await?;
+        }
+        let keys = keys.sorted();
+        let events = EventsOf::span(span).excluding(exclusions);
+        let states = self.sorted_states(&events)?.keeping(&keys);
+        rewrite::rewrite(self, base, states, &keys).await
+    }
+
+    fn sorted_states(&self, events: &EventsOf) -> Result<SortedStates, BatchError> {
+        let plan = events.plan(self)?;
+        self.progress.watch(Arc::clone(&plan), self.raw.rows());
+        let states = self.view.accumulate_plan(plan)?;
+        let states = self.view.sort_plan(self.view.merge_plan(states)?)?;
+        SortedStates::start(Arc::clone(&self.view), states, &self.task)
+    }
+}
+
+/// Exclusions that are in one list and not in the other.
+fn changed_exclusions(before: &[Exclusion], now: &[Exclusion]) -> Vec<Exclusion> {
+    let only = |a: &[Exclusion], b: &[Exclusion]| {
+        a.iter()
+            .filter(|e| !b.contains(e))
+            .cloned()
+            .collect::<Vec<_>>()
+    };
+    [only(before, now), only(now, before)].concat()
+}

@@ -1,0 +1,142 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What can stop a batch run, or be refused before it starts.
+
+use datafusion::error::DataFusionError;
+use dovetail_log::raw::RawError;
+use dovetail_model::{CatalogConflict, Outcome, Problem, ProblemKind, RunId};
+use dovetail_seam::SeamError;
+use dovetail_view::ViewError;
+
+/// A failure of the batch layer.
+#[derive(Debug, thiserror::Error)]
+pub enum BatchError {
+    /// There is no such view, run or generation.
+    #[error("there is no {what} `{name}`")]
+    NotFound {
+        /// What kind of thing.
+        what: &'static str,
+        /// Its name or number.
+        name: String,
+    },
+    /// A run of the same kind is at work on the view.
+    #[error("run {run} of view `{view}` is still running; wait for it or cancel it")]
+    AlreadyRunning {
+        /// The view's name.
+        view: String,
+        /// The run at work.
+        run: RunId,
+    },
+    /// The run is not in the state that the request needs.
+    #[error("run {run} is {found}, not {needed}")]
+    WrongOutcome {
+        /// The run.
+        run: RunId,
+        /// Where it stands.
+        found: &'static str,
+        /// Where it would have to stand.
+        needed: &'static str,
+    },
+    /// The staged generation answers for something that has changed since.
+    #[error("run {run} is stale: {reason}; discard it and start a new one")]
+    Stale {
+        /// The run.
+        run: RunId,
+        /// What changed.
+        reason: String,
+    },
+    /// The request makes no sense for this view.
+    #[error("{0}")]
+    Invalid(String),
+    /// The state stands against it.
+    #[error("{0}")]
+    Refused(String),
+    /// Someone cancelled the run.
+    #[error("cancelled")]
+    Cancelled,
+    /// The catalog could not commit.
+    #[error("{0}")]
+    Commit(Problem),
+    /// The catalog's state stands against the change.
+    #[error(transparent)]
+    Conflict(#[from] CatalogConflict),
+    /// The seam refused a swap.
+    #[error(transparent)]
+    Seam(#[from] SeamError),
+    /// The raw log could not be read or written.
+    #[error(transparent)]
+    Raw(#[from] RawError),
+    /// The view could not be compiled or computed.
+    #[error(transparent)]
+    View(#[from] ViewError),
+    /// The engine failed.
+    #[error("the engine failed: {0}")]
+    Engine(#[from] DataFusionError),
+    /// A file of a generation could not be written or read.
+    #[error("{action} `{path}` failed: {source}")]
+    Store {
+        /// What was tried.
+        action: &'static str,
+        /// Where.
+        path: String,
+        /// What the store said.
+        source: object_store::Error,
+    },
+    /// The view's Delta projection could not be written. Answers are not affected.
+    #[error("the delta projection of view `{view}` failed: {reason}")]
+    Projection {
+        /// The view's name.
+        view: String,
+        /// Why.
+        reason: String,
+    },
+}
+
+impl BatchError {
+    /// What callers can do about it.
+    pub fn kind(&self) -> ProblemKind {
+        match self {
+            Self::NotFound { .. } => ProblemKind::NotFound,
+            Self::AlreadyRunning { .. }
+            | Self::WrongOutcome { .. }
+            | Self::Stale { .. }
+            | Self::Refused(_)
+            | Self::Conflict(_)
+            | Self::Cancelled => ProblemKind::Conflict,
+            Self::Invalid(_) => ProblemKind::Invalid,
+            Self::Commit(problem) => problem.kind,
+            Self::Seam(error) => error.kind(),
+            Self::Raw(error) => error.kind(),
+            Self::View(error) => error.kind(),
+            Self::Engine(_) | Self::Store { .. } | Self::Projection { .. } => ProblemKind::Internal,
+        }
+    }
+
+    /// The problem document, with the running run's number where that helps.
+    pub fn problem(&self) -> Problem {
+        let problem = Problem::new(self.kind(), self.to_string());
+        match self {
+            Self::AlreadyRunning { run, .. }
+            | Self::Stale { run, .. }
+            | Self::WrongOutcome { run, .. } => problem.with("run", run.0),
+            _ => problem,
+        }
+    }
+}
+
+impl From<BatchError> for Problem {
+    fn from(error: BatchError) -> Self {
+        error.problem()
+    }
+}
+
+/// How messages name an outcome.
+pub(crate) fn outcome_name(outcome: Outcome) -> &'static str {
+    match outcome {
+        Outcome::Running => "running",
+        Outcome::Staged => "staged",
+        Outcome::Promoted => "promoted",
+        Outcome::Discarded => "discarded",
+        Outcome::Failed => "failed",
+        Outcome::Cancelled => "cancelled",
+    }
+}

@@ -1,0 +1,493 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Moving the live pointer: refresh, promote, rollback. Each computes forward to a pinned edge, moves the
+//! pointer by compare-and-set in the catalog, then swaps the cut.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use dovetail_model::{
+    BatchRun, CatalogState, Entry, Exclusion, GenerationInputs, GenerationNumber, Manifest,
+    Outcome, PublishReason, RunId, RunMode, Span, StreamSchema, ViewDef, ViewId, ViewState,
+};
+use dovetail_seam::{Generation, Pin, SeamError};
+use dovetail_view::View;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use crate::compute::Computed;
+use crate::layer::{leaf_progress, live_view, manifest, staged, unless_cancelled};
+use crate::ledger::{self, NewGeneration};
+use crate::{BatchError, BatchLayer, Progress, StreamHandle, project};
+
+/// How a view stands after its pointer moved.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Published {
+    /// The view.
+    pub view: ViewId,
+    /// The generation that was asked for.
+    pub candidate: GenerationNumber,
+    /// The generation that is live now: the candidate, or what it became when it was brought forward.
+    pub live: GenerationNumber,
+    /// Whether the view's full schedule is paused now.
+    pub schedule_paused: bool,
+}
+
+/// A generation on its way to the live pointer.
+struct Candidate {
+    generation: Generation,
+    /// Not in the catalog yet: made by catching up.
+    unwritten: Option<(NewGeneration, Computed)>,
+    /// Keeps its horizon an edge of the runs until the cut is swapped.
+    _edge: Option<Pin>,
+}
+
+impl BatchLayer {
+    /// Brings the live generation forward to everything durable now, and returns the one that is live then.
+    /// The caller holds the publish lock. `run` ends promoted in the commit that moves the pointer, so that no
+    /// crash comes between them.
+    pub(crate) async fn refresh_locked(
+        &self,
+        id: &ViewId,
+        run: Option<RunId>,
+        progress: &Arc<Progress>,
+        cancel: &CancellationToken,
+    ) -> Result<GenerationNumber, BatchError> {
+        let state = self.config.catalog.state();
+        let view = live_view(&state, id)?;
+        let stream = self.handle(view)?;
+        let base_number = view.live.ok_or_else(|| not_built(view))?;
+        let base = self.open(&state, view, manifest(view, base_number)?)?;
+        check_mergeable(view, &base)?;
+        let pin = unless_cancelled(cancel, self.take_target(&stream)).await?;
+        let span =
+            Span::new(base.horizon().clone(), pin.position().clone()).map_err(SeamError::from)?;
+        let now = || self.config.clock.now();
+        let ended = |state: &CatalogState, live: GenerationNumber, computed: &Computed| {
+            let Some(run) = run else {
+                return Ok(None);
+            };
+            let mut run = ledger::open_run(state, run)?;
+            run.base = Some(base_number);
+            run.generation = Some(live);
+            run.span = Some(span.clone());
+            ledger::count(&mut run, computed, leaf_progress(progress));
+            ledger::end(&mut run, Outcome::Promoted, now());
+            Ok::<_, BatchError>(Some(Entry::Run { run: Box::new(run) }))
+        };
+        if span.is_empty() {
+            ledger::commit(&self.config.catalog, |state| {
+                let entry = ended(state, base_number, &Computed::default())?;
+                Ok(entry.into_iter().collect())
+            })
+            .await?;
+            return Ok(base_number);
+        }
+        let schema = schema_of(&state, view)?;
+        let job = self.job(base.view(), id, &stream, &schema, progress);
+        let computed = unless_cancelled(cancel, job.incremental(&base, pin.position())).await?;
+        let new = NewGeneration {
+            view: id.clone(),
+            parent: Some(base_number),
+            definition_version: base.manifest().definition_version,
+            sql: base.manifest().sql.clone(),
+            mode: RunMode::Incremental,
+            run,
+            inputs: GenerationInputs {
+                horizon: pin.position().clone(),
+                raw_version: job.raw.version(),
+                ..base.manifest().inputs.clone()
+            },
+        };
+        let mut written = None;
+        ledger::commit(&self.config.catalog, |state| {
+            let view = live_view(state, id)?;
+            let manifest = Arc::new(new.manifest(view, &computed, now()));
+            written = Some(Arc::clone(&manifest));
+            let reason = PublishReason::Refreshed;
+            let mut entries = publish_entries(&manifest, true, Some(base_number), reason);
+            entries.extend(ended(state, manifest.number, &computed)?);
+            Ok(entries)
+        })
+        .await?;
+        let manifest =
+            written.ok_or_else(|| BatchError::Refused("the catalog did not commit".to_owned()))?;
+        dovetail_log::crash_point("pointer:moved");
+        let live = manifest.number;
+        stream.cell.publish(
+            id,
+            Arc::new(Generation::new(manifest, Arc::clone(base.view()))),
+        )?;
+        self.project_or_warn(id).await;
+        Ok(live)
+    }
+
+    /// Promotes a staged run: brings its generation forward to the present and moves the pointer to it.
+    ///
+    /// # Errors
+    /// When the run is not staged, or is stale.
+    pub async fn promote(&self, id: RunId) -> Result<Published, BatchError> {
+        let state = self.config.catalog.state();
+        let run = staged(state.runs.get(&id), id)?;
+        let view = live_view(&state, &run.view)?;
+        let number = run
+            .generation
+            .ok_or_else(|| BatchError::Refused(format!("run {id} has no generation")))?;
+        let check = |state: &CatalogState| check_fresh(state, id, number);
+        check(&state)?;
+        let candidate = self.open(&state, view, manifest(view, number)?)?;
+        let published = self
+            .publish_forward(
+                &run.view,
+                candidate,
+                PublishReason::Promoted,
+                Some(id),
+                &check,
+            )
+            .await?;
+        info!(run = id.0, view = %run.view, generation = published.live.0, "promoted");
+        Ok(published)
+    }
+
+    /// Moves the pointer back: to `target`, or to the generation that was live just before the last full or
+    /// repair promote. It is brought forward to the present first. Pauses the view's full schedule.
+    ///
+    /// # Errors
+    /// When there is nothing to go back to, or its states are of another engine.
+    pub async fn rollback(
+        &self,
+        id: &ViewId,
+        target: Option<GenerationNumber>,
+    ) -> Result<Published, BatchError> {
+        let state = self.config.catalog.state();
+        let view = live_view(&state, id)?;
+        let nothing = || {
+            BatchError::Refused(format!(
+                "view `{}` has no earlier promote to go back from",
+                view.def.name
+            ))
+        };
+        let number = target.or(view.before_promote).ok_or_else(nothing)?;
+        if Some(number) == view.live {
+            return Err(BatchError::Refused(format!(
+                "generation {number} is live already"
+            )));
+        }
+        let candidate = self.open(&state, view, manifest(view, number)?)?;
+        check_mergeable(view, &candidate)?;
+        let old_definition = candidate.manifest().definition_version != view.def.version;
+        if old_definition {
+            self.join_old_definition(view, &candidate)?;
+        }
+        let check = |_: &CatalogState| Ok(());
+        let result = self
+            .publish_forward(id, candidate, PublishReason::RolledBack, None, &check)
+            .await;
+        if result.is_err() && old_definition {
+            self.handle(view)?.cell.remove_view(id, true);
+        }
+        let published = result?;
+        info!(view = %id, generation = published.live.0, "rolled back; the full schedule is paused");
+        Ok(published)
+    }
+
+    /// Why a staged run can no longer be promoted; None when it can, or is not staged.
+    pub fn staleness(&self, state: &CatalogState, run: &BatchRun) -> Option<String> {
+        let generation = run.generation.filter(|_| run.outcome == Outcome::Staged)?;
+        match check_fresh(state, run.id, generation) {
+            Err(BatchError::Stale { reason, .. }) => Some(reason),
+            _ => None,
+        }
+    }
+
+    /// Brings the live generation of a view that joined the stream again, after UNDROP, to where its runs
+    /// start, so that it answers.
+    ///
+    /// # Errors
+    /// When the generation cannot be brought forward.
+    pub async fn rejoin(&self, id: &ViewId) -> Result<Published, BatchError> {
+        let state = self.config.catalog.state();
+        let view = live_view(&state, id)?;
+        let live = view.live.ok_or_else(|| not_built(view))?;
+        let candidate = self.open(&state, view, manifest(view, live)?)?;
+        check_mergeable(view, &candidate)?;
+        self.publish_forward(id, candidate, PublishReason::Refreshed, None, &|_| Ok(()))
+            .await
+    }
+
+    /// Makes the Delta projection of a view equal to its pointer again, as after a crash.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub async fn project_view(&self, id: &ViewId) -> Result<(), BatchError> {
+        let state = self.config.catalog.state();
+        let view = live_view(&state, id)?;
+        let Some(live) = view.live_manifest() else {
+            return Ok(());
+        };
+        let generation = self.open(&state, view, Arc::clone(live))?;
+        project(&self.config.store, view, &generation, &self.config.clock).await
+    }
+
+    /// Opens a generation of `view` under the definition it was made for.
+    pub(crate) fn open(
+        &self,
+        state: &CatalogState,
+        view: &ViewState,
+        manifest: Arc<Manifest>,
+    ) -> Result<Generation, BatchError> {
+        let stream = state
+            .streams
+            .get(&view.def.stream)
+            .ok_or_else(|| BatchError::NotFound {
+                what: "stream of view",
+                name: view.def.name.clone(),
+            })?;
+        let schemas = BTreeMap::from([(stream.def.name.clone(), stream.def.schema.clone())]);
+        let compiled = View::compile(&manifest.sql, &schemas)?;
+        Ok(Generation::new(manifest, Arc::new(compiled)))
+    }
+
+    /// Catches the candidate up and publishes it. The first round works beside other publishers; the last
+    /// one holds the publish lock, and covers only what arrived during the first.
+    async fn publish_forward(
+        &self,
+        id: &ViewId,
+        candidate: Generation,
+        reason: PublishReason,
+        run: Option<RunId>,
+        check: &(dyn Fn(&CatalogState) -> Result<(), BatchError> + Sync),
+    ) -> Result<Published, BatchError> {
+        let asked = candidate.number();
+        let state = self.config.catalog.state();
+        let stream = self.handle(live_view(&state, id)?)?;
+        let first = Candidate {
+            generation: candidate,
+            unwritten: None,
+            _edge: None,
+        };
+        let near = self.catch_up(id, &stream, first, run).await?;
+
+        let lock = self.publish_lock(id);
+        let _publishing = lock.lock().await;
+        let last = self.catch_up(id, &stream, near, run).await?;
+        let live = self.move_pointer(id, &last, reason, run, check).await?;
+        dovetail_log::crash_point("pointer:moved");
+        stream.cell.publish(id, Arc::clone(&live))?;
+        self.project_or_warn(id).await;
+        let state = self.config.catalog.state();
+        let schedule_paused = live_view(&state, id)?.schedule_paused;
+        Ok(Published {
+            view: id.clone(),
+            candidate: asked,
+            live: live.number(),
+            schedule_paused,
+        })
+    }
+
+    /// One round: the candidate brought forward through the raw log to a fresh pinned edge.
+    ///
+    async fn catch_up(
+        &self,
+        id: &ViewId,
+        stream: &StreamHandle,
+        candidate: Candidate,
+        run: Option<RunId>,
+    ) -> Result<Candidate, BatchError> {
+        let pin = self.take_target(stream).await?;
+        let base = &candidate.generation;
+        if base.horizon() == pin.position() {
+            return Ok(Candidate {
+                _edge: Some(pin),
+                ..candidate
+            });
+        }
+        let state = self.config.catalog.state();
+        let view = live_view(&state, id)?;
+        let schema = schema_of(&state, view)?;
+        let job = self.job(base.view(), id, stream, &schema, &Arc::default());
+        let computed = job.incremental(base, pin.position()).await?;
+        let parent = match &candidate.unwritten {
+            Some((new, _)) => new.parent,
+            None => Some(base.number()),
+        };
+        let new = NewGeneration {
+            view: id.clone(),
+            parent,
+            definition_version: base.manifest().definition_version,
+            sql: base.manifest().sql.clone(),
+            mode: RunMode::Incremental,
+            run,
+            inputs: GenerationInputs {
+                horizon: pin.position().clone(),
+                raw_version: job.raw.version(),
+                ..base.manifest().inputs.clone()
+            },
+        };
+        let manifest = Arc::new(new.manifest(view, &computed, self.config.clock.now()));
+        let generation = Generation::new(manifest, Arc::clone(base.view()));
+        Ok(Candidate {
+            generation,
+            unwritten: Some((new, computed)),
+            _edge: Some(pin),
+        })
+    }
+
+    async fn move_pointer(
+        &self,
+        id: &ViewId,
+        candidate: &Candidate,
+        reason: PublishReason,
+        run: Option<RunId>,
+        check: &(dyn Fn(&CatalogState) -> Result<(), BatchError> + Sync),
+    ) -> Result<Arc<Generation>, BatchError> {
+        let now = self.config.clock.now();
+        let mut published = None;
+        ledger::commit(&self.config.catalog, |state| {
+            check(state)?;
+            let view = live_view(state, id)?;
+            let manifest = match &candidate.unwritten {
+                Some((new, computed)) => Arc::new(new.manifest(view, computed, now)),
+                None => Arc::clone(candidate.generation.manifest()),
+            };
+            let mut entries =
+                publish_entries(&manifest, candidate.unwritten.is_some(), view.live, reason);
+            if let Some(run) = run {
+                let mut run = ledger::open_run(state, run)?;
+                ledger::end(&mut run, Outcome::Promoted, now);
+                entries.push(Entry::Run { run: Box::new(run) });
+            }
+            if reason == PublishReason::RolledBack {
+                entries.push(Entry::SchedulePaused {
+                    view: id.clone(),
+                    paused: true,
+                });
+            }
+            published = Some(manifest);
+            Ok(entries)
+        })
+        .await?;
+        let manifest = published
+            .ok_or_else(|| BatchError::Refused("the catalog did not commit".to_owned()))?;
+        Ok(Arc::new(Generation::new(
+            manifest,
+            Arc::clone(candidate.generation.view()),
+        )))
+    }
+
+    /// An old definition joins the stream beside the live one, so that the speed layer holds its runs when the
+    /// pointer moves back to it.
+    fn join_old_definition(
+        &self,
+        view: &ViewState,
+        candidate: &Generation,
+    ) -> Result<(), BatchError> {
+        let manifest = candidate.manifest();
+        let def = ViewDef {
+            sql: manifest.sql.clone(),
+            version: manifest.definition_version,
+            definition_hash: manifest.inputs.definition_hash.clone(),
+            ..view.def.clone()
+        };
+        let stream = self.handle(view)?;
+        stream.cell.join_view(
+            view.def.id.clone(),
+            Arc::new(def),
+            Arc::clone(candidate.view()),
+            true,
+        );
+        Ok(())
+    }
+
+    async fn project_or_warn(&self, id: &ViewId) {
+        if let Err(error) = self.project_view(id).await {
+            warn!(view = %id, %error, "the delta projection lags behind; it is redone at the next publish or start");
+        }
+        dovetail_log::crash_point("projection:committed");
+    }
+}
+
+fn publish_entries(
+    manifest: &Arc<Manifest>,
+    is_new: bool,
+    expected: Option<GenerationNumber>,
+    reason: PublishReason,
+) -> Vec<Entry> {
+    let written = is_new.then(|| Entry::GenerationWritten {
+        manifest: Arc::clone(manifest),
+    });
+    let published = Entry::GenerationPublished {
+        view: manifest.view.clone(),
+        expected,
+        generation: manifest.number,
+        reason,
+    };
+    written.into_iter().chain([published]).collect()
+}
+
+/// A staged run answers for the pointer, definition and exclusions that it started from.
+fn check_fresh(
+    state: &CatalogState,
+    id: RunId,
+    number: GenerationNumber,
+) -> Result<(), BatchError> {
+    let stale = |reason: String| BatchError::Stale { run: id, reason };
+    let run = staged(state.runs.get(&id), id)?;
+    let view = live_view(state, &run.view)?;
+    let manifest = manifest(view, number)?;
+    if view.pointer_epoch != run.pointer_epoch {
+        return Err(stale(
+            "another full or repair run, or a rollback, has moved the pointer since it started"
+                .to_owned(),
+        ));
+    }
+    let expected = view
+        .pending
+        .as_ref()
+        .map_or(view.def.version, |pending| pending.version);
+    if manifest.definition_version != expected {
+        return Err(stale(
+            "the view has been redefined since it started".to_owned(),
+        ));
+    }
+    let now: Vec<&Exclusion> = state
+        .streams
+        .get(&view.def.stream)
+        .iter()
+        .flat_map(|s| s.exclusions.values())
+        .collect();
+    if now.into_iter().ne(manifest.inputs.exclusions.iter()) {
+        return Err(stale(
+            "the stream's exclusions have changed since it started".to_owned(),
+        ));
+    }
+    Ok(())
+}
+
+fn check_mergeable(view: &ViewState, generation: &Generation) -> Result<(), BatchError> {
+    if generation.is_mergeable() {
+        return Ok(());
+    }
+    Err(BatchError::Refused(format!(
+        "generation {} of view `{}` was made by another engine (state fingerprint `{}`, ours is `{}`); start a full run",
+        generation.number(),
+        view.def.name,
+        generation.manifest().inputs.state_fingerprint,
+        generation.view().state_fingerprint(),
+    )))
+}
+
+fn schema_of(state: &CatalogState, view: &ViewState) -> Result<StreamSchema, BatchError> {
+    let stream = state.streams.get(&view.def.stream);
+    let missing = || BatchError::NotFound {
+        what: "stream of view",
+        name: view.def.name.clone(),
+    };
+    stream.map(|s| s.def.schema.clone()).ok_or_else(missing)
+}
+
+fn not_built(view: &ViewState) -> BatchError {
+    BatchError::Refused(format!(
+        "view `{}` has no generation yet: its first full run is still to end",
+        view.def.name
+    ))
+}

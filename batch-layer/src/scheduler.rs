@@ -1,0 +1,231 @@
+// SPDX-License-Identifier: Apache-2.0
+//! When runs start by themselves: cron, interval, memory pressure, first generations, upgrades.
+
+use std::str::FromStr as _;
+use std::sync::Arc;
+use std::time::Duration;
+
+use chrono::{DateTime, TimeDelta, Utc};
+use croner::Cron;
+use dovetail_model::{CatalogState, Entry, Outcome, RunMode, StreamId, ViewId, ViewState};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use crate::layer::live_view;
+use crate::{BatchError, BatchLayer, StartRequest, ledger};
+
+/// A run that should start now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Due {
+    /// The view.
+    pub view: ViewId,
+    /// Full or incremental.
+    pub mode: RunMode,
+    /// Why.
+    pub trigger: &'static str,
+    /// For a scheduled full run, the time it was due: the latest one passed, so that any number of missed
+    /// times is made up for by one run.
+    pub due: Option<DateTime<Utc>>,
+}
+
+/// The next time of the view's full schedule after `after`; None when it has none or is paused.
+pub fn next_full(view: &ViewState, after: DateTime<Utc>) -> Option<DateTime<Utc>> {
+    let cron = view
+        .def
+        .recompute
+        .as_deref()
+        .filter(|_| !view.schedule_paused)?;
+    Cron::from_str(cron)
+        .ok()?
+        .find_next_occurrence(&after, false)
+        .ok()
+}
+
+/// Which runs are due at `now`, one per view and lane. Pure: the caller starts them.
+///
+/// `pressed` names the stream whose speed layer holds most memory when that is past its soft limit.
+pub fn due_runs(state: &CatalogState, now: DateTime<Utc>, pressed: Option<&StreamId>) -> Vec<Due> {
+    state
+        .live_views()
+        .flat_map(|view| {
+            [
+                due_full(state, view, now),
+                due_incremental(state, view, now, pressed),
+            ]
+        })
+        .flatten()
+        .collect()
+}
+
+fn due_full(state: &CatalogState, view: &ViewState, now: DateTime<Utc>) -> Option<Due> {
+    let id = &view.def.id;
+    if state.running(id, false).is_some() {
+        return None;
+    }
+    let due = |trigger, due| {
+        Some(Due {
+            view: id.clone(),
+            mode: RunMode::Full,
+            trigger,
+            due,
+        })
+    };
+    if view.live.is_none() || view.pending.is_some() {
+        // A first generation that failed is tried again only after a pause, or by hand.
+        return if recently_failed(state, id, now) {
+            None
+        } else {
+            due("build", None)
+        };
+    }
+    let since = view.schedule_served.unwrap_or(view.def.defined_at);
+    let mut passed = None;
+    let mut next = next_full(view, since)?;
+    while next <= now {
+        passed = Some(next);
+        next = next_full(view, next)?;
+    }
+    passed.and_then(|time| due("schedule", Some(time)))
+}
+
+/// Pause after a failed run of a lane before the scheduler tries again.
+const RETRY_AFTER: TimeDelta = TimeDelta::seconds(60);
+
+fn recently_failed(state: &CatalogState, view: &ViewId, now: DateTime<Utc>) -> bool {
+    let last = state
+        .runs
+        .values()
+        .rev()
+        .find(|run| run.view == *view && run.mode != RunMode::Incremental);
+    let stopped = |outcome| matches!(outcome, Outcome::Failed | Outcome::Cancelled);
+    last.is_some_and(|run| {
+        let interrupted = run.error.as_deref() == Some("interrupted");
+        stopped(run.outcome)
+            && !interrupted
+            && run.ended_at.is_some_and(|ended| now - ended < RETRY_AFTER)
+    })
+}
+
+/// Pause between incremental runs of a view under memory pressure: time for the last one to show.
+const MEMORY_PAUSE: TimeDelta = TimeDelta::seconds(2);
+
+fn due_incremental(
+    state: &CatalogState,
+    view: &ViewState,
+    now: DateTime<Utc>,
+    pressed: Option<&StreamId>,
+) -> Option<Due> {
+    let id = &view.def.id;
+    view.live?;
+    if state.running(id, true).is_some() {
+        return None;
+    }
+    let due = |trigger| {
+        Some(Due {
+            view: id.clone(),
+            mode: RunMode::Incremental,
+            trigger,
+            due: None,
+        })
+    };
+    let last = state
+        .runs
+        .values()
+        .rev()
+        .find(|run| run.view == *id && run.mode == RunMode::Incremental);
+    let since = last.map_or(view.def.defined_at, |run| run.started_at);
+    if pressed == Some(&view.def.stream) && now - since >= MEMORY_PAUSE {
+        return due("memory");
+    }
+    let interval = TimeDelta::try_seconds(i64::try_from(view.def.refresh_s?).ok()?)?;
+    if now - since >= interval {
+        due("schedule")
+    } else {
+        None
+    }
+}
+
+/// Starts runs as they fall due, until cancelled.
+#[derive(Debug, Clone)]
+pub struct Scheduler {
+    batch: BatchLayer,
+    /// The stream under memory pressure, if any.
+    pressed: Arc<dyn PressedStream>,
+}
+
+/// Where the scheduler learns of memory pressure.
+pub trait PressedStream: Send + Sync + std::fmt::Debug {
+    /// The stream that should get incremental runs to free memory.
+    fn pressed(&self) -> Option<StreamId>;
+}
+
+/// How often the clock is looked at. Catalog changes wake the scheduler at once.
+const TICK: Duration = Duration::from_millis(500);
+
+impl Scheduler {
+    /// A scheduler over `batch`.
+    pub fn new(batch: BatchLayer, pressed: Arc<dyn PressedStream>) -> Self {
+        Self { batch, pressed }
+    }
+
+    /// Runs until `stop`.
+    pub async fn run(&self, stop: CancellationToken) {
+        let mut changes = self.batch.config.catalog.subscribe();
+        let mut tick = tokio::time::interval(TICK);
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                _ = tick.tick() => {}
+                changed = changes.changed() => if changed.is_err() { return },
+            }
+            let now = self.batch.config.clock.now();
+            let state = self.batch.config.catalog.state();
+            for due in due_runs(&state, now, self.pressed.pressed().as_ref()) {
+                if let Err(error) = self.start(&due).await {
+                    warn!(view = %due.view, mode = %due.mode, trigger = due.trigger, %error, "a due run could not be started");
+                }
+            }
+        }
+    }
+
+    async fn start(&self, due: &Due) -> Result<(), BatchError> {
+        if due.mode == RunMode::Incremental && self.nothing_new(&due.view)? {
+            return Ok(());
+        }
+        if let Some(time) = due.due {
+            // Served first: a run that crashes at once must not be started in a loop.
+            let view = due.view.clone();
+            ledger::commit(&self.batch.config.catalog, move |_| {
+                Ok(vec![Entry::ScheduleServed {
+                    view: view.clone(),
+                    due: time,
+                }])
+            })
+            .await?;
+        }
+        let request = StartRequest {
+            mode: due.mode,
+            trigger: due.trigger,
+            ..StartRequest::default()
+        };
+        let run = self.batch.start(&due.view, request).await?;
+        info!(run = run.id.0, view = %due.view, mode = %due.mode, trigger = due.trigger, "started by schedule");
+        Ok(())
+    }
+}
+
+impl Scheduler {
+    /// Whether the live generation covers everything durable: an incremental run would do nothing.
+    fn nothing_new(&self, id: &ViewId) -> Result<bool, BatchError> {
+        let state = self.batch.config.catalog.state();
+        let view = live_view(&state, id)?;
+        Ok(view
+            .horizon()
+            .covers(&self.batch.handle(view)?.cell.durable()))
+    }
+}
+
+#[cfg(test)]
+#[path = "scheduler/tests.rs"]
+mod tests;

@@ -1,0 +1,255 @@
+// SPDX-License-Identifier: Apache-2.0
+use std::sync::Arc;
+
+use chrono::TimeZone as _;
+use dovetail_model::{
+    BatchRun, Column, ColumnType, Commit, GenerationInputs, GenerationNumber, Manifest, Position,
+    PublishReason, RunId, StreamDef, StreamSchema, UnknownColumns, ViewDef,
+};
+
+use super::*;
+
+fn at(text: &str) -> DateTime<Utc> {
+    Utc.from_utc_datetime(
+        &chrono::NaiveDateTime::parse_from_str(text, "%Y-%m-%d %H:%M:%S").unwrap(),
+    )
+}
+
+fn commit(state: &mut CatalogState, entries: Vec<Entry>) {
+    let commit = Commit {
+        sequence: state.sequence + 1,
+        nonce: 0,
+        at: at("2026-01-01 00:00:00"),
+        entries,
+    };
+    state.apply(&commit).unwrap();
+}
+
+/// A live view with a nightly full run at three and a refresh every minute, declared at noon.
+fn scheduled() -> (CatalogState, ViewId) {
+    let mut state = CatalogState::default();
+    let schema = StreamSchema {
+        columns: vec![Column {
+            name: "x".to_owned(),
+            column_type: ColumnType::Int,
+            nullable: true,
+        }],
+        event_time: None,
+        unknown_columns: UnknownColumns::Ignore,
+    };
+    let noon = at("2026-01-01 12:00:00");
+    let stream = StreamDef {
+        id: "s1".parse().unwrap(),
+        name: "s".to_owned(),
+        schema,
+        created_at: noon,
+    };
+    let view = ViewDef {
+        id: "v1".parse().unwrap(),
+        name: "v".to_owned(),
+        stream: stream.id.clone(),
+        sql: "SELECT count(*) FROM s".to_owned(),
+        recompute: Some("0 3 * * *".to_owned()),
+        refresh_s: Some(60),
+        version: 1,
+        definition_hash: "h".to_owned(),
+        defined_at: noon,
+    };
+    let manifest = Manifest {
+        view: view.id.clone(),
+        stream: stream.id.clone(),
+        number: GenerationNumber(1),
+        parent: None,
+        definition_version: 1,
+        sql: view.sql.clone(),
+        mode: None,
+        run: None,
+        inputs: GenerationInputs {
+            horizon: Position::zero(),
+            raw_version: 0,
+            definition_hash: "h".to_owned(),
+            exclusions: vec![],
+            state_fingerprint: "f".to_owned(),
+        },
+        files: vec![],
+        created_at: noon,
+    };
+    let id = view.id.clone();
+    let publish = Entry::GenerationPublished {
+        view: id.clone(),
+        expected: None,
+        generation: GenerationNumber(1),
+        reason: PublishReason::Created,
+    };
+    let written = Entry::GenerationWritten {
+        manifest: Arc::new(manifest),
+    };
+    commit(
+        &mut state,
+        vec![
+            Entry::StreamCreated { stream },
+            Entry::ViewCreated { view },
+            written,
+            publish,
+        ],
+    );
+    (state, id)
+}
+
+fn run(view: &ViewId, id: u64, mode: RunMode, outcome: Outcome, started: &str) -> Entry {
+    Entry::Run {
+        run: Box::new(BatchRun {
+            id: RunId(id),
+            view: view.clone(),
+            mode,
+            scope: None,
+            dry_run: false,
+            outcome,
+            base: None,
+            generation: None,
+            span: None,
+            exclusions: vec![],
+            raw_version: None,
+            pointer_epoch: 0,
+            rows_read: 0,
+            groups: 0,
+            bytes: 0,
+            seconds: None,
+            started_at: at(started),
+            ended_at: Some(at(started)),
+            error: None,
+            trigger: "schedule".to_owned(),
+        }),
+    }
+}
+
+fn modes(state: &CatalogState, now: &str) -> Vec<(RunMode, &'static str)> {
+    due_runs(state, at(now), None)
+        .into_iter()
+        .map(|due| (due.mode, due.trigger))
+        .collect()
+}
+
+#[test]
+fn nothing_is_due_before_its_time() {
+    let (state, _) = scheduled();
+    assert_eq!(modes(&state, "2026-01-01 12:00:59"), vec![]);
+    assert_eq!(
+        modes(&state, "2026-01-01 12:01:00"),
+        vec![(RunMode::Incremental, "schedule")]
+    );
+}
+
+#[test]
+fn any_number_of_missed_times_is_one_run() {
+    let (mut state, id) = scheduled();
+    let due = due_runs(&state, at("2026-01-05 02:59:59"), None);
+    let full: Vec<_> = due
+        .into_iter()
+        .filter(|due| due.mode == RunMode::Full)
+        .collect();
+    assert_eq!(full.len(), 1);
+    assert_eq!(
+        full[0].due,
+        Some(at("2026-01-04 03:00:00")),
+        "the latest missed time"
+    );
+    commit(
+        &mut state,
+        vec![Entry::ScheduleServed {
+            view: id,
+            due: at("2026-01-04 03:00:00"),
+        }],
+    );
+    let due = due_runs(&state, at("2026-01-05 02:59:59"), None);
+    assert!(due.iter().all(|due| due.mode != RunMode::Full), "served");
+}
+
+#[test]
+fn a_running_run_of_the_lane_and_a_pause_hold_back() {
+    let (mut state, id) = scheduled();
+    commit(
+        &mut state,
+        vec![run(
+            &id,
+            1,
+            RunMode::Repair,
+            Outcome::Running,
+            "2026-01-02 03:00:00",
+        )],
+    );
+    commit(
+        &mut state,
+        vec![run(
+            &id,
+            2,
+            RunMode::Incremental,
+            Outcome::Running,
+            "2026-01-02 03:00:00",
+        )],
+    );
+    assert_eq!(modes(&state, "2026-01-02 04:00:00"), vec![]);
+    let (mut state, id) = scheduled();
+    commit(
+        &mut state,
+        vec![Entry::SchedulePaused {
+            view: id,
+            paused: true,
+        }],
+    );
+    assert_eq!(
+        modes(&state, "2026-01-02 04:00:00"),
+        vec![(RunMode::Incremental, "schedule")]
+    );
+}
+
+#[test]
+fn memory_pressure_asks_for_incremental_runs_of_that_stream() {
+    let (state, _) = scheduled();
+    let now = at("2026-01-01 12:00:10");
+    let (of, other) = ("s1".parse().unwrap(), "s2".parse().unwrap());
+    assert_eq!(
+        due_runs(&state, now, Some(&of))
+            .iter()
+            .map(|d| d.trigger)
+            .collect::<Vec<_>>(),
+        vec!["memory"]
+    );
+    assert_eq!(due_runs(&state, now, Some(&other)), vec![]);
+}
+
+#[test]
+fn a_failed_build_is_tried_again_after_a_pause_and_an_interrupted_one_at_once() {
+    let (mut state, id) = scheduled();
+    let mut next = state.views[&id].def.clone();
+    next.version = 2;
+    commit(&mut state, vec![Entry::ViewRedefined { view: next }]);
+    assert_eq!(
+        modes(&state, "2026-01-01 12:00:10"),
+        vec![(RunMode::Full, "build")]
+    );
+    commit(
+        &mut state,
+        vec![run(
+            &id,
+            1,
+            RunMode::Full,
+            Outcome::Failed,
+            "2026-01-01 12:00:10",
+        )],
+    );
+    assert_eq!(modes(&state, "2026-01-01 12:00:20"), vec![]);
+    assert!(modes(&state, "2026-01-01 12:01:10").contains(&(RunMode::Full, "build")));
+    let Entry::Run { run: mut cut_off } = run(
+        &id,
+        2,
+        RunMode::Full,
+        Outcome::Failed,
+        "2026-01-01 12:02:00",
+    ) else {
+        panic!("a run entry")
+    };
+    cut_off.error = Some("interrupted".to_owned());
+    commit(&mut state, vec![Entry::Run { run: cut_off }]);
+    assert!(modes(&state, "2026-01-01 12:02:01").contains(&(RunMode::Full, "build")));
+}
