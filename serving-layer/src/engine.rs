@@ -1,0 +1,70 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The SQL engine: merged views and streams as tables over one cut per stream.
+//!
+//! Purpose: plan a question over the cuts of the streams it reads, each taken once, and run it on the query
+//! threads. Collaborators: [`CutSource`] and the catalog say what there is; `dovetail-seam` holds the cuts;
+//! [`crate::ports`] is what callers see.
+//! Invariants: one snapshot (law 3): every view of a stream, and the stream itself, at the same position;
+//! only our tables resolve; user SQL changes nothing. Non-goals: definitions, HTTP.
+
+mod limits;
+mod merged_scan;
+mod provenance;
+mod query;
+mod session;
+mod snapshot;
+mod stream_table;
+mod view_table;
+
+use std::sync::Arc;
+
+use dovetail_log::catalog::Catalog;
+use dovetail_model::{Clock, StreamId};
+use dovetail_seam::StreamCell;
+use tokio::runtime::Handle;
+use tokio::sync::Semaphore;
+
+pub use limits::problem_of;
+pub use provenance::freshness_ms;
+pub use session::QuerySession;
+
+/// Finds the cells of the streams that this process serves.
+pub trait CutSource: Send + Sync + std::fmt::Debug {
+    /// The stream's cell, unless it was dropped.
+    fn cell(&self, id: &StreamId) -> Option<Arc<StreamCell>>;
+}
+
+/// Most queries that run at once; more wait for a place until their deadline.
+const MAX_QUERIES: usize = 64;
+
+/// Answers questions. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Engine {
+    catalog: Arc<Catalog>,
+    cuts: Arc<dyn CutSource>,
+    clock: Arc<dyn Clock>,
+    session: Arc<QuerySession>,
+    runtime: Handle,
+    places: Arc<Semaphore>,
+}
+
+impl Engine {
+    /// An engine over the streams of `cuts`, whose queries run on `runtime`.
+    pub fn new(
+        catalog: Arc<Catalog>,
+        cuts: Arc<dyn CutSource>,
+        clock: Arc<dyn Clock>,
+        session: QuerySession,
+        runtime: Handle,
+    ) -> Self {
+        let places = Arc::new(Semaphore::new(MAX_QUERIES));
+        Self {
+            catalog,
+            cuts,
+            clock,
+            session: Arc::new(session),
+            runtime,
+            places,
+        }
+    }
+}

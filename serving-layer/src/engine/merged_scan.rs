@@ -1,0 +1,461 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Reads generation and runs as finished rows.
+//!
+//! Purpose: pass groups that no run touches straight through, merge and finish only the others.
+//! Collaborators: `dovetail-view` merges and finishes, `dovetail-seam` scans files.
+//! Invariants: the files of a generation are disjoint ranges of the key order and each group of the merged
+//! runs belongs to exactly one of them, so the partitions of this plan share nothing and never wait for
+//! each other. Non-goals: filters on finished values, which stand above the scan.
+//!
+//! ```text
+//! runs ── filter keys ── merge ──► M, sorted by key, cut where the files are cut
+//!   file 1: no key of M inside   ──► finished columns as they are
+//!   file 2: keys of M inside     ──► untouched rows as they are ∪ finish(touched states ∪ M)
+//! ```
+
+use std::fmt;
+use std::sync::{Arc, OnceLock};
+
+use arrow::array::{BooleanArray, RecordBatch};
+use arrow::compute::{filter_record_batch, not};
+use arrow::datatypes::SchemaRef;
+use arrow::row::Rows;
+use datafusion::common::cast::as_boolean_array;
+use datafusion::common::tree_node::TreeNodeRecursion;
+use datafusion::error::{DataFusionError, Result};
+use datafusion::execution::{SendableRecordBatchStream, TaskContext};
+use datafusion::physical_expr::utils::reassign_expr_columns;
+use datafusion::physical_expr::{EquivalenceProperties, PhysicalExpr};
+use datafusion::physical_plan::execution_plan::{Boundedness, EmissionType};
+use datafusion::physical_plan::metrics::{BaselineMetrics, ExecutionPlanMetricsSet, MetricsSet};
+use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
+use datafusion::physical_plan::{
+    ChildrenPropertiesMode, DisplayAs, DisplayFormatType, ExecutionPlan, Partitioning,
+    PlanProperties, ReplaceChildrenOptions,
+};
+use dovetail_model::DataFile;
+use dovetail_seam::FileColumns;
+use dovetail_view::{Run, View};
+use futures::stream::{self, BoxStream, StreamExt as _, TryStreamExt as _};
+
+use super::view_table::ViewSource;
+
+/// The leaf of a plan that reads a merged view.
+#[derive(Debug)]
+pub(crate) struct MergedScan {
+    name: String,
+    shared: Arc<Shared>,
+    /// Contiguous files of each partition.
+    groups: Vec<Vec<FileSlot>>,
+    limit: Option<usize>,
+    properties: Arc<PlanProperties>,
+    metrics: ExecutionPlanMetricsSet,
+}
+
+/// A file, and which part of the merged runs goes with it.
+#[derive(Debug, Clone)]
+struct FileSlot {
+    /// None when the generation has no files: then all of the merged runs go here.
+    file: Option<DataFile>,
+    /// The key that runs of earlier files end with.
+    after: Option<Vec<u8>>,
+    /// The last key of this file; None for the last file, which takes everything behind.
+    through: Option<Vec<u8>>,
+}
+
+/// What the partitions have in common.
+#[derive(Debug)]
+struct Shared {
+    source: ViewSource,
+    /// Over key columns by name.
+    predicate: Option<Arc<dyn PhysicalExpr>>,
+    /// Columns of the view's output to answer.
+    projection: Vec<usize>,
+    schema: SchemaRef,
+    merged: OnceLock<std::result::Result<Arc<MergedRuns>, String>>,
+}
+
+/// The runs, filtered and merged to one.
+#[derive(Debug)]
+struct MergedRuns {
+    states: RecordBatch,
+    keys: Rows,
+}
+
+impl MergedScan {
+    pub(crate) fn new(
+        name: &str,
+        source: ViewSource,
+        projection: Option<Vec<usize>>,
+        predicate: Option<Arc<dyn PhysicalExpr>>,
+        limit: Option<usize>,
+        partitions: usize,
+    ) -> Result<Self> {
+        let output = source.generation.view().output_schema();
+        let projection = projection.unwrap_or_else(|| (0..output.fields().len()).collect());
+        let schema = Arc::new(output.project(&projection)?);
+        let groups = slots(&source, partitions)?;
+        let properties = PlanProperties::new(
+            EquivalenceProperties::new(Arc::clone(&schema)),
+            Partitioning::UnknownPartitioning(groups.len()),
+            EmissionType::Incremental,
+            Boundedness::Bounded,
+        );
+        let shared = Shared {
+            source,
+            predicate,
+            projection,
+            schema,
+            merged: OnceLock::new(),
+        };
+        Ok(Self {
+            name: name.to_owned(),
+            shared: Arc::new(shared),
+            groups,
+            limit,
+            properties: Arc::new(properties),
+            metrics: ExecutionPlanMetricsSet::new(),
+        })
+    }
+}
+
+/// Cuts the generation's files into at most `partitions` contiguous groups of about equal rows.
+fn slots(source: &ViewSource, partitions: usize) -> Result<Vec<Vec<FileSlot>>> {
+    let files = &source.generation.manifest().files;
+    if files.is_empty() {
+        return Ok(vec![vec![FileSlot {
+            file: None,
+            after: None,
+            through: None,
+        }]]);
+    }
+    let mut slots = Vec::with_capacity(files.len());
+    let mut after = None;
+    for (index, file) in files.iter().enumerate() {
+        let last = unhex(&file.last_key)?;
+        let through = (index + 1 < files.len()).then(|| last.clone());
+        slots.push(FileSlot {
+            file: Some(file.clone()),
+            after: after.replace(last),
+            through,
+        });
+    }
+    let partitions = partitions.clamp(1, slots.len());
+    let size = slots.len().div_ceil(partitions);
+    Ok(slots.chunks(size).map(<[FileSlot]>::to_vec).collect())
+}
+
+fn unhex(text: &str) -> Result<Vec<u8>> {
+    dovetail_model::unhex(text)
+        .ok_or_else(|| DataFusionError::Execution(format!("`{text}` in a manifest is not a key")))
+}
+
+impl Shared {
+    fn view(&self) -> &Arc<View> {
+        self.source.generation.view()
+    }
+
+    /// The merged runs, computed by whichever partition asks first.
+    fn merged(&self) -> Result<Arc<MergedRuns>> {
+        let merged = self.merged.get_or_init(|| {
+            self.merge()
+                .map(Arc::new)
+                .map_err(|error| error.to_string())
+        });
+        merged.clone().map_err(DataFusionError::Execution)
+    }
+
+    fn merge(&self) -> Result<MergedRuns> {
+        let view = self.view();
+        let mut runs = Vec::with_capacity(self.source.runs.len());
+        for run in &self.source.runs {
+            runs.push(match &self.predicate {
+                None => Arc::clone(run),
+                Some(predicate) => {
+                    let kept = run.states().iter().map(|batch| matching(batch, predicate));
+                    let kept = kept.collect::<Result<Vec<_>>>()?;
+                    Arc::new(Run::from_sorted(view, run.span().clone(), kept))
+                }
+            });
+        }
+        let schema = view.state_schema();
+        let states = match runs.as_slice() {
+            [] => RecordBatch::new_empty(Arc::clone(&schema)),
+            [one] => arrow::compute::concat_batches(&schema, one.states())?,
+            many => arrow::compute::concat_batches(
+                &schema,
+                view.merge(many).map_err(external)?.states(),
+            )?,
+        };
+        let keys = view.encode_keys(&states).map_err(external)?;
+        Ok(MergedRuns { states, keys })
+    }
+
+    /// The part of the merged runs that goes with a file.
+    fn part(&self, merged: &MergedRuns, slot: &FileSlot) -> std::ops::Range<usize> {
+        let behind = |bound: &Option<Vec<u8>>, none: usize| {
+            bound
+                .as_ref()
+                .map_or(none, |bound| rows_through(&merged.keys, bound))
+        };
+        behind(&slot.after, 0)..behind(&slot.through, merged.keys.num_rows())
+    }
+
+    /// The columns of `batch`, finished and in output order, that the question asks for.
+    fn projected(&self, batch: &RecordBatch) -> Result<RecordBatch> {
+        let columns = self
+            .projection
+            .iter()
+            .map(|i| Arc::clone(batch.column(*i)))
+            .collect();
+        let options =
+            arrow::array::RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
+        Ok(RecordBatch::try_new_with_options(
+            Arc::clone(&self.schema),
+            columns,
+            &options,
+        )?)
+    }
+
+    /// One file's rows: a stream of finished batches.
+    fn read(
+        self: Arc<Self>,
+        slot: FileSlot,
+        context: Arc<TaskContext>,
+    ) -> Result<BoxStream<'static, Result<RecordBatch>>> {
+        let merged = if self.source.runs.is_empty() && slot.file.is_some() {
+            None
+        } else {
+            Some(self.merged()?)
+        };
+        let part = merged
+            .as_ref()
+            .map_or(0..0, |merged| self.part(merged, &slot));
+        let states = merged
+            .as_ref()
+            .map(|m| m.states.slice(part.start, part.len()));
+        let Some(file) = slot.file else {
+            let finished = self.view().finish(states.as_slice()).map_err(external)?;
+            return Ok(stream::iter([self.projected(&finished)]).boxed());
+        };
+        match (merged, states) {
+            (Some(merged), Some(states)) if !part.is_empty() => {
+                self.read_touched(&file, merged, part, states, context)
+            }
+            _ => self.read_untouched(&file, context),
+        }
+    }
+
+    fn read_untouched(
+        self: Arc<Self>,
+        file: &DataFile,
+        context: Arc<TaskContext>,
+    ) -> Result<BoxStream<'static, Result<RecordBatch>>> {
+        let columns = FileColumns::Some(self.view().file_output_columns().to_vec());
+        let plan = self
+            .source
+            .generation
+            .scan(std::slice::from_ref(file), &columns, None, 1)
+            .map_err(external)?;
+        let rows = plan.execute(0, context)?;
+        let finish = move |batch: RecordBatch| {
+            let output = self.view().output_of_file(&batch).map_err(external)?;
+            let output = match &self.predicate {
+                Some(predicate) => matching(&output, predicate)?,
+                None => output,
+            };
+            self.projected(&output)
+        };
+        Ok(rows.map(move |batch| batch.and_then(&finish)).boxed())
+    }
+
+    fn read_touched(
+        self: Arc<Self>,
+        file: &DataFile,
+        merged: Arc<MergedRuns>,
+        part: std::ops::Range<usize>,
+        incoming: RecordBatch,
+        context: Arc<TaskContext>,
+    ) -> Result<BoxStream<'static, Result<RecordBatch>>> {
+        let plan = self
+            .source
+            .generation
+            .scan(std::slice::from_ref(file), &FileColumns::All, None, 1)
+            .map_err(external)?;
+        let rows = plan.execute(0, context)?;
+        let work = async move {
+            let view = Arc::clone(self.view());
+            let mut touched = vec![incoming];
+            let mut untouched = vec![];
+            let mut rows = rows;
+            while let Some(batch) = rows.next().await {
+                let batch = batch?;
+                let states = view.states_of_file(&batch).map_err(external)?;
+                let keys = view.encode_keys(&states).map_err(external)?;
+                let mask = touched_rows(&keys, &merged.keys, part.clone());
+                touched.push(filter_record_batch(&states, &mask)?);
+                let rest = filter_record_batch(&batch, &not(&mask)?)?;
+                untouched.push(view.output_of_file(&rest).map_err(external)?);
+            }
+            let finished = view.finish(&touched).map_err(external)?;
+            untouched.push(finished);
+            let output = untouched.into_iter().map(|batch| {
+                let batch = match &self.predicate {
+                    Some(predicate) => matching(&batch, predicate)?,
+                    None => batch,
+                };
+                self.projected(&batch)
+            });
+            Ok::<_, DataFusionError>(stream::iter(output.collect::<Vec<_>>()))
+        };
+        Ok(stream::once(work).try_flatten().boxed())
+    }
+}
+
+/// Which rows of a file have their key in `part` of the merged runs. Both sides are sorted.
+fn touched_rows(file: &Rows, merged: &Rows, part: std::ops::Range<usize>) -> BooleanArray {
+    let mut at = part.start;
+    let touched = file.iter().map(|key| {
+        while at < part.end && merged.row(at).data() < key.data() {
+            at += 1;
+        }
+        Some(at < part.end && merged.row(at).data() == key.data())
+    });
+    touched.collect()
+}
+
+/// How many of the sorted `keys` are at most `bound`.
+fn rows_through(keys: &Rows, bound: &[u8]) -> usize {
+    let (mut low, mut high) = (0, keys.num_rows());
+    while low < high {
+        let middle = low + (high - low) / 2;
+        if keys.row(middle).data() <= bound {
+            low = middle + 1
+        } else {
+            high = middle
+        }
+    }
+    low
+}
+
+/// The rows of `batch` that match a predicate whose columns are found by name.
+fn matching(batch: &RecordBatch, predicate: &Arc<dyn PhysicalExpr>) -> Result<RecordBatch> {
+    let predicate = reassign_expr_columns(Arc::clone(predicate), &batch.schema())?;
+    let mask = predicate.evaluate(batch)?.into_array(batch.num_rows())?;
+    Ok(filter_record_batch(batch, as_boolean_array(&mask)?)?)
+}
+
+fn external(error: impl std::error::Error + Send + Sync + 'static) -> DataFusionError {
+    DataFusionError::External(Box::new(error))
+}
+
+impl DisplayAs for MergedScan {
+    fn fmt_as(&self, _: DisplayFormatType, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let source = &self.shared.source;
+        let files: usize = self
+            .groups
+            .iter()
+            .flatten()
+            .filter(|slot| slot.file.is_some())
+            .count();
+        write!(
+            f,
+            "MergedScan: view={}, layer={}, generation={}, horizon={}, files={files}, runs={}",
+            self.name,
+            if source.merged { "merged" } else { "batch" },
+            source.generation.number(),
+            source.generation.horizon(),
+            source.runs.len(),
+        )?;
+        for run in &source.runs {
+            write!(f, " {}", run.span())?;
+        }
+        if let Some(predicate) = &self.shared.predicate {
+            write!(f, ", keys: {predicate}")?;
+        }
+        Ok(())
+    }
+}
+
+impl ExecutionPlan for MergedScan {
+    fn name(&self) -> &str {
+        "MergedScan"
+    }
+
+    fn properties(&self) -> &Arc<PlanProperties> {
+        &self.properties
+    }
+
+    fn children(&self) -> Vec<&Arc<dyn ExecutionPlan>> {
+        vec![]
+    }
+
+    fn replace_children(
+        self: Arc<Self>,
+        _: Vec<Arc<dyn ExecutionPlan>>,
+        _: ReplaceChildrenOptions,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        Ok(self)
+    }
+
+    fn with_new_children(
+        self: Arc<Self>,
+        children: Vec<Arc<dyn ExecutionPlan>>,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        self.replace_children(
+            children,
+            ReplaceChildrenOptions::new(ChildrenPropertiesMode::Recompute),
+        )
+    }
+
+    fn apply_expressions(
+        &self,
+        f: &mut dyn FnMut(&Arc<dyn PhysicalExpr>) -> Result<TreeNodeRecursion>,
+    ) -> Result<TreeNodeRecursion> {
+        self.shared
+            .predicate
+            .iter()
+            .try_fold(TreeNodeRecursion::Continue, |_, predicate| f(predicate))
+    }
+
+    fn execute(
+        &self,
+        partition: usize,
+        context: Arc<TaskContext>,
+    ) -> Result<SendableRecordBatchStream> {
+        let metrics = BaselineMetrics::new(&self.metrics, partition);
+        let shared = Arc::clone(&self.shared);
+        let slots = self.groups[partition].clone();
+        let batches = stream::iter(slots)
+            .then(move |slot| {
+                let (shared, context) = (Arc::clone(&shared), Arc::clone(&context));
+                async move { shared.read(slot, context) }
+            })
+            .try_flatten();
+        let mut left = self.limit.unwrap_or(usize::MAX);
+        let counted = batches
+            .try_filter(|batch| std::future::ready(batch.num_rows() > 0))
+            .map(move |batch| {
+                let batch = batch?;
+                let batch = batch.slice(0, batch.num_rows().min(left));
+                left -= batch.num_rows();
+                metrics.record_output(batch.num_rows());
+                Ok((batch, left))
+            });
+        let limited = counted.scan(false, |done, item: Result<(RecordBatch, usize)>| {
+            let next = if *done { None } else { Some(item) };
+            if let Some(Ok((_, 0))) = &next {
+                *done = true;
+            }
+            std::future::ready(next.map(|item| item.map(|(batch, _)| batch)))
+        });
+        Ok(Box::pin(RecordBatchStreamAdapter::new(
+            Arc::clone(&self.shared.schema),
+            limited,
+        )))
+    }
+
+    fn metrics(&self) -> Option<MetricsSet> {
+        Some(self.metrics.clone_inner())
+    }
+}

@@ -1,0 +1,326 @@
+// SPDX-License-Identifier: Apache-2.0
+//! From a question to a running answer.
+
+use std::ops::ControlFlow;
+use std::sync::Arc;
+
+use arrow::datatypes::SchemaRef;
+use async_trait::async_trait;
+use datafusion::dataframe::DataFrame;
+use datafusion::error::DataFusionError;
+use datafusion::execution::SendableRecordBatchStream;
+use datafusion::execution::context::SessionState;
+use datafusion::logical_expr::LogicalPlanBuilder;
+use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
+use datafusion::sql::parser::Statement;
+use datafusion::sql::sqlparser::ast::{
+    ExceptSelectItem, Ident, SelectItem, Statement as SqlStatement, Visit as _, VisitMut as _,
+    Visitor, VisitorMut,
+};
+use dovetail_model::{Problem, ProblemKind, SYSTEM_COLUMNS};
+use futures::StreamExt as _;
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio::time::Instant;
+
+use super::session::read_only;
+use super::snapshot::Snapshot;
+use super::{Engine, problem_of};
+use crate::ports::{Answer, Limits, Queries, QueryRequest, RowsAnswer, RowsRequest};
+use crate::rows::RowsPlan;
+
+/// Batches that may wait for a slow reader.
+const BATCHES_AHEAD: usize = 2;
+
+#[async_trait]
+impl Queries for Engine {
+    async fn query(&self, request: QueryRequest) -> Result<Answer, Problem> {
+        let place = self.place(&request.limits).await?;
+        let mut statement = self.parse(&request.sql)?;
+        let names = self.names(&statement)?;
+        let system_columns = names_system_columns(&statement);
+        if system_columns {
+            hide_system_columns(&mut statement);
+        }
+        let snapshot = self
+            .snapshot(&names, &request.limits, system_columns)
+            .await?;
+        let state = self
+            .session
+            .state(snapshot.tables())
+            .map_err(|e| problem_of(&e))?;
+        let parameters = request.parameters;
+        let planning = async move {
+            let plan = state.statement_to_plan(statement).await?;
+            read_only().verify_plan(&plan)?;
+            let frame = DataFrame::new(state, plan);
+            match parameters {
+                Some(parameters) => frame.with_param_values(parameters),
+                None => Ok(frame),
+            }
+        };
+        self.answer(snapshot, planning, &request.limits, place)
+            .await
+    }
+
+    async fn rows(&self, request: RowsRequest) -> Result<RowsAnswer, Problem> {
+        let place = self.place(&request.limits).await?;
+        let catalog = self.catalog.state();
+        if catalog.view_named(&request.view).is_none() {
+            return Err(Problem::not_found("view", &request.view));
+        }
+        let snapshot = self
+            .snapshot(std::slice::from_ref(&request.view), &request.limits, false)
+            .await?;
+        let [(_, table)] = &snapshot.tables()[..] else {
+            return Err(Problem::internal("a view is one table"));
+        };
+        let table = Arc::clone(table);
+        let schema = table.schema();
+        let keys = snapshot.key_columns();
+        let plan = RowsPlan::new(&request, &schema, &keys)?;
+        let page = plan.page.clone();
+        let state = self.session.state(vec![]).map_err(|e| problem_of(&e))?;
+        let planning = async move { rows_frame(state, table, plan) };
+        let answer = self
+            .answer(snapshot, planning, &request.limits, place)
+            .await?;
+        Ok(RowsAnswer { answer, page })
+    }
+}
+
+impl Engine {
+    async fn place(&self, limits: &Limits) -> Result<OwnedSemaphorePermit, Problem> {
+        let waiting = Arc::clone(&self.places).acquire_owned();
+        let busy = || {
+            Problem::new(ProblemKind::Busy, "too many queries run at once; try again")
+                .with("retry_after_s", 1)
+        };
+        let place = tokio::time::timeout_at(limits.deadline, waiting)
+            .await
+            .map_err(|_| busy())?;
+        place.map_err(|_| busy())
+    }
+
+    fn parse(&self, sql: &str) -> Result<Statement, Problem> {
+        let dialect = self.session.base().config().options().sql_parser.dialect;
+        self.session
+            .base()
+            .sql_to_statement(sql, &dialect)
+            .map_err(|error| problem_of(&error))
+    }
+
+    /// The tables that a statement names. Ours have no schema or catalog before their name.
+    fn names(&self, statement: &Statement) -> Result<Vec<String>, Problem> {
+        let references = self
+            .session
+            .base()
+            .resolve_table_references(statement)
+            .map_err(|e| problem_of(&e))?;
+        let mut names: Vec<String> = vec![];
+        for reference in references {
+            if reference.schema().is_some_and(|schema| schema != "public")
+                || reference.catalog().is_some()
+            {
+                return Err(Problem::new(
+                    ProblemKind::NotFound,
+                    format!("there is no table `{reference}`; name a stream or a view"),
+                ));
+            }
+            let name = reference.table().to_owned();
+            if !names.contains(&name) {
+                names.push(name);
+            }
+        }
+        Ok(names)
+    }
+
+    async fn answer(
+        &self,
+        snapshot: Snapshot,
+        planning: impl Future<Output = Result<DataFrame, DataFusionError>> + Send + 'static,
+        limits: &Limits,
+        place: OwnedSemaphorePermit,
+    ) -> Result<Answer, Problem> {
+        let deadline = limits.deadline;
+        let starting = self.runtime.spawn(async move {
+            let frame = planning.await?;
+            frame.execute_stream().await
+        });
+        let starting = AbortOnDrop(starting);
+        let rows = tokio::time::timeout_at(deadline, starting)
+            .await
+            .map_err(|_| timed_out(limits))?;
+        let rows = rows
+            .map_err(Problem::internal)?
+            .map_err(|error| problem_of(&error))?;
+        let schema = rows.schema();
+        let batches = self.forward(schema, rows, deadline, timed_out(limits), place);
+        Ok(Answer {
+            batches,
+            provenance: snapshot.provenance(),
+        })
+    }
+
+    /// Pulls rows on the query threads and hands them over a short queue. Dropping the result stops the work.
+    fn forward(
+        &self,
+        schema: SchemaRef,
+        mut rows: SendableRecordBatchStream,
+        deadline: Instant,
+        late: Problem,
+        place: OwnedSemaphorePermit,
+    ) -> SendableRecordBatchStream {
+        let (sender, receiver) = mpsc::channel(BATCHES_AHEAD);
+        let pulling = self.runtime.spawn(async move {
+            let _place = place;
+            loop {
+                let next = match tokio::time::timeout_at(deadline, rows.next()).await {
+                    Ok(Some(next)) => next,
+                    Ok(None) => return,
+                    Err(_) => Err(DataFusionError::External(Box::new(late.clone()))),
+                };
+                let failed = next.is_err();
+                if sender.send(next).await.is_err() || failed {
+                    return;
+                }
+            }
+        });
+        let state = (receiver, AbortOnDrop(pulling));
+        let stream = futures::stream::unfold(state, |(mut receiver, pulling)| async move {
+            receiver
+                .recv()
+                .await
+                .map(|batch| (batch, (receiver, pulling)))
+        });
+        Box::pin(RecordBatchStreamAdapter::new(schema, stream))
+    }
+}
+
+fn rows_frame(
+    state: SessionState,
+    table: Arc<dyn datafusion::catalog::TableProvider>,
+    plan: RowsPlan,
+) -> Result<DataFrame, DataFusionError> {
+    let source = datafusion::datasource::provider_as_source(table);
+    let mut builder = LogicalPlanBuilder::scan("view", source, None)?;
+    if let Some(filter) = plan.filter {
+        builder = builder.filter(filter)?;
+    }
+    if !plan.sort.is_empty() {
+        builder = builder.sort_with_limit(plan.sort, Some(plan.fetch))?;
+    }
+    let fields = builder.schema().columns();
+    let columns = plan
+        .projection
+        .iter()
+        .map(|i| datafusion::logical_expr::Expr::Column(fields[*i].clone()));
+    let builder = builder
+        .limit(0, Some(plan.fetch))?
+        .project(columns.collect::<Vec<_>>())?;
+    Ok(DataFrame::new(state, builder.build()?))
+}
+
+fn timed_out(limits: &Limits) -> Problem {
+    Problem::new(
+        ProblemKind::Timeout,
+        format!(
+            "the query took longer than its {} ms; give it more with timeout_ms, or ask for less",
+            limits.timeout.as_millis()
+        ),
+    )
+}
+
+/// A task that ends with the answer that it works for.
+struct AbortOnDrop<T>(tokio::task::JoinHandle<T>);
+
+impl<T> Future for AbortOnDrop<T> {
+    type Output = Result<T, tokio::task::JoinError>;
+
+    fn poll(
+        mut self: std::pin::Pin<&mut Self>,
+        cx: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Self::Output> {
+        std::pin::Pin::new(&mut self.0).poll(cx)
+    }
+}
+
+impl<T> Drop for AbortOnDrop<T> {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// Whether some identifier of the statement is a system column's name.
+fn names_system_columns(statement: &Statement) -> bool {
+    struct Finder;
+    impl Visitor for Finder {
+        type Break = ();
+
+        fn pre_visit_expr(
+            &mut self,
+            expr: &datafusion::sql::sqlparser::ast::Expr,
+        ) -> ControlFlow<()> {
+            use datafusion::sql::sqlparser::ast::Expr;
+            let named = match expr {
+                Expr::Identifier(ident) => is_system(ident),
+                Expr::CompoundIdentifier(parts) => parts.last().is_some_and(is_system),
+                _ => false,
+            };
+            if named {
+                ControlFlow::Break(())
+            } else {
+                ControlFlow::Continue(())
+            }
+        }
+    }
+    sql_of(statement).is_some_and(|statement| statement.visit(&mut Finder).is_break())
+}
+
+fn is_system(ident: &Ident) -> bool {
+    SYSTEM_COLUMNS.contains(&ident.value.as_str())
+}
+
+fn sql_of(statement: &Statement) -> Option<&SqlStatement> {
+    match statement {
+        Statement::Statement(statement) => Some(statement),
+        Statement::Explain(explain) => sql_of(&explain.statement),
+        _ => None,
+    }
+}
+
+/// Keeps the system columns out of `*` in a statement that names one of them.
+fn hide_system_columns(statement: &mut Statement) {
+    struct Hider;
+    impl VisitorMut for Hider {
+        type Break = ();
+
+        fn pre_visit_select(
+            &mut self,
+            select: &mut datafusion::sql::sqlparser::ast::Select,
+        ) -> ControlFlow<()> {
+            for item in &mut select.projection {
+                let options = match item {
+                    SelectItem::Wildcard(options) | SelectItem::QualifiedWildcard(_, options) => {
+                        options
+                    }
+                    _ => continue,
+                };
+                if options.opt_except.is_none() && options.opt_exclude.is_none() {
+                    let mut hidden = SYSTEM_COLUMNS.iter().map(|name| Ident::new(*name));
+                    options.opt_except = hidden.next().map(|first_element| ExceptSelectItem {
+                        first_element,
+                        additional_elements: hidden.collect(),
+                    });
+                }
+            }
+            ControlFlow::Continue(())
+        }
+    }
+    match statement {
+        Statement::Statement(statement) => {
+            let _ = statement.visit(&mut Hider);
+        }
+        Statement::Explain(explain) => hide_system_columns(&mut explain.statement),
+        _ => {}
+    }
+}

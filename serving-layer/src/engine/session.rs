@@ -1,0 +1,98 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The DataFusion session that user SQL is planned in: our functions, our tables, nothing else.
+
+use std::sync::Arc;
+
+use datafusion::catalog::{
+    CatalogProvider as _, MemoryCatalogProvider, MemoryCatalogProviderList, MemorySchemaProvider,
+    SchemaProvider as _, TableProvider,
+};
+use datafusion::error::Result;
+use datafusion::execution::SessionStateBuilder;
+use datafusion::execution::context::{SQLOptions, SessionState};
+use datafusion::execution::runtime_env::RuntimeEnv;
+use datafusion::prelude::{SessionConfig, SessionContext};
+
+/// The catalog and schema that our tables are in.
+const CATALOG: &str = "dovetail";
+const SCHEMA: &str = "public";
+
+/// Functions that can make a value of any size out of a few bytes of SQL: the memory pool does not see them.
+const UNBOUNDED: [&str; 9] = [
+    "repeat",
+    "lpad",
+    "rpad",
+    "range",
+    "generate_series",
+    "array_repeat",
+    "list_repeat",
+    "array_resize",
+    "list_resize",
+];
+
+/// Makes the session state of each query.
+#[derive(Debug)]
+pub struct QuerySession {
+    base: SessionState,
+}
+
+impl QuerySession {
+    /// Sessions on `runtime` (its memory pool, disk manager and registered store) with `partitions` threads
+    /// of work per query.
+    ///
+    /// # Errors
+    /// When our functions cannot be registered.
+    pub fn new(runtime: Arc<RuntimeEnv>, partitions: usize) -> Result<Self> {
+        let config = SessionConfig::new()
+            .with_target_partitions(partitions)
+            .with_default_catalog_and_schema(CATALOG, SCHEMA)
+            .with_create_default_catalog_and_schema(false)
+            .with_information_schema(false)
+            .set_bool("datafusion.sql_parser.map_string_types_to_utf8view", false);
+        let mut ctx = SessionContext::new_with_config_rt(config, runtime);
+        dovetail_view::register_functions(&mut ctx)?;
+        for name in UNBOUNDED {
+            ctx.deregister_udf(name);
+        }
+        for name in ["range", "generate_series"] {
+            ctx.deregister_udtf(name);
+        }
+        Ok(Self { base: ctx.state() })
+    }
+
+    /// A state in which exactly `tables` resolve, by their names.
+    pub(crate) fn state(
+        &self,
+        tables: Vec<(String, Arc<dyn TableProvider>)>,
+    ) -> Result<SessionState> {
+        let schema = Arc::new(MemorySchemaProvider::new());
+        for (name, table) in tables {
+            schema.register_table(name, table)?;
+        }
+        let catalog = Arc::new(MemoryCatalogProvider::new());
+        catalog.register_schema(SCHEMA, schema)?;
+        let catalogs = Arc::new(MemoryCatalogProviderList::new());
+        datafusion::catalog::CatalogProviderList::register_catalog(
+            catalogs.as_ref(),
+            CATALOG.to_owned(),
+            catalog,
+        );
+        Ok(SessionStateBuilder::new_from_existing(self.base.clone())
+            .with_catalog_list(catalogs)
+            .with_type_planner(dovetail_view::type_planner())
+            .build())
+    }
+
+    /// The state without tables, for parsing.
+    pub(crate) fn base(&self) -> &SessionState {
+        &self.base
+    }
+}
+
+/// What a user's statement may do: read.
+pub(crate) fn read_only() -> SQLOptions {
+    SQLOptions::new()
+        .with_allow_ddl(false)
+        .with_allow_dml(false)
+        .with_allow_statements(false)
+}

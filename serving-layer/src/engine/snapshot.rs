@@ -1,0 +1,344 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What one question reads: one cut per stream, and its tables over them.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use datafusion::catalog::TableProvider;
+use dovetail_model::{
+    CatalogState, GenerationNumber, PositionToken, Problem, ProblemKind, StreamId, ViewState,
+};
+use dovetail_seam::{Cut, Generation, StreamCell, ViewCut};
+use dovetail_view::View;
+
+use super::Engine;
+use super::provenance::{freshness_ms, token};
+use super::stream_table::StreamTable;
+use super::view_table::{ViewSource, ViewTable};
+use crate::ports::{Layer, Limits, Provenance, StreamProvenance, ViewProvenance};
+
+/// The cuts of one question and what was taken from them.
+pub(crate) struct Snapshot {
+    cuts: BTreeMap<StreamId, (Arc<StreamCell>, Arc<Cut>)>,
+    tables: Vec<(String, Arc<dyn TableProvider>)>,
+    provenance: Provenance,
+    keys: Vec<usize>,
+}
+
+/// A name in a question, resolved.
+enum Resolved<'a> {
+    Stream(&'a StreamId),
+    View(&'a ViewState),
+}
+
+impl Resolved<'_> {
+    fn stream(&self) -> &StreamId {
+        match self {
+            Self::Stream(id) => id,
+            Self::View(view) => &view.def.stream,
+        }
+    }
+}
+
+impl Engine {
+    /// Takes one cut of every stream that `names` need, each once, when every position of `limits.after` is
+    /// covered, and makes the tables.
+    pub(crate) async fn snapshot(
+        &self,
+        names: &[String],
+        limits: &Limits,
+        system_columns: bool,
+    ) -> Result<Snapshot, Problem> {
+        let catalog = self.catalog.state();
+        let resolved = names
+            .iter()
+            .map(|name| resolve(&catalog, name))
+            .collect::<Result<Vec<_>, _>>()?;
+        let mut snapshot = Snapshot {
+            cuts: BTreeMap::new(),
+            tables: vec![],
+            provenance: Provenance::default(),
+            keys: vec![],
+        };
+        for stream in resolved.iter().map(Resolved::stream) {
+            if !snapshot.cuts.contains_key(stream) {
+                let cell = self
+                    .cuts
+                    .cell(stream)
+                    .ok_or_else(|| Problem::not_found("stream", stream))?;
+                let cut = cell.load();
+                snapshot.cuts.insert(stream.clone(), (cell, cut));
+            }
+        }
+        snapshot.wait(limits).await?;
+        check_generation(&resolved, limits)?;
+        for (name, resolved) in names.iter().zip(&resolved) {
+            match resolved {
+                Resolved::Stream(id) => snapshot.add_stream(name, id, &catalog, system_columns)?,
+                Resolved::View(view) => snapshot.add_view(name, view, &catalog, limits)?,
+            }
+        }
+        snapshot.note_streams(self);
+        Ok(snapshot)
+    }
+}
+
+fn resolve<'a>(catalog: &'a CatalogState, name: &str) -> Result<Resolved<'a>, Problem> {
+    if let Some(view) = catalog.view_named(name) {
+        return Ok(Resolved::View(view));
+    }
+    if let Some(stream) = catalog.stream_named(name) {
+        return Ok(Resolved::Stream(&stream.def.id));
+    }
+    Err(Problem::new(
+        ProblemKind::NotFound,
+        format!("there is no stream or view `{name}`; SHOW STREAMS and SHOW VIEWS list them"),
+    )
+    .with("name", name))
+}
+
+/// `generation=` names a generation of one view, so the question must read exactly that.
+fn check_generation(resolved: &[Resolved<'_>], limits: &Limits) -> Result<(), Problem> {
+    match (limits.generation, resolved) {
+        (None, _) | (Some(_), [Resolved::View(_)]) => Ok(()),
+        (Some(number), _) => Err(Problem::invalid(format!(
+            "generation {number} can only be asked of a question that reads exactly one view, and nothing else"
+        ))),
+    }
+}
+
+impl Snapshot {
+    pub(crate) fn tables(&self) -> Vec<(String, Arc<dyn TableProvider>)> {
+        self.tables.clone()
+    }
+
+    pub(crate) fn provenance(&self) -> Provenance {
+        self.provenance.clone()
+    }
+
+    /// Places of the key columns in the output of the one view that was taken; empty for a stream.
+    pub(crate) fn key_columns(&self) -> Vec<usize> {
+        self.keys.clone()
+    }
+
+    async fn wait(&mut self, limits: &Limits) -> Result<(), Problem> {
+        for awaited in &limits.after {
+            let Some((cell, cut)) = self.cuts.get_mut(&awaited.stream) else {
+                return Err(Problem::invalid(format!(
+                    "`after` names `{awaited}`, but the question does not read that stream"
+                ))
+                .with("after", awaited.to_string()));
+            };
+            let waiting = cell.wait_for(&awaited.position);
+            *cut = tokio::time::timeout_at(limits.deadline, waiting)
+                .await
+                .map_err(|_| {
+                    let reached = token(cut, cell.load().position());
+                    Problem::new(
+                        ProblemKind::Timeout,
+                        format!(
+                            "waited {} ms for `{awaited}`, and reached `{reached}`",
+                            limits.timeout.as_millis()
+                        ),
+                    )
+                    .with("awaited", awaited.to_string())
+                    .with("reached", reached.to_string())
+                })?;
+        }
+        Ok(())
+    }
+
+    fn cut(&self, stream: &StreamId) -> Result<&Arc<Cut>, Problem> {
+        self.cuts
+            .get(stream)
+            .map(|(_, cut)| cut)
+            .ok_or_else(|| Problem::internal("a cut was not taken"))
+    }
+
+    fn add_stream(
+        &mut self,
+        name: &str,
+        id: &StreamId,
+        catalog: &CatalogState,
+        system_columns: bool,
+    ) -> Result<(), Problem> {
+        let cut = Arc::clone(self.cut(id)?);
+        let exclusions = catalog
+            .streams
+            .get(id)
+            .map(|s| s.exclusions.values().cloned().collect())
+            .unwrap_or_default();
+        let table = StreamTable::new(cut, exclusions, system_columns);
+        self.tables.push((name.to_owned(), Arc::new(table)));
+        Ok(())
+    }
+
+    fn add_view(
+        &mut self,
+        name: &str,
+        state: &ViewState,
+        catalog: &CatalogState,
+        limits: &Limits,
+    ) -> Result<(), Problem> {
+        let cut = Arc::clone(self.cut(&state.def.stream)?);
+        let view = cut
+            .views()
+            .get(&state.def.id)
+            .ok_or_else(|| building(name))?;
+        let mut notes = vec![];
+        if state.pending.is_some() {
+            notes.push("a new definition is building; this answers the old one".to_owned());
+        }
+        let source = match limits.generation {
+            Some(number) => earlier_generation(state, catalog, number)?,
+            None => live_source(name, view, limits.layer, &mut notes)?,
+        };
+        check_covered(&cut, &source, limits)?;
+        self.keys = source
+            .generation
+            .view()
+            .keys()
+            .iter()
+            .map(|key| key.output_index)
+            .collect();
+        let layer = if source.merged {
+            Layer::Merged
+        } else {
+            Layer::Batch
+        };
+        self.provenance.views.push(ViewProvenance {
+            view: name.to_owned(),
+            id: state.def.id.clone(),
+            stream: cut.stream().name.clone(),
+            generation: source.generation.number(),
+            horizon: token(&cut, source.generation.horizon()).to_string(),
+            layer,
+            runs: source.runs.len() as u64,
+            exclusions: source
+                .generation
+                .manifest()
+                .inputs
+                .exclusions
+                .iter()
+                .map(|e| e.id)
+                .collect(),
+            notes,
+        });
+        self.tables
+            .push((name.to_owned(), Arc::new(ViewTable::new(name, source))));
+        Ok(())
+    }
+
+    /// A stream's answer reaches the cut, or only the horizon where a view answers from its generation alone.
+    fn note_streams(&mut self, engine: &Engine) {
+        for (cell, cut) in self.cuts.values() {
+            let of_stream =
+                |v: &&ViewProvenance| v.stream == cut.stream().name && v.layer == Layer::Batch;
+            let behind = self.provenance.views.iter().find(of_stream);
+            let position = behind
+                .and_then(|view| view.horizon.parse::<dovetail_model::PositionToken>().ok())
+                .map_or_else(|| cut.position().clone(), |token| token.position);
+            self.provenance.streams.push(StreamProvenance {
+                stream: cut.stream().name.clone(),
+                id: cut.stream().id.clone(),
+                position: token(cut, &position).to_string(),
+                freshness_ms: freshness_ms(cell, cut, &position, engine.clock.as_ref()),
+            });
+        }
+    }
+}
+
+/// A generation that answers alone covers the stream up to its horizon, so `after` may ask for no more.
+fn check_covered(cut: &Cut, source: &ViewSource, limits: &Limits) -> Result<(), Problem> {
+    let horizon = source.generation.horizon();
+    let beyond = |awaited: &&PositionToken| {
+        awaited.stream == cut.stream().id && !horizon.covers(&awaited.position)
+    };
+    let Some(awaited) = limits.after.iter().find(beyond).filter(|_| !source.merged) else {
+        return Ok(());
+    };
+    let reached = token(cut, horizon);
+    Err(Problem::new(
+        ProblemKind::Timeout,
+        format!(
+            "generation {} answers alone and ends at `{reached}`, before `{awaited}`; ask with layer=merged, or after an incremental run",
+            source.generation.number()
+        ),
+    )
+    .with("awaited", awaited.to_string())
+    .with("reached", reached.to_string()))
+}
+
+fn live_source(
+    name: &str,
+    cut: &ViewCut,
+    layer: Layer,
+    notes: &mut Vec<String>,
+) -> Result<ViewSource, Problem> {
+    let Some(generation) = cut.generation.clone() else {
+        return Err(building(name));
+    };
+    let mut merged = layer == Layer::Merged;
+    if merged && !generation.is_mergeable() {
+        merged = false;
+        notes.push(
+            "the generation was made by another engine, so this answers from the batch layer alone until the full run that has started ends".to_owned(),
+        );
+    }
+    if merged && let Some(poisoned) = cut.poisoned.first() {
+        return Err(Problem::new(
+            ProblemKind::Unavailable,
+            format!(
+                "view `{name}` could not compute the events in {}: {}; exclude those events or change the definition, then recompute, or ask with layer=batch",
+                poisoned.span, poisoned.reason
+            ),
+        )
+        .with("view", name)
+        .with("span", poisoned.span.to_string()));
+    }
+    let runs = if merged { cut.runs.clone() } else { vec![] };
+    Ok(ViewSource {
+        generation,
+        runs,
+        merged,
+    })
+}
+
+fn earlier_generation(
+    state: &ViewState,
+    catalog: &CatalogState,
+    number: GenerationNumber,
+) -> Result<ViewSource, Problem> {
+    let manifest = state.generations.get(&number).ok_or_else(|| {
+        let known: Vec<String> = state.generations.keys().map(ToString::to_string).collect();
+        Problem::new(
+            ProblemKind::NotFound,
+            format!(
+                "view `{}` has no generation {number}; readable are {}",
+                state.def.name,
+                known.join(", ")
+            ),
+        )
+    })?;
+    let stream = catalog.streams.get(&state.def.stream);
+    let schemas: BTreeMap<_, _> = stream
+        .iter()
+        .map(|s| (s.def.name.clone(), s.def.schema.clone()))
+        .collect();
+    let view = View::compile(&manifest.sql, &schemas).map_err(Problem::internal)?;
+    let generation = Arc::new(Generation::new(Arc::clone(manifest), Arc::new(view)));
+    Ok(ViewSource {
+        generation,
+        runs: vec![],
+        merged: false,
+    })
+}
+
+fn building(name: &str) -> Problem {
+    Problem::new(
+        ProblemKind::Unavailable,
+        format!("view `{name}` is building its first generation; GET /v1/views/{name}/status shows the progress"),
+    )
+    .with("view", name)
+    .with("retry_after_s", 1)
+}

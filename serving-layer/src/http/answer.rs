@@ -1,0 +1,202 @@
+// SPDX-License-Identifier: Apache-2.0
+//! From a running answer to a response.
+//!
+//! The first rows are fetched and encoded before the headers go out, so an early error still gets its own
+//! status. Later the body breaks off: hyper then closes the connection without the last chunk, which every
+//! HTTP/1.1 client reports, and a JSON, Arrow or Parquet answer is not well formed either. The rows are
+//! pulled as the client reads; dropping the body drops the query.
+
+use std::fmt::Write as _;
+
+use arrow::array::{RecordBatch, RecordBatchOptions};
+use arrow::datatypes::SchemaRef;
+use axum::body::Body;
+use axum::http::{HeaderValue, header};
+use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
+use datafusion::execution::SendableRecordBatchStream;
+use dovetail_model::{Problem, ProblemKind};
+use futures::{StreamExt, stream};
+use tokio::time::timeout_at;
+use tracing::warn;
+
+use super::encode::{Frame, RowEncoder, encoder, unique_names};
+use super::format::AnswerFormat;
+use super::{CURSOR_HEADER, FRESHNESS_HEADER, GENERATION_HEADER, POSITION_HEADER};
+use crate::ports::{Answer, Limits, Provenance};
+use crate::problem::problem_of;
+
+/// A chunk of a body is sent once it has so many bytes.
+const CHUNK_BYTES: usize = 64 * 1024;
+/// Rows encoded between two looks at the chunk's size: bounds a chunk of wide rows, and how long encoding
+/// holds its thread.
+const SLICE_ROWS: usize = 1024;
+
+/// When a question's time is up, as a problem.
+pub(super) fn timed_out(limits: &Limits) -> Problem {
+    let detail = format!(
+        "the answer took longer than {} ms: raise `timeout_ms`, or ask for less",
+        limits.timeout.as_millis()
+    );
+    Problem::new(ProblemKind::Timeout, detail)
+}
+
+/// Responds with the rows of `answer`, streamed.
+///
+/// # Errors
+/// What goes wrong before the first bytes are sent.
+pub(super) async fn respond(
+    answer: Answer,
+    format: AnswerFormat,
+    limits: &Limits,
+    cursor: Option<Option<String>>,
+) -> Result<Response, Problem> {
+    let Answer {
+        batches,
+        provenance,
+    } = answer;
+    let mut response = Response::new(Body::empty());
+    let headers = response.headers_mut();
+    headers.insert(
+        header::CONTENT_TYPE,
+        HeaderValue::from_static(format.content_type()),
+    );
+    headers.insert(header::VARY, HeaderValue::from_static("accept"));
+    for (name, value) in provenance_headers(&provenance) {
+        headers.insert(
+            name,
+            HeaderValue::try_from(value).map_err(Problem::internal)?,
+        );
+    }
+    if let Some(Some(cursor)) = &cursor {
+        headers.insert(
+            CURSOR_HEADER,
+            HeaderValue::try_from(cursor).map_err(Problem::internal)?,
+        );
+    }
+    let schema = unique_names(&batches.schema());
+    let frame = Frame { provenance, cursor };
+    let mut rows = Rows {
+        encoder: encoder(format, &schema, frame)?,
+        schema,
+        batches,
+        current: None,
+        limits: limits.clone(),
+        done: false,
+    };
+    let mut first = Vec::new();
+    rows.encoder.start(&mut first)?;
+    rows.fill(&mut first).await?;
+    *response.body_mut() = if rows.done {
+        Body::from(first)
+    } else {
+        let first = stream::iter([Ok(Bytes::from(first))]);
+        Body::from_stream(first.chain(rows.into_chunks()))
+    };
+    Ok(response)
+}
+
+/// The rows of an answer on their way into bytes.
+struct Rows {
+    batches: SendableRecordBatchStream,
+    encoder: Box<dyn RowEncoder>,
+    schema: SchemaRef,
+    /// A batch and how many of its rows are encoded.
+    current: Option<(RecordBatch, usize)>,
+    limits: Limits,
+    done: bool,
+}
+
+impl Rows {
+    /// Encodes rows until `out` is worth sending or the answer is done.
+    async fn fill(&mut self, out: &mut Vec<u8>) -> Result<(), Problem> {
+        while out.len() < CHUNK_BYTES && !self.done {
+            match self.current.take() {
+                Some((batch, from)) => {
+                    let count = SLICE_ROWS.min(batch.num_rows() - from);
+                    self.encoder.rows(&batch.slice(from, count), out)?;
+                    if from + count < batch.num_rows() {
+                        self.current = Some((batch, from + count));
+                    }
+                }
+                None => match self.next_batch().await? {
+                    Some(batch) if batch.num_rows() > 0 => self.current = Some((batch, 0)),
+                    Some(_) => {}
+                    None => {
+                        self.encoder.finish(out)?;
+                        self.done = true;
+                    }
+                },
+            }
+        }
+        Ok(())
+    }
+
+    async fn next_batch(&mut self) -> Result<Option<RecordBatch>, Problem> {
+        let next = timeout_at(self.limits.deadline, self.batches.next())
+            .await
+            .map_err(|_| timed_out(&self.limits))?;
+        let Some(batch) = next.transpose().map_err(|e| problem_of(&e))? else {
+            return Ok(None);
+        };
+        let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
+        RecordBatch::try_new_with_options(self.schema.clone(), batch.columns().to_vec(), &options)
+            .map(Some)
+            .map_err(Problem::internal)
+    }
+
+    /// The rest as chunks of a body; an error ends it without an end.
+    fn into_chunks(self) -> impl stream::Stream<Item = Result<Bytes, Problem>> + Send {
+        stream::unfold(self, |mut rows| async move {
+            if rows.done {
+                return None;
+            }
+            let mut chunk = Vec::with_capacity(CHUNK_BYTES + CHUNK_BYTES / 4);
+            let result = rows.fill(&mut chunk).await;
+            if let Err(problem) = &result {
+                warn!(%problem, "an answer broke off after it had begun");
+                rows.done = true;
+            }
+            Some((result.map(|()| Bytes::from(chunk)), rows))
+        })
+    }
+}
+
+/// Generation, position and freshness as headers.
+fn provenance_headers(provenance: &Provenance) -> [(&'static str, String); 3] {
+    let none_if_empty = |text: String| {
+        if text.is_empty() {
+            "none".to_owned()
+        } else {
+            text
+        }
+    };
+    let generation = match provenance.views.as_slice() {
+        [view] => view.generation.to_string(),
+        views => views.iter().fold(String::new(), |mut text, view| {
+            let comma = if text.is_empty() { "" } else { ", " };
+            // Writing to a string cannot fail.
+            let _ = write!(text, "{comma}{}={}", view.view, view.generation);
+            text
+        }),
+    };
+    let positions: Vec<&str> = provenance
+        .streams
+        .iter()
+        .map(|s| s.position.as_str())
+        .collect();
+    let freshness = provenance.streams.iter().map(|s| s.freshness_ms).max();
+    [
+        (GENERATION_HEADER, none_if_empty(generation)),
+        (POSITION_HEADER, none_if_empty(positions.join(";"))),
+        (FRESHNESS_HEADER, freshness.unwrap_or(0).to_string()),
+    ]
+}
+
+/// Responds with a JSON document that is not rows.
+pub(super) fn json<T: serde::Serialize>(value: &T) -> Result<Response, Problem> {
+    let mut body = serde_json::to_vec(value).map_err(Problem::internal)?;
+    body.push(b'\n');
+    let content_type = [(header::CONTENT_TYPE, "application/json")];
+    Ok((content_type, body).into_response())
+}

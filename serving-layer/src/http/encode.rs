@@ -1,0 +1,92 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Rows as bytes of a format.
+//!
+//! Purpose: [`RowEncoder`] turns batches into bytes as they come, holding at most one batch (Parquet: one
+//! row group). Collaborators: [`super::answer`] feeds it. Invariants: the bytes are well formed only after
+//! `finish`, as far as the format can tell; column names are unique in every format.
+
+mod arrow_ipc;
+mod csv;
+mod json;
+mod json_value;
+mod parquet;
+mod shared;
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use ::arrow::array::RecordBatch;
+use ::arrow::datatypes::{Field, Schema, SchemaRef};
+use dovetail_model::Problem;
+
+use super::format::AnswerFormat;
+use crate::ports::Provenance;
+
+/// What stands around the rows of an answer.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Frame {
+    /// What they were made from.
+    pub(super) provenance: Provenance,
+    /// For rows by REST: where the next page begins, or that there is none.
+    pub(super) cursor: Option<Option<String>>,
+}
+
+/// Encodes one answer: `start`, then `rows` for each batch, then `finish`.
+pub(super) trait RowEncoder: Send {
+    /// What stands before the rows.
+    fn start(&mut self, out: &mut Vec<u8>) -> Result<(), Problem>;
+    /// Some rows.
+    fn rows(&mut self, batch: &RecordBatch, out: &mut Vec<u8>) -> Result<(), Problem>;
+    /// What stands behind the rows.
+    fn finish(&mut self, out: &mut Vec<u8>) -> Result<(), Problem>;
+}
+
+/// The encoder of `format` for batches of `schema`, which [`unique_names`] made.
+///
+/// # Errors
+/// `Invalid` for a type that the format cannot hold.
+pub(super) fn encoder(
+    format: AnswerFormat,
+    schema: &SchemaRef,
+    frame: Frame,
+) -> Result<Box<dyn RowEncoder>, Problem> {
+    Ok(match format {
+        AnswerFormat::Json => Box::new(json::JsonDocument::new(schema, frame)),
+        AnswerFormat::Ndjson => Box::new(json::JsonLines::new(schema)),
+        AnswerFormat::Csv => Box::new(csv::Csv::new(schema)),
+        AnswerFormat::Arrow => Box::new(arrow_ipc::ArrowStream::new(schema, &frame)?),
+        AnswerFormat::Parquet => Box::new(parquet::ParquetFile::new(schema, &frame)?),
+    })
+}
+
+/// The schema with every column name unique (`a`, `a_1`, …) and every column nullable: a join may name two
+/// columns alike, and plans are not always exact about nulls.
+pub(super) fn unique_names(schema: &Schema) -> SchemaRef {
+    let given: HashSet<&str> = schema.fields().iter().map(|f| f.name().as_str()).collect();
+    let mut taken: HashSet<String> = HashSet::new();
+    let fields: Vec<Field> = schema
+        .fields()
+        .iter()
+        .map(|field| {
+            let mut name = field.name().clone();
+            let mut number = 0;
+            while taken.contains(&name) || (number > 0 && given.contains(name.as_str())) {
+                number += 1;
+                name = format!("{}_{number}", field.name());
+            }
+            taken.insert(name.clone());
+            field.as_ref().clone().with_name(name).with_nullable(true)
+        })
+        .collect();
+    Arc::new(Schema::new(fields))
+}
+
+/// A failure to encode that no batch before it foretold.
+fn encode_problem(format: AnswerFormat, error: impl std::fmt::Display) -> Problem {
+    Problem::invalid(format!(
+        "the answer cannot be written as {format}: {error}; cast the column or ask for another format"
+    ))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,160 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Rows as one JSON document or as a JSON object per line.
+
+use arrow::array::{ArrayRef, RecordBatch};
+use arrow::datatypes::SchemaRef;
+use arrow::json::writer::{EncoderOptions, NullableEncoder};
+use dovetail_model::Problem;
+use serde_json::json;
+
+use super::super::format::AnswerFormat;
+use super::{Frame, RowEncoder, encode_problem, json_value};
+use crate::sql::sql_type;
+
+/// Rows as JSON objects, their keys in column order.
+struct Rows {
+    schema: SchemaRef,
+    /// `"name":` of each column, escaped.
+    keys: Vec<Vec<u8>>,
+    options: EncoderOptions,
+    format: AnswerFormat,
+}
+
+impl Rows {
+    fn new(schema: &SchemaRef, format: AnswerFormat) -> Self {
+        let key = |name: &String| {
+            let mut key = json!(name).to_string().into_bytes();
+            key.push(b':');
+            key
+        };
+        Self {
+            schema: schema.clone(),
+            keys: schema.fields().iter().map(|f| key(f.name())).collect(),
+            options: json_value::options(),
+            format,
+        }
+    }
+
+    /// Writes each row of `batch`; `before` writes what stands before it.
+    fn write(
+        &self,
+        batch: &RecordBatch,
+        out: &mut Vec<u8>,
+        mut before: impl FnMut(&mut Vec<u8>),
+        after: &[u8],
+    ) -> Result<(), Problem> {
+        let problem = |e| encode_problem(self.format, e);
+        let columns: Vec<ArrayRef> = batch
+            .columns()
+            .iter()
+            .map(json_value::prepared)
+            .collect::<Result<_, _>>()
+            .map_err(problem)?;
+        let mut encoders: Vec<NullableEncoder<'_>> = self
+            .schema
+            .fields()
+            .iter()
+            .zip(&columns)
+            .map(|(field, column)| json_value::encoder(field, column.as_ref(), &self.options))
+            .collect::<Result<_, _>>()
+            .map_err(problem)?;
+        for row in 0..batch.num_rows() {
+            before(out);
+            out.push(b'{');
+            for (index, (key, encoder)) in self.keys.iter().zip(&mut encoders).enumerate() {
+                if index > 0 {
+                    out.push(b',');
+                }
+                out.extend_from_slice(key);
+                if encoder.is_null(row) {
+                    out.extend_from_slice(b"null");
+                } else {
+                    encoder.encode(row, out);
+                }
+            }
+            out.push(b'}');
+            out.extend_from_slice(after);
+        }
+        Ok(())
+    }
+}
+
+/// `{"columns": […], "rows": […], "provenance": {…}}`, and `"cursor"` for rows by REST.
+pub(super) struct JsonDocument {
+    rows: Rows,
+    frame: Frame,
+    first: bool,
+}
+
+impl JsonDocument {
+    pub(super) fn new(schema: &SchemaRef, frame: Frame) -> Self {
+        Self {
+            rows: Rows::new(schema, AnswerFormat::Json),
+            frame,
+            first: true,
+        }
+    }
+}
+
+impl RowEncoder for JsonDocument {
+    fn start(&mut self, out: &mut Vec<u8>) -> Result<(), Problem> {
+        let columns: Vec<_> = self
+            .rows
+            .schema
+            .fields()
+            .iter()
+            .map(|f| json!({"name": f.name(), "type": sql_type(f.data_type())}))
+            .collect();
+        out.extend_from_slice(b"{\"columns\":");
+        out.extend_from_slice(json!(columns).to_string().as_bytes());
+        out.extend_from_slice(b",\"rows\":[");
+        Ok(())
+    }
+
+    fn rows(&mut self, batch: &RecordBatch, out: &mut Vec<u8>) -> Result<(), Problem> {
+        let first = &mut self.first;
+        let before = |out: &mut Vec<u8>| {
+            if !std::mem::take(first) {
+                out.push(b',');
+            }
+            out.push(b'\n');
+        };
+        self.rows.write(batch, out, before, b"")
+    }
+
+    fn finish(&mut self, out: &mut Vec<u8>) -> Result<(), Problem> {
+        let provenance =
+            serde_json::to_string(&self.frame.provenance).map_err(Problem::internal)?;
+        out.extend_from_slice(b"],\n\"provenance\":");
+        out.extend_from_slice(provenance.as_bytes());
+        if let Some(cursor) = &self.frame.cursor {
+            out.extend_from_slice(b",\"cursor\":");
+            out.extend_from_slice(json!(cursor).to_string().as_bytes());
+        }
+        out.extend_from_slice(b"}\n");
+        Ok(())
+    }
+}
+
+/// One JSON object per line; provenance is in the headers only.
+pub(super) struct JsonLines(Rows);
+
+impl JsonLines {
+    pub(super) fn new(schema: &SchemaRef) -> Self {
+        Self(Rows::new(schema, AnswerFormat::Ndjson))
+    }
+}
+
+impl RowEncoder for JsonLines {
+    fn start(&mut self, _out: &mut Vec<u8>) -> Result<(), Problem> {
+        Ok(())
+    }
+
+    fn rows(&mut self, batch: &RecordBatch, out: &mut Vec<u8>) -> Result<(), Problem> {
+        self.0.write(batch, out, |_| {}, b"\n")
+    }
+
+    fn finish(&mut self, _out: &mut Vec<u8>) -> Result<(), Problem> {
+        Ok(())
+    }
+}

@@ -1,0 +1,254 @@
+// SPDX-License-Identifier: Apache-2.0
+//! In which format an answer goes out.
+
+use std::fmt;
+use std::str::FromStr;
+
+use axum::http::{HeaderMap, header};
+use dovetail_model::{Problem, ProblemKind};
+
+use super::params::Params;
+
+/// A format of rows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum AnswerFormat {
+    /// One JSON document: columns, rows, provenance.
+    Json,
+    /// One JSON object per line.
+    Ndjson,
+    /// RFC 4180 with a header line.
+    Csv,
+    /// An Arrow IPC stream.
+    Arrow,
+    /// A Parquet file.
+    Parquet,
+}
+
+impl AnswerFormat {
+    /// All of them, the one we would rather give first.
+    pub const ALL: [Self; 5] = [
+        Self::Json,
+        Self::Ndjson,
+        Self::Csv,
+        Self::Arrow,
+        Self::Parquet,
+    ];
+
+    /// Its name in `?format=`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Json => "json",
+            Self::Ndjson => "ndjson",
+            Self::Csv => "csv",
+            Self::Arrow => "arrow",
+            Self::Parquet => "parquet",
+        }
+    }
+
+    /// Its media type.
+    pub fn media_type(self) -> &'static str {
+        match self {
+            Self::Json => "application/json",
+            Self::Ndjson => "application/x-ndjson",
+            Self::Csv => "text/csv",
+            Self::Arrow => "application/vnd.apache.arrow.stream",
+            Self::Parquet => "application/vnd.apache.parquet",
+        }
+    }
+
+    /// What the `content-type` header says.
+    pub(super) fn content_type(self) -> &'static str {
+        match self {
+            Self::Csv => "text/csv; charset=utf-8; header=present",
+            other => other.media_type(),
+        }
+    }
+
+    /// The format that `?format=` or else `Accept` asks for.
+    ///
+    /// # Errors
+    /// `NotAcceptable` when `Accept` allows none of ours.
+    pub(super) fn negotiate(params: &mut Params, headers: &HeaderMap) -> Result<Self, Problem> {
+        if let Some(format) = params.parsed("format")? {
+            return Ok(format);
+        }
+        let mut ranges = Vec::new();
+        for value in headers.get_all(header::ACCEPT) {
+            let text = value
+                .to_str()
+                .map_err(|_| Problem::invalid("`Accept` is not ASCII"))?;
+            ranges.extend(text.split(',').filter_map(Range::parse));
+        }
+        if ranges.is_empty() {
+            return Ok(Self::Json);
+        }
+        choose(&ranges).ok_or_else(|| {
+            let known = Self::ALL.map(Self::media_type).join(", ");
+            let detail = format!("`Accept` allows none of our formats: {known}");
+            Problem::new(ProblemKind::NotAcceptable, detail)
+        })
+    }
+}
+
+impl fmt::Display for AnswerFormat {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl FromStr for AnswerFormat {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        Self::ALL
+            .into_iter()
+            .find(|f| f.as_str() == text)
+            .ok_or_else(|| {
+                let known = Self::ALL.map(Self::as_str).join(", ");
+                format!("`{text}` is not a format: use {known}")
+            })
+    }
+}
+
+/// One media range of `Accept` with its weight in thousandths.
+struct Range {
+    main: String,
+    sub: String,
+    weight: u16,
+}
+
+impl Range {
+    /// A range, or nothing if it is not one: a client's odd extra must not cost it the answer.
+    fn parse(text: &str) -> Option<Self> {
+        let mut parts = text.split(';');
+        let (main, sub) = parts.next()?.trim().split_once('/')?;
+        let mut weight = 1000;
+        for part in parts {
+            if let Some((name, value)) = part.split_once('=')
+                && name.trim().eq_ignore_ascii_case("q")
+            {
+                let q: f32 = value.trim().parse().ok()?;
+                // Within 0 to 1000 after the clamp; NaN casts to 0.
+                weight = (q.clamp(0.0, 1.0) * 1000.0) as u16;
+            }
+        }
+        Some(Self {
+            main: main.to_ascii_lowercase(),
+            sub: sub.to_ascii_lowercase(),
+            weight,
+        })
+    }
+
+    /// How exactly the range names `format`; none if it does not.
+    fn specificity(&self, format: AnswerFormat) -> Option<u8> {
+        let (main, sub) = format.media_type().split_once('/')?;
+        let ndjson = format == AnswerFormat::Ndjson
+            && self.main == main
+            && matches!(self.sub.as_str(), "ndjson" | "jsonl" | "x-jsonlines");
+        if ndjson || (self.main == main && self.sub == sub) {
+            Some(2)
+        } else if self.main == main && self.sub == "*" {
+            Some(1)
+        } else if self.main == "*" && self.sub == "*" {
+            Some(0)
+        } else {
+            None
+        }
+    }
+}
+
+/// The format of the largest weight; among equals the one named most exactly, then first by the client, then by us.
+fn choose(ranges: &[Range]) -> Option<AnswerFormat> {
+    let mut best: Option<(u16, u8, usize, AnswerFormat)> = None;
+    for format in AnswerFormat::ALL {
+        // The most exact range decides a format's weight, as RFC 9110 says.
+        let named = ranges
+            .iter()
+            .enumerate()
+            .filter_map(|(place, r)| Some((r.specificity(format)?, place, r.weight)))
+            .max_by_key(|(specificity, place, _)| (*specificity, std::cmp::Reverse(*place)));
+        let Some((specificity, place, weight @ 1..)) = named else {
+            continue;
+        };
+        let better = best.is_none_or(|(w, s, p, _)| {
+            (weight, specificity, std::cmp::Reverse(place)) > (w, s, std::cmp::Reverse(p))
+        });
+        if better {
+            best = Some((weight, specificity, place, format));
+        }
+    }
+    best.map(|(_, _, _, format)| format)
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::http::HeaderValue;
+
+    use super::*;
+
+    fn accept(text: &str) -> Result<AnswerFormat, Problem> {
+        let mut headers = HeaderMap::new();
+        if !text.is_empty() {
+            headers.insert(header::ACCEPT, HeaderValue::from_str(text).unwrap());
+        }
+        AnswerFormat::negotiate(&mut Params::parse(None).unwrap(), &headers)
+    }
+
+    #[test]
+    fn accept_is_weighed() {
+        use AnswerFormat::{Arrow, Csv, Json, Ndjson, Parquet};
+        for (text, format) in [
+            ("", Json),
+            ("*/*", Json),
+            ("text/csv", Csv),
+            ("TEXT/CSV; charset=utf-8", Csv),
+            ("application/ndjson", Ndjson),
+            (
+                "application/vnd.apache.parquet, application/json;q=0.5",
+                Parquet,
+            ),
+            (
+                "application/json;q=0.5, application/vnd.apache.arrow.stream;q=0.9",
+                Arrow,
+            ),
+            (
+                "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8",
+                Json,
+            ),
+            ("text/*, application/json;q=0.9", Csv),
+            ("text/csv, application/json", Csv),
+            ("application/json, text/csv", Json),
+            ("*/*, text/csv", Csv),
+            ("application/json;q=0, */*;q=0.1", Ndjson),
+            ("nonsense", Json),
+        ] {
+            assert_eq!(accept(text).unwrap(), format, "{text}");
+        }
+        for text in ["text/html", "application/json;q=0", "image/*"] {
+            assert_eq!(
+                accept(text).unwrap_err().kind,
+                ProblemKind::NotAcceptable,
+                "{text}"
+            );
+        }
+    }
+
+    #[test]
+    fn the_parameter_wins() {
+        let mut headers = HeaderMap::new();
+        headers.insert(header::ACCEPT, HeaderValue::from_static("text/html"));
+        let mut params = Params::parse(Some("format=arrow")).unwrap();
+        assert_eq!(
+            AnswerFormat::negotiate(&mut params, &headers).unwrap(),
+            AnswerFormat::Arrow
+        );
+        let mut params = Params::parse(Some("format=xml")).unwrap();
+        let problem = AnswerFormat::negotiate(&mut params, &headers).unwrap_err();
+        assert!(
+            problem
+                .detail
+                .contains("use json, ndjson, csv, arrow, parquet"),
+            "{problem}"
+        );
+    }
+}

@@ -1,0 +1,53 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Commands as JSON bodies.
+
+use axum::body::Body;
+use axum::http::HeaderMap;
+use dovetail_model::{Problem, ProblemKind};
+use serde::de::DeserializeOwned;
+
+use super::MAX_COMMAND_BYTES;
+use super::body::{BodyReader, media_type};
+
+/// Reads a JSON body that must be there.
+///
+/// # Errors
+/// `UnsupportedMedia`, `TooLarge`, `Invalid` with members `line` and `column`.
+pub(super) async fn required<T: DeserializeOwned>(
+    reader: &BodyReader,
+    headers: &HeaderMap,
+    body: Body,
+) -> Result<T, Problem> {
+    let value = optional(reader, headers, body).await?;
+    value.ok_or_else(|| Problem::invalid("the body is empty: send a JSON object"))
+}
+
+/// Reads a JSON body, or none if it is empty.
+///
+/// # Errors
+/// As [`required`].
+pub(super) async fn optional<T: DeserializeOwned>(
+    reader: &BodyReader,
+    headers: &HeaderMap,
+    body: Body,
+) -> Result<Option<T>, Problem> {
+    let held = reader.read(headers, body, MAX_COMMAND_BYTES).await?;
+    if held.bytes.is_empty() {
+        return Ok(None);
+    }
+    let essence = media_type(headers, "`application/json`")?;
+    if essence != "application/json" {
+        let detail = format!("`Content-Type: {essence}` is not read here: use `application/json`");
+        return Err(Problem::new(ProblemKind::UnsupportedMedia, detail));
+    }
+    parse(&held.bytes).map(Some)
+}
+
+/// Parses JSON.
+pub(super) fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
+    serde_json::from_slice(bytes).map_err(|e| {
+        Problem::invalid(format!("the body is not the JSON expected here: {e}"))
+            .with("line", e.line())
+            .with("column", e.column())
+    })
+}

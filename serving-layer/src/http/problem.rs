@@ -1,0 +1,117 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Problems as RFC 9457 documents.
+
+use axum::extract::Request;
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use dovetail_model::{Problem, ProblemKind};
+use serde_json::{Map, Value};
+use tracing::error;
+
+/// A problem on its way out. `?` in a handler turns a [`Problem`] into one.
+#[derive(Debug)]
+pub(super) struct Refusal(Problem);
+
+/// What a handler answers.
+pub(super) type Handled<T = Response> = Result<T, Refusal>;
+
+impl From<Problem> for Refusal {
+    fn from(problem: Problem) -> Self {
+        Self(problem)
+    }
+}
+
+impl IntoResponse for Refusal {
+    fn into_response(self) -> Response {
+        let Self(problem) = self;
+        let kind = problem.kind;
+        if kind == ProblemKind::Internal {
+            error!(detail = %problem.detail, "a request failed");
+        }
+        let status =
+            StatusCode::from_u16(kind.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let name = serde_json::to_value(kind).ok();
+        let name = name.as_ref().and_then(Value::as_str).unwrap_or("problem");
+        let retry_after = problem
+            .members
+            .get("retry_after_s")
+            .and_then(Value::as_f64)
+            .map_or(1.0, f64::ceil);
+        let mut response = document(status, name, kind.title(), problem.detail, problem.members);
+        let headers = response.headers_mut();
+        match kind {
+            ProblemKind::Unauthenticated => {
+                let challenge = HeaderValue::from_static("Bearer realm=\"dovetail\"");
+                headers.insert(header::WWW_AUTHENTICATE, challenge);
+            }
+            ProblemKind::Busy | ProblemKind::Unavailable => {
+                if let Ok(value) = HeaderValue::from_str(&format!("{retry_after:.0}")) {
+                    headers.insert(header::RETRY_AFTER, value);
+                }
+            }
+            _ => {}
+        }
+        response
+    }
+}
+
+/// A problem document. `name` ends its type URI; `members` stand behind the standard ones.
+fn document(
+    status: StatusCode,
+    name: &str,
+    title: &str,
+    detail: String,
+    members: Map<String, Value>,
+) -> Response {
+    let mut document = Map::new();
+    document.insert(
+        "type".to_owned(),
+        format!("urn:dovetail:problem:{name}").into(),
+    );
+    document.insert("title".to_owned(), title.into());
+    document.insert("status".to_owned(), status.as_u16().into());
+    document.insert("detail".to_owned(), detail.into());
+    for (member, value) in members {
+        document.entry(member).or_insert(value);
+    }
+    let content_type = [(header::CONTENT_TYPE, "application/problem+json")];
+    let mut body = Value::Object(document).to_string();
+    body.push('\n');
+    (status, content_type, body).into_response()
+}
+
+/// No route has this path.
+pub(super) async fn unknown_route(request: Request) -> Refusal {
+    let path: String = request.uri().path().chars().take(200).collect();
+    let detail = format!(
+        "there is no `{path}`; the API lies under `/v1`, try `/v1/status` or `/v1/sql?q=…`"
+    );
+    Problem::new(ProblemKind::NotFound, detail).into()
+}
+
+/// The route is there, but not for this method. The router adds `Allow`.
+pub(super) async fn wrong_method(request: Request) -> Response {
+    let path: String = request.uri().path().chars().take(200).collect();
+    document(
+        StatusCode::METHOD_NOT_ALLOWED,
+        "method-not-allowed",
+        "method not allowed",
+        format!(
+            "`{path}` does not answer {}; see the `Allow` header",
+            request.method()
+        ),
+        Map::new(),
+    )
+}
+
+/// A handler panicked.
+pub(super) fn panicked(panic: Box<dyn std::any::Any + Send + 'static>) -> Response {
+    let message = panic
+        .downcast_ref::<String>()
+        .map(String::as_str)
+        .or_else(|| panic.downcast_ref::<&str>().copied())
+        .unwrap_or("unknown");
+    error!(message, "a request handler panicked");
+    let problem = Problem::internal("the server failed on this request; its log says more");
+    Refusal::from(problem).into_response()
+}

@@ -1,0 +1,156 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The routes, and what stands around all of them.
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::{FromRequestParts, Path, Request, State};
+use axum::http::request::Parts;
+use axum::http::{HeaderValue, header};
+use axum::middleware::{Next, from_fn, from_fn_with_state};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{delete, get, post};
+use dovetail_model::Problem;
+use serde::de::DeserializeOwned;
+use tokio::time::Instant;
+use tower_http::catch_panic::CatchPanicLayer;
+use tracing::debug;
+
+use super::auth::{AuthConfig, Caller};
+use super::body::BodyReader;
+use super::params::Params;
+use super::problem::{Refusal, panicked, unknown_route, wrong_method};
+use super::{origin, routes};
+use crate::ports::Ports;
+
+/// What the API needs besides its ports.
+#[derive(Debug, Clone, Default)]
+pub struct ApiConfig {
+    /// Who may ask.
+    pub auth: AuthConfig,
+}
+
+/// What handlers share.
+#[derive(Clone)]
+pub(super) struct Api {
+    pub(super) ports: Ports,
+    pub(super) bodies: BodyReader,
+    auth: Arc<AuthConfig>,
+}
+
+/// The whole API over `ports`.
+pub fn router(ports: Ports, config: ApiConfig) -> Router {
+    let api = Api {
+        ports,
+        bodies: BodyReader::default(),
+        auth: Arc::new(config.auth),
+    };
+    v1().fallback(unknown_route)
+        .method_not_allowed_fallback(wrong_method)
+        .with_state(api.clone())
+        .layer(CatchPanicLayer::custom(panicked))
+        .layer(from_fn_with_state(api, authenticate))
+        .layer(from_fn(finish))
+}
+
+fn v1() -> Router<Api> {
+    Router::new()
+        .route("/healthz", get(routes::status::healthz))
+        .route("/readyz", get(routes::status::readyz))
+        .route("/v1/status", get(routes::status::status))
+        .route("/v1/sql", get(routes::sql::get).post(routes::sql::post))
+        .route("/v1/plan", post(routes::definitions::plan))
+        .route("/v1/apply", post(routes::definitions::apply))
+        .route("/v1/streams", get(routes::streams::list))
+        .route(
+            "/v1/streams/{stream}",
+            get(routes::streams::show).post(routes::streams::append),
+        )
+        .route(
+            "/v1/streams/{stream}/exclusions",
+            get(routes::exclusions::list).post(routes::exclusions::declare),
+        )
+        .route(
+            "/v1/streams/{stream}/exclusions/{id}",
+            delete(routes::exclusions::withdraw),
+        )
+        .route(
+            "/v1/streams/{stream}/dead-letters",
+            get(routes::streams::dead_letters),
+        )
+        .route(
+            "/v1/streams/{stream}/dead-letters/replay",
+            post(routes::streams::replay),
+        )
+        .route("/v1/views", get(routes::views::list))
+        .route("/v1/views/{view}", get(routes::views::rows))
+        .route("/v1/views/{view}/status", get(routes::views::status))
+        .route("/v1/views/{view}/recompute", post(routes::runs::recompute))
+        .route("/v1/views/{view}/rollback", post(routes::runs::rollback))
+        .route("/v1/runs", get(routes::runs::list))
+        .route("/v1/runs/{id}", get(routes::runs::show))
+        .route("/v1/runs/{id}/diff", get(routes::runs::diff))
+        .route("/v1/runs/{id}/promote", post(routes::runs::promote))
+        .route("/v1/runs/{id}/discard", post(routes::runs::discard))
+        .route("/v1/runs/{id}/cancel", post(routes::runs::cancel))
+}
+
+/// Middleware: settles who is asking.
+async fn authenticate(State(api): State<Api>, mut request: Request, next: Next) -> Response {
+    let caller = if api.auth.is_open() {
+        origin::check(request.uri(), request.headers()).map(|()| Caller::anyone())
+    } else if matches!(request.uri().path(), "/healthz" | "/readyz") {
+        // Probes have no token and learn nothing.
+        Ok(Caller::anyone())
+    } else {
+        api.auth.authenticate(request.headers())
+    };
+    match caller {
+        Ok(caller) => {
+            request.extensions_mut().insert(caller);
+            next.run(request).await
+        }
+        Err(problem) => Refusal::from(problem).into_response(),
+    }
+}
+
+/// Middleware: what every response carries, and the log.
+async fn finish(request: Request, next: Next) -> Response {
+    let method = request.method().clone();
+    let path = request.uri().path().to_owned();
+    let started = Instant::now();
+    let mut response = next.run(request).await;
+    let headers = response.headers_mut();
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert(
+        header::X_CONTENT_TYPE_OPTIONS,
+        HeaderValue::from_static("nosniff"),
+    );
+    let status = response.status().as_u16();
+    let elapsed_ms = started.elapsed().as_millis();
+    debug!(%method, path, status, elapsed_ms, "answered");
+    response
+}
+
+/// Extractor: a part of the path, or several, decoded.
+#[derive(Debug)]
+pub(super) struct PathOf<T>(pub(super) T);
+
+impl<S: Send + Sync, T: DeserializeOwned + Send> FromRequestParts<S> for PathOf<T> {
+    type Rejection = Refusal;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Refusal> {
+        match Path::<T>::from_request_parts(parts, state).await {
+            Ok(Path(value)) => Ok(Self(value)),
+            Err(e) => Err(Problem::invalid(e.body_text().to_lowercase()).into()),
+        }
+    }
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for Params {
+    type Rejection = Refusal;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Refusal> {
+        Ok(Self::parse(parts.uri.query())?)
+    }
+}

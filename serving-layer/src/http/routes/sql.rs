@@ -1,0 +1,194 @@
+// SPDX-License-Identifier: Apache-2.0
+//! `/v1/sql`: one statement.
+
+use std::collections::HashMap;
+
+use axum::Extension;
+use axum::body::Body;
+use axum::extract::State;
+use axum::http::{HeaderMap, Method};
+use datafusion::common::{ParamValues, ScalarValue};
+use dovetail_model::{Problem, ProblemKind};
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::super::answer;
+use super::super::auth::{Caller, Reader, Role};
+use super::super::body::media_type;
+use super::super::format::AnswerFormat;
+use super::super::params::{Params, QueryOptions, parameter};
+use super::super::problem::Handled;
+use super::super::router::Api;
+use super::super::{MAX_COMMAND_BYTES, json_body};
+use super::{in_time, show};
+use crate::ports::{Layer, QueryRequest};
+use crate::sql::{Statement, parse};
+
+/// `POST /v1/sql` as JSON.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct SqlBody {
+    sql: String,
+    parameters: Option<Value>,
+    after: Option<String>,
+    layer: Option<Layer>,
+    generation: Option<u64>,
+    timeout_ms: Option<u64>,
+}
+
+/// One statement and what came with it.
+struct Asked {
+    sql: String,
+    parameters: Option<Value>,
+    options: QueryOptions,
+    format: AnswerFormat,
+}
+
+/// `GET /v1/sql?q=…`: read-only.
+pub(in super::super) async fn get(
+    _: Reader,
+    State(api): State<Api>,
+    Extension(caller): Extension<Caller>,
+    mut params: Params,
+    headers: HeaderMap,
+) -> Handled {
+    let format = AnswerFormat::negotiate(&mut params, &headers)?;
+    let options = params.query_options()?;
+    let sql = params.text("q")?;
+    params.finish()?;
+    let asked = Asked {
+        sql: sql.ok_or_else(|| parameter("q", "give a statement, such as `?q=SHOW+STREAMS`"))?,
+        parameters: None,
+        options,
+        format,
+    };
+    run(api, &caller, &Method::GET, asked).await
+}
+
+/// `POST /v1/sql`: the statement as `text/plain`, or `{"sql", "parameters", "after", "layer", "generation", "timeout_ms"}`.
+pub(in super::super) async fn post(
+    _: Reader,
+    State(api): State<Api>,
+    Extension(caller): Extension<Caller>,
+    mut params: Params,
+    headers: HeaderMap,
+    body: Body,
+) -> Handled {
+    let format = AnswerFormat::negotiate(&mut params, &headers)?;
+    let options = params.query_options()?;
+    params.finish()?;
+    let essence = media_type(&headers, "`application/json` or `text/plain`")?;
+    let is_json = match essence.as_str() {
+        "application/json" => true,
+        "text/plain" | "application/sql" => false,
+        other => {
+            let detail = format!(
+                "`Content-Type: {other}` is not read here: use `application/json` or `text/plain` (with curl: `-H 'content-type: text/plain'`)"
+            );
+            return Err(Problem::new(ProblemKind::UnsupportedMedia, detail).into());
+        }
+    };
+    let held = api.bodies.read(&headers, body, MAX_COMMAND_BYTES).await?;
+    let asked = if is_json {
+        let body: SqlBody = json_body::parse(&held.bytes)?;
+        let in_body = QueryOptions {
+            after: body.after,
+            layer: body.layer,
+            generation: body.generation,
+            timeout_ms: body.timeout_ms,
+        };
+        Asked {
+            sql: body.sql,
+            parameters: body.parameters,
+            options: options.join(in_body)?,
+            format,
+        }
+    } else {
+        let sql = std::str::from_utf8(&held.bytes)
+            .map_err(|e| Problem::invalid(format!("the statement is not UTF-8: {e}")))?;
+        Asked {
+            sql: sql.to_owned(),
+            parameters: None,
+            options,
+            format,
+        }
+    };
+    run(api, &caller, &Method::POST, asked).await
+}
+
+async fn run(api: Api, caller: &Caller, method: &Method, asked: Asked) -> Handled {
+    let statement = parse(&asked.sql)?;
+    let parameters = asked.parameters.map(parameter_values).transpose()?;
+    if !matches!(statement, Statement::Query(_)) {
+        let given = asked.options.only_for_queries();
+        if let Some(name) = given.or(parameters.is_some().then_some("parameters")) {
+            return Err(parameter(name, "only a query takes it").into());
+        }
+    }
+    let limits = asked.options.limits()?;
+    let answer = match statement {
+        Statement::Query(sql) => {
+            let request = QueryRequest {
+                sql,
+                parameters,
+                limits: limits.clone(),
+            };
+            in_time(&limits, api.ports.queries.query(request)).await?
+        }
+        Statement::Show(show) => show::answer(&api.ports, show).await?,
+        Statement::Define(definition) => {
+            caller.require(Role::Admin)?;
+            if *method == Method::GET {
+                let detail = format!(
+                    "`{}` changes what there is, and GET is read-only: use POST",
+                    definition.verb()
+                );
+                return Err(Problem::invalid(detail).into());
+            }
+            let verb = definition.verb();
+            let name = definition.name().to_owned();
+            show::definition(verb, &name, api.ports.control.execute(definition).await?)?
+        }
+    };
+    Ok(answer::respond(answer, asked.format, &limits, None).await?)
+}
+
+/// Values of placeholders: an array for `$1`, `$2`, …, an object for `$name`.
+fn parameter_values(value: Value) -> Result<ParamValues, Problem> {
+    match value {
+        Value::Array(values) => values
+            .into_iter()
+            .enumerate()
+            .map(|(index, value)| scalar(&(index + 1).to_string(), value))
+            .collect::<Result<Vec<_>, _>>()
+            .map(ParamValues::from),
+        Value::Object(values) => values
+            .into_iter()
+            .map(|(name, value)| Ok((scalar(&name, value)?, name)))
+            .map(|pair| pair.map(|(value, name)| (name, value)))
+            .collect::<Result<HashMap<_, _>, _>>()
+            .map(ParamValues::from),
+        _ => Err(Problem::invalid(
+            "`parameters` must be an array for `$1`, `$2`, … or an object for `$name`",
+        )),
+    }
+}
+
+fn scalar(name: &str, value: Value) -> Result<ScalarValue, Problem> {
+    match value {
+        Value::Null => Ok(ScalarValue::Null),
+        Value::Bool(value) => Ok(ScalarValue::Boolean(Some(value))),
+        Value::String(text) => Ok(ScalarValue::Utf8(Some(text))),
+        Value::Number(number) => number
+            .as_i64()
+            .map(|n| ScalarValue::Int64(Some(n)))
+            .or_else(|| number.as_u64().map(|n| ScalarValue::UInt64(Some(n))))
+            .or_else(|| number.as_f64().map(|n| ScalarValue::Float64(Some(n))))
+            .ok_or_else(|| {
+                Problem::invalid(format!("parameter `${name}`: `{number}` is too large"))
+            }),
+        Value::Array(_) | Value::Object(_) => Err(Problem::invalid(format!(
+            "parameter `${name}` must be a text, a number, true, false or null"
+        ))),
+    }
+}

@@ -1,0 +1,28 @@
+// SPDX-License-Identifier: Apache-2.0
+//! `/v1/status` and the probes.
+
+use axum::extract::State;
+use serde_json::json;
+
+use super::super::answer;
+use super::super::auth::Reader;
+use super::super::params::Params;
+use super::super::problem::Handled;
+use super::super::router::Api;
+
+/// `GET /healthz`: the process answers.
+pub(in super::super) async fn healthz() -> Handled {
+    Ok(answer::json(&json!({"status": "ok"}))?)
+}
+
+/// `GET /readyz`: queries and appends are served; 503 until then.
+pub(in super::super) async fn readyz(State(api): State<Api>) -> Handled {
+    api.ports.control.ready().await?;
+    Ok(answer::json(&json!({"status": "ready"}))?)
+}
+
+/// `GET /v1/status`
+pub(in super::super) async fn status(_: Reader, State(api): State<Api>, params: Params) -> Handled {
+    params.finish()?;
+    Ok(answer::json(&api.ports.control.status().await?)?)
+}

@@ -1,0 +1,255 @@
+// SPDX-License-Identifier: Apache-2.0
+//! `/v1/views`: what there is, and rows without SQL.
+
+use arrow::array::RecordBatch;
+use arrow::compute::concat_batches;
+use arrow::datatypes::SchemaRef;
+use axum::extract::State;
+use axum::http::HeaderMap;
+use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
+use dovetail_model::Problem;
+use futures::{StreamExt, stream};
+use serde_json::json;
+use std::sync::Arc;
+use tokio::time::timeout_at;
+
+use super::super::answer::{self, timed_out};
+use super::super::auth::Reader;
+use super::super::format::AnswerFormat;
+use super::super::params::{Params, parameter};
+use super::super::problem::Handled;
+use super::super::router::{Api, PathOf};
+use super::in_time;
+use crate::ports::{Answer, Filter, FilterOp, Limits, OrderBy, Page, RowsAnswer, RowsRequest};
+use crate::problem::problem_of;
+use crate::rows::Cursor;
+
+/// Rows of a page unless `limit` says otherwise.
+const DEFAULT_LIMIT: u64 = 1000;
+/// Most rows of a page: it is held whole, to know whether another follows.
+const MAX_LIMIT: u64 = 10_000;
+
+/// `GET /v1/views`
+pub(in super::super) async fn list(_: Reader, State(api): State<Api>, params: Params) -> Handled {
+    params.finish()?;
+    let views = api.ports.control.views().await?;
+    Ok(answer::json(&json!({"views": views}))?)
+}
+
+/// `GET /v1/views/{view}/status`
+pub(in super::super) async fn status(
+    _: Reader,
+    State(api): State<Api>,
+    PathOf(view): PathOf<String>,
+    params: Params,
+) -> Handled {
+    params.finish()?;
+    Ok(answer::json(&api.ports.control.view_status(&view).await?)?)
+}
+
+/// `GET /v1/views/{view}?column=…&column.gte=…&order=…&limit=…&cursor=…`
+pub(in super::super) async fn rows(
+    _: Reader,
+    State(api): State<Api>,
+    PathOf(view): PathOf<String>,
+    mut params: Params,
+    headers: HeaderMap,
+) -> Handled {
+    let format = AnswerFormat::negotiate(&mut params, &headers)?;
+    let limits = params.query_options()?.limits()?;
+    let request = RowsRequest {
+        view,
+        columns: params
+            .text("columns")?
+            .map_or(Ok(Vec::new()), |t| list_of("columns", &t))?,
+        order: params
+            .text("order")?
+            .map_or(Ok(Vec::new()), |t| order_of(&t))?,
+        limit: params
+            .number("limit", 1, MAX_LIMIT)?
+            .unwrap_or(DEFAULT_LIMIT) as usize,
+        cursor: params.text("cursor")?,
+        filters: params
+            .rest()
+            .into_iter()
+            .map(|(name, value)| filter_of(&name, value))
+            .collect::<Result<_, _>>()?,
+        limits: limits.clone(),
+    };
+    let limit = request.limit;
+    let RowsAnswer { answer, page } = in_time(&limits, api.ports.queries.rows(request)).await?;
+    let (answer, cursor) = paged(answer, &page, limit, &limits).await?;
+    Ok(answer::respond(answer, format, &limits, Some(cursor)).await?)
+}
+
+/// A comma-separated list of names.
+fn list_of(name: &'static str, text: &str) -> Result<Vec<String>, Problem> {
+    let names: Vec<String> = text.split(',').map(|n| n.trim().to_owned()).collect();
+    if names.iter().any(String::is_empty) {
+        return Err(parameter(name, format!("`{text}` has an empty name")));
+    }
+    Ok(names)
+}
+
+fn order_of(text: &str) -> Result<Vec<OrderBy>, Problem> {
+    let by = |name: String| match name.strip_prefix('-') {
+        Some(column) => OrderBy {
+            column: column.to_owned(),
+            descending: true,
+        },
+        None => OrderBy {
+            column: name,
+            descending: false,
+        },
+    };
+    Ok(list_of("order", text)?.into_iter().map(by).collect())
+}
+
+/// `column=value` or `column.op=value`. Only what stands behind the last dot can be an operator, so a
+/// column with dots in its name is reached too.
+fn filter_of(name: &str, value: String) -> Result<Filter, Problem> {
+    let op = |suffix: &str| match suffix {
+        "eq" => Some(FilterOp::Eq),
+        "gt" => Some(FilterOp::Gt),
+        "gte" => Some(FilterOp::GtEq),
+        "lt" => Some(FilterOp::Lt),
+        "lte" => Some(FilterOp::LtEq),
+        "in" => Some(FilterOp::In),
+        _ => None,
+    };
+    let (column, op) = name
+        .rsplit_once('.')
+        .and_then(|(column, suffix)| Some((column, op(suffix)?)))
+        .unwrap_or((name, FilterOp::Eq));
+    let values = if op == FilterOp::In {
+        split_values(&value).ok_or_else(|| {
+            parameter(
+                name,
+                "a quoted value must end with a quote and be followed by a comma",
+            )
+        })?
+    } else {
+        vec![value]
+    };
+    Ok(Filter {
+        column: column.to_owned(),
+        op,
+        values,
+    })
+}
+
+/// The values of `.in`, as CSV splits them: `a,"b,c"`. None for a quote that is out of place.
+fn split_values(text: &str) -> Option<Vec<String>> {
+    let mut values = Vec::new();
+    let mut rest = text;
+    loop {
+        let value;
+        if let Some(quoted) = rest.strip_prefix('"') {
+            let mut text = String::new();
+            let mut from = quoted;
+            loop {
+                let (part, behind) = from.split_once('"')?;
+                text.push_str(part);
+                match behind.strip_prefix('"') {
+                    Some(more) => {
+                        text.push('"');
+                        from = more;
+                    }
+                    None => {
+                        rest = behind;
+                        break;
+                    }
+                }
+            }
+            value = text;
+        } else {
+            let end = rest.find(',').unwrap_or(rest.len());
+            value = rest[..end].to_owned();
+            rest = &rest[end..];
+        }
+        values.push(value);
+        if rest.is_empty() {
+            return Some(values);
+        }
+        rest = rest.strip_prefix(',')?;
+    }
+}
+
+/// Collects a page, cuts it at the limit and says where the next one begins.
+async fn paged(
+    answer: Answer,
+    page: &Page,
+    limit: usize,
+    limits: &Limits,
+) -> Result<(Answer, Option<String>), Problem> {
+    let Answer {
+        mut batches,
+        provenance,
+    } = answer;
+    let schema = batches.schema();
+    let mut collected: Vec<RecordBatch> = Vec::new();
+    let mut rows = 0;
+    while rows <= limit {
+        let next = timeout_at(limits.deadline, batches.next()).await;
+        match next.map_err(|_| timed_out(limits))? {
+            Some(batch) => {
+                let batch = batch.map_err(|e| problem_of(&e))?;
+                rows += batch.num_rows();
+                collected.push(batch);
+            }
+            None => break,
+        }
+    }
+    let all = concat_batches(&schema, &collected).map_err(Problem::internal)?;
+    let cursor = if rows > limit {
+        Some(Cursor::behind(page, &all, limit - 1)?.encode())
+    } else {
+        None
+    };
+    let visible: Vec<usize> = (0..page.visible).collect();
+    let shown = all
+        .slice(0, rows.min(limit))
+        .project(&visible)
+        .map_err(Problem::internal)?;
+    let schema: SchemaRef = shown.schema();
+    let stream = stream::iter([Ok(shown)]);
+    let answer = Answer {
+        batches: Box::pin(RecordBatchStreamAdapter::new(Arc::clone(&schema), stream)),
+        provenance,
+    };
+    Ok((answer, cursor))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_last_dot_can_be_an_operator() {
+        let read = |name: &str| {
+            let f = filter_of(name, "1".to_owned()).unwrap();
+            (f.column, f.op)
+        };
+        assert_eq!(read("origin"), ("origin".to_owned(), FilterOp::Eq));
+        assert_eq!(read("hour.gte"), ("hour".to_owned(), FilterOp::GtEq));
+        assert_eq!(read("limit.eq"), ("limit".to_owned(), FilterOp::Eq));
+        assert_eq!(read("a.b.lt"), ("a.b".to_owned(), FilterOp::Lt));
+        assert_eq!(read("a.ne"), ("a.ne".to_owned(), FilterOp::Eq));
+    }
+
+    #[test]
+    fn values_are_split_as_csv_splits_them() {
+        for (text, values) in [
+            ("SFO,LAX", Some(vec!["SFO", "LAX"])),
+            ("", Some(vec![""])),
+            ("a,", Some(vec!["a", ""])),
+            (r#""a,b",c"#, Some(vec!["a,b", "c"])),
+            (r#""a""b""#, Some(vec![r#"a"b"#])),
+            (r#""a"b"#, None),
+            (r#""a"#, None),
+        ] {
+            let values = values.map(|v| v.into_iter().map(str::to_owned).collect::<Vec<_>>());
+            assert_eq!(split_values(text), values, "{text}");
+        }
+    }
+}

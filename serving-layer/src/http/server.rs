@@ -1,0 +1,130 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Connections: accepting them, bounding them, ending them.
+//!
+//! `axum::serve` has no header timeout, so this accepts with hyper itself. Header timeout (it also ends idle
+//! keep-alive connections), connection cap, stalled readers and the end of the process are settled here;
+//! everything inside a request is the router's.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::server::graceful::GracefulShutdown;
+use hyper_util::service::TowerToHyperService;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::pin;
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+use tokio::time::{sleep, timeout};
+use tracing::{debug, info, warn};
+
+use super::connection_io::ConnectionIo;
+
+/// Most bytes of a request line and its headers.
+const MAX_HEAD_BYTES: usize = 64 * 1024;
+/// Pause after an accept that failed for want of something, such as file descriptors.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// How connections are bounded.
+#[derive(Debug, Clone)]
+pub struct ServerConfig {
+    /// Most connections at once; more wait in the kernel's backlog.
+    pub max_connections: usize,
+    /// How long a client may take for the headers of its next request.
+    pub header_timeout: Duration,
+    /// How long a client may not read what is sent to it.
+    pub stall_timeout: Duration,
+    /// How long requests may go on after shutdown began.
+    pub shutdown_grace: Duration,
+}
+
+impl Default for ServerConfig {
+    fn default() -> Self {
+        Self {
+            max_connections: 1024,
+            header_timeout: Duration::from_secs(30),
+            stall_timeout: Duration::from_secs(60),
+            shutdown_grace: Duration::from_secs(10),
+        }
+    }
+}
+
+/// Serves `router` on `listener` until `shutdown` is done; then accepts no more, lets requests end within
+/// the grace, and cuts off the rest.
+pub async fn serve(
+    listener: TcpListener,
+    router: Router,
+    config: ServerConfig,
+    shutdown: impl Future<Output = ()>,
+) {
+    let graceful = GracefulShutdown::new();
+    let slots = Arc::new(Semaphore::new(config.max_connections));
+    let mut connections = JoinSet::new();
+    pin!(shutdown);
+    loop {
+        let accepted = async {
+            let slot = Arc::clone(&slots).acquire_owned().await;
+            (slot, listener.accept().await)
+        };
+        let (slot, accepted) = tokio::select! {
+            biased;
+            () = &mut shutdown => break,
+            accepted = accepted => accepted,
+        };
+        while connections.try_join_next().is_some() {}
+        match accepted {
+            Ok((stream, _)) => {
+                let connection = connection(stream, router.clone(), &config);
+                let watched = graceful.watch(connection);
+                connections.spawn(async move {
+                    if let Err(error) = watched.await {
+                        debug!(%error, "a connection ended early");
+                    }
+                    drop(slot);
+                });
+            }
+            Err(error) if is_of_the_client(&error) => debug!(%error, "a client left at once"),
+            Err(error) => {
+                warn!(%error, "cannot accept connections");
+                sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+    drop(listener);
+    if timeout(config.shutdown_grace, graceful.shutdown())
+        .await
+        .is_err()
+    {
+        let remaining = connections.len();
+        warn!(remaining, "connections are cut off at shutdown");
+    }
+    connections.shutdown().await;
+    info!("the HTTP server has stopped");
+}
+
+/// Errors of `accept` that only say that a client went away again.
+fn is_of_the_client(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionAborted
+            | io::ErrorKind::ConnectionReset
+            | io::ErrorKind::ConnectionRefused
+    )
+}
+
+type Connection = http1::Connection<TokioIo<ConnectionIo<TcpStream>>, TowerToHyperService<Router>>;
+
+fn connection(stream: TcpStream, router: Router, config: &ServerConfig) -> Connection {
+    if let Err(error) = stream.set_nodelay(true) {
+        debug!(%error, "cannot set TCP_NODELAY");
+    }
+    let io = TokioIo::new(ConnectionIo::new(stream, config.stall_timeout));
+    http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(config.header_timeout)
+        .max_buf_size(MAX_HEAD_BYTES)
+        .serve_connection(io, TowerToHyperService::new(router))
+}

@@ -1,0 +1,245 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Limits and timeouts that only a connection has. Clients here speak raw HTTP/1.1.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+
+use super::super::{ServerConfig, serve};
+use super::*;
+
+/// Longer than anything here takes, unless it hangs.
+const HANG: Duration = Duration::from_secs(60);
+
+struct Server {
+    address: SocketAddr,
+    stop: Option<oneshot::Sender<()>>,
+    task: JoinHandle<()>,
+}
+
+impl Server {
+    async fn start(fake: &Fake, change: impl FnOnce(&mut ServerConfig)) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let mut config = ServerConfig::default();
+        change(&mut config);
+        let (stop, stopped) = oneshot::channel::<()>();
+        let shutdown = async {
+            let _ = stopped.await;
+        };
+        let task = tokio::spawn(serve(listener, open(fake), config, shutdown));
+        Self {
+            address,
+            stop: Some(stop),
+            task,
+        }
+    }
+
+    async fn connect(&self) -> TcpStream {
+        TcpStream::connect(self.address).await.unwrap()
+    }
+
+    async fn send(&self, request: &str) -> TcpStream {
+        let mut stream = self.connect().await;
+        stream.write_all(request.as_bytes()).await.unwrap();
+        stream
+    }
+
+    /// Tells the server to stop.
+    fn stop(&mut self) {
+        self.stop.take().unwrap().send(()).unwrap();
+    }
+}
+
+fn query(table: &str) -> String {
+    format!(
+        "GET /v1/sql?q=SELECT+*+FROM+{table}&timeout_ms=2000 HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n"
+    )
+}
+
+/// Everything until the server closes or breaks the connection.
+async fn read_all(stream: &mut TcpStream) -> String {
+    let mut bytes = Vec::new();
+    let _ = timeout(HANG, stream.read_to_end(&mut bytes))
+        .await
+        .expect("the server hangs");
+    String::from_utf8(bytes).unwrap()
+}
+
+#[tokio::test]
+async fn a_whole_answer_ends_and_a_broken_one_does_not() {
+    let server = Server::start(&Fake::default(), |_| {}).await;
+    let whole = read_all(&mut server.send(&query("large")).await).await;
+    assert!(whole.starts_with("HTTP/1.1 200 OK") && whole.ends_with("\r\n0\r\n\r\n"));
+    for table in ["fails_late", "stuck_late"] {
+        let broken = read_all(&mut server.send(&query(table)).await).await;
+        assert!(
+            broken.starts_with("HTTP/1.1 200 OK") && broken.len() > 100_000,
+            "{table}"
+        );
+        assert!(!broken.ends_with("0\r\n\r\n"), "{table}");
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_cancels_its_query() {
+    let fake = Fake::default();
+    let server = Server::start(&fake, |_| {}).await;
+    let mut stream = server.send(&query("endless")).await;
+    let mut some = [0; 4096];
+    stream.read_exact(&mut some).await.unwrap();
+    drop(stream);
+    timeout(HANG, fake.endless_dropped())
+        .await
+        .expect("the query lives on");
+}
+
+#[tokio::test]
+async fn a_client_that_does_not_read_is_cut_off() {
+    let fake = Fake::default();
+    let server = Server::start(&fake, |c| c.stall_timeout = Duration::from_millis(200)).await;
+    let stream = server
+        .send(&query("endless").replace("2000", "3600000"))
+        .await;
+    timeout(HANG, fake.endless_dropped())
+        .await
+        .expect("the query lives on");
+    drop(stream);
+}
+
+#[tokio::test]
+async fn slow_and_huge_headers_are_cut_off() {
+    let server = Server::start(&Fake::default(), |c| {
+        c.header_timeout = Duration::from_millis(200)
+    })
+    .await;
+    let mut slow = server.send("GET /healthz HTTP/1.1\r\nhost: loc").await;
+    assert!(!read_all(&mut slow).await.contains("200 OK"));
+    let mut idle = server.connect().await;
+    assert_eq!(read_all(&mut idle).await, "");
+    let huge = format!(
+        "GET /healthz HTTP/1.1\r\nhost: localhost\r\nx: {}\r\n\r\n",
+        "x".repeat(1_000_000)
+    );
+    let mut huge = server.send(&huge).await;
+    assert!(!read_all(&mut huge).await.contains("200 OK"));
+    let mut well = server
+        .send("GET /healthz HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n")
+        .await;
+    assert!(
+        read_all(&mut well).await.contains("200 OK"),
+        "the server still answers others"
+    );
+}
+
+/// One line of 200 MB, announced or not: refused, and the client that is still sending hears it.
+#[tokio::test]
+async fn a_line_of_200_mb_is_refused() {
+    let server = Server::start(&Fake::default(), |_| {}).await;
+    let head = "POST /v1/streams/flights HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/x-ndjson\r\n";
+    let megabyte = "x".repeat(1024 * 1024);
+    for announced in [true, false] {
+        let (framing, chunk) = if announced {
+            ("content-length: 209715200\r\n\r\n", megabyte.clone())
+        } else {
+            (
+                "transfer-encoding: chunked\r\n\r\n",
+                format!("100000\r\n{megabyte}\r\n"),
+            )
+        };
+        let stream = server.send(&format!("{head}{framing}")).await;
+        let (mut reads, mut writes) = stream.into_split();
+        let sender = tokio::spawn(async move {
+            for _ in 0..200 {
+                writes.write_all(chunk.as_bytes()).await?;
+            }
+            std::io::Result::Ok(())
+        });
+        let mut reply = Vec::new();
+        let _ = timeout(HANG, reads.read_to_end(&mut reply))
+            .await
+            .expect("the server hangs");
+        let reply = String::from_utf8(reply).unwrap();
+        assert!(
+            reply.starts_with("HTTP/1.1 413"),
+            "announced={announced}: {reply}"
+        );
+        assert!(reply.contains("larger than 64 MiB: split it"), "{reply}");
+        assert!(sender.await.unwrap().is_err(), "the server took all of it");
+    }
+}
+
+/// A client that sends its whole body before it reads, as many do, hears a refusal that came early.
+#[tokio::test]
+async fn a_refusal_reaches_a_client_that_is_still_sending() {
+    let server = Server::start(&Fake::default(), |_| {}).await;
+    let head = "POST /v1/streams/flights HTTP/1.1\r\nhost: localhost\r\ncontent-type: text/html\r\ncontent-length: 6000000\r\n\r\n";
+    let mut stream = server.send(head).await;
+    stream.write_all(&vec![b'x'; 6_000_000]).await.unwrap();
+    let reply = read_all(&mut stream).await;
+    assert!(reply.starts_with("HTTP/1.1 415"), "{reply}");
+}
+
+#[tokio::test]
+async fn connections_past_the_cap_wait() {
+    let fake = Fake::default();
+    let server = Server::start(&fake, |c| c.max_connections = 1).await;
+    let mut first = server.send(&query("gated")).await;
+    fake.at_gate().await;
+    let mut second = server.send(&query("v")).await;
+    fake.open_gate();
+    assert!(read_all(&mut first).await.contains("200 OK"));
+    // Accepted only once the first is closed: with the gate never opened it would wait for ever.
+    assert!(read_all(&mut second).await.contains("200 OK"));
+    let calls = fake.calls();
+    assert!(
+        calls[0].contains("gated") && calls[1].contains("FROM v"),
+        "{calls:?}"
+    );
+}
+
+#[tokio::test]
+async fn shutdown_lets_requests_end_and_accepts_no_more() {
+    let fake = Fake::default();
+    let mut server = Server::start(&fake, |_| {}).await;
+    let mut running = server.send(&query("gated")).await;
+    fake.at_gate().await;
+    server.stop();
+    // The listener goes away although a request still runs.
+    timeout(HANG, async {
+        while TcpStream::connect(server.address).await.is_ok() {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await
+    .expect("the server still accepts");
+    fake.open_gate();
+    let answer = read_all(&mut running).await;
+    assert!(
+        answer.starts_with("HTTP/1.1 200 OK") && answer.ends_with("}\n"),
+        "{answer}"
+    );
+    timeout(HANG, server.task)
+        .await
+        .expect("the server hangs")
+        .unwrap();
+}
+
+#[tokio::test]
+async fn shutdown_cuts_off_what_takes_too_long() {
+    let fake = Fake::default();
+    let mut server = Server::start(&fake, |c| c.shutdown_grace = Duration::from_millis(100)).await;
+    let mut stuck = server.send(&query("gated")).await;
+    fake.at_gate().await;
+    server.stop();
+    assert_eq!(read_all(&mut stuck).await, "");
+    timeout(HANG, server.task)
+        .await
+        .expect("the server hangs")
+        .unwrap();
+}

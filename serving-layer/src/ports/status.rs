@@ -1,0 +1,284 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What exists and where it stands. Positions are tokens, times ISO 8601 in UTC.
+
+use arrow::datatypes::Field;
+use dovetail_model::{
+    Column, EpochUnit, EventTime, ExclusionId, GenerationNumber, RunId, RunMode, StreamId, ViewId,
+};
+use serde::{Deserialize, Serialize};
+
+use crate::sql::sql_type;
+
+/// A column of a stream or view.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ColumnInfo {
+    /// Its name.
+    pub name: String,
+    /// Its SQL type.
+    #[serde(rename = "type")]
+    pub sql_type: String,
+    /// Whether values may be null.
+    pub nullable: bool,
+    /// Whether it is a key column of a view.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub key: bool,
+}
+
+impl ColumnInfo {
+    /// A column of an Arrow schema.
+    pub fn of_field(field: &Field, key: bool) -> Self {
+        Self {
+            name: field.name().clone(),
+            sql_type: sql_type(field.data_type()),
+            nullable: field.is_nullable(),
+            key,
+        }
+    }
+}
+
+impl From<&Column> for ColumnInfo {
+    fn from(column: &Column) -> Self {
+        Self {
+            name: column.name.clone(),
+            sql_type: column.column_type.to_string(),
+            nullable: column.nullable,
+            key: false,
+        }
+    }
+}
+
+/// Which column of a stream is its event time.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EventTimeInfo {
+    /// The column.
+    pub column: String,
+    /// The unit of numbers, if it arrives as one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unit: Option<EpochUnit>,
+}
+
+impl From<&EventTime> for EventTimeInfo {
+    fn from(event_time: &EventTime) -> Self {
+        Self {
+            column: event_time.column.clone(),
+            unit: event_time.epoch,
+        }
+    }
+}
+
+/// A stream, and how far each stage has come.
+///
+/// ```text
+/// archived <= accumulated <= position
+/// ```
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct StreamInfo {
+    /// Its name.
+    pub name: String,
+    /// Its id.
+    pub id: StreamId,
+    /// Its columns.
+    pub columns: Vec<ColumnInfo>,
+    /// Its event time.
+    pub event_time: Option<EventTimeInfo>,
+    /// Its declaration as SQL, from [`crate::sql::render_stream`].
+    pub definition: String,
+    /// When it was declared.
+    pub created_at: String,
+    /// The views that read it.
+    pub views: Vec<String>,
+    /// The durable position.
+    pub position: String,
+    /// The position that merged answers cover.
+    pub accumulated: String,
+    /// The position that the raw log covers.
+    pub archived: String,
+    /// Age of the oldest durable event that answers do not cover, in milliseconds.
+    pub freshness_ms: u64,
+    /// Events in the raw log.
+    pub archived_events: u64,
+    /// Bytes of the raw log.
+    pub archived_bytes: u64,
+    /// Dead letters that wait for a replay.
+    pub dead_letters: u64,
+    /// Exclusions in force.
+    pub exclusions: u64,
+}
+
+/// How a view answers now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ViewPhase {
+    /// Its first generation is being built: queries get 503.
+    Building,
+    /// From generation and runs.
+    Live,
+    /// From the generation alone, see `notes`.
+    Batch,
+}
+
+impl ViewPhase {
+    /// Its name in the API.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Building => "building",
+            Self::Live => "live",
+            Self::Batch => "batch",
+        }
+    }
+}
+
+/// A view, in short.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ViewInfo {
+    /// Its name.
+    pub name: String,
+    /// Its id.
+    pub id: ViewId,
+    /// The stream it reads.
+    pub stream: String,
+    /// How it answers now.
+    pub phase: ViewPhase,
+    /// The live generation.
+    pub generation: Option<GenerationNumber>,
+    /// Where that generation ends and the runs begin: the seam.
+    pub horizon: String,
+    /// The position that merged answers cover.
+    pub position: String,
+    /// Its columns.
+    pub columns: Vec<ColumnInfo>,
+    /// Its declaration as SQL, from [`crate::sql::render_view`].
+    pub definition: String,
+    /// Counts redefinitions, from 1.
+    pub version: u64,
+    /// Cron schedule of full runs, UTC.
+    pub recompute: Option<String>,
+    /// Interval of incremental runs, such as `5 minutes`.
+    pub refresh: Option<String>,
+    /// What a reader should know.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub notes: Vec<String>,
+}
+
+/// How far the first generation of a definition has come.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct BuildProgress {
+    /// The run that builds it.
+    pub run: Option<RunId>,
+    /// Version of the definition.
+    pub version: u64,
+    /// Events read.
+    pub rows_read: u64,
+    /// Events to read, as far as known.
+    pub rows_total: Option<u64>,
+    /// Seconds to go, as far as known.
+    pub seconds_left: Option<f64>,
+}
+
+/// One readable generation.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GenerationInfo {
+    /// Its number.
+    pub number: GenerationNumber,
+    /// The generation it started from.
+    pub parent: Option<GenerationNumber>,
+    /// What kind of run made it.
+    pub mode: Option<RunMode>,
+    /// Which run.
+    pub run: Option<RunId>,
+    /// Whether it is live.
+    pub live: bool,
+    /// Its horizon.
+    pub horizon: String,
+    /// Version of the definition it belongs to.
+    pub definition_version: u64,
+    /// The exclusions it carries.
+    pub exclusions: Vec<ExclusionId>,
+    /// Its groups.
+    pub groups: u64,
+    /// Bytes of its files.
+    pub bytes: u64,
+    /// When it was made.
+    pub created_at: String,
+}
+
+/// A view and where its seam stands.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ViewStatus {
+    /// The view in short.
+    #[serde(flatten)]
+    pub view: ViewInfo,
+    /// Age of the oldest durable event that merged answers do not cover, in milliseconds.
+    pub freshness_ms: u64,
+    /// Runs in the speed layer, from the horizon on.
+    pub runs: u64,
+    /// Groups in them.
+    pub run_groups: u64,
+    /// Their memory.
+    pub run_bytes: u64,
+    /// A definition that is being built: the first, or a newer one.
+    pub building: Option<BuildProgress>,
+    /// Whether the full schedule is paused.
+    pub schedule_paused: bool,
+    /// When the next full run is due.
+    pub next_recompute: Option<String>,
+    /// When the next incremental run is due.
+    pub next_refresh: Option<String>,
+    /// Where a rollback without a number goes.
+    pub rollback_to: Option<GenerationNumber>,
+    /// Readable generations, newest first.
+    pub generations: Vec<GenerationInfo>,
+}
+
+/// One stage of the data path and how it keeps up.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct StageStatus {
+    /// `ingest`, `archive`, `accumulate`, `batch` or `serve`.
+    pub stage: String,
+    /// The stream, for stages that work on one.
+    pub stream: Option<String>,
+    /// Events (answers, for `serve`) a second over the last minute.
+    pub per_second: f64,
+    /// Events that wait for the stage.
+    pub waiting: u64,
+    /// Share of the last minute in which the stage was at work, 0 to 1.
+    pub busy: f64,
+    /// What limits it now, if something does.
+    pub limited_by: Option<String>,
+}
+
+/// Memory of the speed layer against its limits.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MemoryStatus {
+    /// Held by runs and tails.
+    pub used_bytes: u64,
+    /// Past it an incremental run starts.
+    pub soft_limit_bytes: u64,
+    /// Past it ingest slows.
+    pub hard_limit_bytes: u64,
+}
+
+/// Everything `dovetail status` shows.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Status {
+    /// Version of the server.
+    pub version: String,
+    /// When it started.
+    pub started_at: String,
+    /// Seconds since then.
+    pub uptime_s: u64,
+    /// Sequence of the catalog's last commit.
+    pub catalog_sequence: u64,
+    /// Memory of the speed layer.
+    pub memory: MemoryStatus,
+    /// The stage that holds the others up, if one does.
+    pub bottleneck: Option<String>,
+    /// Every stage.
+    pub stages: Vec<StageStatus>,
+    /// Every stream.
+    pub streams: Vec<StreamInfo>,
+    /// Every view.
+    pub views: Vec<ViewStatus>,
+    /// Batch runs that are running or staged.
+    pub runs: Vec<super::RunInfo>,
+}

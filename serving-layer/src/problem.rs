@@ -1,0 +1,125 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Errors of the query engine as problems.
+
+use std::error::Error;
+
+use arrow::error::ArrowError;
+use datafusion::error::DataFusionError;
+use dovetail_model::{Problem, ProblemKind};
+
+/// What a caller can do about an error of planning or execution. A [`Problem`] that travelled inside
+/// [`DataFusionError::External`] comes out as it went in.
+///
+/// ```text
+/// plan, schema, SQL, value errors   -> Invalid       fix the statement
+/// out of memory or disk budget      -> Busy          ask for less, or later
+/// everything else                   -> Internal      our fault
+/// ```
+pub fn problem_of(error: &DataFusionError) -> Problem {
+    let mut source: Option<&(dyn Error + 'static)> = Some(error);
+    while let Some(inner) = source {
+        if let Some(problem) = inner.downcast_ref::<Problem>() {
+            return problem.clone();
+        }
+        source = inner.source();
+    }
+    let root = error.find_root();
+    let message = message_of(root);
+    let kind = match root {
+        DataFusionError::Plan(_)
+        | DataFusionError::SchemaError(_, _)
+        | DataFusionError::SQL(_, _)
+        | DataFusionError::NotImplemented(_)
+        | DataFusionError::Execution(_)
+        | DataFusionError::Diagnostic(_, _)
+        | DataFusionError::Configuration(_) => ProblemKind::Invalid,
+        DataFusionError::ArrowError(error, _) => kind_of_arrow(error),
+        DataFusionError::ResourcesExhausted(_) => {
+            let detail = format!(
+                "the query needs more memory than it may have: {message}; ask for fewer groups or columns, or try again later"
+            );
+            return Problem::new(ProblemKind::Busy, detail);
+        }
+        _ => ProblemKind::Internal,
+    };
+    Problem::new(kind, message)
+}
+
+fn kind_of_arrow(error: &ArrowError) -> ProblemKind {
+    match error {
+        ArrowError::CastError(_)
+        | ArrowError::ParseError(_)
+        | ArrowError::ComputeError(_)
+        | ArrowError::DivideByZero
+        | ArrowError::ArithmeticOverflow(_)
+        | ArrowError::InvalidArgumentError(_)
+        | ArrowError::NotYetImplemented(_) => ProblemKind::Invalid,
+        _ => ProblemKind::Internal,
+    }
+}
+
+/// The error's own words in our form: no prefix, no backtrace, lowercase.
+fn message_of(error: &DataFusionError) -> String {
+    let message = error.message();
+    let message = message
+        .split(DataFusionError::BACK_TRACE_SEP)
+        .next()
+        .unwrap_or_default();
+    lower_first(message.trim().trim_end_matches('.'))
+}
+
+/// `Text` as `text`, but `SQL` as it is.
+pub(crate) fn lower_first(text: &str) -> String {
+    let mut chars = text.chars();
+    match (chars.next(), chars.next()) {
+        (Some(first), Some(second)) if first.is_uppercase() && !second.is_uppercase() => {
+            first.to_lowercase().collect::<String>() + &text[first.len_utf8()..]
+        }
+        _ => text.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_problem_comes_out_as_it_went_in() {
+        let problem = Problem::conflict("the segment is gone").with("offset", 7);
+        let error = DataFusionError::External(Box::new(problem.clone()));
+        let wrapped = error.context("while reading").context("twice");
+        assert_eq!(problem_of(&wrapped), problem);
+        let arrow = ArrowError::ExternalError(Box::new(problem.clone()));
+        assert_eq!(problem_of(&DataFusionError::from(arrow)), problem);
+    }
+
+    #[test]
+    fn the_caller_hears_whose_fault_it_is() {
+        for (error, kind, text) in [
+            (
+                DataFusionError::Plan("No field named x.".to_owned()),
+                ProblemKind::Invalid,
+                "no field named x",
+            ),
+            (
+                ArrowError::DivideByZero.into(),
+                ProblemKind::Invalid,
+                "divide by zero error",
+            ),
+            (
+                DataFusionError::Internal("oops".to_owned()),
+                ProblemKind::Internal,
+                "oops",
+            ),
+            (
+                DataFusionError::ResourcesExhausted("too big".to_owned()).context("in a sort"),
+                ProblemKind::Busy,
+                "the query needs more memory than it may have: too big",
+            ),
+        ] {
+            let problem = problem_of(&error);
+            assert_eq!(problem.kind, kind, "{error}");
+            assert!(problem.detail.starts_with(text), "{problem}");
+        }
+    }
+}

@@ -1,0 +1,239 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Rows by REST, as expressions over a view's output columns.
+//!
+//! Purpose: [`RowsPlan`] checks a [`RowsRequest`] against a schema and turns it into filter, sort, fetch and
+//! projection; its cursor continues a page right behind its last row. Collaborators: the implementation of
+//! [`Queries::rows`](crate::ports::Queries::rows) plans with it, the router writes the cursors.
+//! Invariants: the sort ends with all key columns, so it is total and a page neither repeats nor skips a
+//! row of an unchanged view. Non-goals: execution; pinning a cut across pages.
+
+mod cursor;
+mod literal;
+
+use arrow::datatypes::{DataType, Field, Schema};
+use datafusion::common::Column;
+use datafusion::logical_expr::{Expr, SortExpr, and, lit, or};
+use dovetail_model::Problem;
+
+pub(crate) use cursor::Cursor;
+use literal::literal;
+
+use crate::ports::{Filter, FilterOp, OrderBy, Page, RowsRequest};
+
+/// What may stand in the query string, for someone who has mistyped one.
+const FILTER_HINT: &str = "a filter reads `column=value` or `column.op=value` with op eq, gt, gte, lt, lte or in; other parameters are columns, order, limit, cursor, after, layer, generation, timeout_ms and format";
+
+/// A rows request against the schema of its view.
+#[derive(Debug, Clone, PartialEq)]
+pub struct RowsPlan {
+    /// Which rows, the cursor included. Columns are unqualified.
+    pub filter: Option<Expr>,
+    /// Their order: total when the view has keys; empty for a view of one row.
+    pub sort: Vec<SortExpr>,
+    /// Rows to fetch: one more than the limit, so that the router knows whether to offer a cursor.
+    pub fetch: usize,
+    /// Columns of the output schema to answer, the visible ones first.
+    pub projection: Vec<usize>,
+    /// What [`RowsAnswer`](crate::ports::RowsAnswer) carries along.
+    pub page: Page,
+}
+
+impl RowsPlan {
+    /// Plans `request` over a view with output columns `schema` whose key columns are `keys`.
+    ///
+    /// # Errors
+    /// `Invalid` for an unknown column, a literal that is not of its column's type, a column that cannot be
+    /// compared, or a cursor that belongs to another request.
+    pub fn new(request: &RowsRequest, schema: &Schema, keys: &[usize]) -> Result<Self, Problem> {
+        let columns = Columns {
+            view: &request.view,
+            schema,
+        };
+        let mut filters = request
+            .filters
+            .iter()
+            .map(|filter| columns.filter(filter))
+            .collect::<Result<Vec<_>, _>>()?;
+        let order = columns.order(&request.order, keys)?;
+        let fingerprint = fingerprint(request);
+        if let Some(text) = &request.cursor {
+            let cursor = Cursor::parse(text, &fingerprint, order.len())?;
+            filters.extend(columns.behind(&order, &cursor)?);
+        }
+        let mut projection = columns.visible(&request.columns)?;
+        let visible = projection.len();
+        for (index, _) in &order {
+            if !projection.contains(index) {
+                projection.push(*index);
+            }
+        }
+        let place = |index| projection.iter().position(|p| *p == index);
+        let page = Page {
+            visible,
+            order: order
+                .iter()
+                .filter_map(|(index, _)| place(*index))
+                .collect(),
+            fingerprint,
+        };
+        let sort = order
+            .iter()
+            .map(|(index, descending)| columns.expr(*index).sort(!descending, false))
+            .collect();
+        Ok(Self {
+            filter: filters.into_iter().reduce(and),
+            sort,
+            fetch: request.limit.saturating_add(1),
+            projection,
+            page,
+        })
+    }
+}
+
+/// What a cursor belongs to: the view, its filters and its order. The columns shown may change from page to page.
+fn fingerprint(request: &RowsRequest) -> String {
+    let text = format!(
+        "{}\n{:?}\n{:?}",
+        request.view, request.filters, request.order
+    );
+    let mut hex = blake3::hash(text.as_bytes()).to_hex().to_string();
+    hex.truncate(12);
+    hex
+}
+
+/// The columns of one view, by name and as expressions.
+struct Columns<'a> {
+    view: &'a str,
+    schema: &'a Schema,
+}
+
+impl Columns<'_> {
+    fn find(&self, name: &str) -> Result<usize, Problem> {
+        self.schema.index_of(name).map_err(|_| {
+            let known: Vec<&str> = self
+                .schema
+                .fields()
+                .iter()
+                .map(|f| f.name().as_str())
+                .collect();
+            let detail = format!(
+                "view `{}` has no column `{name}`; its columns are {}",
+                self.view,
+                known.join(", ")
+            );
+            Problem::invalid(detail).with("column", name)
+        })
+    }
+
+    fn find_comparable(&self, name: &str) -> Result<usize, Problem> {
+        let index = self.find(name)?;
+        let data_type = self.schema.field(index).data_type();
+        if data_type.is_nested() || matches!(data_type, DataType::Null) {
+            let detail = format!(
+                "column `{name}` is {} and cannot be compared here; ask in SQL",
+                crate::sql::sql_type(data_type)
+            );
+            return Err(Problem::invalid(detail).with("column", name));
+        }
+        Ok(index)
+    }
+
+    fn expr(&self, index: usize) -> Expr {
+        Expr::Column(Column::new_unqualified(self.schema.field(index).name()))
+    }
+
+    fn visible(&self, names: &[String]) -> Result<Vec<usize>, Problem> {
+        if names.is_empty() {
+            return Ok((0..self.schema.fields().len()).collect());
+        }
+        let mut indices = Vec::with_capacity(names.len());
+        for name in names {
+            let index = self.find(name)?;
+            if indices.contains(&index) {
+                return Err(Problem::invalid(format!("column `{name}` is named twice")));
+            }
+            indices.push(index);
+        }
+        Ok(indices)
+    }
+
+    /// The order asked for and then the keys, as `(column, descending)`.
+    fn order(&self, order: &[OrderBy], keys: &[usize]) -> Result<Vec<(usize, bool)>, Problem> {
+        let mut complete: Vec<(usize, bool)> = Vec::with_capacity(order.len() + keys.len());
+        for by in order {
+            let index = self.find_comparable(&by.column)?;
+            if complete.iter().any(|(known, _)| *known == index) {
+                let detail = format!("`order` names column `{}` twice", by.column);
+                return Err(Problem::invalid(detail));
+            }
+            complete.push((index, by.descending));
+        }
+        for key in keys {
+            if !complete.iter().any(|(known, _)| known == key) {
+                complete.push((*key, false));
+            }
+        }
+        Ok(complete)
+    }
+
+    fn filter(&self, filter: &Filter) -> Result<Expr, Problem> {
+        let index = self.find_comparable(&filter.column).map_err(|problem| {
+            let detail = format!("{}; {FILTER_HINT}", problem.detail);
+            Problem { detail, ..problem }
+        })?;
+        let field = self.schema.field(index);
+        let values = filter
+            .values
+            .iter()
+            .map(|text| literal(field, text).map(lit))
+            .collect::<Result<Vec<_>, _>>()?;
+        let column = self.expr(index);
+        if filter.op == FilterOp::In {
+            return Ok(column.in_list(values, false));
+        }
+        let Ok([value]) = <[Expr; 1]>::try_from(values) else {
+            let detail = format!("a filter on `{}` needs one value", filter.column);
+            return Err(Problem::invalid(detail));
+        };
+        Ok(match filter.op {
+            FilterOp::Eq | FilterOp::In => column.eq(value),
+            FilterOp::Gt => column.gt(value),
+            FilterOp::GtEq => column.gt_eq(value),
+            FilterOp::Lt => column.lt(value),
+            FilterOp::LtEq => column.lt_eq(value),
+        })
+    }
+
+    /// The rows behind `cursor`: `a` behind, or `a` equal and `b` behind, or …; nulls are last.
+    fn behind(&self, order: &[(usize, bool)], cursor: &Cursor) -> Result<Option<Expr>, Problem> {
+        let mut behind: Option<Expr> = None;
+        for ((index, descending), value) in order.iter().zip(cursor.values()).rev() {
+            let field: &Field = self.schema.field(*index);
+            let column = self.expr(*index);
+            let Some(text) = value else {
+                // Nothing of this column is behind a null.
+                behind = Some(behind.map_or(lit(false), |rest| and(column.is_null(), rest)));
+                continue;
+            };
+            let value = lit(literal(field, text)?);
+            let strictly = if *descending {
+                column.clone().lt(value.clone())
+            } else {
+                column.clone().gt(value.clone())
+            };
+            let past = if field.is_nullable() {
+                or(strictly, column.clone().is_null())
+            } else {
+                strictly
+            };
+            behind = Some(match behind {
+                Some(rest) => or(past, and(column.eq(value), rest)),
+                None => past,
+            });
+        }
+        Ok(behind)
+    }
+}
+
+#[cfg(test)]
+mod tests;

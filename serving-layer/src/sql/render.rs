@@ -1,0 +1,73 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Declarations as the SQL that declares them again.
+
+use dovetail_model::{StreamDef, StreamSchema, UnknownColumns, ViewDef};
+
+use super::create::{UNITS, UNKNOWN_COLUMNS};
+use super::options::render_interval;
+
+/// A text as a SQL literal.
+fn literal(text: &str) -> String {
+    format!("'{}'", text.replace('\'', "''"))
+}
+
+/// The word for `value` among an option's values.
+fn word<T: PartialEq>(known: &[(&'static str, T)], value: &T) -> &'static str {
+    let known = known.iter().find(|(_, v)| v == value);
+    known.map_or("", |(word, _)| word)
+}
+
+/// The `CREATE STREAM` statement of a stream, one column a line, with a closing semicolon.
+pub fn render_stream(stream: &StreamDef) -> String {
+    render_stream_schema(&stream.name, &stream.schema)
+}
+
+/// The `CREATE STREAM` statement that declares `schema` under `name`.
+pub fn render_stream_schema(name: &str, schema: &StreamSchema) -> String {
+    let columns: Vec<String> = schema.columns.iter().map(|c| format!("  {c}")).collect();
+    let mut options = Vec::new();
+    if let Some(event_time) = &schema.event_time {
+        options.push(format!("event_time = {}", literal(&event_time.column)));
+        if let Some(unit) = &event_time.epoch {
+            options.push(format!("event_time_unit = '{}'", word(&UNITS, unit)));
+        }
+    }
+    if schema.unknown_columns != UnknownColumns::default() {
+        let value = word(&UNKNOWN_COLUMNS, &schema.unknown_columns);
+        options.push(format!("unknown_columns = '{value}'"));
+    }
+    let columns = columns.join(",\n");
+    format!("CREATE STREAM {name} (\n{columns}\n){};", with(&options))
+}
+
+/// The `CREATE VIEW` statement of a view, with a closing semicolon.
+pub fn render_view(view: &ViewDef) -> String {
+    let mut options = Vec::new();
+    if let Some(cron) = &view.recompute {
+        options.push(format!("recompute = {}", literal(cron)));
+    }
+    if let Some(seconds) = view.refresh_s {
+        options.push(format!("refresh = '{}'", render_interval(seconds)));
+    }
+    let select = view.sql.trim();
+    // A comment at the end would swallow the semicolon.
+    let last_line = select.lines().last().unwrap_or_default();
+    let end = if last_line.contains("--") || last_line.contains('#') {
+        "\n;"
+    } else {
+        ";"
+    };
+    format!(
+        "CREATE VIEW {}{} AS\n{select}{end}",
+        view.name,
+        with(&options)
+    )
+}
+
+fn with(options: &[String]) -> String {
+    if options.is_empty() {
+        String::new()
+    } else {
+        format!(" WITH ({})", options.join(", "))
+    }
+}
