@@ -1,0 +1,100 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The command line.
+//!
+//! Purpose: every command but the two that serve is a client of the HTTP API. Collaborators:
+//! [`crate::client`], [`crate::ingest`]; the server comes in as a [`Server`].
+//! Invariants: exit code 0 is done, 1 refused or failed (the problem on stderr), 2 a usage error; stdout
+//! carries data only, so that every command can stand in a pipe. Non-goals: what the server decides.
+
+mod args;
+mod console;
+mod dead_letters;
+mod definitions;
+mod demo;
+mod diff;
+mod error;
+mod exclusions;
+mod grid;
+mod infer;
+mod ingest;
+mod logging;
+mod prompt;
+mod replay;
+mod runs;
+mod sql;
+mod statements;
+mod status;
+mod table;
+mod up;
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser};
+
+use crate::client::Client;
+use args::{Cli, Command};
+use console::Console;
+pub use definitions::DefinitionFile;
+pub use error::CliError;
+pub use up::{Server, Serving, UpOptions};
+
+/// Runs the command that `args` (the program's name first) say, and gives the exit code. `server` is what
+/// `up` and `demo` start.
+pub fn run(args: impl IntoIterator<Item = OsString>, server: &dyn Server) -> ExitCode {
+    let cli = match Cli::try_parse_from(args) {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help and version go to stdout with code 0, usage errors to stderr with code 2. If even
+            // that cannot be written, nobody reads it.
+            let _ = error.print();
+            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
+        }
+    };
+    let mut console = Console::standard();
+    let outcome = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|e| CliError::Failed(format!("cannot start the runtime: {e}")))
+        .and_then(|runtime| {
+            let outcome = runtime.block_on(dispatch(cli, &mut console, server));
+            // A thread that still waits for the standard input must not keep the program.
+            runtime.shutdown_background();
+            outcome
+        });
+    match outcome.and_then(|()| console.flush()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => error.report(&mut console),
+    }
+}
+
+async fn dispatch(cli: Cli, console: &mut Console, server: &dyn Server) -> Result<(), CliError> {
+    let client = || Client::new(&cli.global.url, cli.global.token.clone()).map_err(CliError::from);
+    match cli.command {
+        Command::Up(args) => up::run(args, console, server).await,
+        Command::Demo(args) => demo::run(args, console, server).await,
+        Command::Sql(args) => sql::run(args, &client()?, console).await,
+        Command::Infer(args) => infer::run(args, console).await,
+        Command::Ingest(args) => ingest::run(args, &client()?, console).await,
+        Command::DeadLetters(args) => dead_letters::run(args, &client()?, console).await,
+        Command::Plan(args) => definitions::plan(args, &client()?, console).await,
+        Command::Apply(args) => definitions::apply(args, &client()?, console).await,
+        Command::Recompute(args) => runs::recompute(args, &client()?, console).await,
+        Command::Replay(args) => replay::run(args, &client()?, console).await,
+        Command::Runs(args) => runs::list(args, &client()?, console).await,
+        Command::Diff(args) => runs::diff(args, &client()?, console).await,
+        Command::Promote(args) => runs::promote(args, &client()?, console).await,
+        Command::Discard(args) => runs::discard(args, &client()?, console).await,
+        Command::Cancel(args) => runs::cancel(args, &client()?, console).await,
+        Command::Rollback(args) => runs::rollback(args, &client()?, console).await,
+        Command::Exclude(args) => exclusions::exclude(args, &client()?, console).await,
+        Command::Exclusions(args) => exclusions::list(args, &client()?, console).await,
+        Command::Unexclude(args) => exclusions::unexclude(args, &client()?, console).await,
+        Command::Status(args) => status::run(args, &client()?, console).await,
+        Command::Completions { shell } => {
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "dovetail", &mut script);
+            console.bytes(&script)
+        }
+    }
+}

@@ -1,0 +1,200 @@
+// SPDX-License-Identifier: Apache-2.0
+//! `dovetail status`: where every seam stands and what holds the others up.
+
+use clap::Args;
+use indicatif::HumanBytes;
+use serde_json::Value;
+
+use super::CliError;
+use super::args::Show;
+use super::console::Console;
+use super::runs;
+use super::table::{self, Column};
+use crate::client::Client;
+
+/// What `dovetail status` takes.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  dovetail status
+  dovetail status --format json")]
+pub(super) struct StatusArgs {
+    #[command(flatten)]
+    show: Show,
+}
+
+pub(super) async fn run(
+    args: StatusArgs,
+    client: &Client,
+    console: &mut Console,
+) -> Result<(), CliError> {
+    let status = client.get(&["v1", "status"]).await?;
+    if args.show.is_json() {
+        return console.json(&status);
+    }
+    console.line(render(&status))
+}
+
+/// The status as people read it.
+fn render(status: &Value) -> String {
+    let text = |value: &Value| table::plain(value, "-");
+    let memory = &status["memory"];
+    let mut shown = format!(
+        "dovetail {}, up {} s, catalog at {}\n",
+        text(&status["version"]),
+        text(&status["uptime_s"]),
+        text(&status["catalog_sequence"]),
+    );
+    shown.push_str(&format!(
+        "speed layer: {} of {} (hard limit {})\n",
+        bytes(&memory["used_bytes"]),
+        bytes(&memory["soft_limit_bytes"]),
+        bytes(&memory["hard_limit_bytes"]),
+    ));
+    if let Some(bottleneck) = status["bottleneck"].as_str() {
+        shown.push_str(&format!("bottleneck: {}\n", table::printable(bottleneck)));
+    }
+    let lists: [(&str, &str, &[Column]); 4] = [
+        ("Stages", "stages", STAGES),
+        ("Streams", "streams", STREAMS),
+        ("Views", "views", VIEWS),
+        ("Batch runs, running or staged", "runs", runs::COLUMNS),
+    ];
+    for (title, name, columns) in lists {
+        let records = table::items(&status[name], "");
+        if !records.is_empty() {
+            shown.push_str(&format!("\n{title}\n{}\n", table::list(columns, records)));
+        }
+    }
+    shown.truncate(shown.trim_end().len());
+    shown
+}
+
+fn bytes(value: &Value) -> String {
+    value
+        .as_u64()
+        .map_or_else(|| "-".to_owned(), |bytes| HumanBytes(bytes).to_string())
+}
+
+const STAGES: &[Column] = &[
+    Column::new("stage", |stage| stage["stage"].clone()),
+    Column::new("stream", |stage| stage["stream"].clone()),
+    Column::new("per second", |stage| rounded(&stage["per_second"], 1.0)),
+    Column::new("waiting", |stage| stage["waiting"].clone()),
+    Column::new("busy %", |stage| rounded(&stage["busy"], 100.0)),
+    Column::new("limited by", |stage| stage["limited_by"].clone()),
+];
+
+const STREAMS: &[Column] = &[
+    Column::new("stream", |stream| stream["name"].clone()),
+    Column::new("durable", |stream| stream["position"].clone()),
+    Column::new("accumulated", |stream| offsets(&stream["accumulated"])),
+    Column::new("archived", |stream| offsets(&stream["archived"])),
+    Column::new("behind ms", |stream| stream["freshness_ms"].clone()),
+    Column::new("archived bytes", |stream| {
+        bytes(&stream["archived_bytes"]).into()
+    }),
+    Column::new("dead letters", |stream| stream["dead_letters"].clone()),
+    Column::new("exclusions", |stream| stream["exclusions"].clone()),
+];
+
+const VIEWS: &[Column] = &[
+    Column::new("view", |view| view["name"].clone()),
+    Column::new("phase", |view| {
+        let building = &view["building"];
+        if building.is_null() {
+            return view["phase"].clone();
+        }
+        let read = table::plain(&building["rows_read"], "?");
+        let total = table::plain(&building["rows_total"], "?");
+        format!(
+            "{}, {read} of {total} events read",
+            table::plain(&view["phase"], "-")
+        )
+        .into()
+    }),
+    Column::new("generation", |view| view["generation"].clone()),
+    Column::new("seam", |view| view["horizon"].clone()),
+    Column::new("up to", |view| offsets(&view["position"])),
+    Column::new("behind ms", |view| view["freshness_ms"].clone()),
+    Column::new("runs", |view| view["runs"].clone()),
+    Column::new("run bytes", |view| bytes(&view["run_bytes"]).into()),
+    Column::new("next full", |view| {
+        if view["schedule_paused"].as_bool() == Some(true) {
+            "paused".into()
+        } else {
+            table::to_the_second(&view["next_recompute"])
+        }
+    }),
+    Column::new("next refresh", |view| {
+        table::to_the_second(&view["next_refresh"])
+    }),
+];
+
+/// The offsets of a token, where the name of its stream stands next to it already.
+fn offsets(token: &Value) -> Value {
+    let short = token
+        .as_str()
+        .and_then(|token| Some(token.rsplit_once(':')?.1));
+    short.map_or_else(|| token.clone(), Value::from)
+}
+
+/// A number times `scale`, without its fraction.
+fn rounded(value: &Value, scale: f64) -> Value {
+    value.as_f64().map_or(Value::Null, |number| {
+        ((number * scale).round() as i64).into()
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn status_as_people_read_it() {
+        let status = json!({
+            "version": "0.1.0", "uptime_s": 61, "catalog_sequence": 12, "bottleneck": "accumulate of flights",
+            "memory": {"used_bytes": 1048576, "soft_limit_bytes": 536870912u64, "hard_limit_bytes": 1073741824u64},
+            "stages": [{"stage": "ingest", "stream": "flights", "per_second": 51234.56, "waiting": 0, "busy": 0.254, "limited_by": null}],
+            "streams": [{"name": "flights", "position": "flights~k3f:0@100", "accumulated": "flights~k3f:0@90",
+                "archived": "flights~k3f:0@50", "freshness_ms": 12, "archived_bytes": 2048, "dead_letters": 1, "exclusions": 0}],
+            "views": [
+                {"name": "a", "phase": "live", "generation": 3, "horizon": "flights~k3f:0@50", "position": "flights~k3f:0@90",
+                 "freshness_ms": 12, "runs": 4, "run_bytes": 4096, "schedule_paused": true, "next_refresh": "2001-01-01T00:05:00"},
+                {"name": "b", "phase": "building", "building": {"rows_read": 5, "rows_total": null}},
+            ],
+            "runs": [],
+        });
+        insta::assert_snapshot!(render(&status), @r#"
+        dovetail 0.1.0, up 61 s, catalog at 12
+        speed layer: 1.00 MiB of 512.00 MiB (hard limit 1.00 GiB)
+        bottleneck: accumulate of flights
+
+        Stages
+        ┌────────┬─────────┬────────────┬─────────┬────────┬────────────┐
+        │ stage  ┆ stream  ┆ per second ┆ waiting ┆ busy % ┆ limited by │
+        ╞════════╪═════════╪════════════╪═════════╪════════╪════════════╡
+        │ ingest ┆ flights ┆      51235 ┆       0 ┆     25 ┆ -          │
+        └────────┴─────────┴────────────┴─────────┴────────┴────────────┘
+
+        Streams
+        ┌─────────┬───────────────────┬─────────────┬──────────┬───────────┬────────────────┬──────────────┬────────────┐
+        │ stream  ┆ durable           ┆ accumulated ┆ archived ┆ behind ms ┆ archived bytes ┆ dead letters ┆ exclusions │
+        ╞═════════╪═══════════════════╪═════════════╪══════════╪═══════════╪════════════════╪══════════════╪════════════╡
+        │ flights ┆ flights~k3f:0@100 ┆ 0@90        ┆ 0@50     ┆        12 ┆ 2.00 KiB       ┆            1 ┆          0 │
+        └─────────┴───────────────────┴─────────────┴──────────┴───────────┴────────────────┴──────────────┴────────────┘
+
+        Views
+        ┌──────┬──────────────────────────────┬────────────┬──────────────────┬───────┬───────────┬──────┬───────────┬───────────┬─────────────────────┐
+        │ view ┆ phase                        ┆ generation ┆ seam             ┆ up to ┆ behind ms ┆ runs ┆ run bytes ┆ next full ┆ next refresh        │
+        ╞══════╪══════════════════════════════╪════════════╪══════════════════╪═══════╪═══════════╪══════╪═══════════╪═══════════╪═════════════════════╡
+        │ a    ┆ live                         ┆          3 ┆ flights~k3f:0@50 ┆ 0@90  ┆        12 ┆    4 ┆ 4.00 KiB  ┆ paused    ┆ 2001-01-01T00:05:00 │
+        │ b    ┆ building, 5 of ? events read ┆ -          ┆ -                ┆ -     ┆ -         ┆ -    ┆ -         ┆ -         ┆ -                   │
+        └──────┴──────────────────────────────┴────────────┴──────────────────┴───────┴───────────┴──────┴───────────┴───────────┴─────────────────────┘
+        "#);
+        // An answer without anything is shown too, not a crash.
+        assert!(render(&json!({})).starts_with("dovetail -"));
+    }
+}

@@ -1,0 +1,199 @@
+// SPDX-License-Identifier: Apache-2.0
+//! `dovetail up`: options, logs and signals around a server. The server itself comes in as a [`Server`].
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use dovetail_model::Problem;
+use dovetail_serving_layer::http::{TokenEntry, TokenError};
+use futures::future::BoxFuture;
+use tokio::sync::oneshot;
+use tokio_util::sync::CancellationToken;
+
+use super::console::Console;
+use super::logging::{self, LogArgs};
+use super::{CliError, DefinitionFile, definitions};
+
+/// What a second signal ends the program with, as shells expect of an interrupt.
+const EXIT_INTERRUPTED: i32 = 130;
+
+const EXAMPLES: &str = "\
+Without tokens the server listens on loopback addresses only, and whoever reaches it may do everything.
+
+SIGTERM or Ctrl-C stops it in order; a second one at once (nothing acknowledged is lost either way).
+
+Examples:
+  dovetail up
+  dovetail up --data /var/lib/dovetail --apply definitions/
+  dovetail up --listen 0.0.0.0:8080 --tokens tokens.txt --log-format json
+
+A tokens file has a line for each token, name:role:secret, where the secret may be hidden:
+  ops:admin:c1b8f0d6e7a94c02
+  collector:write:5f0e9a7d33b14e55
+  dashboard:read:blake3=64 hexadecimal digits";
+
+/// What `dovetail up` takes.
+#[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
+pub(super) struct UpArgs {
+    /// The data directory; it is made if it is not there
+    #[arg(
+        long,
+        env = "DOVETAIL_DATA",
+        value_name = "DIR",
+        default_value = "dovetail-data"
+    )]
+    data: PathBuf,
+    /// Where to listen; port 0 takes a free one
+    #[arg(
+        long,
+        env = "DOVETAIL_LISTEN",
+        value_name = "ADDRESS",
+        default_value = "127.0.0.1:8080"
+    )]
+    listen: SocketAddr,
+    /// Bring this directory of .sql definitions into force before listening
+    #[arg(long, env = "DOVETAIL_APPLY", value_name = "DIR")]
+    apply: Option<PathBuf>,
+    /// Who may do what: a file with a line name:role:secret for each token
+    #[arg(long, env = "DOVETAIL_TOKENS", value_name = "FILE")]
+    tokens: Option<PathBuf>,
+    #[command(flatten)]
+    log: LogArgs,
+}
+
+/// How a server is to run.
+#[derive(Debug, Clone)]
+pub struct UpOptions {
+    /// The data directory; made if it is not there.
+    pub data: PathBuf,
+    /// Where to listen; port 0 takes a free one.
+    pub listen: SocketAddr,
+    /// Definitions to bring into force before listening.
+    pub apply: Vec<DefinitionFile>,
+    /// Who may do what; without any, loopback only and every caller is admin.
+    pub tokens: Vec<TokenEntry>,
+}
+
+/// How a server tells that it serves, and learns that it shall stop.
+#[derive(Debug)]
+pub struct Serving {
+    /// Takes the address it listens on, once requests are answered.
+    pub ready: oneshot::Sender<SocketAddr>,
+    /// Stop in order: finish what is begun, lose nothing.
+    pub shutdown: CancellationToken,
+}
+
+/// What `up` and `demo` start.
+pub trait Server: Send + Sync {
+    /// Serves until `serving.shutdown`, then stops in order. Ends early only with an error.
+    fn serve(&self, options: UpOptions, serving: Serving) -> BoxFuture<'_, Result<(), Problem>>;
+}
+
+pub(super) async fn run(
+    args: UpArgs,
+    console: &mut Console,
+    server: &dyn Server,
+) -> Result<(), CliError> {
+    logging::init(&args.log, "info")?;
+    let options = UpOptions {
+        data: args.data,
+        listen: args.listen,
+        apply: match &args.apply {
+            Some(dir) => definitions::read_dir(dir)?,
+            None => Vec::new(),
+        },
+        tokens: match &args.tokens {
+            Some(file) => read_tokens(file)?,
+            None => Vec::new(),
+        },
+    };
+    let (ready, listening) = oneshot::channel();
+    let shutdown = CancellationToken::new();
+    on_signals(shutdown.clone())?;
+    let mut served = server.serve(options, Serving { ready, shutdown });
+    tokio::select! {
+        ended = &mut served => return ended.map_err(CliError::from),
+        Ok(address) = listening => {
+            console.line(format_args!("listening on http://{address}"))?;
+            console.flush()?;
+        }
+    }
+    served.await.map_err(CliError::from)
+}
+
+/// Cancels `shutdown` on SIGTERM or SIGINT; a second one ends the program at once.
+pub(super) fn on_signals(shutdown: CancellationToken) -> Result<(), CliError> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let listen = |kind| {
+        signal(kind).map_err(|e| CliError::Failed(format!("cannot listen for signals: {e}")))
+    };
+    let mut terminate = listen(SignalKind::terminate())?;
+    let mut interrupt = listen(SignalKind::interrupt())?;
+    tokio::spawn(async move {
+        let mut next = async || {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+        };
+        next().await;
+        tracing::info!("stopping in order; a second signal ends it at once");
+        shutdown.cancel();
+        next().await;
+        std::process::exit(EXIT_INTERRUPTED);
+    });
+    Ok(())
+}
+
+/// Reads a tokens file: an entry on each line, `#` for comments.
+fn read_tokens(file: &Path) -> Result<Vec<TokenEntry>, CliError> {
+    let text = std::fs::read_to_string(file)
+        .map_err(|e| CliError::Usage(format!("cannot read `{}`: {e}", file.display())))?;
+    let tokens = parse_tokens(&text).map_err(|(line, error)| {
+        CliError::Usage(format!("`{}`, line {line}: {error}", file.display()))
+    })?;
+    if tokens.is_empty() {
+        // Without tokens everyone is admin: not what somebody wants who names a file of them.
+        return Err(CliError::Usage(format!(
+            "`{}` has no token",
+            file.display()
+        )));
+    }
+    Ok(tokens)
+}
+
+/// The entries of a file's text, or the line that is wrong.
+fn parse_tokens(text: &str) -> Result<Vec<TokenEntry>, (usize, TokenError)> {
+    text.lines()
+        .map(str::trim)
+        .enumerate()
+        .filter(|(_, line)| !line.is_empty() && !line.starts_with('#'))
+        .map(|(index, line)| line.parse().map_err(|error| (index + 1, error)))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tokens_file_has_an_entry_on_each_line() {
+        let text = "# ours\n\nops:admin:c1b8f0d6e7a94c02\r\n a:read:9d1c2b7744aa4f10 \n";
+        assert_eq!(parse_tokens(text).unwrap().len(), 2);
+        let (line, error) = parse_tokens("# x\nops:root:c1b8f0d6e7a94c02").unwrap_err();
+        assert_eq!(line, 2);
+        assert!(!error.to_string().contains("c1b8"), "{error}");
+    }
+
+    #[test]
+    fn a_file_without_tokens_does_not_open_the_server_to_all() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("tokens");
+        std::fs::write(&file, "# none yet\n").unwrap();
+        assert!(
+            matches!(read_tokens(&file), Err(CliError::Usage(text)) if text.contains("no token"))
+        );
+    }
+}

@@ -1,0 +1,328 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What exists and where it stands, as the API shows it.
+
+use std::sync::Arc;
+
+use chrono::{TimeDelta, Utc};
+use dovetail_batch_layer::next_full;
+use dovetail_model::{
+    CatalogState, Outcome, PartitionId, Position, PositionToken, Problem, RunMode, StreamDef,
+    StreamState, ViewState,
+};
+use dovetail_seam::{Cut, ViewCut};
+use dovetail_serving_layer::engine::freshness_ms;
+use dovetail_serving_layer::ports::{
+    BuildProgress, ColumnInfo, EventTimeInfo, GenerationInfo, MemoryStatus, StageStatus, Status,
+    StreamInfo, ViewInfo, ViewPhase, ViewStatus,
+};
+use dovetail_serving_layer::sql::{render_interval, render_stream, render_view};
+use dovetail_serving_layer::time::iso_us;
+use dovetail_speed_layer::Pressure;
+
+use super::Node;
+use super::ingest::pending_letters;
+use super::open_stream::OpenStream;
+
+impl Node {
+    pub(crate) async fn describe_streams(&self) -> Result<Vec<StreamInfo>, Problem> {
+        let state = self.0.catalog.state();
+        let mut infos = vec![];
+        for stream in state.live_streams() {
+            infos.push(self.describe_stream(&state, stream).await?);
+        }
+        infos.sort_by(|a, b| a.name.cmp(&b.name));
+        Ok(infos)
+    }
+
+    pub(crate) async fn describe_stream(
+        &self,
+        state: &CatalogState,
+        stream: &StreamState,
+    ) -> Result<StreamInfo, Problem> {
+        let def = &stream.def;
+        let open = self.stream_named(&def.name)?;
+        let cut = open.cell().load();
+        Ok(StreamInfo {
+            name: def.name.clone(),
+            id: def.id.clone(),
+            columns: def.schema.columns.iter().map(ColumnInfo::from).collect(),
+            event_time: def.schema.event_time.as_ref().map(EventTimeInfo::from),
+            definition: render_stream(def),
+            created_at: iso_us(def.created_at.timestamp_micros()),
+            views: state
+                .views_of(&def.id)
+                .map(|view| view.def.name.clone())
+                .collect(),
+            position: token(def, &open.cell().durable()),
+            accumulated: token(def, cut.position()),
+            archived: token(def, cut.raw().archived()),
+            freshness_ms: self.freshness(&open, &cut),
+            archived_events: cut.raw().rows(),
+            archived_bytes: cut.raw().bytes(),
+            dead_letters: pending_letters(&open).await?.len() as u64,
+            exclusions: stream.exclusions.len() as u64,
+        })
+    }
+
+    pub(crate) async fn describe_views(&self) -> Result<Vec<ViewStatus>, Problem> {
+        let state = self.0.catalog.state();
+        let mut infos = state
+            .live_views()
+            .map(|view| self.describe_view(&state, view))
+            .collect::<Result<Vec<_>, _>>()?;
+        infos.sort_by(|a, b| a.view.name.cmp(&b.view.name));
+        Ok(infos)
+    }
+
+    pub(crate) fn describe_view(
+        &self,
+        state: &CatalogState,
+        view: &ViewState,
+    ) -> Result<ViewStatus, Problem> {
+        let def = &view.def;
+        let stream = state
+            .streams
+            .get(&def.stream)
+            .ok_or_else(|| Problem::not_found("stream", &def.stream))?;
+        let open = self.stream_named(&stream.def.name)?;
+        let cut = open.cell().load();
+        let in_cut = cut
+            .views()
+            .get(&def.id)
+            .ok_or_else(|| Problem::not_found("view", &def.name))?;
+        let next_refresh = def
+            .refresh_s
+            .and_then(|s| i64::try_from(s).ok())
+            .map(|refresh_s| {
+                let last = state
+                    .runs
+                    .values()
+                    .rev()
+                    .find(|run| run.view == def.id && run.mode == RunMode::Incremental);
+                last.map_or(def.defined_at, |run| run.started_at) + TimeDelta::seconds(refresh_s)
+            });
+        let time = |at: chrono::DateTime<Utc>| iso_us(at.timestamp_micros());
+        Ok(ViewStatus {
+            view: self.view_info(view, &stream.def, &cut, in_cut),
+            freshness_ms: self.freshness(&open, &cut),
+            runs: in_cut.runs.len() as u64,
+            run_groups: in_cut.runs.iter().map(|run| run.rows() as u64).sum(),
+            run_bytes: in_cut.bytes() as u64,
+            building: self.build_progress(state, view),
+            schedule_paused: view.schedule_paused,
+            next_recompute: next_full(view, self.0.config.clock.now()).map(time),
+            next_refresh: next_refresh.map(time),
+            rollback_to: view.before_promote,
+            generations: view
+                .generations
+                .values()
+                .rev()
+                .map(|manifest| GenerationInfo {
+                    number: manifest.number,
+                    parent: manifest.parent,
+                    mode: manifest.mode,
+                    run: manifest.run,
+                    live: view.live == Some(manifest.number),
+                    horizon: token(&stream.def, &manifest.inputs.horizon),
+                    definition_version: manifest.definition_version,
+                    exclusions: manifest.inputs.exclusions.iter().map(|e| e.id).collect(),
+                    groups: manifest.rows(),
+                    bytes: manifest.bytes(),
+                    created_at: time(manifest.created_at),
+                })
+                .collect(),
+        })
+    }
+
+    fn view_info(
+        &self,
+        view: &ViewState,
+        stream: &StreamDef,
+        cut: &Cut,
+        in_cut: &ViewCut,
+    ) -> ViewInfo {
+        let def = &view.def;
+        let mut notes = vec![];
+        if view.pending.is_some() {
+            notes.push("a new definition is building; the old one answers".to_owned());
+        }
+        if let Some(poisoned) = in_cut.poisoned.first() {
+            notes.push(format!(
+                "events in {} could not be computed: {}",
+                poisoned.span, poisoned.reason
+            ));
+        }
+        let phase = match &in_cut.generation {
+            None => ViewPhase::Building,
+            Some(generation) if generation.is_mergeable() && in_cut.poisoned.is_empty() => {
+                ViewPhase::Live
+            }
+            Some(_) => ViewPhase::Batch,
+        };
+        let keys: Vec<usize> = in_cut
+            .view
+            .keys()
+            .iter()
+            .map(|key| key.output_index)
+            .collect();
+        let schema = in_cut.view.output_schema();
+        let columns = schema
+            .fields()
+            .iter()
+            .enumerate()
+            .map(|(i, field)| ColumnInfo::of_field(field, keys.contains(&i)));
+        ViewInfo {
+            name: def.name.clone(),
+            id: def.id.clone(),
+            stream: stream.name.clone(),
+            phase,
+            generation: view.live,
+            horizon: token(stream, &in_cut.start),
+            position: token(stream, cut.position()),
+            columns: columns.collect(),
+            definition: render_view(def),
+            version: def.version,
+            recompute: def.recompute.clone(),
+            refresh: def.refresh_s.map(render_interval),
+            notes,
+        }
+    }
+
+    fn build_progress(&self, state: &CatalogState, view: &ViewState) -> Option<BuildProgress> {
+        let version = match (&view.pending, view.live) {
+            (Some(pending), _) => pending.version,
+            (None, None) => view.def.version,
+            (None, Some(_)) => return None,
+        };
+        let run = state.running(&view.def.id, false);
+        let progress = run
+            .and_then(|run| self.0.batch.progress(run.id))
+            .and_then(|progress| progress.rows());
+        let (rows_read, rows_total) =
+            progress.map_or((0, None), |(read, total)| (read, Some(total)));
+        let elapsed = run.map(|run| {
+            (self.0.config.clock.now() - run.started_at)
+                .num_milliseconds()
+                .max(0) as f64
+                / 1000.0
+        });
+        let seconds_left = match (elapsed, rows_total) {
+            (Some(elapsed), Some(total)) if rows_read > 0 => {
+                Some(elapsed * total.saturating_sub(rows_read) as f64 / rows_read as f64)
+            }
+            _ => None,
+        };
+        Some(BuildProgress {
+            run: run.map(|run| run.id),
+            version,
+            rows_read,
+            rows_total,
+            seconds_left,
+        })
+    }
+
+    pub(crate) async fn describe_all(&self) -> Result<Status, Problem> {
+        let inner = &self.0;
+        let state = inner.catalog.state();
+        let now = inner.config.clock.now();
+        let stages = self.stages();
+        let open = state
+            .runs
+            .values()
+            .filter(|run| matches!(run.outcome, Outcome::Running | Outcome::Staged));
+        Ok(Status {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            started_at: iso_us(inner.started_at.timestamp_micros()),
+            uptime_s: u64::try_from((now - inner.started_at).num_seconds()).unwrap_or(0),
+            catalog_sequence: state.sequence,
+            memory: MemoryStatus {
+                used_bytes: inner.memory.used_bytes() as u64,
+                soft_limit_bytes: inner.memory.soft_bytes() as u64,
+                hard_limit_bytes: inner.memory.hard_bytes() as u64,
+            },
+            bottleneck: bottleneck(&stages),
+            stages,
+            streams: self.describe_streams().await?,
+            views: self.describe_views().await?,
+            runs: open
+                .map(|run| self.run_info(&state, run))
+                .collect::<Result<_, _>>()?,
+        })
+    }
+
+    fn stages(&self) -> Vec<StageStatus> {
+        let (ingested, ingest_busy) = self.0.meters.ingest.rates();
+        let (served, serve_busy) = self.0.meters.serve.rates();
+        let full = self.0.memory.pressure() == Pressure::Full;
+        let stage = |name: &str, per_second, busy| StageStatus {
+            stage: name.to_owned(),
+            stream: None,
+            per_second,
+            waiting: 0,
+            busy,
+            limited_by: None,
+        };
+        let mut stages = vec![StageStatus {
+            limited_by: full.then(|| "speed-layer memory is at its hard limit".to_owned()),
+            ..stage("ingest", ingested, ingest_busy)
+        }];
+        for open in self.0.streams.all() {
+            let cut = open.cell().load();
+            let at = |position: &Position| position.get(PartitionId(0)).0;
+            let (durable, accumulated, archived) = (
+                at(&open.cell().durable()),
+                at(cut.position()),
+                at(cut.raw().archived()),
+            );
+            for (name, waiting) in [
+                ("accumulate", durable - accumulated),
+                ("archive", accumulated - archived),
+            ] {
+                let mut one = stage(name, ingested, 0.0);
+                one.stream = Some(open.def().name.clone());
+                one.waiting = waiting;
+                stages.push(one);
+            }
+        }
+        stages.push(stage("serve", served, serve_busy));
+        stages
+    }
+
+    fn freshness(&self, open: &Arc<OpenStream>, cut: &Cut) -> u64 {
+        freshness_ms(
+            open.cell(),
+            cut,
+            cut.position(),
+            self.0.config.clock.as_ref(),
+        )
+    }
+}
+
+/// The stage that holds the others up: one that says so, or an accumulator with a long queue.
+fn bottleneck(stages: &[StageStatus]) -> Option<String> {
+    const LONG_QUEUE: u64 = 100_000;
+    if let Some(limited) = stages.iter().find(|stage| stage.limited_by.is_some()) {
+        let why = limited.limited_by.as_deref().unwrap_or_default();
+        return Some(format!(
+            "{}: {why}; incremental runs free it, or raise the limit",
+            limited.stage
+        ));
+    }
+    let behind = stages
+        .iter()
+        .find(|stage| stage.stage == "accumulate" && stage.waiting > LONG_QUEUE)?;
+    let stream = behind.stream.as_deref().unwrap_or_default();
+    Some(format!(
+        "accumulate: {} events of stream `{stream}` wait; fewer or simpler views, or more cores, relieve it",
+        behind.waiting
+    ))
+}
+
+fn token(def: &StreamDef, position: &Position) -> String {
+    PositionToken {
+        name: def.name.clone(),
+        stream: def.id.clone(),
+        position: position.clone(),
+    }
+    .to_string()
+}

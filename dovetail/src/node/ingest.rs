@@ -1,0 +1,293 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Appends: decode, commit, answer once durable.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use dovetail_log::DeadLetter;
+use dovetail_log::decode::{self, Decoded};
+use dovetail_log::embedded::{Append, IdempotencyKey, LogError};
+use dovetail_log::raw::ArchivedDeadLetter;
+use dovetail_model::{
+    Offset, PartitionId, Position, PositionToken, Problem, ProblemKind, StreamDef,
+};
+use dovetail_serving_layer::ports::{
+    AppendAnswer, AppendRequest, DeadLetterId, DeadLetterInfo, DeadLetterPage, DeadLetterQuery,
+    Ingest, OnError, ReplayAnswer, ReplayRequest,
+};
+use dovetail_serving_layer::time::iso_us;
+use tokio::time::Instant;
+
+use super::Node;
+use super::open_stream::OpenStream;
+
+/// How long an append waits for memory before it is refused.
+const ADMIT_TIMEOUT: Duration = Duration::from_secs(10);
+/// Bytes of a dead letter that a list shows.
+const SHOWN_BYTES: usize = 4096;
+/// Dead letters that one replay reads at a time.
+const REPLAY_PAGE: usize = 1000;
+
+#[async_trait]
+impl Ingest for Node {
+    async fn append(&self, stream: &str, request: AppendRequest) -> Result<AppendAnswer, Problem> {
+        let started = Instant::now();
+        let open = self.stream_named(stream)?;
+        self.admit(&open).await?;
+        let key = request.idempotency_key.map(|key| IdempotencyKey {
+            key,
+            body_hash: *blake3::hash(&request.body).as_bytes(),
+        });
+        let decoder = Arc::clone(open.decoder());
+        let (format, body, origin) = (request.format, request.body, request.origin);
+        let on_error = match request.on_error {
+            OnError::Reject => decode::OnError::Reject,
+            OnError::DeadLetter => decode::OnError::DeadLetter,
+        };
+        let decoding =
+            tokio::task::spawn_blocking(move || decoder.decode(format, &body, on_error, &origin));
+        let Decoded {
+            events,
+            dead_letters,
+        } = decoding
+            .await
+            .map_err(Problem::internal)?
+            .map_err(|error| error.problem())?;
+        let append = Append {
+            events,
+            dead_letters,
+            key,
+            replayed: vec![],
+        };
+        let appended = open
+            .log()
+            .append(append)
+            .await
+            .map_err(|error| log_problem(&error))?;
+        open.cell().note_acknowledged(appended.next);
+        self.0
+            .meters
+            .ingest
+            .note(appended.accepted, started.elapsed());
+        Ok(AppendAnswer {
+            accepted: appended.accepted,
+            rejected: appended.rejected,
+            position: token(open.def(), appended.next),
+            duplicate: appended.duplicate,
+        })
+    }
+
+    async fn dead_letters(
+        &self,
+        stream: &str,
+        query: DeadLetterQuery,
+    ) -> Result<DeadLetterPage, Problem> {
+        let open = self.stream_named(stream)?;
+        let all = pending_letters(&open).await?;
+        let total = all.len() as u64;
+        let after = query.cursor.map(|cursor| (cursor.partition, cursor.offset));
+        let mut behind = all
+            .into_iter()
+            .filter(|letter| after.is_none_or(|after| (letter.partition, letter.offset) > after));
+        let page: Vec<DeadLetterInfo> = behind
+            .by_ref()
+            .take(query.limit)
+            .map(|letter| info(&letter))
+            .collect();
+        let cursor = behind
+            .next()
+            .and_then(|_| page.last().map(|letter| letter.id));
+        Ok(DeadLetterPage {
+            dead_letters: page,
+            cursor,
+            total,
+        })
+    }
+
+    async fn replay_dead_letters(
+        &self,
+        stream: &str,
+        request: ReplayRequest,
+    ) -> Result<ReplayAnswer, Problem> {
+        let open = self.stream_named(stream)?;
+        let _one_at_a_time = open.replaying().lock().await;
+        let pending = pending_letters(&open).await?;
+        let chosen: Vec<ArchivedDeadLetter> = match &request.ids {
+            None => pending,
+            Some(ids) => {
+                if let Some(missing) = ids
+                    .iter()
+                    .find(|wanted| !pending.iter().any(|letter| id(letter) == **wanted))
+                {
+                    return Err(Problem::not_found("dead letter", missing));
+                }
+                pending
+                    .into_iter()
+                    .filter(|letter| ids.contains(&id(letter)))
+                    .collect()
+            }
+        };
+        let mut answer = ReplayAnswer {
+            accepted: 0,
+            rejected: 0,
+            position: token(open.def(), open.log().durable()),
+        };
+        for page in chosen.chunks(REPLAY_PAGE) {
+            let (accepted, rejected) = self.replay_page(&open, page).await?;
+            answer.accepted += accepted;
+            answer.rejected += rejected;
+        }
+        answer.position = token(open.def(), open.log().durable());
+        Ok(answer)
+    }
+}
+
+impl Node {
+    pub(crate) fn stream_named(&self, name: &str) -> Result<Arc<OpenStream>, Problem> {
+        let state = self.0.catalog.state();
+        let stream = state
+            .stream_named(name)
+            .ok_or_else(|| Problem::not_found("stream", name))?;
+        let closed = || {
+            Problem::new(
+                ProblemKind::Unavailable,
+                format!("stream `{name}` is not open yet"),
+            )
+            .with("retry_after_s", 1)
+        };
+        self.0.streams.get(&stream.def.id).ok_or_else(closed)
+    }
+
+    /// Waits below the hard memory limit.
+    async fn admit(&self, open: &OpenStream) -> Result<(), Problem> {
+        let memory = &self.0.memory;
+        tokio::time::timeout(ADMIT_TIMEOUT, memory.admit()).await.map_err(|_| {
+            Problem::new(
+                ProblemKind::Busy,
+                format!(
+                    "the speed layer holds {} bytes, its hard limit is {}; incremental runs are making room, try stream `{}` again",
+                    memory.used_bytes(),
+                    memory.hard_bytes(),
+                    open.def().name
+                ),
+            )
+            .with("limited_by", "speed-layer memory")
+            .with("retry_after_s", 5)
+        })
+    }
+
+    /// Decodes dead letters under the present schema; what decodes is committed as events in one append that
+    /// also settles them.
+    async fn replay_page(
+        &self,
+        open: &OpenStream,
+        page: &[ArchivedDeadLetter],
+    ) -> Result<(u64, u64), Problem> {
+        let decoder = Arc::clone(open.decoder());
+        let letters: Vec<(Offset, DeadLetter)> =
+            page.iter().map(|l| (l.offset, l.letter.clone())).collect();
+        let decoding = tokio::task::spawn_blocking(move || {
+            let mut events = vec![];
+            let mut settled = vec![];
+            for (offset, letter) in letters {
+                let decoded = decoder.decode(
+                    letter.format,
+                    &letter.bytes,
+                    decode::OnError::Reject,
+                    &letter.origin,
+                );
+                if let Ok(decoded) = decoded {
+                    events.push(decoded.events);
+                    settled.push(offset);
+                }
+            }
+            (events, settled)
+        });
+        let (events, settled) = decoding.await.map_err(Problem::internal)?;
+        let rejected = (page.len() - settled.len()) as u64;
+        if settled.is_empty() {
+            return Ok((0, rejected));
+        }
+        let schema = open.def().schema.declared();
+        let events = arrow::compute::concat_batches(&schema, &events).map_err(Problem::internal)?;
+        let append = Append {
+            events,
+            dead_letters: vec![],
+            key: None,
+            replayed: settled,
+        };
+        let appended = open
+            .log()
+            .append(append)
+            .await
+            .map_err(|error| log_problem(&error))?;
+        open.cell().note_acknowledged(appended.next);
+        Ok((appended.accepted, rejected))
+    }
+}
+
+fn id(letter: &ArchivedDeadLetter) -> DeadLetterId {
+    DeadLetterId {
+        partition: letter.partition,
+        offset: letter.offset,
+    }
+}
+
+fn info(letter: &ArchivedDeadLetter) -> DeadLetterInfo {
+    let bytes = &letter.letter.bytes;
+    DeadLetterInfo {
+        id: id(letter),
+        reason: letter.letter.reason.clone(),
+        line: letter.letter.line,
+        column: letter.letter.column.clone(),
+        format: letter.letter.format,
+        origin: letter.letter.origin.clone(),
+        arrived_at: iso_us(letter.arrived_at_us),
+        text: String::from_utf8_lossy(&bytes[..bytes.len().min(SHOWN_BYTES)]).into_owned(),
+        bytes: bytes.len() as u64,
+    }
+}
+
+pub(crate) fn token(def: &StreamDef, next: Offset) -> String {
+    PositionToken {
+        name: def.name.clone(),
+        stream: def.id.clone(),
+        position: Position::single(next),
+    }
+    .to_string()
+}
+
+/// Dead letters that wait for a replay, oldest first: those in the archive and those still in the tail.
+pub(crate) async fn pending_letters(open: &OpenStream) -> Result<Vec<ArchivedDeadLetter>, Problem> {
+    let cut = open.cell().load();
+    let archived = open.archiver().raw().dead_letters(0, usize::MAX).await;
+    let archived = archived.map_err(|error| Problem::new(error.kind(), error.to_string()))?;
+    let mut pending: BTreeMap<Offset, ArchivedDeadLetter> = archived
+        .into_iter()
+        .map(|letter| (letter.offset, letter))
+        .collect();
+    for batch in cut.tail().iter() {
+        for (offset, letter) in &batch.dead_letters {
+            pending
+                .entry(*offset)
+                .or_insert_with(|| ArchivedDeadLetter {
+                    partition: PartitionId(0),
+                    offset: *offset,
+                    arrived_at_us: batch.arrived_at_us,
+                    letter: letter.clone(),
+                });
+        }
+    }
+    for batch in cut.tail().iter() {
+        for replayed in &batch.replayed {
+            pending.remove(replayed);
+        }
+    }
+    Ok(pending.into_values().collect())
+}
+
+fn log_problem(error: &LogError) -> Problem {
+    Problem::new(error.kind(), error.to_string())
+}

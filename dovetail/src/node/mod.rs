@@ -1,0 +1,129 @@
+// SPDX-License-Identifier: Apache-2.0
+//! All roles in one process: the wiring of log, speed, batch and serving over one data directory.
+//!
+//! Purpose: open what the catalog names, run the loops between the layers (archive, merge, schedule,
+//! retention), and answer the ports of the HTTP API. Collaborators: every layer; this is the only place
+//! that knows them all.
+//! Invariants: one process per data directory; a stream takes appends only once its views are rebuilt;
+//! shutdown loses nothing that was acknowledged. Non-goals: deciding how a layer works.
+
+mod control;
+mod data_dir;
+mod definitions;
+mod describe;
+mod ingest;
+mod meter;
+mod open;
+mod open_stream;
+mod runtimes;
+mod server;
+mod streams;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use dovetail_batch_layer::{BatchLayer, RetentionPolicy};
+use dovetail_log::catalog::Catalog;
+use dovetail_model::{Clock, SystemClock};
+use dovetail_serving_layer::engine::Engine;
+use dovetail_speed_layer::SpeedMemory;
+use object_store::ObjectStore;
+use tokio::sync::Mutex;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+pub use data_dir::{DataDir, DataDirError};
+pub use open::NodeError;
+pub use server::NodeServer;
+
+use meter::Meters;
+use runtimes::Runtimes;
+use streams::Streams;
+
+/// What a node is told. Every limit has a default that suits a laptop.
+#[derive(Debug, Clone)]
+pub struct NodeConfig {
+    /// The data directory; made when it is not there.
+    pub data: PathBuf,
+    /// Where time comes from.
+    pub clock: Arc<dyn Clock>,
+    /// Past this many bytes of runs and tails, incremental runs start by themselves.
+    pub speed_soft_bytes: usize,
+    /// Past this many, appends wait.
+    pub speed_hard_bytes: usize,
+    /// Memory of all queries together.
+    pub query_memory_bytes: usize,
+    /// Memory of a batch run before it spills.
+    pub batch_memory_bytes: usize,
+    /// A tail is archived at least this often.
+    pub archive_interval: Duration,
+    /// And as soon as it holds this many bytes.
+    pub archive_bytes: usize,
+    /// How long generations stay.
+    pub retention: RetentionPolicy,
+    /// Parallelism of a query and of a batch run.
+    pub partitions: usize,
+}
+
+impl NodeConfig {
+    /// The defaults over one data directory.
+    pub fn new(data: PathBuf) -> Self {
+        const MIB: usize = 1024 * 1024;
+        Self {
+            data,
+            clock: Arc::new(SystemClock),
+            speed_soft_bytes: 512 * MIB,
+            speed_hard_bytes: 1024 * MIB,
+            query_memory_bytes: 1024 * MIB,
+            batch_memory_bytes: 512 * MIB,
+            archive_interval: Duration::from_secs(5),
+            archive_bytes: 64 * MIB,
+            retention: RetentionPolicy::default(),
+            partitions: std::thread::available_parallelism().map_or(2, usize::from),
+        }
+    }
+}
+
+/// One running process. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Node(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    config: NodeConfig,
+    /// Held for as long as the node lives.
+    data_dir: DataDir,
+    store: Arc<dyn ObjectStore>,
+    catalog: Arc<Catalog>,
+    streams: Arc<Streams>,
+    batch: BatchLayer,
+    engine: Engine,
+    memory: Arc<SpeedMemory>,
+    /// Kept for its threads.
+    _runtimes: Runtimes,
+    /// Definitions change one at a time.
+    defining: Mutex<()>,
+    meters: Meters,
+    stop: CancellationToken,
+    tasks: TaskTracker,
+    started_at: DateTime<Utc>,
+}
+
+impl Node {
+    /// The SQL engine.
+    pub fn engine(&self) -> &Engine {
+        &self.0.engine
+    }
+
+    /// The batch layer.
+    pub fn batch(&self) -> &BatchLayer {
+        &self.0.batch
+    }
+
+    /// The catalog.
+    pub fn catalog(&self) -> &Arc<Catalog> {
+        &self.0.catalog
+    }
+}

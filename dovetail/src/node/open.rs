@@ -1,0 +1,459 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Opening a node: the catalog, then every stream with its views, then the loops.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use datafusion::execution::TaskContext;
+use datafusion::execution::disk_manager::{DiskManagerBuilder, DiskManagerMode};
+use datafusion::execution::memory_pool::{FairSpillPool, GreedyMemoryPool, MemoryPool};
+use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
+use datafusion::prelude::{SessionConfig, SessionContext};
+use dovetail_batch_layer::{BatchConfig, BatchLayer, Scheduler, StartRequest};
+use dovetail_log::CommittedBatch;
+use dovetail_log::catalog::Catalog;
+use dovetail_log::embedded::{EmbeddedLog, FsDisk, LogOptions};
+use dovetail_log::object::LocalStore;
+use dovetail_log::parquet_files::register_store;
+use dovetail_log::raw::{RawLog, RawSnapshot};
+use dovetail_model::{
+    CatalogState, Offset, PartitionId, Position, ProblemKind, RunMode, StreamState, ViewDef,
+    ViewState,
+};
+use dovetail_seam::{Archiver, Generation, StreamCell, ViewCut};
+use dovetail_serving_layer::engine::{Engine, QuerySession};
+use dovetail_speed_layer::{SpeedMemory, accumulate, rebuild_runs};
+use dovetail_view::View;
+use object_store::ObjectStore;
+use object_store::path::Path;
+use tokio::sync::{Mutex, mpsc};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::{info, warn};
+
+use super::data_dir::{DataDir, DataDirError};
+use super::meter::Meters;
+use super::open_stream::{ArchivePolicy, EmbeddedForget, OpenStream, QUEUE};
+use super::runtimes::Runtimes;
+use super::streams::{MemoryPressure, Streams};
+use super::{Inner, Node, NodeConfig};
+
+/// How often old generations and orphans are looked for.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(600);
+
+/// Why a node does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum NodeError {
+    /// The data directory cannot be used.
+    #[error(transparent)]
+    DataDir(#[from] DataDirError),
+    /// The catalog cannot be read.
+    #[error("the catalog cannot be read: {0}")]
+    Catalog(#[from] dovetail_log::catalog::CatalogError),
+    /// A stream cannot be opened.
+    #[error("stream `{stream}` cannot be opened: {reason}")]
+    Stream {
+        /// The stream's name.
+        stream: String,
+        /// Why.
+        reason: String,
+    },
+    /// A view cannot be opened.
+    #[error("view `{view}` cannot be opened: {reason}")]
+    View {
+        /// The view's name.
+        view: String,
+        /// Why.
+        reason: String,
+    },
+    /// The batch layer cannot start.
+    #[error(transparent)]
+    Batch(#[from] dovetail_batch_layer::BatchError),
+    /// The engine cannot start.
+    #[error("the engine cannot start: {0}")]
+    Engine(#[from] datafusion::error::DataFusionError),
+    /// The system refused.
+    #[error("cannot {action}: {source}")]
+    Io {
+        /// What was tried.
+        action: &'static str,
+        /// What the system said.
+        source: std::io::Error,
+    },
+}
+
+impl NodeError {
+    /// What a caller can do about it.
+    pub fn kind(&self) -> ProblemKind {
+        match self {
+            Self::DataDir(DataDirError::InUse { .. }) => ProblemKind::Conflict,
+            Self::Batch(error) => error.kind(),
+            _ => ProblemKind::Internal,
+        }
+    }
+}
+
+impl Node {
+    /// Opens the data directory and everything in it. Appends and queries work when it returns.
+    ///
+    /// # Errors
+    /// When the directory is in use, or something in it is not as it was written: the error names it.
+    pub async fn open(config: NodeConfig) -> Result<Self, NodeError> {
+        let data_dir = DataDir::open(&config.data)?;
+        let io = |action| move |source| NodeError::Io { action, source };
+        let store: Arc<dyn ObjectStore> = Arc::new(LocalStore::open(data_dir.store()).map_err(
+            |source| NodeError::Io {
+                action: "open the object store",
+                source: std::io::Error::other(source),
+            },
+        )?);
+        let catalog = Arc::new(Catalog::open(Arc::clone(&store), Arc::clone(&config.clock)).await?);
+        let runtimes = Runtimes::new(config.partitions).map_err(io("start threads"))?;
+        let streams = Arc::new(Streams::default());
+        let query_pool = Arc::new(GreedyMemoryPool::new(config.query_memory_bytes));
+        let query_runtime = engine_runtime(&data_dir, query_pool, &store)?;
+        let batch_pool = Arc::new(FairSpillPool::new(config.batch_memory_bytes));
+        let batch_runtime = engine_runtime(&data_dir, batch_pool, &store)?;
+        let batch = BatchLayer::new(BatchConfig {
+            catalog: Arc::clone(&catalog),
+            store: Arc::clone(&store),
+            streams: Arc::clone(&streams) as _,
+            clock: Arc::clone(&config.clock),
+            runtime: runtimes.batch(),
+            task: task_context(batch_runtime, config.partitions),
+            partitions: config.partitions,
+        });
+        let engine = Engine::new(
+            Arc::clone(&catalog),
+            Arc::clone(&streams) as _,
+            Arc::clone(&config.clock),
+            QuerySession::new(query_runtime, config.partitions)?,
+            runtimes.query(),
+        );
+        let memory = Arc::new(SpeedMemory::new(
+            config.speed_soft_bytes,
+            config.speed_hard_bytes,
+        ));
+        let started_at = config.clock.now();
+        let node = Self(Arc::new(Inner {
+            config,
+            data_dir,
+            store,
+            catalog,
+            streams,
+            batch,
+            engine,
+            memory,
+            _runtimes: runtimes,
+            defining: Mutex::new(()),
+            meters: Meters::default(),
+            stop: CancellationToken::new(),
+            tasks: TaskTracker::new(),
+            started_at,
+        }));
+        node.recover().await?;
+        node.start_loops();
+        Ok(node)
+    }
+
+    /// What a crash may have left undone, then every stream.
+    async fn recover(&self) -> Result<(), NodeError> {
+        let interrupted = self.0.batch.fail_interrupted().await?;
+        if interrupted > 0 {
+            warn!(
+                interrupted,
+                "batch runs were cut off by the last stop; they are marked failed"
+            );
+        }
+        let state = self.0.catalog.state();
+        for stream in state.live_streams() {
+            self.open_stream(&state, stream).await?;
+        }
+        for view in state.live_views() {
+            if let Err(error) = self.0.batch.project_view(&view.def.id).await {
+                warn!(view = %view.def.name, %error, "the delta projection lags behind");
+            }
+        }
+        self.start_upgrades(&state).await;
+        Ok(())
+    }
+
+    /// A generation of another state fingerprint answers alone until a full run has replaced it.
+    async fn start_upgrades(&self, state: &CatalogState) {
+        for view in state.live_views() {
+            let cell = self
+                .0
+                .streams
+                .get(&view.def.stream)
+                .map(|open| open.cell().load());
+            let cut = cell.as_ref().and_then(|cut| cut.views().get(&view.def.id));
+            if cut
+                .and_then(|cut| cut.generation.as_ref())
+                .is_none_or(|generation| generation.is_mergeable())
+            {
+                continue;
+            }
+            let request = StartRequest {
+                mode: RunMode::Full,
+                trigger: "upgrade",
+                ..StartRequest::default()
+            };
+            match self.0.batch.start(&view.def.id, request).await {
+                Ok(run) => {
+                    info!(view = %view.def.name, run = run.id.0, "recomputing: its states are of another engine")
+                }
+                Err(error) => {
+                    warn!(view = %view.def.name, %error, "the full run after an upgrade could not start")
+                }
+            }
+        }
+    }
+
+    /// Opens a stream: its raw log, its log, its views with rebuilt runs, and the log's tail.
+    pub(crate) async fn open_stream(
+        &self,
+        state: &CatalogState,
+        stream: &StreamState,
+    ) -> Result<(), NodeError> {
+        let def = &stream.def;
+        let failed = |reason: String| NodeError::Stream {
+            stream: def.name.clone(),
+            reason,
+        };
+        let inner = &self.0;
+        let root = Path::from(format!("streams/{}", def.id));
+        let raw = RawLog::open(
+            Arc::clone(&inner.store),
+            root,
+            def,
+            Arc::clone(&inner.config.clock),
+        )
+        .await
+        .map_err(|error| failed(error.to_string()))?;
+        let cell = Arc::new(StreamCell::new(Arc::new(def.clone()), raw.snapshot()));
+        let (sender, receiver) = mpsc::channel(QUEUE);
+        let sink = {
+            let cell = Arc::clone(&cell);
+            Box::new(move |batches: Vec<Arc<CommittedBatch>>| {
+                for batch in batches {
+                    cell.note_durable(&batch);
+                    // The receiver is gone only when the stream is closed; the batch is durable all the same.
+                    let _ = sender.blocking_send(batch);
+                }
+            })
+        };
+        let directory = inner.data_dir.log(&def.id);
+        let (schema, clock) = (def.schema.clone(), Arc::clone(&inner.config.clock));
+        let opening = tokio::task::spawn_blocking(move || {
+            let disk = FsDisk::open(directory).map_err(|error| error.to_string())?;
+            EmbeddedLog::open(Arc::new(disk), &schema, LogOptions::default(), clock, sink)
+                .map_err(|error| error.to_string())
+        });
+        let (log, recovered) = opening
+            .await
+            .map_err(|error| failed(error.to_string()))?
+            .map_err(failed)?;
+        info!(stream = %def.name, events = recovered.next.0, oldest = recovered.oldest.0, dropped = ?recovered.dropped, "opened the log");
+        check_continuous(&raw.snapshot(), recovered.oldest, recovered.next).map_err(failed)?;
+        for view in state.views_of(&def.id) {
+            self.add_view(&cell, stream, view).await?;
+        }
+        self.replay_tail(&cell, &log).await.map_err(failed)?;
+        let cut = cell.load();
+        inner.memory.set(&def.id, cut.bytes());
+        let archiver = Archiver::new(
+            Arc::clone(&cell),
+            raw,
+            Arc::new(EmbeddedForget(log.clone())),
+        );
+        let policy = ArchivePolicy {
+            interval: inner.config.archive_interval,
+            bytes: inner.config.archive_bytes,
+        };
+        let open = OpenStream::start(
+            cell,
+            archiver,
+            log,
+            receiver,
+            Arc::clone(&inner.memory),
+            policy,
+        )
+        .map_err(|error| failed(error.to_string()))?;
+        inner.streams.insert(open);
+        Ok(())
+    }
+
+    /// A view of the catalog enters the cell: its live generation and the runs from its horizon to the
+    /// archived position; a definition without a generation starts at the archived position.
+    async fn add_view(
+        &self,
+        cell: &StreamCell,
+        stream: &StreamState,
+        view: &ViewState,
+    ) -> Result<(), NodeError> {
+        let failed = |reason: String| NodeError::View {
+            view: view.def.name.clone(),
+            reason,
+        };
+        let id = view.def.id.clone();
+        let archived = cell.load().position().clone();
+        let cut = match view.live_manifest() {
+            None => self
+                .building(stream, &view.def, archived.clone())
+                .map_err(failed)?,
+            Some(manifest) => {
+                let compiled = compile(stream, &manifest.sql).map_err(failed)?;
+                let generation = Generation::new(Arc::clone(manifest), Arc::clone(&compiled));
+                let mut cut = ViewCut::new(
+                    Arc::new(view.def.clone()),
+                    compiled,
+                    generation.horizon().clone(),
+                );
+                let task = Arc::clone(self.0.batch.task_context());
+                let raw = Arc::clone(cell.load().raw());
+                let partitions = self.0.config.partitions;
+                let rebuilt = rebuild_runs(
+                    &view.def.name,
+                    &cut.view,
+                    &raw,
+                    &cut.start,
+                    &task,
+                    partitions,
+                )
+                .await;
+                cut.runs.extend(
+                    rebuilt
+                        .map_err(|error| failed(error.to_string()))?
+                        .map(Arc::new),
+                );
+                cut.generation = Some(Arc::new(generation));
+                cut
+            }
+        };
+        cell.add_view(id.clone(), cut, false)
+            .map_err(|error| failed(error.to_string()))?;
+        if let Some(pending) = &view.pending {
+            let candidate = self.building(stream, pending, archived).map_err(failed)?;
+            cell.add_view(id, candidate, true)
+                .map_err(|error| failed(error.to_string()))?;
+        }
+        Ok(())
+    }
+
+    fn building(
+        &self,
+        stream: &StreamState,
+        def: &ViewDef,
+        start: Position,
+    ) -> Result<ViewCut, String> {
+        Ok(ViewCut::new(
+            Arc::new(def.clone()),
+            compile(stream, &def.sql)?,
+            start,
+        ))
+    }
+
+    /// Everything that the log holds behind the archived position goes through the speed layer again.
+    async fn replay_tail(&self, cell: &Arc<StreamCell>, log: &EmbeddedLog) -> Result<(), String> {
+        let (cell, log) = (Arc::clone(cell), log.clone());
+        let replaying = tokio::task::spawn_blocking(move || {
+            let archived = cell.load().position().get(PartitionId(0));
+            for batch in log.read(archived, log.durable()) {
+                let batch = Arc::new(batch.map_err(|error| error.to_string())?);
+                cell.note_durable(&batch);
+                accumulate(&cell, &batch).map_err(|error| error.to_string())?;
+            }
+            Ok(())
+        });
+        replaying.await.map_err(|error| error.to_string())?
+    }
+
+    fn start_loops(&self) {
+        let inner = &self.0;
+        let scheduler = Scheduler::new(
+            inner.batch.clone(),
+            Arc::new(MemoryPressure(Arc::clone(&inner.memory))),
+        );
+        let stop = inner.stop.clone();
+        inner.tasks.spawn(async move { scheduler.run(stop).await });
+        let (batch, policy, stop) = (
+            inner.batch.clone(),
+            inner.config.retention,
+            inner.stop.clone(),
+        );
+        inner.tasks.spawn(async move {
+            loop {
+                if let Err(error) = batch.sweep(&policy).await {
+                    warn!(%error, "retention could not finish; it goes on at the next sweep");
+                }
+                tokio::select! {
+                    () = stop.cancelled() => return,
+                    () = tokio::time::sleep(SWEEP_INTERVAL) => {}
+                }
+            }
+        });
+        inner.tasks.close();
+    }
+
+    /// Stops everything in order: no new runs, runs cancelled, logs closed, projections finished.
+    pub async fn shutdown(&self) {
+        let inner = &self.0;
+        inner.stop.cancel();
+        inner.tasks.wait().await;
+        inner.batch.cancel_all().await;
+        for stream in inner.streams.all() {
+            stream.close().await;
+        }
+        for view in inner.catalog.state().live_views() {
+            if let Err(error) = inner.batch.project_view(&view.def.id).await {
+                warn!(view = %view.def.name, %error, "the delta projection is finished at the next start");
+            }
+        }
+        info!("stopped");
+    }
+}
+
+/// The log must reach from the archived position to its end: what lies between is nowhere else.
+fn check_continuous(raw: &RawSnapshot, oldest: Offset, next: Offset) -> Result<(), String> {
+    let archived = raw.archived().get(PartitionId(0));
+    if oldest > archived {
+        return Err(format!(
+            "events {archived} to {oldest} are lost: the raw log ends at {archived} and the log starts at {oldest}; restore the missing log segments"
+        ));
+    }
+    if next < archived {
+        return Err(format!(
+            "the log ends at {next}, but the raw log holds events up to {archived}: log segments are missing; restore them"
+        ));
+    }
+    Ok(())
+}
+
+/// Compiles the SELECT of a view over its stream.
+pub(crate) fn compile(stream: &StreamState, sql: &str) -> Result<Arc<View>, String> {
+    let schemas = BTreeMap::from([(stream.def.name.clone(), stream.def.schema.clone())]);
+    View::compile(sql, &schemas)
+        .map(Arc::new)
+        .map_err(|error| error.to_string())
+}
+
+fn engine_runtime(
+    data_dir: &DataDir,
+    pool: Arc<dyn MemoryPool>,
+    store: &Arc<dyn ObjectStore>,
+) -> Result<Arc<RuntimeEnv>, NodeError> {
+    let spill = DiskManagerBuilder::default()
+        .with_mode(DiskManagerMode::Directories(vec![data_dir.spill()]));
+    let runtime = RuntimeEnvBuilder::new()
+        .with_memory_pool(pool)
+        .with_disk_manager_builder(spill)
+        .build_arc()?;
+    register_store(&runtime, Arc::clone(store));
+    Ok(runtime)
+}
+
+fn task_context(runtime: Arc<RuntimeEnv>, partitions: usize) -> Arc<TaskContext> {
+    let config = SessionConfig::new().with_target_partitions(partitions);
+    SessionContext::new_with_config_rt(config, runtime).task_ctx()
+}

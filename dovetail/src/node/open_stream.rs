@@ -1,0 +1,198 @@
+// SPDX-License-Identifier: Apache-2.0
+//! One open stream: its log, its cell, and the threads and tasks between them.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use dovetail_log::CommittedBatch;
+use dovetail_log::decode::Decoder;
+use dovetail_log::embedded::EmbeddedLog;
+use dovetail_model::{Offset, StreamDef};
+use dovetail_seam::{Archiver, Forget, StreamCell};
+use dovetail_speed_layer::{Accumulator, Merger, SpeedError, SpeedMemory};
+use parking_lot::Mutex;
+use tokio::sync::{Notify, mpsc};
+use tokio_util::sync::CancellationToken;
+use tracing::warn;
+
+/// Batches between the log and the speed layer. A full queue makes the log wait: nothing is dropped.
+pub(crate) const QUEUE: usize = 64;
+/// Archives between two upkeeps of the raw log.
+const UPKEEP_EVERY: u32 = 32;
+/// Files that the raw log no longer names stay this long, for other engines that still read them.
+const FILE_GRACE: Duration = Duration::from_secs(3600);
+/// After a failed archive, the next try waits this long.
+const ARCHIVE_PAUSE: Duration = Duration::from_secs(1);
+
+/// A stream that takes appends and answers.
+#[derive(Debug)]
+pub(crate) struct OpenStream {
+    def: Arc<StreamDef>,
+    cell: Arc<StreamCell>,
+    archiver: Arc<Archiver>,
+    log: EmbeddedLog,
+    decoder: Arc<Decoder>,
+    workers: Mutex<Option<Workers>>,
+    replaying: tokio::sync::Mutex<()>,
+}
+
+#[derive(Debug)]
+struct Workers {
+    accumulator: Accumulator,
+    merger: Merger,
+    archiving: tokio::task::JoinHandle<()>,
+    stop: CancellationToken,
+}
+
+/// How often a tail is archived.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct ArchivePolicy {
+    pub(crate) interval: Duration,
+    pub(crate) bytes: usize,
+}
+
+impl Forget for EmbeddedForget {
+    fn forget(&self, archived: Offset) -> Result<(), String> {
+        self.0
+            .forget(archived)
+            .map(|_| ())
+            .map_err(|error| error.to_string())
+    }
+}
+
+/// The embedded log, as the archiver sees it.
+#[derive(Debug)]
+pub(crate) struct EmbeddedForget(pub(crate) EmbeddedLog);
+
+impl OpenStream {
+    /// Starts the workers of a stream whose cell holds everything that the log had when it was opened;
+    /// `batches` brings what is committed from now on.
+    pub(crate) fn start(
+        cell: Arc<StreamCell>,
+        archiver: Archiver,
+        log: EmbeddedLog,
+        batches: mpsc::Receiver<Arc<CommittedBatch>>,
+        memory: Arc<SpeedMemory>,
+        policy: ArchivePolicy,
+    ) -> Result<Self, SpeedError> {
+        let def = Arc::clone(cell.load().stream());
+        let archiver = Arc::new(archiver);
+        let stop = CancellationToken::new();
+        let full = Arc::new(Notify::new());
+        let merger = Merger::start(Arc::clone(&cell), Arc::clone(&memory))?;
+        let after = {
+            let (wake, full, cell) = (merger.handle(), Arc::clone(&full), Arc::clone(&cell));
+            move || {
+                wake.wake();
+                if cell.load().tail().bytes() >= policy.bytes {
+                    full.notify_one();
+                }
+            }
+        };
+        let accumulator =
+            Accumulator::start(Arc::clone(&cell), Arc::clone(&memory), batches, after)?;
+        let archiving = tokio::spawn(archive_loop(
+            Arc::clone(&archiver),
+            Arc::clone(&cell),
+            memory,
+            full,
+            policy,
+            stop.clone(),
+        ));
+        let decoder = Arc::new(Decoder::new(&def.schema));
+        let workers = Workers {
+            accumulator,
+            merger,
+            archiving,
+            stop,
+        };
+        Ok(Self {
+            def,
+            cell,
+            archiver,
+            log,
+            decoder,
+            workers: Mutex::new(Some(workers)),
+            replaying: tokio::sync::Mutex::new(()),
+        })
+    }
+
+    pub(crate) fn def(&self) -> &Arc<StreamDef> {
+        &self.def
+    }
+
+    pub(crate) fn cell(&self) -> &Arc<StreamCell> {
+        &self.cell
+    }
+
+    pub(crate) fn archiver(&self) -> &Arc<Archiver> {
+        &self.archiver
+    }
+
+    pub(crate) fn log(&self) -> &EmbeddedLog {
+        &self.log
+    }
+
+    pub(crate) fn decoder(&self) -> &Arc<Decoder> {
+        &self.decoder
+    }
+
+    /// Held while dead letters are replayed, so that none is replayed twice.
+    pub(crate) fn replaying(&self) -> &tokio::sync::Mutex<()> {
+        &self.replaying
+    }
+
+    /// Stops taking appends, makes what was acknowledged durable, and ends the workers.
+    pub(crate) async fn close(&self) {
+        self.log.close().await;
+        let Some(workers) = self.workers.lock().take() else {
+            return;
+        };
+        workers.stop.cancel();
+        if let Err(error) = workers.archiving.await {
+            warn!(stream = %self.def.name, %error, "the archiver did not end well");
+        }
+        // The log has dropped its end of the queue, so the accumulator ends when the queue is empty.
+        let joining = tokio::task::spawn_blocking(move || {
+            workers.accumulator.join();
+            workers.merger.join();
+        });
+        if let Err(error) = joining.await {
+            warn!(stream = %self.def.name, %error, "the speed layer did not end well");
+        }
+    }
+}
+
+async fn archive_loop(
+    archiver: Arc<Archiver>,
+    cell: Arc<StreamCell>,
+    memory: Arc<SpeedMemory>,
+    full: Arc<Notify>,
+    policy: ArchivePolicy,
+    stop: CancellationToken,
+) {
+    let mut archives = 0;
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = full.notified() => {}
+            () = tokio::time::sleep(policy.interval) => {}
+        }
+        if cell.load().tail().is_empty() {
+            continue;
+        }
+        if let Err(error) = archiver.archive_all().await {
+            warn!(%error, "archiving failed; the events stay in the log and it is tried again");
+            tokio::time::sleep(ARCHIVE_PAUSE).await;
+            continue;
+        }
+        let cut = cell.load();
+        memory.set(&cut.stream().id, cut.bytes());
+        archives += 1;
+        if archives % UPKEEP_EVERY == 0
+            && let Err(error) = archiver.upkeep(FILE_GRACE).await
+        {
+            warn!(%error, "the raw log's upkeep could not finish; it is tried again");
+        }
+    }
+}

@@ -1,0 +1,91 @@
+// SPDX-License-Identifier: Apache-2.0
+//! A node behind its HTTP API, from start to graceful end.
+
+use std::sync::Arc;
+
+use dovetail_model::{Problem, ProblemKind};
+use dovetail_serving_layer::http::{self, ApiConfig, AuthConfig};
+use dovetail_serving_layer::ports::{LocatedDefinition, Ports};
+use dovetail_serving_layer::sql::{Definition, parse_definitions};
+use futures::future::BoxFuture;
+use tokio::net::TcpListener;
+
+use super::{Node, NodeConfig};
+use crate::cli::{DefinitionFile, Server, Serving, UpOptions};
+
+/// Starts nodes for `dovetail up` and `dovetail demo`.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct NodeServer;
+
+impl Server for NodeServer {
+    fn serve(&self, options: UpOptions, serving: Serving) -> BoxFuture<'_, Result<(), Problem>> {
+        Box::pin(serve(options, serving))
+    }
+}
+
+async fn serve(options: UpOptions, serving: Serving) -> Result<(), Problem> {
+    if options.tokens.is_empty() && !options.listen.ip().is_loopback() {
+        return Err(Problem::new(
+            ProblemKind::Invalid,
+            format!(
+                "`{}` can be reached from other machines: give --tokens, or listen on 127.0.0.1",
+                options.listen
+            ),
+        ));
+    }
+    let auth = AuthConfig {
+        tokens: options.tokens,
+    };
+    // Bound first: a taken port is known before a data directory is touched.
+    let cannot_listen = |error: std::io::Error| {
+        Problem::new(
+            ProblemKind::Conflict,
+            format!(
+                "cannot listen on `{}`: {error}; choose another --listen",
+                options.listen
+            ),
+        )
+    };
+    let listener = TcpListener::bind(options.listen)
+        .await
+        .map_err(cannot_listen)?;
+    let address = listener.local_addr().map_err(cannot_listen)?;
+    let node = Node::open(NodeConfig::new(options.data))
+        .await
+        .map_err(|error| Problem::new(error.kind(), error.to_string()))?;
+    if let Err(problem) = bring_into_force(&node, &options.apply).await {
+        node.shutdown().await;
+        return Err(problem);
+    }
+    let shared = Arc::new(node.clone());
+    let ports = Ports {
+        queries: Arc::new(node.engine().clone()),
+        ingest: Arc::clone(&shared) as _,
+        control: shared as _,
+    };
+    let router = http::router(ports, ApiConfig { auth });
+    // Nobody waits for the address when the caller has given up already.
+    let _ = serving.ready.send(address);
+    http::serve(
+        listener,
+        router,
+        http::ServerConfig::default(),
+        serving.shutdown.cancelled_owned(),
+    )
+    .await;
+    node.shutdown().await;
+    Ok(())
+}
+
+async fn bring_into_force(node: &Node, files: &[DefinitionFile]) -> Result<(), Problem> {
+    let mut definitions: Vec<LocatedDefinition> = vec![];
+    for file in files {
+        definitions.extend(parse_definitions(&file.name, &file.sql)?);
+    }
+    definitions.sort_by_key(|located| matches!(located.definition, Definition::CreateView(_)));
+    let changes = node.apply_definitions(definitions).await?;
+    for change in changes {
+        tracing::info!(kind = %change.kind, name = %change.name, result = %change.result, "applied");
+    }
+    Ok(())
+}

@@ -1,0 +1,69 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The streams that are open in this process.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use dovetail_batch_layer::{PressedStream, StreamAccess, StreamHandle};
+use dovetail_model::StreamId;
+use dovetail_seam::StreamCell;
+use dovetail_serving_layer::engine::CutSource;
+use dovetail_speed_layer::{Pressure, SpeedMemory};
+use parking_lot::RwLock;
+
+use super::open_stream::OpenStream;
+
+/// Open streams by id.
+#[derive(Debug, Default)]
+pub(crate) struct Streams {
+    open: RwLock<HashMap<StreamId, Arc<OpenStream>>>,
+}
+
+impl Streams {
+    pub(crate) fn get(&self, id: &StreamId) -> Option<Arc<OpenStream>> {
+        self.open.read().get(id).cloned()
+    }
+
+    pub(crate) fn insert(&self, stream: OpenStream) {
+        self.open
+            .write()
+            .insert(stream.def().id.clone(), Arc::new(stream));
+    }
+
+    pub(crate) fn remove(&self, id: &StreamId) -> Option<Arc<OpenStream>> {
+        self.open.write().remove(id)
+    }
+
+    pub(crate) fn all(&self) -> Vec<Arc<OpenStream>> {
+        self.open.read().values().cloned().collect()
+    }
+}
+
+impl StreamAccess for Streams {
+    fn stream(&self, id: &StreamId) -> Option<StreamHandle> {
+        self.get(id).map(|open| StreamHandle {
+            cell: Arc::clone(open.cell()),
+            archiver: Arc::clone(open.archiver()),
+        })
+    }
+}
+
+impl CutSource for Streams {
+    fn cell(&self, id: &StreamId) -> Option<Arc<StreamCell>> {
+        self.get(id).map(|open| Arc::clone(open.cell()))
+    }
+}
+
+/// Tells the scheduler which stream's memory to free.
+#[derive(Debug)]
+pub(crate) struct MemoryPressure(pub(crate) Arc<SpeedMemory>);
+
+impl PressedStream for MemoryPressure {
+    fn pressed(&self) -> Option<StreamId> {
+        if self.0.pressure() == Pressure::Low {
+            None
+        } else {
+            self.0.largest().map(|(id, _)| id)
+        }
+    }
+}

@@ -1,0 +1,310 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The real process dies, at every commit point and at random moments, and starts again at once: nothing
+//! acknowledged is lost or doubled, and every retry counts once.
+//!
+//! Purpose: laws 2, 4 and 9 across a kill. Collaborators: the built program on a directory of its own, its HTTP
+//! API, an oracle over the numbered events that were sent.
+//! Non-goals: lost pages and torn frames, which a kill cannot bring about: the log's own tests do.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
+#![allow(clippy::print_stdout, reason = "seeds are printed first")]
+
+mod support {
+    pub(crate) mod feed;
+    pub(crate) mod load;
+    pub(crate) mod program;
+    pub(crate) mod projection;
+    pub(crate) mod server;
+}
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+use rand::rngs::StdRng;
+use rand::{Rng as _, SeedableRng as _};
+use serde_json::{Value, json};
+
+use support::feed::{DEFINITIONS, Feed, hourly};
+use support::load::Load;
+use support::projection::Projection;
+use support::server::{Calls, Server};
+
+const VIEWS: [&str; 2] = ["hourly", "total"];
+
+async fn declare(calls: &Calls) -> Option<()> {
+    for definition in DEFINITIONS {
+        calls.sql(definition, json!({})).await?;
+    }
+    Some(())
+}
+
+async fn append(calls: &Calls, feed: &mut Feed, events: i64, dead_letters: u64) -> Option<()> {
+    let number = feed.push(events, dead_letters);
+    let answer = feed.request(number).send(calls).await?;
+    feed.answered(number, answer);
+    Some(())
+}
+
+/// Everything that moves a boundary, in an order that does not change. None when the process died in it.
+async fn life(calls: &Calls, feed: &mut Feed) -> Option<()> {
+    declare(calls).await?;
+    append(calls, feed, 7, 0).await?;
+    append(calls, feed, 5, 1).await?;
+    append(calls, feed, 9, 0).await?;
+    calls.recompute("hourly", &json!({})).await?;
+    append(calls, feed, 4, 2).await?;
+    calls
+        .recompute("total", &json!({"mode": "incremental"}))
+        .await?;
+    append(calls, feed, 6, 0).await?;
+    let run = calls.recompute("hourly", &json!({"dry_run": true})).await?;
+    append(calls, feed, 3, 0).await?;
+    promote(calls, &run).await?;
+    append(calls, feed, 8, 0).await?;
+    let (status, answer) = calls.post("/v1/views/hourly/rollback", &json!({})).await?;
+    assert_eq!(status, 200, "{answer}");
+    append(calls, feed, 2, 1).await?;
+    let repair = json!({"mode": "repair", "where": "origin = 'SFO'"});
+    calls.recompute("hourly", &repair).await?;
+    append(calls, feed, 1, 0).await
+}
+
+async fn promote(calls: &Calls, run: &Value) -> Option<()> {
+    assert_eq!(run["outcome"], "staged", "{run}");
+    let path = format!("/v1/runs/{}/promote", run["id"]);
+    let (status, answer) = calls.post(&path, &json!({})).await?;
+    assert_eq!(status, 200, "{answer}");
+    Some(())
+}
+
+/// The newest runs first. None reads as if it were still at work.
+async fn ended_runs(calls: &Calls) -> Vec<Value> {
+    let listed = calls.get("/v1/runs?limit=1000").await.expect("it answers");
+    let runs = listed["runs"].as_array().unwrap().clone();
+    for run in &runs {
+        match run["outcome"].as_str().unwrap() {
+            "failed" => assert_eq!(run["error"], "interrupted", "{run}"),
+            "staged" => assert_eq!(run["dry_run"], true, "{run}"),
+            outcome => assert_ne!(outcome, "running", "{run}"),
+        }
+    }
+    runs
+}
+
+/// What Delta shows of each view is its live generation.
+async fn projections_equal_the_pointers(home: &Path, calls: &Calls) {
+    for view in VIEWS {
+        let sql = format!("SELECT * FROM {view}");
+        let batch = json!({"layer": "batch"});
+        let answer = calls.sql(&sql, batch.clone()).await;
+        let provenance = &answer.expect("it answers")["provenance"]["views"][0];
+        let shown = Projection::read(home, provenance["id"].as_str().unwrap());
+        assert_eq!(provenance["generation"], shown.generation, "{view}");
+        if view == "hourly" {
+            assert_eq!(shown.hours(), hourly(calls, &batch).await);
+        }
+    }
+}
+
+/// Starts again and checks everything: first what the crash left, then after every retry, then after the raw
+/// log was read through once more.
+async fn recovers(home: &Path, feed: &mut Feed) -> (Server, Vec<Value>) {
+    let server = Server::start(home, None).await.expect("it starts again");
+    let calls = server.calls();
+    declare(&calls).await.expect("definitions are there");
+    projections_equal_the_pointers(home, &calls).await;
+    let runs = ended_runs(&calls).await;
+    feed.retry(&calls).await;
+    feed.verify(&calls).await;
+    (server, runs)
+}
+
+/// Every layer below was right if a generation computed from the raw log alone says the same.
+async fn recomputes(server: &Server, feed: &Feed) {
+    let calls = server.calls();
+    for view in VIEWS {
+        let run = calls.recompute(view, &json!({})).await.expect("it runs");
+        assert_eq!(run["outcome"], "promoted", "{run}");
+    }
+    feed.verify(&calls).await;
+    feed.verify_views(&calls, &json!({"layer": "batch"})).await;
+}
+
+/// Lives until `point`, dies there, and recovers. `newest` is how the run reads that was at work, if any must.
+async fn dies_at(point: &str, newest: Option<&str>) -> (tempfile::TempDir, Server, Feed) {
+    let home = tempfile::tempdir().unwrap();
+    let mut feed = Feed::default();
+    let server = Server::start(home.path(), Some(point)).await.unwrap();
+    let lived = life(&server.calls(), &mut feed).await;
+    assert!(lived.is_none(), "`{point}` was never reached");
+    let status = server.died().await;
+    assert!(!status.success(), "{point}: {status}");
+    let (server, runs) = recovers(home.path(), &mut feed).await;
+    if let Some(outcome) = newest {
+        assert_eq!(runs[0]["outcome"], outcome, "{point}: {}", runs[0]);
+    }
+    (home, server, feed)
+}
+
+async fn dies_and_recomputes(points: &[(&str, Option<&str>)]) {
+    for (point, newest) in points {
+        let started = Instant::now();
+        let (_home, server, feed) = dies_at(point, *newest).await;
+        recomputes(&server, &feed).await;
+        println!("{point}: {:.1} s", started.elapsed().as_secs_f64());
+    }
+}
+
+#[tokio::test]
+async fn an_append_is_cut_off() {
+    dies_and_recomputes(&[
+        ("log-append:written:3", None),
+        ("log-append:synced:2", None),
+    ])
+    .await;
+}
+
+#[tokio::test]
+async fn an_archive_is_cut_off() {
+    dies_and_recomputes(&[
+        ("archive:written", None),
+        ("archive:dead-letters", None),
+        ("archive:committed", None),
+        ("archive:committed:2", None),
+    ])
+    .await;
+}
+
+#[tokio::test]
+async fn a_run_is_cut_off() {
+    dies_and_recomputes(&[
+        ("run:computed", Some("failed")),
+        ("run:staged", Some("failed")),
+    ])
+    .await;
+}
+
+#[tokio::test]
+async fn a_staged_run_outlives_the_process() {
+    let (_home, server, feed) = dies_at("run:staged:2", Some("staged")).await;
+    let calls = server.calls();
+    let runs = ended_runs(&calls).await;
+    promote(&calls, &runs[0]).await.unwrap();
+    feed.verify(&calls).await;
+    recomputes(&server, &feed).await;
+}
+
+#[tokio::test]
+async fn the_pointer_moved_and_nobody_heard_of_it() {
+    // In order: the base of a full run, its promote, an incremental run, a promote by hand, a rollback.
+    dies_and_recomputes(&[
+        ("pointer:moved", Some("failed")),
+        ("pointer:moved:2", Some("promoted")),
+        ("pointer:moved:3", Some("promoted")),
+        ("pointer:moved:5", Some("promoted")),
+        ("pointer:moved:6", Some("promoted")),
+    ])
+    .await;
+}
+
+#[tokio::test]
+async fn the_projection_was_committed_last() {
+    dies_and_recomputes(&[
+        ("projection:committed", Some("failed")),
+        // The ledger tells the client earlier, which goes on.
+        ("projection:committed:3", None),
+    ])
+    .await;
+}
+
+#[tokio::test]
+async fn a_definition_is_cut_off() {
+    // The stream, the first view, the record of the first run.
+    dies_and_recomputes(&[
+        ("catalog:committed", None),
+        ("catalog:committed:2", None),
+        ("catalog:committed:4", Some("failed")),
+    ])
+    .await;
+}
+
+#[tokio::test]
+async fn it_dies_again_while_it_recovers() {
+    let home = tempfile::tempdir().unwrap();
+    let mut feed = Feed::default();
+    let server = Server::start(home.path(), Some("run:computed")).await;
+    let server = server.unwrap();
+    assert!(life(&server.calls(), &mut feed).await.is_none());
+    server.died().await;
+    // Its first commit says that the run was interrupted.
+    let again = Server::start(home.path(), Some("catalog:committed")).await;
+    assert!(again.is_err(), "it recovers without a commit");
+    let (server, runs) = recovers(home.path(), &mut feed).await;
+    assert_eq!(runs[0]["outcome"], "failed", "{}", runs[0]);
+    recomputes(&server, &feed).await;
+}
+
+fn from_env(name: &str) -> Option<u64> {
+    std::env::var(name).ok()?.parse().ok()
+}
+
+/// Kills at random moments under appends, runs and queries. `DOVETAIL_CRASH_ROUNDS` says how often,
+/// `DOVETAIL_CRASH_SEED` what is sent when; the scheduler of the machine has a say too.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn it_dies_at_random_moments() {
+    let seed = from_env("DOVETAIL_CRASH_SEED").unwrap_or_else(rand::random);
+    println!("DOVETAIL_CRASH_SEED={seed}");
+    let mut random = StdRng::seed_from_u64(seed);
+    let home = tempfile::tempdir().unwrap();
+    let mut feed = Feed::default();
+    let mut server = Server::start(home.path(), None).await.expect("it starts");
+    for round in 0..from_env("DOVETAIL_CRASH_ROUNDS").unwrap_or(3) {
+        let calls = server.calls();
+        declare(&calls).await.expect("it answers");
+        let shared = Arc::new(Mutex::new(feed));
+        let load = Load::start(&calls, &shared, random.random());
+        tokio::time::sleep(Duration::from_millis(random.random_range(1..2500))).await;
+        server.kill().await;
+        println!("round {round}: {}", load.cut_off().await);
+        feed = std::mem::take(&mut *shared.lock());
+        (server, _) = recovers(home.path(), &mut feed).await;
+    }
+    recomputes(&server, &feed).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn it_stops_in_order_under_load() {
+    let home = tempfile::tempdir().unwrap();
+    let feed = Arc::new(Mutex::new(Feed::default()));
+    let server = Server::start(home.path(), None).await.unwrap();
+    declare(&server.calls()).await.unwrap();
+    let load = Load::start(&server.calls(), &feed, 7);
+    load.has_promoted(2).await;
+    let asked = Instant::now();
+    server.terminate();
+    let status = server.died().await;
+    let took = asked.elapsed();
+    println!("{}, stopped in {took:?}", load.cut_off().await);
+    assert_eq!(status.code(), Some(0), "{status}");
+    assert!(took < Duration::from_secs(20), "stopped after {took:?}");
+
+    // What the next start would have to finish is finished: neither ledger nor projection moves in it.
+    let before = commits(home.path());
+    let mut feed = std::mem::take(&mut *feed.lock());
+    let server = Server::start(home.path(), None).await.expect("it starts");
+    assert_eq!(commits(home.path()), before);
+    server.kill().await;
+    let (server, _) = recovers(home.path(), &mut feed).await;
+    recomputes(&server, &feed).await;
+}
+
+/// How many commits the catalog and the projections hold.
+fn commits(home: &Path) -> Vec<usize> {
+    let store = home.join("data/store");
+    let views = std::fs::read_dir(store.join("views")).unwrap();
+    let logs = views.map(|view| view.unwrap().path().join("_delta_log"));
+    let count = |dir| std::fs::read_dir(dir).unwrap().count();
+    logs.chain([store.join("catalog")]).map(count).collect()
+}
