@@ -1,0 +1,219 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Freshness: how long from an append's acknowledgement until a query sees the event, while events arrive
+//! at a steady rate, with and without a full recompute beside them.
+//!
+//! Run: `cargo run --release -p dovetail-bench --bin bench-freshness`. The server is `dovetail` beside this
+//! program (build it first), or `DOVETAIL_BIN`. `BENCH_SECONDS` (per phase, 20), `BENCH_RATE` (events/s,
+//! 50000), `BENCH_EVENTS` (history before the first phase, 1000000).
+
+mod server;
+
+use std::io::Write as _;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, ensure};
+use serde_json::{Value, json};
+
+use server::{Flights, Server};
+
+const STREAM: &str = "CREATE STREAM flights (date TIMESTAMP NOT NULL, delay BIGINT, distance BIGINT, \
+     origin VARCHAR, destination VARCHAR) WITH (event_time = 'date')";
+const HOURLY: &str = "CREATE VIEW hourly AS SELECT origin, date_trunc('hour', date) AS hour, count(*) AS flights, \
+     sum(delay) AS total, avg(delay) AS mean, min(delay) AS least, max(delay) AS most FROM flights GROUP BY origin, hour";
+const ROUTES: &str = "CREATE VIEW routes AS SELECT origin, destination, count(*) AS flights, avg(delay) AS mean \
+     FROM flights GROUP BY origin, destination";
+/// Events of one request of the steady load.
+const BATCH: usize = 5_000;
+/// Pause between two probes.
+const PROBE_PAUSE: Duration = Duration::from_millis(20);
+
+fn setting(name: &str, default: u64) -> Result<u64> {
+    match std::env::var(name) {
+        Ok(text) => text
+            .parse()
+            .with_context(|| format!("{name}=`{text}` is not a number")),
+        Err(_) => Ok(default),
+    }
+}
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> Result<()> {
+    let seconds = setting("BENCH_SECONDS", 20)?;
+    let rate = setting("BENCH_RATE", 50_000)?;
+    let history = setting("BENCH_EVENTS", 1_000_000)?;
+    let flights = Arc::new(Flights::load(BATCH)?);
+    let server = Arc::new(Server::start().await?);
+    for statement in [STREAM, HOURLY, ROUTES] {
+        server.sql(statement).await?;
+    }
+    let mut sent = 0;
+    while sent < history {
+        sent += server
+            .append(flights.body(sent), "application/x-ndjson")
+            .await?
+            .0;
+    }
+    let mut out = std::io::stdout();
+    writeln!(
+        out,
+        "history {sent} events, then {rate} events/s for {seconds} s a phase"
+    )?;
+    writeln!(
+        out,
+        "{:<28}{:>9}{:>10}{:>10}{:>10}{:>12}",
+        "acknowledged to visible", "probes", "p50 ms", "p99 ms", "max ms", "events/s"
+    )?;
+    let quiet = phase(&server, &flights, seconds, rate, false).await?;
+    report(&mut out, "no batch run", &quiet)?;
+    let busy = phase(&server, &flights, seconds, rate, true).await?;
+    report(
+        &mut out,
+        &format!("full recomputes ({})", busy.recomputes),
+        &busy,
+    )?;
+    writeln!(
+        out,
+        "ratio p50 {:.2}, p99 {:.2}",
+        busy.at(0.5) / quiet.at(0.5),
+        busy.at(0.99) / quiet.at(0.99)
+    )?;
+    server.stop().await
+}
+
+struct Phase {
+    /// Sorted, milliseconds.
+    latencies: Vec<f64>,
+    events_per_second: f64,
+    recomputes: u64,
+}
+
+impl Phase {
+    fn at(&self, quantile: f64) -> f64 {
+        let last = self.latencies.len().saturating_sub(1);
+        self.latencies
+            .get((last as f64 * quantile).round() as usize)
+            .copied()
+            .unwrap_or(f64::NAN)
+    }
+}
+
+fn report(out: &mut impl std::io::Write, name: &str, phase: &Phase) -> Result<()> {
+    let (p50, p99, max) = (phase.at(0.5), phase.at(0.99), phase.at(1.0));
+    writeln!(
+        out,
+        "{name:<28}{:>9}{p50:>10.2}{p99:>10.2}{max:>10.2}{:>12.0}",
+        phase.latencies.len(),
+        phase.events_per_second
+    )?;
+    Ok(())
+}
+
+async fn phase(
+    server: &Arc<Server>,
+    flights: &Arc<Flights>,
+    seconds: u64,
+    rate: u64,
+    recompute: bool,
+) -> Result<Phase> {
+    let stop = Arc::new(AtomicBool::new(false));
+    let sent = Arc::new(AtomicU64::new(0));
+    let load = tokio::spawn(load(
+        Arc::clone(server),
+        Arc::clone(flights),
+        rate,
+        Arc::clone(&stop),
+        Arc::clone(&sent),
+    ));
+    let recomputing =
+        recompute.then(|| tokio::spawn(recompute_loop(Arc::clone(server), Arc::clone(&stop))));
+    let started = Instant::now();
+    let mut latencies = vec![];
+    while started.elapsed() < Duration::from_secs(seconds) {
+        latencies.push(probe(server).await?);
+        tokio::time::sleep(PROBE_PAUSE).await;
+    }
+    stop.store(true, Ordering::Relaxed);
+    let elapsed = started.elapsed().as_secs_f64();
+    load.await??;
+    let recomputes = match recomputing {
+        Some(task) => task.await??,
+        None => 0,
+    };
+    latencies.sort_by(f64::total_cmp);
+    Ok(Phase {
+        latencies,
+        events_per_second: sent.load(Ordering::Relaxed) as f64 / elapsed,
+        recomputes,
+    })
+}
+
+/// Sends [`BATCH`] events whenever the rate says that they are due.
+async fn load(
+    server: Arc<Server>,
+    flights: Arc<Flights>,
+    rate: u64,
+    stop: Arc<AtomicBool>,
+    sent: Arc<AtomicU64>,
+) -> Result<()> {
+    let mut due = tokio::time::interval(Duration::from_secs_f64(BATCH as f64 / rate as f64));
+    while !stop.load(Ordering::Relaxed) {
+        due.tick().await;
+        let at = sent.load(Ordering::Relaxed);
+        let (events, _) = server
+            .append(flights.body(at), "application/x-ndjson")
+            .await?;
+        sent.fetch_add(events, Ordering::Relaxed);
+    }
+    Ok(())
+}
+
+async fn recompute_loop(server: Arc<Server>, stop: Arc<AtomicBool>) -> Result<u64> {
+    let mut runs = 0;
+    while !stop.load(Ordering::Relaxed) {
+        let run = server
+            .post("/v1/views/hourly/recompute", &json!({ "mode": "full" }))
+            .await?;
+        let id = run["id"].as_u64().context("a run has an id")?;
+        loop {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            let run = server.get(&format!("/v1/runs/{id}")).await?;
+            match run["outcome"].as_str() {
+                Some("running" | "staged") => {}
+                Some("promoted") => break,
+                other => anyhow::bail!("the recompute ended {other:?}: {}", run["error"]),
+            }
+        }
+        runs += 1;
+    }
+    Ok(runs)
+}
+
+/// One event with a key of its own: milliseconds from its acknowledgement to the answer that holds it.
+async fn probe(server: &Server) -> Result<f64> {
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    let key = format!("probe{}", NEXT.fetch_add(1, Ordering::Relaxed));
+    let event = json!({"date": "2001-01-01T00:00:00", "delay": 1, "distance": 1, "origin": key, "destination": key});
+    let (_, token) = server
+        .append(format!("{event}\n").into(), "application/x-ndjson")
+        .await?;
+    let acknowledged = Instant::now();
+    let rows = server
+        .get(&format!(
+            "/v1/views/routes?origin={key}&after={}",
+            token.replace('~', "%7E")
+        ))
+        .await?;
+    let latency = acknowledged.elapsed().as_secs_f64() * 1000.0;
+    ensure!(
+        rows["rows"].as_array().map_or(0, Vec::len) == 1,
+        "the probe is not in the answer: {rows}"
+    );
+    Ok(latency)
+}
+
+/// Whether a JSON answer is a problem document.
+fn is_problem(value: &Value) -> bool {
+    value.get("status").is_some() && value.get("title").is_some()
+}

@@ -1,0 +1,439 @@
+// SPDX-License-Identifier: Apache-2.0
+//! One stream with views over it: every layer but the embedded log, on an object store in memory.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use arrow::array::{Int32Array, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray};
+use datafusion::execution::memory_pool::FairSpillPool;
+use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
+use datafusion::prelude::{SessionConfig, SessionContext};
+use dovetail_batch_layer::{BatchConfig, BatchLayer, StartRequest, StreamAccess, StreamHandle};
+use dovetail_log::CommittedBatch;
+use dovetail_log::catalog::Catalog;
+use dovetail_log::parquet_files::register_store;
+use dovetail_log::raw::RawLog;
+use dovetail_model::{
+    BatchRun, Clock, Column, ColumnType, Entry, EventTime, Exclusion, GenerationInputs,
+    GenerationNumber, Manifest, ManualClock, Offset, Outcome, Position, Problem, PublishReason,
+    StreamDef, StreamId, StreamSchema, UnknownColumns, ViewDef, ViewId,
+};
+use dovetail_seam::{Archiver, Forget, Generation, StreamCell};
+use dovetail_serving_layer::engine::{CutSource, Engine, QuerySession};
+use dovetail_serving_layer::ports::{Layer, Limits, Provenance, Queries as _, QueryRequest};
+use dovetail_speed_layer::{accumulate, merge_once};
+use dovetail_view::View;
+use futures::TryStreamExt as _;
+use object_store::ObjectStore;
+use object_store::memory::InMemory;
+use object_store::path::Path;
+use tokio::runtime::Handle;
+use tokio::time::Instant;
+
+use crate::Oracle;
+
+/// The stream's name.
+pub const STREAM: &str = "flights";
+
+/// What its events look like: `at`, `origin`, `delay`, `distance`.
+pub fn event_schema() -> StreamSchema {
+    let column = |name: &str, column_type, nullable| Column {
+        name: name.to_owned(),
+        column_type,
+        nullable,
+    };
+    StreamSchema {
+        columns: vec![
+            column("at", ColumnType::Timestamp, false),
+            column("origin", ColumnType::Varchar, true),
+            column("delay", ColumnType::Int, true),
+            column("distance", ColumnType::BigInt, false),
+        ],
+        event_time: Some(EventTime {
+            column: "at".to_owned(),
+            epoch: None,
+        }),
+        unknown_columns: UnknownColumns::Ignore,
+    }
+}
+
+#[derive(Debug)]
+struct OneStream {
+    id: StreamId,
+    handle: StreamHandle,
+}
+
+impl StreamAccess for OneStream {
+    fn stream(&self, id: &StreamId) -> Option<StreamHandle> {
+        (*id == self.id).then(|| self.handle.clone())
+    }
+}
+
+impl CutSource for OneStream {
+    fn cell(&self, id: &StreamId) -> Option<Arc<StreamCell>> {
+        (*id == self.id).then(|| Arc::clone(&self.handle.cell))
+    }
+}
+
+#[derive(Debug)]
+struct KeepsEverything;
+
+impl Forget for KeepsEverything {
+    fn forget(&self, _: Offset) -> Result<(), String> {
+        Ok(())
+    }
+}
+
+/// All layers over one stream.
+pub struct Rig {
+    /// Where definitions, pointers and the ledger live.
+    pub catalog: Arc<Catalog>,
+    /// Batch runs.
+    pub batch: BatchLayer,
+    /// Queries.
+    pub engine: Engine,
+    /// The stream's cut.
+    pub cell: Arc<StreamCell>,
+    /// What was pushed so far.
+    pub oracle: Oracle,
+    clock: Arc<ManualClock>,
+    stream: StreamId,
+    /// Held while a batch is pushed: batches follow each other.
+    next: Mutex<Offset>,
+    next_view: AtomicU64,
+}
+
+/// One event: event time in microseconds, origin, delay, distance.
+pub type Event = (i64, Option<&'static str>, Option<i32>, i64);
+
+impl Rig {
+    /// An empty stream without views. Batch runs work in a pool of `batch_memory` bytes.
+    pub async fn new(batch_memory: usize) -> Self {
+        let store: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
+        let manual = Arc::new(ManualClock::at(1_800_000_000_000_000));
+        let clock: Arc<dyn Clock> = Arc::clone(&manual) as _;
+        let catalog = Arc::new(
+            Catalog::open(Arc::clone(&store), Arc::clone(&clock))
+                .await
+                .expect("a new catalog opens"),
+        );
+        let stream: StreamId = "k3f".parse().expect("an id");
+        let def = StreamDef {
+            id: stream.clone(),
+            name: STREAM.to_owned(),
+            schema: event_schema(),
+            created_at: clock.now(),
+        };
+        commit(
+            &catalog,
+            vec![Entry::StreamCreated {
+                stream: def.clone(),
+            }],
+        )
+        .await;
+        let root = Path::from(format!("streams/{stream}"));
+        let raw = RawLog::open(Arc::clone(&store), root, &def, Arc::clone(&clock))
+            .await
+            .expect("a new raw log opens");
+        let cell = Arc::new(StreamCell::new(Arc::new(def.clone()), raw.snapshot()));
+        let archiver = Arc::new(Archiver::new(
+            Arc::clone(&cell),
+            raw,
+            Arc::new(KeepsEverything),
+        ));
+        let one = Arc::new(OneStream {
+            id: stream.clone(),
+            handle: StreamHandle {
+                cell: Arc::clone(&cell),
+                archiver,
+            },
+        });
+        let runtime = || runtime(batch_memory, &store);
+        let config = SessionConfig::new()
+            .with_target_partitions(2)
+            .with_batch_size(64);
+        let batch = BatchLayer::new(BatchConfig {
+            catalog: Arc::clone(&catalog),
+            store: Arc::clone(&store),
+            streams: Arc::clone(&one) as _,
+            clock: Arc::clone(&clock),
+            runtime: Handle::current(),
+            task: SessionContext::new_with_config_rt(config, runtime()).task_ctx(),
+            partitions: 2,
+        });
+        let session = QuerySession::new(runtime(), 2).expect("the engine starts");
+        let engine = Engine::new(Arc::clone(&catalog), one, clock, session, Handle::current());
+        let oracle = Oracle::new(&def);
+        Self {
+            catalog,
+            batch,
+            engine,
+            cell,
+            oracle,
+            clock: manual,
+            stream,
+            next: Mutex::new(Offset(0)),
+            next_view: AtomicU64::new(1),
+        }
+    }
+
+    /// Declares a view: live at once on an empty stream, else building.
+    pub async fn create_view(&self, name: &str, sql: &str) -> ViewId {
+        let view = self.compile(sql);
+        let number = self.next_view.fetch_add(1, Ordering::Relaxed);
+        let def = ViewDef {
+            id: format!("v{number}").parse().expect("an id"),
+            name: name.to_owned(),
+            stream: self.stream.clone(),
+            sql: view.sql().to_owned(),
+            recompute: None,
+            refresh_s: None,
+            version: 1,
+            definition_hash: view.definition_hash().to_owned(),
+            defined_at: self.clock.now(),
+        };
+        let id = def.id.clone();
+        let joined =
+            self.cell
+                .join_view(id.clone(), Arc::new(def.clone()), Arc::clone(&view), false);
+        let mut entries = vec![Entry::ViewCreated { view: def.clone() }];
+        if joined != Position::zero() {
+            commit(&self.catalog, entries).await;
+            return id;
+        }
+        let manifest = Arc::new(empty_generation(&def, &view));
+        entries.push(Entry::GenerationWritten {
+            manifest: Arc::clone(&manifest),
+        });
+        entries.push(Entry::GenerationPublished {
+            view: id.clone(),
+            expected: None,
+            generation: manifest.number,
+            reason: PublishReason::Created,
+        });
+        commit(&self.catalog, entries).await;
+        self.cell
+            .publish(&id, Arc::new(Generation::new(manifest, view)))
+            .expect("an empty generation is live at once");
+        id
+    }
+
+    /// Gives a view a new definition, which is built by the next full run.
+    pub async fn redefine_view(&self, id: &ViewId, sql: &str) {
+        let view = self.compile(sql);
+        let state = self.catalog.state();
+        let known = &state.views[id];
+        let latest = known.pending.as_ref().unwrap_or(&known.def);
+        let def = ViewDef {
+            sql: view.sql().to_owned(),
+            version: latest.version + 1,
+            definition_hash: view.definition_hash().to_owned(),
+            ..known.def.clone()
+        };
+        self.cell
+            .join_view(id.clone(), Arc::new(def.clone()), view, true);
+        commit(&self.catalog, vec![Entry::ViewRedefined { view: def }]).await;
+    }
+
+    /// Compiles the SELECT of a view over the stream.
+    pub fn compile(&self, sql: &str) -> Arc<View> {
+        let schemas = BTreeMap::from([(STREAM.to_owned(), event_schema())]);
+        Arc::new(View::compile(sql, &schemas).expect("the test's view compiles"))
+    }
+
+    /// Commits one micro-batch, as the embedded log hands it on, and accumulates it.
+    pub fn push(&self, events: &[Event]) {
+        let mut at = self.next.lock().unwrap_or_else(PoisonError::into_inner);
+        let batch = self.committed(*at, events);
+        *at = batch.next;
+        self.cell.note_durable(&batch);
+        self.oracle.push(&batch.events);
+        accumulate(&self.cell, &batch).expect("the batch follows the cut");
+    }
+
+    fn committed(&self, first: Offset, events: &[Event]) -> Arc<CommittedBatch> {
+        self.clock.advance(1000);
+        let next = Offset(first.0 + events.len() as u64);
+        let arrived = self.clock.now_us();
+        let offsets = Int64Array::from_iter_values((first.0..next.0).map(|offset| offset as i64));
+        let times = |values: Vec<i64>| TimestampMicrosecondArray::from(values);
+        let columns: Vec<arrow::array::ArrayRef> = vec![
+            Arc::new(times(events.iter().map(|e| e.0).collect())),
+            Arc::new(StringArray::from_iter(events.iter().map(|e| e.1))),
+            Arc::new(Int32Array::from_iter(events.iter().map(|e| e.2))),
+            Arc::new(Int64Array::from_iter_values(events.iter().map(|e| e.3))),
+            Arc::new(Int32Array::from_value(0, events.len())),
+            Arc::new(offsets),
+            Arc::new(times(vec![arrived; events.len()])),
+        ];
+        let events = RecordBatch::try_new(event_schema().events(), columns)
+            .expect("the batch fits the schema");
+        Arc::new(CommittedBatch {
+            first,
+            next,
+            arrived_at_us: arrived,
+            events,
+            dead_letters: vec![],
+            replayed: vec![],
+        })
+    }
+
+    /// Merges one window of runs, if one is due.
+    pub fn merge(&self) -> bool {
+        merge_once(&self.cell)
+    }
+
+    /// Archives the tail.
+    pub async fn archive(&self) {
+        let handle = self.handle();
+        handle
+            .archiver
+            .archive_all()
+            .await
+            .expect("the archive is written");
+    }
+
+    /// Compacts the raw log, and at once deletes the files that nobody in this process needs any more.
+    pub async fn upkeep(&self) {
+        let handle = self.handle();
+        handle
+            .archiver
+            .upkeep(Duration::ZERO)
+            .await
+            .expect("the raw log is kept");
+    }
+
+    fn handle(&self) -> StreamHandle {
+        self.batch.stream(&self.stream).expect("the stream is open")
+    }
+
+    /// Runs a batch run to its end, or until it is staged.
+    pub async fn run(&self, view: &ViewId, request: StartRequest) -> Arc<BatchRun> {
+        let run = self
+            .batch
+            .run_to_end(view, request)
+            .await
+            .expect("the run starts");
+        assert!(
+            !matches!(run.outcome, Outcome::Failed),
+            "run failed: {:?}",
+            run.error
+        );
+        run
+    }
+
+    /// Declares events wrong, up to the durable position.
+    pub async fn exclude(&self, predicate: &str) -> Exclusion {
+        let state = self.catalog.state();
+        let exclusion = Exclusion {
+            id: state.streams[&self.stream].next_exclusion,
+            predicate: predicate.to_owned(),
+            reason: "wrong".to_owned(),
+            bound: self.cell.durable(),
+            declared_at: self.clock.now(),
+        };
+        let entry = Entry::ExclusionDeclared {
+            stream: self.stream.clone(),
+            exclusion: exclusion.clone(),
+        };
+        commit(&self.catalog, vec![entry]).await;
+        exclusion
+    }
+
+    /// Answers a query at one cut.
+    ///
+    /// # Errors
+    /// What the engine refuses.
+    pub async fn query(
+        &self,
+        sql: &str,
+        layer: Layer,
+    ) -> Result<(Vec<RecordBatch>, Provenance), Problem> {
+        let timeout = Duration::from_secs(60);
+        let limits = Limits {
+            after: vec![],
+            layer,
+            generation: None,
+            timeout,
+            deadline: Instant::now() + timeout,
+        };
+        let answer = self
+            .engine
+            .query(QueryRequest {
+                sql: sql.to_owned(),
+                parameters: None,
+                limits,
+            })
+            .await?;
+        let provenance = answer.provenance.clone();
+        let schema = answer.batches.schema();
+        let mut rows: Vec<RecordBatch> = answer
+            .batches
+            .try_collect()
+            .await
+            .map_err(|e| dovetail_serving_layer::engine::problem_of(&e))?;
+        rows.push(RecordBatch::new_empty(schema));
+        Ok((rows, provenance))
+    }
+
+    /// Checks that a view's merged answer equals the oracle at its own stated position, with the exclusions
+    /// that its generation carries.
+    pub async fn check(&self, name: &str) {
+        let (rows, provenance) = self
+            .query(&format!("SELECT * FROM {name}"), Layer::Merged)
+            .await
+            .expect("the view answers");
+        let state = self.catalog.state();
+        let view = state.view_named(name).expect("the view is there");
+        let manifest = &view.generations[&provenance.views[0].generation];
+        let compiled = self.compile(&manifest.sql);
+        let token: dovetail_model::PositionToken =
+            provenance.streams[0].position.parse().expect("a token");
+        let expected = self
+            .oracle
+            .answer(&manifest.sql, &token.position, &manifest.inputs.exclusions)
+            .await;
+        crate::same_rows(&compiled, &rows, &expected);
+    }
+}
+
+async fn commit(catalog: &Catalog, entries: Vec<Entry>) {
+    let mut entries = Some(entries);
+    let decide =
+        |_: &dovetail_model::CatalogState| Ok::<_, Problem>(entries.take().unwrap_or_default());
+    catalog.commit(decide).await.expect("the catalog commits");
+}
+
+fn runtime(memory: usize, store: &Arc<dyn ObjectStore>) -> Arc<RuntimeEnv> {
+    let pool = Arc::new(FairSpillPool::new(memory));
+    let runtime = RuntimeEnvBuilder::new()
+        .with_memory_pool(pool)
+        .build_arc()
+        .expect("a runtime");
+    register_store(&runtime, Arc::clone(store));
+    runtime
+}
+
+fn empty_generation(def: &ViewDef, view: &View) -> Manifest {
+    Manifest {
+        view: def.id.clone(),
+        stream: def.stream.clone(),
+        number: GenerationNumber(1),
+        parent: None,
+        definition_version: def.version,
+        sql: def.sql.clone(),
+        mode: None,
+        run: None,
+        inputs: GenerationInputs {
+            horizon: Position::zero(),
+            raw_version: 0,
+            definition_hash: def.definition_hash.clone(),
+            exclusions: vec![],
+            state_fingerprint: view.state_fingerprint().to_owned(),
+        },
+        files: vec![],
+        created_at: def.defined_at,
+    }
+}

@@ -1,0 +1,244 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The laws, with every layer between event and answer: cut, snapshot, seam, old data survives.
+
+use dovetail_batch_layer::StartRequest;
+use dovetail_model::{Outcome, RepairScope, RunMode, ViewId};
+use dovetail_serving_layer::ports::Layer;
+use dovetail_sim::Rig;
+use rand::rngs::StdRng;
+use rand::{Rng as _, SeedableRng as _};
+
+const ORIGINS: [Option<&str>; 6] = [
+    Some("SFO"),
+    Some("JFK"),
+    Some("LAX"),
+    Some("ATL"),
+    Some(""),
+    None,
+];
+const HOUR_US: i64 = 3_600_000_000;
+const START_US: i64 = 978_307_200_000_000;
+const HOURLY: &str = "SELECT origin, date_trunc('hour', at) AS hour, count(*) AS flights, sum(delay) AS delays, \
+     avg(delay) AS mean, min(distance) AS nearest, max(distance) AS farthest, count(distinct distance) AS distances \
+     FROM flights GROUP BY origin, hour";
+const TOTAL: &str = "SELECT count(*) AS n, sum(distance) AS d, avg(delay) AS mean FROM flights";
+const BY_ORIGIN: &str = "SELECT origin, count(*) AS n, approx_percentile_cont(delay, 0.5) AS p50, \
+     first_value(delay ORDER BY distance) AS first FROM flights WHERE distance > 100 GROUP BY origin";
+const REDEFINED: &str =
+    "SELECT origin, count(*) AS n, sum(distance) AS d FROM flights GROUP BY origin";
+
+fn events(random: &mut StdRng) -> Vec<(i64, Option<&'static str>, Option<i32>, i64)> {
+    let count = random.random_range(0..40);
+    let event = |random: &mut StdRng| {
+        // Mostly near the present, sometimes anywhere: late is normal.
+        let hour = if random.random_bool(0.8) {
+            random.random_range(20..24)
+        } else {
+            random.random_range(0..24)
+        };
+        let at = START_US + hour * HOUR_US + random.random_range(0..HOUR_US);
+        let delay = random
+            .random_bool(0.9)
+            .then(|| random.random_range(-20..200));
+        (
+            at,
+            ORIGINS[random.random_range(0..ORIGINS.len())],
+            delay,
+            random.random_range(50..3000),
+        )
+    };
+    (0..count).map(|_| event(random)).collect()
+}
+
+fn start(mode: RunMode, dry_run: bool) -> StartRequest {
+    StartRequest {
+        mode,
+        dry_run,
+        trigger: "user",
+        ..StartRequest::default()
+    }
+}
+
+async fn step(rig: &Rig, views: &[ViewId], random: &mut StdRng) -> &'static str {
+    let view = &views[random.random_range(0..views.len())];
+    match random.random_range(0..100) {
+        0..40 => {
+            let events = events(random);
+            rig.push(&events);
+            "push"
+        }
+        40..55 => {
+            while rig.merge() {}
+            "merge"
+        }
+        55..63 => {
+            rig.archive().await;
+            "archive"
+        }
+        63..73 => {
+            rig.run(view, start(RunMode::Incremental, false)).await;
+            "incremental"
+        }
+        73..80 => {
+            rig.run(view, start(RunMode::Full, false)).await;
+            "full"
+        }
+        80..86 => staged(rig, view, random).await,
+        86..90 => {
+            let from = START_US + random.random_range(0..20) * HOUR_US;
+            let scope = RepairScope {
+                from_us: Some(from),
+                to_us: Some(from + 3 * HOUR_US),
+                predicate: random
+                    .random_bool(0.5)
+                    .then(|| "n > 0".to_owned())
+                    .filter(|_| false),
+            };
+            if rig.catalog.state().views[view].pending.is_none() {
+                rig.run(
+                    view,
+                    StartRequest {
+                        scope,
+                        ..start(RunMode::Repair, false)
+                    },
+                )
+                .await;
+            }
+            "repair"
+        }
+        90..94 => {
+            rig.exclude(&format!("delay = {}", random.random_range(-20..200)))
+                .await;
+            "exclude"
+        }
+        94..97 => {
+            // Refused when there is nothing to go back to.
+            let _ = rig.batch.rollback(view, None).await;
+            "rollback"
+        }
+        _ => {
+            let sql = if rig.catalog.state().views[view].def.sql.contains("first") {
+                REDEFINED
+            } else {
+                BY_ORIGIN
+            };
+            if *view == views[2] && rig.catalog.state().views[view].pending.is_none() {
+                rig.redefine_view(view, sql).await;
+            }
+            "redefine"
+        }
+    }
+}
+
+/// A staged run, with events and refreshes before the decision.
+async fn staged(rig: &Rig, view: &ViewId, random: &mut StdRng) -> &'static str {
+    let run = rig.run(view, start(RunMode::Full, true)).await;
+    assert_eq!(run.outcome, Outcome::Staged);
+    let more = events(random);
+    rig.push(&more);
+    if random.random_bool(0.5) {
+        rig.run(view, start(RunMode::Incremental, false)).await;
+    }
+    if random.random_bool(0.5) {
+        rig.batch
+            .promote(run.id)
+            .await
+            .expect("nothing made it stale");
+        "staged, promoted"
+    } else {
+        rig.batch.discard(run.id).await.expect("it is staged");
+        "staged, discarded"
+    }
+}
+
+fn seeds() -> u64 {
+    std::env::var("DOVETAIL_SIM_SEEDS")
+        .ok()
+        .and_then(|text| text.parse().ok())
+        .unwrap_or(12)
+}
+
+fn first_seed() -> u64 {
+    std::env::var("DOVETAIL_SIM_SEED")
+        .ok()
+        .and_then(|text| text.parse().ok())
+        .unwrap_or(0)
+}
+
+/// Any order of pushes, merges, archives, runs, promotes, rollbacks, exclusions and redefinitions: every
+/// merged answer equals the oracle at its own position.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_answer_equals_the_oracle_at_its_own_position() {
+    for seed in first_seed()..first_seed() + seeds() {
+        let mut random = StdRng::seed_from_u64(seed);
+        let rig = Rig::new(64 << 20).await;
+        let views = [
+            rig.create_view("hourly", HOURLY).await,
+            rig.create_view("total", TOTAL).await,
+            rig.create_view("by_origin", BY_ORIGIN).await,
+        ];
+        let mut history = vec![];
+        for _ in 0..60 {
+            history.push(step(&rig, &views, &mut random).await);
+            println!("seed {seed}: {}", history.last().unwrap());
+            for name in ["hourly", "total", "by_origin"] {
+                rig.check(name).await;
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_view_on_history_is_building_until_its_first_generation() {
+    let rig = Rig::new(64 << 20).await;
+    let mut random = StdRng::seed_from_u64(1);
+    rig.push(&events(&mut random));
+    rig.push(&[(START_US, Some("SFO"), Some(1), 100)]);
+    let view = rig.create_view("late", HOURLY).await;
+    let problem = rig
+        .query("SELECT * FROM late", Layer::Merged)
+        .await
+        .unwrap_err();
+    assert_eq!(problem.kind.status(), 503, "{problem}");
+    rig.push(&events(&mut random));
+    rig.run(&view, start(RunMode::Full, false)).await;
+    rig.check("late").await;
+    rig.push(&events(&mut random));
+    rig.check("late").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stream_is_a_table_with_the_same_seam() {
+    let rig = Rig::new(64 << 20).await;
+    let mut random = StdRng::seed_from_u64(2);
+    for round in 0..6 {
+        rig.push(&events(&mut random));
+        if round % 3 == 1 {
+            rig.archive().await;
+        }
+        let (rows, provenance) = rig
+            .query(
+                "SELECT count(*) AS n, sum(distance) AS d FROM flights",
+                Layer::Merged,
+            )
+            .await
+            .unwrap();
+        let token: dovetail_model::PositionToken = provenance.streams[0].position.parse().unwrap();
+        let expected = rig
+            .oracle
+            .answer(
+                "SELECT count(*) AS n, sum(distance) AS d FROM flights",
+                &token.position,
+                &[],
+            )
+            .await;
+        assert_eq!(
+            arrow::util::pretty::pretty_format_batches(&rows)
+                .unwrap()
+                .to_string(),
+            arrow::util::pretty::pretty_format_batches(&expected)
+                .unwrap()
+                .to_string()
+        );
+    }
+}
