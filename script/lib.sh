@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: Apache-2.0
+# What the scripts share. To be sourced, from the top of the clone.
+
+# Versions of the tools that are not part of the clone.
+cargo_deny_version=0.20.2
+
+cache="${XDG_CACHE_HOME:-$HOME/.cache}/dovetail"
+
+say() { printf '%s\n' "$*" >&2; }
+
+die() {
+    say "error: $*"
+    exit 1
+}
+
+have() { command -v "$1" >/dev/null 2>&1; }
+
+# One target directory for all clones: the dependencies, most of the build, are compiled once.
+use_shared_target() {
+    if [ -n "${CARGO_TARGET_DIR:-}" ]; then
+        return
+    fi
+    if mkdir -p "$cache/target" 2>/dev/null && [ -w "$cache/target" ]; then
+        export CARGO_TARGET_DIR="$cache/target"
+    else
+        export CARGO_TARGET_DIR="$PWD/target"
+    fi
+}
+
+# Debian packages for what is missing: a C toolchain for the vendored C libraries, Python for the checks by
+# other engines, curl for the commands of the README.
+need_system() {
+    local missing=()
+    have cc || missing+=(build-essential)
+    python3 -c 'import venv, ensurepip' 2>/dev/null || missing+=(python3 python3-venv)
+    have curl || missing+=(curl ca-certificates)
+    if [ ${#missing[@]} -eq 0 ]; then
+        return
+    fi
+    if [ "$(id -u)" -eq 0 ] && have apt-get; then
+        say "installing ${missing[*]}"
+        apt-get -qq update
+        DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends "${missing[@]}" >/dev/null
+    else
+        die "install ${missing[*]} first (on Debian: apt-get install ${missing[*]})"
+    fi
+}
+
+need_rust() {
+    have cargo || die "install Rust first: https://rustup.rs"
+    cargo fmt --version >/dev/null 2>&1 || rustup component add rustfmt
+    cargo clippy --version >/dev/null 2>&1 || rustup component add clippy
+}
+
+# cargo-deny, from PATH or kept in the cache.
+need_cargo_deny() {
+    if have cargo-deny; then
+        return
+    fi
+    export PATH="$cache/tools/bin:$PATH"
+    if have cargo-deny; then
+        return
+    fi
+    say "installing cargo-deny $cargo_deny_version into $cache/tools (once, some minutes)"
+    env -u CARGO_TARGET_DIR cargo install --quiet --locked \
+        --root "$cache/tools" --target-dir "$cache/tools/target" "cargo-deny@$cargo_deny_version"
+    rm -rf "$cache/tools/target"
+}
+
+# A virtual environment with the packages of a requirements file, made anew when that changes.
+need_venv() { # DIR REQUIREMENTS
+    if [ -f "$1/made-from" ] && cmp -s "$2" "$1/made-from"; then
+        return
+    fi
+    say "making a Python environment from $2"
+    rm -rf "$1"
+    python3 -m venv "$1"
+    "$1/bin/pip" install --quiet --disable-pip-version-check -r "$2"
+    cp "$2" "$1/made-from"
+}
