@@ -5,6 +5,7 @@
 //! A cast that would lose something gives null; a row where that happened, or where a `NOT NULL` is null,
 //! is a bad event. Until those are taken out, nested fields are all nullable.
 
+mod hidden;
 mod leaf;
 mod row_faults;
 
@@ -335,6 +336,8 @@ impl Step<'_> {
         let Some(source) = array.as_struct_opt() else {
             return Err(self.not_castable(array, &to()));
         };
+        let visible =
+            hidden::visible_fields(source).map_err(|error| self.refuse(&error.to_string()))?;
         let inner = Rows::Struct {
             parent: rows,
             nulls: source.nulls(),
@@ -342,7 +345,7 @@ impl Step<'_> {
         let children = self.columns(
             declared,
             source.fields(),
-            source.columns(),
+            &visible,
             source.len(),
             &inner,
             None,
@@ -365,10 +368,13 @@ impl Step<'_> {
         let Some(source) = array.as_list_opt::<i32>() else {
             return Err(self.not_castable(array, &ColumnType::List(Box::new(item.clone()))));
         };
+        // One byte an item for what is visible.
+        self.charge(source.values().len())?;
+        let source =
+            hidden::visible_items(source).map_err(|error| self.refuse(&error.to_string()))?;
         let inner = Rows::List {
             parent: rows,
             offsets: source.value_offsets(),
-            nulls: source.nulls(),
         };
         self.path.push("[]".to_owned());
         self.epoch = None;

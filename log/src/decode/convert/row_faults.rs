@@ -15,37 +15,27 @@ pub(super) enum Rows<'a> {
         parent: &'a Rows<'a>,
         nulls: Option<&'a NullBuffer>,
     },
-    /// Items of a list.
+    /// Items of a list, with none between or behind the lists.
     List {
         parent: &'a Rows<'a>,
         offsets: &'a [i32],
-        nulls: Option<&'a NullBuffer>,
     },
 }
 
 impl Rows<'_> {
     /// None if the value at `index` belongs to no row.
     pub(super) fn of(&self, index: usize) -> Option<usize> {
-        let valid = |nulls: &Option<&NullBuffer>, at: usize| nulls.is_none_or(|n| n.is_valid(at));
         match self {
             Self::Top => Some(index),
             Self::Struct { parent, nulls } => {
-                valid(nulls, index).then(|| parent.of(index)).flatten()
+                let visible = nulls.is_none_or(|nulls| nulls.is_valid(index));
+                visible.then(|| parent.of(index)).flatten()
             }
-            Self::List {
-                parent,
-                offsets,
-                nulls,
-            } => {
+            Self::List { parent, offsets } => {
                 let at = i32::try_from(index).ok()?;
-                // The last list that starts at or before the item, which must also end behind it.
-                let list = offsets
-                    .partition_point(|start| *start <= at)
-                    .checked_sub(1)?;
-                let inside = offsets.get(list + 1).is_some_and(|end| at < *end);
-                (inside && valid(nulls, list))
-                    .then(|| parent.of(list))
-                    .flatten()
+                // The last list that starts at or before the item.
+                let starts = offsets.partition_point(|start| *start <= at);
+                parent.of(starts.checked_sub(1)?)
             }
         }
     }

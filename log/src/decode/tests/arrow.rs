@@ -231,7 +231,7 @@ fn nested_columns_match_by_name_and_fault_by_row() {
                 Some(1),
                 Some(2),
                 None,
-                Some(4),
+                None,
                 None,
                 Some(1 << 40),
             ])),
@@ -239,7 +239,8 @@ fn nested_columns_match_by_name_and_fault_by_row() {
         Some(NullBuffer::from(vec![true, true, true, true, false, true])),
     );
     let item = Arc::new(Field::new("item", DataType::Struct(fields), true));
-    // Row 1: [1, 2]; row 2: a null x; row 3: null, though it spans an item; row 4: [null]; row 5: too large.
+    // Row 1: [1, 2]; row 2: a null x; row 3: null, though it spans an item with a null x; row 4: [null];
+    // row 5: too large.
     let offsets = OffsetBuffer::new(ScalarBuffer::from(vec![0_i64, 2, 3, 4, 5, 6]));
     let nulls = Some(NullBuffer::from(vec![true, true, false, true, true]));
     let list = LargeListArray::new(item, offsets, Arc::new(items), nulls);
@@ -273,6 +274,40 @@ fn nested_columns_match_by_name_and_fault_by_row() {
             ),
         ]
     );
+}
+
+/// Arrow lets arrays carry values that belong to no row; a `NOT NULL` inside says nothing of them.
+#[test]
+fn values_that_no_row_holds_are_no_fault() {
+    let point = ColumnType::Struct(vec![required("x", ColumnType::Int)]);
+    let inner = ColumnType::Struct(vec![
+        required("l", ColumnType::List(Box::new(point.clone()))),
+        required("n", ColumnType::Int),
+    ]);
+    let to = schema(vec![column("s", inner)]);
+    let fields: Fields = vec![Field::new("x", DataType::Int64, true)].into();
+    let x = Int64Array::from(vec![None, Some(1), None, None, Some(5), None]);
+    let points = StructArray::new(fields, vec![Arc::new(x)], None);
+    let item = Arc::new(Field::new("item", points.data_type().clone(), true));
+    // An item before the first list and one behind the last; the second list lies below a null struct.
+    let offsets = OffsetBuffer::new(ScalarBuffer::from(vec![1, 2, 4, 5]));
+    let lists = ListArray::new(item, offsets, Arc::new(points), None);
+    let outer: Fields = vec![
+        Field::new("l", lists.data_type().clone(), true),
+        Field::new("n", DataType::Int32, true),
+    ]
+    .into();
+    let numbers = Int32Array::from(vec![Some(7), None, Some(8)]);
+    let nulls = Some(NullBuffer::from(vec![true, false, true]));
+    let structs = StructArray::new(outer, vec![Arc::new(lists), Arc::new(numbers)], nulls);
+    let body = stream(&[batch(vec![("s", Arc::new(structs))])]);
+    let decoded = decode(&to, Arrow, body, OnError::Reject).unwrap();
+    let row = |x, n| {
+        let list = Cell::List(vec![Cell::Struct(integers(&[x]))]);
+        Cell::Struct(vec![list, Cell::Integer(n)])
+    };
+    let expected = [row(1, 7), Cell::Null, row(5, 8)];
+    assert_eq!(rows_of(&decoded.events).concat(), expected);
 }
 
 #[test]
