@@ -455,11 +455,16 @@ fn few_bytes_cannot_ask_for_much_memory() {
     let items = ColumnType::List(Box::new(ColumnType::Struct(wide)));
     let items = schema(vec![column("l", items)]);
     for on_error in [OnError::Reject, OnError::DeadLetter] {
-        for (schema, body) in [
-            (&rows, "{}\n".repeat(2_000)),
-            (&items, format!("{{\"l\":[{}{{}}]}}", "{},".repeat(2_000))),
+        for (schema, format, body) in [
+            (&rows, Csv, format!("c0\n{}", "1\n".repeat(2_000))),
+            (&rows, Ndjson, "{}\n".repeat(2_000)),
+            (
+                &items,
+                Ndjson,
+                format!("{{\"l\":[{}{{}}]}}", "{},".repeat(2_000)),
+            ),
         ] {
-            let error = decode_in_little(schema, Ndjson, &body, on_error).unwrap_err();
+            let error = decode_in_little(schema, format, &body, on_error).unwrap_err();
             assert_eq!(error.kind(), ProblemKind::TooLarge);
             let expected = "the body decodes to more than 4 MiB; split it";
             assert_eq!(error.to_string(), expected);
