@@ -29,6 +29,7 @@ use Order::{Insensitive, Sensitive};
 use Precision::{Exact, FloatSum, Moments, Quantile};
 
 const KNOWN: &[(&str, Order, Precision)] = &[
+    // Known, so that its refusal can say what to write instead.
     ("any_value", Sensitive, Exact),
     ("approx_distinct", Insensitive, Exact),
     ("approx_median", Insensitive, Quantile),
@@ -69,9 +70,6 @@ const KNOWN: &[(&str, Order, Precision)] = &[
     ("var_pop", Insensitive, Moments),
 ];
 
-/// Other names under which the order-sensitive ones can be called.
-const ORDERED_ALIASES: &[&str] = &["listagg", "group_concat"];
-
 fn find(name: &str) -> Option<&'static (&'static str, Order, Precision)> {
     KNOWN.iter().find(|(known, _, _)| *known == name)
 }
@@ -81,9 +79,9 @@ pub(crate) fn precision(name: &str) -> Option<Precision> {
     find(name).map(|(_, _, precision)| *precision)
 }
 
-/// Whether a function, by the name it is called, is an aggregate that depends on the order of events.
+/// Whether an aggregate depends on the order of events; such aggregates have no other names.
 pub(crate) fn is_order_sensitive(name: &str) -> bool {
-    ORDERED_ALIASES.contains(&name) || find(name).is_some_and(|(_, order, _)| *order == Sensitive)
+    find(name).is_some_and(|(_, order, _)| *order == Sensitive)
 }
 
 /// Whether the finished value of the (not DISTINCT) aggregate is its own state.

@@ -272,10 +272,8 @@ fn refusal_of(expression: &Expr) -> Option<&'static str> {
             Some("window functions belong in the query that reads the view")
         }
         Expr::Function(function)
-            if matches!(
-                function.name.to_string().to_lowercase().as_str(),
-                "unnest" | "unnest_outer"
-            ) =>
+            if names::function_name(function)
+                .is_some_and(|name| name == "unnest" || name == "unnest_outer") =>
         {
             Some("a view takes each event once: unnest in the query that reads the view")
         }

@@ -125,3 +125,59 @@ fn same_exactly(left: &ArrayRef, right: &ArrayRef) -> Result<BooleanArray, Arrow
         .map(|(a, b)| Some(a == b))
         .collect())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use arrow::array::{Float64Array, Int64Array, StringArray};
+
+    use super::*;
+
+    fn floats(values: &[Option<f64>]) -> ArrayRef {
+        Arc::new(Float64Array::from(values.to_vec()))
+    }
+
+    fn same(equality: Equality, left: Option<f64>, right: Option<f64>) -> bool {
+        let same = equality.same(&floats(&[left]), &floats(&[right]));
+        same.unwrap().value(0)
+    }
+
+    #[test]
+    fn rounding_is_within_ulps_and_more_is_not() {
+        let next = f64::from_bits(1.0_f64.to_bits() + 3);
+        assert!(!same(Equality::Exact, Some(1.0), Some(next)));
+        assert!(same(Equality::Ulps(4), Some(1.0), Some(next)));
+        assert!(!same(Equality::Ulps(4), Some(1.0), Some(1.0 + 1e-12)));
+        assert!(same(Equality::Bound(0.1), Some(100.0), Some(109.0)));
+        assert!(!same(Equality::Bound(0.1), Some(100.0), Some(120.0)));
+    }
+
+    #[test]
+    fn odd_values_equal_themselves_and_nothing_else() {
+        for equality in [Equality::Exact, Equality::Ulps(9), Equality::Bound(0.5)] {
+            for odd in [None, Some(f64::NAN), Some(f64::INFINITY)] {
+                assert!(same(equality, odd, odd), "{equality:?} {odd:?}");
+                assert!(!same(equality, odd, Some(1.0)), "{equality:?} {odd:?}");
+            }
+            assert!(same(equality, Some(0.0), Some(-0.0)));
+            assert!(!same(
+                equality,
+                Some(f64::INFINITY),
+                Some(f64::NEG_INFINITY)
+            ));
+        }
+    }
+
+    #[test]
+    fn other_types_are_compared_exactly() {
+        let left: ArrayRef = Arc::new(StringArray::from(vec![Some("a"), None, Some("b")]));
+        let right: ArrayRef = Arc::new(StringArray::from(vec![Some("a"), None, Some("c")]));
+        let same = Equality::Bound(0.5).same(&left, &right).unwrap();
+        assert_eq!(same.values().set_indices().collect::<Vec<_>>(), [0, 1]);
+        let big = |n: i64| -> ArrayRef { Arc::new(Int64Array::from(vec![n])) };
+        let ulps = Equality::Ulps(9).same(&big(i64::MAX), &big(i64::MAX - 1));
+        assert!(!ulps.unwrap().value(0));
+        assert!(Equality::Exact.same(&left, &big(1)).is_err());
+    }
+}

@@ -3,7 +3,7 @@
 
 use std::collections::HashSet;
 
-use datafusion::sql::sqlparser::ast::{Expr, Ident, ObjectNamePart, Select, SelectItem};
+use datafusion::sql::sqlparser::ast::{Expr, Function, Ident, ObjectNamePart, Select, SelectItem};
 
 use super::normalized;
 use crate::ViewError;
@@ -32,7 +32,7 @@ pub(super) fn name_outputs(select: &mut Select) -> Result<(), ViewError> {
         };
         let name = match column_name(expr) {
             Some(name) => name,
-            None => unique(&mut taken, &function_name(expr)?),
+            None => unique(&mut taken, &output_name(expr)?),
         };
         *item = SelectItem::ExprWithAlias {
             expr: expr.clone(),
@@ -76,15 +76,22 @@ pub(super) fn column_name(expr: &Expr) -> Option<String> {
     }
 }
 
-fn function_name(expr: &Expr) -> Result<String, ViewError> {
-    match expr {
-        Expr::Function(function) => match function.name.0.last() {
-            Some(ObjectNamePart::Identifier(ident)) => Ok(normalized(ident)),
-            _ => Err(ViewError::refused(expr, "give it a name with AS")),
-        },
-        Expr::Nested(inner) => function_name(inner),
-        _ => Err(ViewError::refused(expr, "give it a name with AS")),
+/// The name a function is called by.
+pub(super) fn function_name(function: &Function) -> Option<String> {
+    match function.name.0.as_slice() {
+        [ObjectNamePart::Identifier(ident)] => Some(normalized(ident)),
+        _ => None,
     }
+}
+
+/// The name that an expression without one gets: its function's.
+fn output_name(expr: &Expr) -> Result<String, ViewError> {
+    let name = match expr {
+        Expr::Function(function) => function_name(function),
+        Expr::Nested(inner) => return output_name(inner),
+        _ => None,
+    };
+    name.ok_or_else(|| ViewError::refused(expr, "give it a name with AS"))
 }
 
 fn unique(taken: &mut HashSet<String>, base: &str) -> String {

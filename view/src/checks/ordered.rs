@@ -13,7 +13,7 @@ use datafusion::sql::sqlparser::ast::{
 };
 use dovetail_model::{OFFSET, PARTITION, StreamSchema};
 
-use super::names::column_name;
+use super::names::{column_name, function_name};
 use crate::ViewError;
 use crate::aggregates;
 
@@ -44,7 +44,9 @@ pub(super) fn make_orders_total(
 }
 
 fn make_total(function: &mut Function, tie_break: &[OrderByExpr]) -> Result<(), ViewError> {
-    let name = function.name.to_string().to_lowercase();
+    let Some(name) = function_name(function) else {
+        return Ok(());
+    };
     if !aggregates::is_order_sensitive(&name) {
         return Ok(());
     }

@@ -120,6 +120,11 @@ fn unfit(expr: &Expr) -> Option<String> {
         }
         Expr::AggregateFunction(function) => {
             let name = function.func.name();
+            if aggregates::is_order_sensitive(name) && function.params.order_by.is_empty() {
+                return Some(
+                    "its result depends on the order of events: give it an ORDER BY".to_owned(),
+                );
+            }
             aggregates::precision(name)
                 .is_none()
                 .then(|| format!("`{name}` is not known to merge: use another aggregate"))

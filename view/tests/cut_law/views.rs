@@ -123,6 +123,12 @@ const AGGREGATES: &[(&str, Fits)] = &[
     ("covar_samp({x} % 1000, {y} % 100)", int),
     ("regr_r2({x} % 1000, {y} % 100)", int),
     ("regr_count({x}, {y})", int),
+    ("regr_avgx({x} % 1000, {y} % 100)", int),
+    ("regr_avgy({x} % 1000, {y} % 100)", int),
+    ("regr_intercept({x} % 1000, {y} % 100)", int),
+    ("regr_sxx({x} % 1000, {y} % 100)", int),
+    ("regr_sxy({x} % 1000, {y} % 100)", int),
+    ("regr_syy({x} % 1000, {y} % 100)", int),
     ("approx_percentile_cont({x}, 0.5)", double),
     ("approx_percentile_cont_with_weight({x}, 1, 0.5)", int),
     (
