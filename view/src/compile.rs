@@ -20,27 +20,29 @@ mod logical;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use arrow::datatypes::{Schema, SchemaRef};
+use arrow::datatypes::{DataType, Schema, SchemaRef};
 use datafusion::common::TableReference;
 use datafusion::common::tree_node::{Transformed, TreeNode};
 use datafusion::datasource::empty::EmptyTable;
 use datafusion::error::DataFusionError;
 use datafusion::execution::context::SessionContext;
+use datafusion::logical_expr::Operator;
 use datafusion::physical_expr::aggregate::AggregateFunctionExpr;
-use datafusion::physical_expr::expressions::{CastExpr, Column};
-use datafusion::physical_expr::{LexOrdering, PhysicalExpr};
+use datafusion::physical_expr::expressions::{BinaryExpr, CastExpr, Column, lit};
+use datafusion::physical_expr::{LexOrdering, PhysicalExpr, PhysicalSortExpr};
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::aggregates::{AggregateExec, AggregateMode};
 use datafusion::physical_plan::empty::EmptyExec;
 use datafusion::physical_plan::filter::FilterExec;
 use datafusion::physical_plan::projection::ProjectionExec;
+use datafusion::scalar::ScalarValue;
 use datafusion::sql::parser::Statement;
 use dovetail_model::StreamSchema;
 
 use crate::checks::{self, Checked};
 use crate::engine::{resolve, session};
 use crate::storage::surface_type;
-use crate::{Equality, ViewError};
+use crate::{Equality, ViewError, aggregates};
 
 pub use keys::KeyColumn;
 
@@ -108,11 +110,13 @@ fn definition(error: DataFusionError) -> ViewError {
     ViewError::Definition(complaint(&error))
 }
 
+const ORDERS_CONFLICT: &str = "two of nth_value, string_agg and percentiles WITHIN GROUP need the events in different orders: give them the same ORDER BY, or declare two views";
+
 /// What a planner says, in our manner.
 pub(crate) fn complaint(error: &DataFusionError) -> String {
     const CONFLICT: &str = "Conflicting ordering requirements";
     if matches!(error.find_root(), DataFusionError::NotImplemented(m) if m.contains(CONFLICT)) {
-        return "two of nth_value, string_agg and percentiles WITHIN GROUP need the events in different orders: give them the same ORDER BY, or declare two views".to_owned();
+        return ORDERS_CONFLICT.to_owned();
     }
     let text = match error.find_root() {
         DataFusionError::Plan(text) | DataFusionError::NotImplemented(text) => text.clone(),
@@ -194,9 +198,9 @@ impl Physical {
             events_schema,
             event_columns,
             groups,
-            aggregates: self.partial.aggr_expr().to_vec(),
+            aggregates: signless_zeros(&self.partial)?,
             filters: self.partial.filter_expr().to_vec(),
-            input_order: input_order(&self.partial),
+            input_order: input_order(&self.partial)?,
             stages,
             keys,
             time_key: analysed.time_key,
@@ -252,23 +256,53 @@ fn leaf_schema(plan: &Arc<dyn ExecutionPlan>) -> SchemaRef {
     node.schema()
 }
 
-/// The order that an aggregate like `nth_value` must see its input in. Those that sort for themselves
-/// (`array_agg`) or compare (`first_value`) do not ask.
-fn input_order(partial: &AggregateExec) -> Option<LexOrdering> {
-    use datafusion::logical_expr::utils::AggregateOrderSensitivity::HardRequirement;
-    let asks = partial.aggr_expr().iter().any(|aggregate| {
-        aggregate.order_sensitivity() == HardRequirement
-            && crate::aggregates::is_order_sensitive(aggregate.fun().name())
+/// The aggregates, with `-0.0` read as `0.0` where DISTINCT tells values apart. GROUP BY does so too; left to
+/// themselves, DataFusion's accumulators count two values and its rewritten plans one.
+fn signless_zeros(partial: &AggregateExec) -> Result<Vec<Arc<AggregateFunctionExpr>>, ViewError> {
+    let schema = partial.input().schema();
+    let signless = |expr: &Arc<dyn PhysicalExpr>| -> Result<Arc<dyn PhysicalExpr>, ViewError> {
+        let zero = match expr.data_type(&schema)? {
+            DataType::Float64 => ScalarValue::Float64(Some(0.0)),
+            DataType::Float32 => ScalarValue::Float32(Some(0.0)),
+            _ => return Ok(Arc::clone(expr)),
+        };
+        // IEEE 754: the sum of -0.0 and 0.0 is 0.0; nothing else changes.
+        let sum = BinaryExpr::new(Arc::clone(expr), Operator::Plus, lit(zero));
+        Ok(Arc::new(sum))
+    };
+    let aggregates = partial.aggr_expr().iter().map(|aggregate| {
+        if !aggregate.is_distinct() {
+            return Ok(Arc::clone(aggregate));
+        }
+        let all = aggregate.all_expressions();
+        let args: Result<Vec<_>, _> = all.args.iter().map(signless).collect();
+        let orders: Result<Vec<_>, _> = all.order_by_exprs.iter().map(signless).collect();
+        let rewritten = aggregate.with_new_expressions(args?, orders?);
+        let rewritten = rewritten.expect("as many expressions as there were");
+        Ok(Arc::new(rewritten))
     });
-    if !asks {
-        return None;
+    aggregates.collect()
+}
+
+/// The order that aggregates like `nth_value` must see their input in. Those that sort for themselves
+/// (`array_agg`) or compare (`first_value`) do not ask.
+///
+/// Not the plan's own requirement: that leaves out what is also a group key, as if it were the same in the
+/// whole group; but `-0.0` and `0.0` are one key and two places in an order.
+fn input_order(partial: &AggregateExec) -> Result<Option<LexOrdering>, ViewError> {
+    use datafusion::logical_expr::utils::AggregateOrderSensitivity::HardRequirement;
+    let mut order: &[PhysicalSortExpr] = &[];
+    for aggregate in partial.aggr_expr() {
+        let asks = aggregate.order_sensitivity() == HardRequirement
+            && aggregates::is_order_sensitive(aggregate.fun().name());
+        let wanted = if asks { aggregate.order_bys() } else { &[] };
+        if wanted.starts_with(order) {
+            order = wanted;
+        } else if !order.starts_with(wanted) {
+            return Err(ViewError::Definition(ORDERS_CONFLICT.to_owned()));
+        }
     }
-    let requirement = partial
-        .required_input_ordering()
-        .into_iter()
-        .flatten()
-        .next()?;
-    Some(LexOrdering::from(requirement.into_single()))
+    Ok(LexOrdering::new(order.to_vec()))
 }
 
 /// The select list's projections, with keys read in the type they have in states and every output cast
@@ -338,8 +372,8 @@ fn read_key(
     expr: &Arc<dyn PhysicalExpr>,
     index: usize,
     name: &str,
-    stored: &arrow::datatypes::DataType,
-    original: &arrow::datatypes::DataType,
+    stored: &DataType,
+    original: &DataType,
 ) -> Result<Arc<dyn PhysicalExpr>, ViewError> {
     let key = column(name, index);
     let is_key = |e: &Arc<dyn PhysicalExpr>| {
