@@ -61,7 +61,8 @@ fn as_output(view: &View, batch: &RecordBatch) -> RecordBatch {
     RecordBatch::try_new(view.output_schema(), columns).unwrap()
 }
 
-fn in_key_order(batch: &RecordBatch, keys: usize) -> RecordBatch {
+/// The rows in the order of their first `keys` columns.
+pub(crate) fn in_key_order(batch: &RecordBatch, keys: usize) -> RecordBatch {
     if keys == 0 {
         return batch.clone();
     }

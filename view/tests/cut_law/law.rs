@@ -23,7 +23,7 @@ pub(crate) fn check(stream: &StreamSchema, case: &Case, events: &RecordBatch, cu
     let runtime = tokio::runtime::Builder::new_current_thread()
         .build()
         .unwrap();
-    let expected = runtime.block_on(oracle::answer(&case.oracle, events));
+    let expected = runtime.block_on(oracle::answers(&case.oracle, case.keys, events));
 
     // The batch layer takes what lies before the cut, the speed layer the rest.
     let at = cut.below(events.num_rows() + 1);
