@@ -270,7 +270,14 @@ impl BatchLayer {
         let lock = self.publish_lock(id);
         let _publishing = lock.lock().await;
         let last = self.catch_up(id, &stream, near, run).await?;
-        let live = self.move_pointer(id, &last, reason, run, check).await?;
+        let still_there = |state: &CatalogState| {
+            check(state)?;
+            // What was brought forward shares files with it: expired meanwhile, they may be gone.
+            manifest(live_view(state, id)?, asked).map(|_| ())
+        };
+        let live = self
+            .move_pointer(id, &last, reason, run, &still_there)
+            .await?;
         dovetail_log::crash_point("pointer:moved");
         stream.cell.publish(id, Arc::clone(&live))?;
         self.project_or_warn(id).await;

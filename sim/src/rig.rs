@@ -22,7 +22,9 @@ use dovetail_model::{
 };
 use dovetail_seam::{Archiver, Forget, Generation, StreamCell};
 use dovetail_serving_layer::engine::{CutSource, Engine, QuerySession};
-use dovetail_serving_layer::ports::{Layer, Limits, Provenance, Queries as _, QueryRequest};
+use dovetail_serving_layer::ports::{
+    Answer, Layer, Limits, Provenance, Queries as _, QueryRequest,
+};
 use dovetail_speed_layer::{accumulate, merge_once};
 use dovetail_view::View;
 use futures::TryStreamExt as _;
@@ -351,6 +353,14 @@ impl Rig {
         sql: &str,
         layer: Layer,
     ) -> Result<(Vec<RecordBatch>, Provenance), Problem> {
+        collect(self.ask(sql, layer).await?).await
+    }
+
+    /// Asks a query at one cut, and reads nothing yet.
+    ///
+    /// # Errors
+    /// What the engine refuses.
+    pub async fn ask(&self, sql: &str, layer: Layer) -> Result<Answer, Problem> {
         let timeout = Duration::from_secs(60);
         let limits = Limits {
             after: vec![],
@@ -359,23 +369,13 @@ impl Rig {
             timeout,
             deadline: Instant::now() + timeout,
         };
-        let answer = self
-            .engine
+        self.engine
             .query(QueryRequest {
                 sql: sql.to_owned(),
                 parameters: None,
                 limits,
             })
-            .await?;
-        let provenance = answer.provenance.clone();
-        let schema = answer.batches.schema();
-        let mut rows: Vec<RecordBatch> = answer
-            .batches
-            .try_collect()
             .await
-            .map_err(|e| dovetail_serving_layer::engine::problem_of(&e))?;
-        rows.push(RecordBatch::new_empty(schema));
-        Ok((rows, provenance))
     }
 
     /// Checks that a view's merged answer equals the oracle at its own stated position, with the exclusions
@@ -397,6 +397,22 @@ impl Rig {
             .await;
         crate::same_rows(&compiled, &rows, &expected);
     }
+}
+
+/// Reads an answer to its end; its last batch is empty, so that there is always one.
+///
+/// # Errors
+/// What stopped it.
+pub async fn collect(answer: Answer) -> Result<(Vec<RecordBatch>, Provenance), Problem> {
+    let provenance = answer.provenance.clone();
+    let schema = answer.batches.schema();
+    let mut rows: Vec<RecordBatch> = answer
+        .batches
+        .try_collect()
+        .await
+        .map_err(|e| dovetail_serving_layer::engine::problem_of(&e))?;
+    rows.push(RecordBatch::new_empty(schema));
+    Ok((rows, provenance))
 }
 
 async fn commit(catalog: &Catalog, entries: Vec<Entry>) {

@@ -2,9 +2,9 @@
 //! The laws, with every layer between event and answer: cut, snapshot, seam, old data survives.
 
 use dovetail_batch_layer::StartRequest;
-use dovetail_model::{Outcome, RepairScope, RunMode, ViewId};
+use dovetail_model::{CatalogState, Entry, Offset, Outcome, Problem, RepairScope, RunMode, ViewId};
 use dovetail_serving_layer::ports::Layer;
-use dovetail_sim::Rig;
+use dovetail_sim::{Rig, collect};
 use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
 
@@ -241,4 +241,51 @@ async fn a_stream_is_a_table_with_the_same_seam() {
                 .to_string()
         );
     }
+}
+
+/// A question that was asked is answered from the files of its cut, even if they are compacted away before it
+/// has read them.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_answer_outlives_the_files_it_reads() {
+    const ROWS: usize = 20_000;
+    let rig = Rig::new(64 << 20).await;
+    let events = vec![(START_US, Some("SFO"), Some(1), 100); ROWS];
+    for _ in 0..10 {
+        rig.push(&events);
+        rig.archive().await;
+    }
+    let asked = rig.ask("SELECT * FROM flights", Layer::Merged).await;
+    rig.upkeep().await;
+    // Time goes on, so that what was compacted away counts as old.
+    rig.push(&events);
+    rig.upkeep().await;
+    let (rows, _) = collect(asked.unwrap()).await.unwrap();
+    let rows: usize = rows.iter().map(|batch| batch.num_rows()).sum();
+    assert_eq!(rows, 10 * ROWS);
+}
+
+/// A generation that retention lets go while it is brought forward does not become live: its files may be gone.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_rollback_to_what_expires_meanwhile_is_refused() {
+    let rig = Rig::new(64 << 20).await;
+    let view = rig.create_view("hourly", HOURLY).await;
+    let old = rig.catalog.state().views[&view].live.unwrap();
+    rig.push(&[(START_US, Some("SFO"), Some(1), 100)]);
+    rig.run(&view, start(RunMode::Incremental, false)).await;
+
+    // Something is acknowledged that no cut holds yet, so a target must wait for it.
+    rig.cell.note_acknowledged(Offset(2));
+    let mut rollback = Box::pin(rig.batch.rollback(&view, Some(old)));
+    assert!(futures::poll!(&mut rollback).is_pending());
+    let expired = Entry::GenerationsExpired {
+        view: view.clone(),
+        generations: vec![old],
+    };
+    let mut entries = Some(vec![expired]);
+    let decide = |_: &CatalogState| Ok::<_, Problem>(entries.take().unwrap_or_default());
+    rig.catalog.commit(decide).await.unwrap();
+    rig.push(&[(START_US, Some("JFK"), None, 200)]);
+    let error = rollback.await.unwrap_err();
+    assert!(error.to_string().contains("generation"), "{error}");
+    rig.check("hourly").await;
 }

@@ -52,6 +52,15 @@ struct World {
     positions: Mutex<BTreeSet<String>>,
 }
 
+/// Ends the world when it is dropped, also by a failure: else its threads would keep the test from ending.
+struct Over(Arc<World>);
+
+impl Drop for Over {
+    fn drop(&mut self) {
+        self.0.over.store(true, Ordering::Relaxed);
+    }
+}
+
 impl World {
     fn goes_on(&self) -> bool {
         !self.over.load(Ordering::Relaxed)
@@ -450,11 +459,12 @@ async fn every_answer_is_of_one_snapshot() {
         let w = Arc::clone(&world);
         askers.spawn(async move { w.ask(wanted, way * 2).await });
     }
+    let over = Over(Arc::clone(&world));
     tokio::select! {
         () = all(&mut askers) => {}
         () = all(&mut movers) => panic!("the world stood still before it was over"),
     }
-    world.over.store(true, Ordering::Relaxed);
+    drop(over);
     all(&mut movers).await;
     let moves = world.moves.load(Ordering::Relaxed);
     let positions = world.positions.lock().unwrap().len();

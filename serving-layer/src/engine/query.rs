@@ -154,25 +154,28 @@ impl Engine {
             .map_err(Problem::internal)?
             .map_err(|error| problem_of(&error))?;
         let schema = rows.schema();
-        let batches = self.forward(schema, rows, deadline, timed_out(limits), place);
+        let provenance = snapshot.provenance();
+        let held = (place, snapshot);
+        let batches = self.forward(schema, rows, deadline, timed_out(limits), held);
         Ok(Answer {
             batches,
-            provenance: snapshot.provenance(),
+            provenance,
         })
     }
 
     /// Pulls rows on the query threads and hands them over a short queue. Dropping the result stops the work.
+    /// `held` is let go at the end: the query's place, and its cuts, whose files must not be deleted before.
     fn forward(
         &self,
         schema: SchemaRef,
         mut rows: SendableRecordBatchStream,
         deadline: Instant,
         late: Problem,
-        place: OwnedSemaphorePermit,
+        held: (OwnedSemaphorePermit, Snapshot),
     ) -> SendableRecordBatchStream {
         let (sender, receiver) = mpsc::channel(BATCHES_AHEAD);
         let pulling = self.runtime.spawn(async move {
-            let _place = place;
+            let _held = held;
             loop {
                 let next = match tokio::time::timeout_at(deadline, rows.next()).await {
                     Ok(Some(next)) => next,
