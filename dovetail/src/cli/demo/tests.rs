@@ -11,7 +11,9 @@ use axum::{Json, Router};
 use chrono::NaiveDateTime;
 use dovetail_model::Problem;
 use futures::future::BoxFuture;
+use serde_json::{Value, json};
 
+use super::question::TOP;
 use super::*;
 
 /// What a fake server does wrong.
