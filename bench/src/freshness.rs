@@ -6,20 +6,16 @@
 //! program (build it first), or `DOVETAIL_BIN`. `BENCH_SECONDS` (per phase, 20), `BENCH_RATE` (events/s,
 //! 50000), `BENCH_EVENTS` (history before the first phase, 1000000).
 
-mod server;
-
 use std::io::Write as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, ensure};
-use serde_json::{Value, json};
+use anyhow::{Result, ensure};
+use serde_json::json;
 
-use server::{Flights, Server};
+use dovetail_bench::{Flights, NDJSON, STREAM, Server, setting};
 
-const STREAM: &str = "CREATE STREAM flights (date TIMESTAMP NOT NULL, delay BIGINT, distance BIGINT, \
-     origin VARCHAR, destination VARCHAR) WITH (event_time = 'date')";
 const HOURLY: &str = "CREATE VIEW hourly AS SELECT origin, date_trunc('hour', date) AS hour, count(*) AS flights, \
      sum(delay) AS total, avg(delay) AS mean, min(delay) AS least, max(delay) AS most FROM flights GROUP BY origin, hour";
 const ROUTES: &str = "CREATE VIEW routes AS SELECT origin, destination, count(*) AS flights, avg(delay) AS mean \
@@ -28,15 +24,6 @@ const ROUTES: &str = "CREATE VIEW routes AS SELECT origin, destination, count(*)
 const BATCH: usize = 5_000;
 /// Pause between two probes.
 const PROBE_PAUSE: Duration = Duration::from_millis(20);
-
-fn setting(name: &str, default: u64) -> Result<u64> {
-    match std::env::var(name) {
-        Ok(text) => text
-            .parse()
-            .with_context(|| format!("{name}=`{text}` is not a number")),
-        Err(_) => Ok(default),
-    }
-}
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<()> {
@@ -50,10 +37,7 @@ async fn main() -> Result<()> {
     }
     let mut sent = 0;
     while sent < history {
-        sent += server
-            .append(flights.body(sent), "application/x-ndjson")
-            .await?
-            .0;
+        sent += server.append(flights.body(sent), NDJSON).await?.0;
     }
     let mut out = std::io::stdout();
     writeln!(
@@ -161,9 +145,7 @@ async fn load(
     while !stop.load(Ordering::Relaxed) {
         due.tick().await;
         let at = sent.load(Ordering::Relaxed);
-        let (events, _) = server
-            .append(flights.body(at), "application/x-ndjson")
-            .await?;
+        let (events, _) = server.append(flights.body(at), NDJSON).await?;
         sent.fetch_add(events, Ordering::Relaxed);
     }
     Ok(())
@@ -172,19 +154,7 @@ async fn load(
 async fn recompute_loop(server: Arc<Server>, stop: Arc<AtomicBool>) -> Result<u64> {
     let mut runs = 0;
     while !stop.load(Ordering::Relaxed) {
-        let run = server
-            .post("/v1/views/hourly/recompute", &json!({ "mode": "full" }))
-            .await?;
-        let id = run["id"].as_u64().context("a run has an id")?;
-        loop {
-            tokio::time::sleep(Duration::from_millis(50)).await;
-            let run = server.get(&format!("/v1/runs/{id}")).await?;
-            match run["outcome"].as_str() {
-                Some("running" | "staged") => {}
-                Some("promoted") => break,
-                other => anyhow::bail!("the recompute ended {other:?}: {}", run["error"]),
-            }
-        }
+        server.recompute("hourly").await?;
         runs += 1;
     }
     Ok(runs)
@@ -195,9 +165,7 @@ async fn probe(server: &Server) -> Result<f64> {
     static NEXT: AtomicU64 = AtomicU64::new(0);
     let key = format!("probe{}", NEXT.fetch_add(1, Ordering::Relaxed));
     let event = json!({"date": "2001-01-01T00:00:00", "delay": 1, "distance": 1, "origin": key, "destination": key});
-    let (_, token) = server
-        .append(format!("{event}\n").into(), "application/x-ndjson")
-        .await?;
+    let (_, token) = server.append(format!("{event}\n").into(), NDJSON).await?;
     let acknowledged = Instant::now();
     let rows = server
         .get(&format!(
@@ -211,9 +179,4 @@ async fn probe(server: &Server) -> Result<f64> {
         "the probe is not in the answer: {rows}"
     );
     Ok(latency)
-}
-
-/// Whether a JSON answer is a problem document.
-fn is_problem(value: &Value) -> bool {
-    value.get("status").is_some() && value.get("title").is_some()
 }

@@ -1,28 +1,51 @@
 // SPDX-License-Identifier: Apache-2.0
 //! A server of its own for a benchmark, and real flights to send to it.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use arrow::json::LineDelimitedWriter;
 use bytes::Bytes;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::process::{Child, Command};
 
-use crate::is_problem;
+/// Declares the stream of flights.
+pub const STREAM: &str = "CREATE STREAM flights (date TIMESTAMP NOT NULL, delay BIGINT, distance BIGINT, \
+     origin VARCHAR, destination VARCHAR) WITH (event_time = 'date')";
+/// The content type of the bodies.
+pub const NDJSON: &str = "application/x-ndjson";
+/// Clock ticks in a second of `/proc/PID/stat`: the same on every Linux.
+const TICKS_PER_SECOND: f64 = 100.0;
+
+/// A number from the environment, or `default`.
+///
+/// # Errors
+/// Where the variable is not a number.
+pub fn setting(name: &str, default: u64) -> Result<u64> {
+    match std::env::var(name) {
+        Ok(text) => text
+            .parse()
+            .with_context(|| format!("{name}=`{text}` is not a number")),
+        Err(_) => Ok(default),
+    }
+}
 
 /// Bodies of real flights, cut from the shipped sample or from `BENCH_FLIGHTS`, a Parquet file.
-pub(crate) struct Flights {
+pub struct Flights {
     bodies: Vec<Bytes>,
     events: u64,
 }
 
 impl Flights {
     /// Encodes the flights as NDJSON bodies of `batch` events.
-    pub(crate) fn load(batch: usize) -> Result<Self> {
+    ///
+    /// # Errors
+    /// Where the file cannot be read.
+    pub fn load(batch: usize) -> Result<Self> {
         let shipped = concat!(env!("CARGO_MANIFEST_DIR"), "/../demo/flights.parquet");
         let path =
             std::env::var_os("BENCH_FLIGHTS").map_or_else(|| PathBuf::from(shipped), PathBuf::from);
@@ -45,7 +68,8 @@ impl Flights {
     }
 
     /// The body that holds event `at`, over and over.
-    pub(crate) fn body(&self, at: u64) -> Bytes {
+    #[must_use]
+    pub fn body(&self, at: u64) -> Bytes {
         let at = at % self.events;
         let index = at as usize * self.bodies.len() / self.events as usize;
         self.bodies[index.min(self.bodies.len() - 1)].clone()
@@ -53,7 +77,7 @@ impl Flights {
 }
 
 /// A running `dovetail up` on a fresh directory.
-pub(crate) struct Server {
+pub struct Server {
     child: tokio::sync::Mutex<Child>,
     url: String,
     http: reqwest::Client,
@@ -61,14 +85,25 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    /// Starts it, and waits until it listens.
-    pub(crate) async fn start() -> Result<Self> {
+    /// Starts `dovetail` from beside this program, or `DOVETAIL_BIN`, and waits until it listens.
+    ///
+    /// # Errors
+    /// Where it cannot be started.
+    pub async fn start() -> Result<Self> {
         let program = match std::env::var_os("DOVETAIL_BIN") {
             Some(program) => PathBuf::from(program),
             None => std::env::current_exe()?.with_file_name("dovetail"),
         };
+        Self::start_program(&program).await
+    }
+
+    /// Starts this program, and waits until it listens.
+    ///
+    /// # Errors
+    /// Where it cannot be started.
+    pub async fn start_program(program: &Path) -> Result<Self> {
         let data = tempfile::tempdir()?;
-        let mut child = Command::new(&program)
+        let mut child = Command::new(program)
             .args([
                 "up",
                 "--listen",
@@ -107,7 +142,10 @@ impl Server {
     }
 
     /// One SQL statement.
-    pub(crate) async fn sql(&self, sql: &str) -> Result<Value> {
+    ///
+    /// # Errors
+    /// Where the server refuses it.
+    pub async fn sql(&self, sql: &str) -> Result<Value> {
         let request = self
             .http
             .post(format!("{}/v1/sql", self.url))
@@ -116,7 +154,10 @@ impl Server {
     }
 
     /// Appends to the stream `flights`: how many events, and the position token.
-    pub(crate) async fn append(&self, body: Bytes, content_type: &str) -> Result<(u64, String)> {
+    ///
+    /// # Errors
+    /// Where the server refuses it.
+    pub async fn append(&self, body: Bytes, content_type: &str) -> Result<(u64, String)> {
         let request = self
             .http
             .post(format!("{}/v1/streams/flights", self.url))
@@ -135,17 +176,87 @@ impl Server {
     }
 
     /// A JSON request.
-    pub(crate) async fn post(&self, path: &str, body: &Value) -> Result<Value> {
+    ///
+    /// # Errors
+    /// Where the server refuses it.
+    pub async fn post(&self, path: &str, body: &Value) -> Result<Value> {
         answer(self.http.post(format!("{}{path}", self.url)).json(body)).await
     }
 
     /// A JSON answer.
-    pub(crate) async fn get(&self, path: &str) -> Result<Value> {
+    ///
+    /// # Errors
+    /// Where the server refuses it.
+    pub async fn get(&self, path: &str) -> Result<Value> {
         answer(self.http.get(format!("{}{path}", self.url))).await
     }
 
+    /// The answer to a query, drained: how many bytes it has.
+    ///
+    /// # Errors
+    /// Where the server refuses it.
+    pub async fn rows(&self, sql: &str, format: &str) -> Result<usize> {
+        let request = self.http.get(format!("{}/v1/sql", self.url));
+        let response = request.query(&[("q", sql), ("format", format)]);
+        let response = response.send().await?.error_for_status()?;
+        Ok(response.bytes().await?.len())
+    }
+
+    /// One full recompute of `view`, promoted: the seconds of its ledger entry.
+    ///
+    /// # Errors
+    /// Where it ends in another way.
+    pub async fn recompute(&self, view: &str) -> Result<f64> {
+        let path = format!("/v1/views/{view}/recompute");
+        let run = self.post(&path, &json!({ "mode": "full" })).await?;
+        let id = run["id"].as_u64().context("a run has an id")?;
+        loop {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            let run = self.get(&format!("/v1/runs/{id}")).await?;
+            match run["outcome"].as_str() {
+                Some("running" | "staged") => {}
+                Some("promoted") => {
+                    return run["seconds"].as_f64().context("a run says its seconds");
+                }
+                other => bail!("the recompute ended {other:?}: {}", run["error"]),
+            }
+        }
+    }
+
+    /// Processor seconds of the server so far.
+    ///
+    /// # Errors
+    /// Where the process is gone.
+    pub async fn cpu_seconds(&self) -> Result<f64> {
+        let stat = self.proc_file("stat").await?;
+        let after_name = stat.rsplit_once(')').context("the name is in brackets")?.1;
+        let ticks = after_name.split_whitespace().skip(11).take(2);
+        let ticks: u64 = ticks.map(str::parse::<u64>).sum::<Result<_, _>>()?;
+        Ok(ticks as f64 / TICKS_PER_SECOND)
+    }
+
+    /// The most memory that the server has had resident, MiB.
+    ///
+    /// # Errors
+    /// Where the process is gone.
+    pub async fn peak_memory_mib(&self) -> Result<f64> {
+        let status = self.proc_file("status").await?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+        let kib = line.and_then(|rest| rest.split_whitespace().next());
+        Ok(kib.context("VmHWM is there")?.parse::<f64>()? / 1024.0)
+    }
+
+    async fn proc_file(&self, name: &str) -> Result<String> {
+        let id = self.child.lock().await.id();
+        let id = id.context("the server runs")?;
+        Ok(tokio::fs::read_to_string(format!("/proc/{id}/{name}")).await?)
+    }
+
     /// Ends it.
-    pub(crate) async fn stop(&self) -> Result<()> {
+    ///
+    /// # Errors
+    /// Where it cannot be killed.
+    pub async fn stop(&self) -> Result<()> {
         self.child.lock().await.kill().await?;
         Ok(())
     }
@@ -158,4 +269,9 @@ async fn answer(request: reqwest::RequestBuilder) -> Result<Value> {
         bail!("{value}");
     }
     Ok(value)
+}
+
+/// Whether a JSON answer is a problem document.
+fn is_problem(value: &Value) -> bool {
+    value.get("status").is_some() && value.get("title").is_some()
 }
