@@ -229,6 +229,9 @@ pub struct ViewState {
     pub def: ViewDef,
     /// A newer definition whose first generation is being built.
     pub pending: Option<ViewDef>,
+    /// Version of the next definition. A version is never used twice, even where a rollback brought an earlier
+    /// one back: runs and generations are told apart by it.
+    pub next_version: u64,
     /// When the view was dropped, if it was.
     pub dropped_at: Option<DateTime<Utc>>,
     /// The live pointer. None while the first generation is being built.
@@ -353,15 +356,12 @@ impl CatalogState {
             }
             Entry::ViewRedefined { view } => {
                 let state = self.view_mut(&view.id)?;
-                let last = state
-                    .pending
-                    .as_ref()
-                    .map_or(state.def.version, |p| p.version);
-                if view.version <= last || view.stream != state.def.stream {
+                if view.version != state.next_version || view.stream != state.def.stream {
                     return Err(contradiction(
                         "a redefinition needs the next version and the same stream",
                     ));
                 }
+                state.next_version += 1;
                 state.pending = Some(view.clone());
                 Ok(())
             }
@@ -392,6 +392,9 @@ impl CatalogState {
                 let state = self.view_mut(&manifest.view)?;
                 if manifest.number < state.next_generation {
                     return Err(contradiction("the generation's number is taken"));
+                }
+                if manifest.definition_version >= state.next_version {
+                    return Err(contradiction("the generation is of an unknown definition"));
                 }
                 state.next_generation = GenerationNumber(manifest.number.0 + 1);
                 state
@@ -505,6 +508,7 @@ impl CatalogState {
         let state = ViewState {
             def: view.clone(),
             pending: None,
+            next_version: view.version + 1,
             dropped_at: None,
             live: None,
             before_promote: None,

@@ -51,20 +51,34 @@ impl Archiver {
     ///
     /// # Errors
     /// When the raw log cannot be written. The tail stays as it was.
-    pub async fn archive_all(&self) -> Result<Arc<RawSnapshot>, SeamError> {
+    pub async fn archive_all(self: &Arc<Self>) -> Result<Arc<RawSnapshot>, SeamError> {
         let position = self.cell.load().position().clone();
         self.archive_through(&position).await
     }
 
-    /// Archives at least through `position`, which the cut must cover.
+    /// Archives at least through `position`, which the cut must cover. Once begun it runs to its end, whoever
+    /// waits for it or goes away: the raw log and the cut advance together or not at all.
     ///
     /// # Errors
     /// When the raw log cannot be written. The tail stays as it was.
     pub async fn archive_through(
-        &self,
+        self: &Arc<Self>,
         position: &Position,
     ) -> Result<Arc<RawSnapshot>, SeamError> {
+        let (this, position) = (Arc::clone(self), position.clone());
+        let archiving = tokio::spawn(async move { this.archive_whole(&position).await });
+        archiving
+            .await
+            .map_err(|ended| SeamError::Unfinished(ended.to_string()))?
+    }
+
+    async fn archive_whole(&self, position: &Position) -> Result<Arc<RawSnapshot>, SeamError> {
         let _busy = self.busy.lock().await;
+        // An archive that failed, or was cut off, may have been committed all the same: the cut follows first.
+        let raw = self.raw.current().await?;
+        if raw.archived() != self.cell.load().raw().archived() {
+            self.cell.archived(raw)?;
+        }
         let cut = self.cell.load();
         if cut.raw().archived().covers(position) {
             return Ok(Arc::clone(cut.raw()));

@@ -132,7 +132,7 @@ impl StreamCell {
         &self,
         batch: &Arc<CommittedBatch>,
         span: &Span,
-        mut runs: BTreeMap<(ViewId, u64), Accumulated>,
+        runs: &BTreeMap<(ViewId, u64), Accumulated>,
     ) -> Result<(), SeamError> {
         self.swap(|cut| {
             if cut.position != *span.from() {
@@ -143,11 +143,11 @@ impl StreamCell {
                 });
             }
             for (id, view) in cut.views.iter_mut().chain(cut.candidates.iter_mut()) {
-                match runs.remove(&(id.clone(), view.def.version)) {
-                    Some(Ok(run)) => view.runs.push(run),
+                match runs.get(&(id.clone(), view.def.version)) {
+                    Some(Ok(run)) => view.runs.push(Arc::clone(run)),
                     Some(Err(reason)) => view.poisoned.push(Poisoned {
                         span: span.clone(),
-                        reason,
+                        reason: reason.clone(),
                     }),
                     None => return Err(SeamError::NoView(id.clone())),
                 }
@@ -319,7 +319,7 @@ impl StreamCell {
     /// A generation of the view's candidate definition replaces the live view by the candidate.
     ///
     /// # Errors
-    /// When the seam would open or move back.
+    /// When the seam would open or move back, or the generation is of a definition that the runs are not of.
     pub fn publish(&self, id: &ViewId, generation: Arc<Generation>) -> Result<(), SeamError> {
         self.swap(|cut| {
             let horizon = generation.horizon().clone();
@@ -342,6 +342,14 @@ impl StreamCell {
                 .views
                 .get_mut(id)
                 .ok_or_else(|| SeamError::NoView(id.clone()))?;
+            if view.def.version != version {
+                return Err(SeamError::OtherDefinition {
+                    view: view.def.name.clone(),
+                    generation: generation.number().0,
+                    of: version,
+                    held: view.def.version,
+                });
+            }
             in_order("the horizon", &horizon, "the horizon before", &view.start)?;
             if !view.has_edge(&horizon) {
                 return Err(SeamError::NoEdge {

@@ -44,6 +44,20 @@ pub enum SeamError {
         /// Its horizon.
         horizon: Position,
     },
+    /// A generation of one definition cannot be under the runs of another.
+    #[error(
+        "generation {generation} of view `{view}` is of its definition {of}, the speed layer holds runs of definition {held}"
+    )]
+    OtherDefinition {
+        /// The view's name.
+        view: String,
+        /// The generation's number.
+        generation: u64,
+        /// Version of the generation's definition.
+        of: u64,
+        /// Version of the definition that the runs are of.
+        held: u64,
+    },
     /// The view is not part of the cut, or no longer.
     #[error("view `{0}` is not served by this stream")]
     NoView(ViewId),
@@ -56,6 +70,9 @@ pub enum SeamError {
     /// The raw log refused.
     #[error(transparent)]
     Raw(#[from] RawError),
+    /// Archiving panicked, or the runtime ended under it.
+    #[error("archiving did not come to its end: {0}")]
+    Unfinished(String),
     /// The embedded log could not forget what is archived.
     #[error("cannot forget archived events: {0}")]
     Forget(String),
@@ -71,7 +88,9 @@ impl SeamError {
             Self::NotAdjacent { .. }
             | Self::OutOfOrder { .. }
             | Self::NoEdge { .. }
+            | Self::OtherDefinition { .. }
             | Self::Span(_)
+            | Self::Unfinished(_)
             | Self::Forget(_) => ProblemKind::Internal,
         }
     }

@@ -227,10 +227,9 @@ impl Rig {
         let view = self.compile(sql);
         let state = self.catalog.state();
         let known = &state.views[id];
-        let latest = known.pending.as_ref().unwrap_or(&known.def);
         let def = ViewDef {
             sql: view.sql().to_owned(),
-            version: latest.version + 1,
+            version: known.next_version,
             definition_hash: view.definition_hash().to_owned(),
             ..known.def.clone()
         };

@@ -68,7 +68,7 @@ pub fn accumulate(cell: &StreamCell, batch: &Arc<CommittedBatch>) -> Result<(), 
         let cut = cell.load();
         let span = Span::new(cut.position().clone(), Position::single(batch.next))?;
         accumulate_missing(&cut, batch, &span, &mut runs);
-        match cell.advance(batch, &span, runs.clone()) {
+        match cell.advance(batch, &span, &runs) {
             // A view joined since the cut was loaded: it needs this batch too.
             Err(SeamError::NoView(_)) => continue,
             result => return result,

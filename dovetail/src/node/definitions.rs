@@ -246,7 +246,7 @@ impl Node {
             stream,
             &compiled,
             known.def.id.clone(),
-            latest.version + 1,
+            known.next_version,
         );
         let cell = Arc::clone(self.stream_named(&stream.def.name)?.cell());
         self.cancel_full(state, &def.id).await;

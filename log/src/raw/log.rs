@@ -124,6 +124,16 @@ impl RawLog {
         current.earlier.push(Arc::downgrade(&last));
     }
 
+    /// The raw log as its table stands: read anew where the outcome of a commit is not known, because it failed or
+    /// was dropped half way.
+    ///
+    /// # Errors
+    /// The store's.
+    pub async fn current(&self) -> Result<Arc<RawSnapshot>, RawError> {
+        let mut writer = self.writer.lock().await;
+        self.fresh(&mut writer).await
+    }
+
     /// The snapshot to base a commit on.
     pub(super) async fn fresh(&self, writer: &mut Writer) -> Result<Arc<RawSnapshot>, RawError> {
         if writer.stale {

@@ -273,6 +273,35 @@ fn publishing_a_generation_of_another_definition_swaps_the_definition() {
 }
 
 #[test]
+fn a_version_is_never_used_twice_not_even_after_a_rollback() {
+    let (mut state, view) = with_view();
+    let second = view_def("v", "v1", "s1", 2);
+    let redefined = |def: &ViewDef| Entry::ViewRedefined { view: def.clone() };
+    commit(
+        &mut state,
+        vec![
+            manifest(&view, 1, 5),
+            publish(&view, None, 1, PublishReason::Promoted),
+            redefined(&second),
+            manifest(&second, 2, 5),
+            publish(&view, Some(1), 2, PublishReason::Promoted),
+            manifest(&view, 3, 5),
+            publish(&view, Some(2), 3, PublishReason::RolledBack),
+        ],
+    )
+    .unwrap();
+    assert_eq!(state.views[&view.id].def.version, 1);
+
+    let again = commit(&mut state, vec![redefined(&second)]).unwrap_err();
+    assert!(again.to_string().contains("next version"), "{again}");
+    assert_eq!(state.views[&view.id].next_version, 3);
+    let third = view_def("v", "v1", "s1", 3);
+    let early = commit(&mut state, vec![manifest(&third, 4, 5)]).unwrap_err();
+    assert!(early.to_string().contains("unknown definition"), "{early}");
+    commit(&mut state, vec![redefined(&third), manifest(&third, 4, 5)]).unwrap();
+}
+
+#[test]
 fn a_run_that_ended_stays_ended() {
     let (mut state, view) = with_view();
     let mut run = BatchRun {
