@@ -1,6 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Streams the sample in, fast at first. From its brake on it slows down more and more without ever
-//! running dry, so that events still arrive when the recompute is promoted, however long that takes.
+//! Streams the sample in, fast at first. The rest is held back for the recompute and the promote: each has a
+//! reserve of its own that only flows while it lasts, slower the less is left, and never to the last event.
+//!
+//! ```text
+//! 0 ────── fill ──────┤──── compute ────┤─── promote ───┤ total
+//!       full speed      while it runs     until it is seen, then the rest at full speed
+//! ```
+//! So events arrive during both however fast or slow the machine is: the feed waits for the batch layer,
+//! the batch layer never for a clock.
 
 use std::time::Duration;
 
@@ -15,10 +22,56 @@ use dovetail_log::Format;
 
 /// Events in one request.
 const EVENTS_PER_REQUEST: usize = 4000;
-/// Behind the brake, this share of what is left goes out …
-const BRAKED_SHARE: usize = 256;
+/// While a reserve flows, this share of what is left of it goes out …
+const PACED_SHARE: usize = 256;
 /// … after each pause.
-const BRAKED_PAUSE: Duration = Duration::from_millis(50);
+const PACED_PAUSE: Duration = Duration::from_millis(50);
+
+/// What the events that arrive now are for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Stage {
+    /// Something to recompute.
+    Fill,
+    /// Arrive while the recompute runs.
+    Compute,
+    /// Arrive while it is promoted.
+    Promote,
+    /// The rest.
+    Rest,
+}
+
+/// How many events each stage may have sent at its end.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Marks {
+    /// The end of [`Stage::Fill`].
+    pub(super) fill: usize,
+    /// The end of [`Stage::Compute`].
+    pub(super) compute: usize,
+    /// All.
+    pub(super) total: usize,
+}
+
+impl Marks {
+    /// How many events the next request takes; none: wait for the next stage.
+    fn next_len(&self, sent: usize, stage: Stage) -> usize {
+        let (end, paced) = match stage {
+            Stage::Fill => (self.fill, false),
+            // What is left of the fill first, at full speed.
+            Stage::Compute if sent < self.fill => (self.fill, false),
+            Stage::Compute => (self.compute, true),
+            // One event at least is for after the promote.
+            Stage::Promote => (self.total.saturating_sub(1), true),
+            Stage::Rest => (self.total, false),
+        };
+        let left = end.saturating_sub(sent);
+        let most = if paced {
+            left.div_ceil(PACED_SHARE)
+        } else {
+            left
+        };
+        most.min(EVENTS_PER_REQUEST)
+    }
+}
 
 /// How far the feed has come.
 #[derive(Debug, Clone, Default)]
@@ -32,43 +85,33 @@ pub(super) struct Fed {
 /// Sends the whole sample to `flights`.
 pub(super) struct Feed {
     sender: Sender,
-    brake_at: usize,
+    marks: Marks,
     progress: watch::Sender<Fed>,
-    released: watch::Receiver<bool>,
+    stage: watch::Receiver<Stage>,
 }
 
 /// The other end of a feed.
 pub(super) struct FeedControl {
     progress: watch::Receiver<Fed>,
-    release: watch::Sender<bool>,
+    stage: watch::Sender<Stage>,
 }
 
-/// A feed that brakes at the event number `brake_at`, and its control.
-pub(super) fn feed(client: Client, brake_at: usize) -> (Feed, FeedControl) {
+/// A feed with its reserves, and its control.
+pub(super) fn feed(client: Client, marks: Marks) -> (Feed, FeedControl) {
     let (progress, fed) = watch::channel(Fed::default());
-    let (release, released) = watch::channel(false);
+    let (enter, stage) = watch::channel(Stage::Fill);
     let sender = Sender::new(client, "flights", OnError::Reject, RetryPolicy::default());
     let feed = Feed {
         sender,
-        brake_at,
+        marks,
         progress,
-        released,
+        stage,
     };
     let control = FeedControl {
         progress: fed,
-        release,
+        stage: enter,
     };
     (feed, control)
-}
-
-/// How many events the next request takes.
-fn next_len(sent: usize, total: usize, brake_at: usize, released: bool) -> usize {
-    let left = total - sent;
-    if released || sent < brake_at {
-        EVENTS_PER_REQUEST.min(left)
-    } else {
-        (left / BRAKED_SHARE).clamp(1, EVENTS_PER_REQUEST)
-    }
 }
 
 impl Feed {
@@ -77,13 +120,8 @@ impl Feed {
         let identity = Identity::unique();
         let mut sent = 0;
         let mut index = 0;
-        while sent < sample.rows() {
-            let released = *self.released.borrow();
-            if sent >= self.brake_at && !released {
-                // Either is a reason to go on; a closed channel releases for good.
-                let _ = tokio::time::timeout(BRAKED_PAUSE, self.released.changed()).await;
-            }
-            let end = sent + next_len(sent, sample.rows(), self.brake_at, released);
+        while sent < self.marks.total {
+            let end = sent + self.next_len(sent, bar).await?;
             let body = sample
                 .ndjson(sent..end)
                 .map_err(|e| CliError::Failed(format!("cannot write the sample as JSON: {e}")))?;
@@ -102,6 +140,35 @@ impl Feed {
         }
         Ok(())
     }
+
+    /// How many events go next, once some may; the bar says why it stands or crawls.
+    async fn next_len(&mut self, sent: usize, bar: &ProgressBar) -> Result<usize, CliError> {
+        loop {
+            let stage = *self.stage.borrow_and_update();
+            let len = self.marks.next_len(sent, stage);
+            let changed = self.stage.changed();
+            let closed = match (stage, len) {
+                (_, 0) => {
+                    bar.set_message("held back until the batch layer is there");
+                    changed.await.is_err()
+                }
+                (Stage::Compute | Stage::Promote, _) if sent >= self.marks.fill => {
+                    bar.set_message("paced, so that events arrive all along");
+                    match tokio::time::timeout(PACED_PAUSE, changed).await {
+                        Ok(changed) => changed.is_err(),
+                        Err(_pause_is_over) => return Ok(len),
+                    }
+                }
+                _ => {
+                    bar.set_message("");
+                    return Ok(len);
+                }
+            };
+            if closed {
+                return Err(CliError::Failed("the demo has stopped".to_owned()));
+            }
+        }
+    }
 }
 
 impl FeedControl {
@@ -118,9 +185,9 @@ impl FeedControl {
             .map_err(|_| CliError::Failed("the feed has stopped".to_owned()))
     }
 
-    /// Lets go of the brake.
-    pub(super) fn release(&self) {
-        self.release.send_replace(true);
+    /// What the events are for from now on.
+    pub(super) fn enter(&self, stage: Stage) {
+        self.stage.send_replace(stage);
     }
 }
 
@@ -128,18 +195,37 @@ impl FeedControl {
 mod tests {
     use super::*;
 
-    #[test]
-    fn a_braked_feed_does_not_run_dry() {
-        let total = 100_000;
-        let mut sent = 65_000;
-        // Half a minute of pauses.
-        for _ in 0..600 {
-            let len = next_len(sent, total, 65_000, false);
-            assert!(len >= 1);
-            sent += len;
+    const MARKS: Marks = Marks {
+        fill: 65_000,
+        compute: 85_000,
+        total: 100_000,
+    };
+
+    /// Where `requests` requests in a stage end.
+    fn after(requests: usize, mut sent: usize, stage: Stage) -> usize {
+        for _ in 0..requests {
+            sent += MARKS.next_len(sent, stage);
         }
-        assert!(sent < total, "{sent}");
-        assert_eq!(next_len(0, total, 65_000, false), EVENTS_PER_REQUEST);
-        assert_eq!(next_len(99_999, total, 65_000, true), 1);
+        sent
+    }
+
+    #[test]
+    fn no_stage_takes_what_is_held_back_for_a_later_one() {
+        const FOREVER: usize = 100_000;
+        assert_eq!(after(FOREVER, 0, Stage::Fill), 65_000);
+        assert_eq!(after(FOREVER, 0, Stage::Compute), 85_000);
+        assert_eq!(after(FOREVER, 0, Stage::Promote), 99_999);
+        assert_eq!(after(FOREVER, 0, Stage::Rest), 100_000);
+    }
+
+    #[test]
+    fn a_reserve_flows_for_a_while() {
+        // Half a minute of pauses.
+        let compute = after(600, 65_000, Stage::Compute);
+        assert!((80_000..85_000).contains(&compute), "{compute}");
+        let promote = after(600, 65_000, Stage::Promote);
+        assert!((85_000..99_999).contains(&promote), "{promote}");
+        assert_eq!(MARKS.next_len(0, Stage::Fill), EVENTS_PER_REQUEST);
+        assert_eq!(MARKS.next_len(99_999, Stage::Rest), 1);
     }
 }

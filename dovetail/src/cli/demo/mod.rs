@@ -2,11 +2,11 @@
 //! `dovetail demo`: the whole loop with real flights, and a proof that nothing jumped.
 //!
 //! ```text
-//! events  ──0──────────30 %────────60 %──65 %───────────────────────────────100 %──►
-//! feed      full speed                      braked, never dry        full speed
-//! batch                incremental runs        full run from raw, promote
-//! answers                          ├─ asked in a loop, each checked ────────────┤
-//!                                                       before │ after
+//! events  ──0──────────30 %────────60 %──65 %─────────────85 %──────────────100 %──►
+//! feed      full speed                     held back, then paced while …     the rest
+//! batch                incremental runs          full run from raw │ promote
+//! answers                          ├─ asked in a loop, each checked ───────────────┤
+//!                                                           before │ after
 //! ```
 //! Every answer in the loop is checked, not only the two that are shown: see [`question`].
 //! Non-goals: speed records; `bench` has those.

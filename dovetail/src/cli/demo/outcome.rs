@@ -17,9 +17,19 @@ pub(super) struct Promotion {
     /// Whether the recompute found the groups as they were.
     pub(super) recompute_agrees: bool,
     /// Events acknowledged before the run began.
-    pub(super) fed_before: usize,
-    /// Events acknowledged when the answer after the promote was there.
-    pub(super) fed_after: usize,
+    pub(super) fed_at_start: usize,
+}
+
+impl Promotion {
+    /// How many events arrived between the run's start and the answer before the promote, and how many
+    /// between that and the answer after it.
+    pub(super) fn arrived(&self) -> Result<[usize; 2], String> {
+        let (before, after) = (self.before.covered()?, self.after.covered()?);
+        Ok([
+            before.saturating_sub(self.fed_at_start),
+            after.saturating_sub(before),
+        ])
+    }
 }
 
 /// What the demonstration has shown.
@@ -44,6 +54,7 @@ impl Outcome {
         counted: Result<u64, String>,
         sent: usize,
     ) -> Self {
+        let arrived = promotion.arrived();
         let Promotion { before, after, .. } = promotion;
         let mut failures = Vec::new();
         let mut kept = |result: Result<u64, String>| {
@@ -71,7 +82,8 @@ impl Outcome {
                 "both answers are from the same generation",
             ),
             (
-                promotion.fed_before < promotion.fed_after && promotion.fed_after < sent,
+                matches!(arrived, Ok([computing, promoting]) if computing > 0 && promoting > 0)
+                    && after.covered().is_ok_and(|covered| covered < sent),
                 "no events arrived during the recompute and the promote",
             ),
             (

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use indicatif::HumanCount;
 use serde_json::Value;
 
-use super::feed::{self, FeedControl};
+use super::feed::{self, FeedControl, Marks, Stage};
 use super::outcome::{Outcome, Promotion};
 use super::question::{Question, TOP};
 use super::sample::{self, Sample};
@@ -20,8 +20,10 @@ use crate::client::Client;
 const FIRST_RUNS_AT: usize = 30;
 /// About where the complete days that are asked about end.
 const ASKED_UP_TO: usize = 60;
-/// Where the feed brakes.
-const BRAKE_AT: usize = 65;
+/// From here on the feed waits for the recompute, and sends while it runs …
+const RESERVED_AT: usize = 65;
+/// … up to here; what is behind is for the promote.
+const PROMOTE_RESERVED_AT: usize = 85;
 
 /// Feeds the sample to a running server and shows what it shows.
 pub(super) async fn play(
@@ -36,7 +38,14 @@ pub(super) async fn play(
     console.line("stream    POST /v1/streams/flights, NDJSON, up to 4,000 events a request")?;
     let bar = console.count_progress(total as u64);
     bar.set_prefix("flights");
-    let (feed, mut control) = feed::feed(client.clone(), percent(BRAKE_AT));
+    let (feed, mut control) = feed::feed(
+        client.clone(),
+        Marks {
+            fill: percent(RESERVED_AT),
+            compute: percent(PROMOTE_RESERVED_AT),
+            total,
+        },
+    );
     let feeding = {
         let (sample, bar) = (Arc::clone(&sample), bar.clone());
         tokio::spawn(async move { feed.run(&sample, &bar).await })
@@ -97,7 +106,7 @@ async fn acts(
     let watch = Watch::start(question.clone());
     let promotion = recompute_and_promote(client, &question, control, console).await?;
 
-    control.release();
+    control.enter(Stage::Rest);
     let fed = control.reaches(sample.rows()).await?;
     let watched = watch.stop().await;
     let counted = question.witness(Some(&fed.position)).await;
@@ -109,7 +118,8 @@ async fn acts(
 /// First generations, so that what follows is merged from both layers.
 async fn first_runs(client: &Client, console: &mut Console) -> Result<(), CliError> {
     for view in ["airport_delays", "route_performance"] {
-        let run = compute(client, console, view, "incremental", false).await?;
+        let run = begin(client, view, "incremental", false).await?;
+        let run = finished(client, console, &run).await?;
         console.line(format_args!(
             "batch     incremental run {} of {view}: generation {} up to {}",
             table::plain(&run["id"], "?"),
@@ -120,15 +130,18 @@ async fn first_runs(client: &Client, console: &mut Console) -> Result<(), CliErr
     Ok(())
 }
 
-/// The full run from the raw log, and the answers right before and right after its promote.
+/// The full run from the raw log, and the answers right before and right after its promote, while events
+/// arrive all along.
 async fn recompute_and_promote(
     client: &Client,
     question: &Question,
     control: &mut FeedControl,
     console: &mut Console,
 ) -> Result<Promotion, CliError> {
-    let fed_before = control.fed().events;
-    let staged = compute(client, console, "airport_delays", "full", true).await?;
+    let fed_at_start = control.fed().events;
+    let run = begin(client, "airport_delays", "full", true).await?;
+    control.enter(Stage::Compute);
+    let staged = finished(client, console, &run).await?;
     let id = id_of(&staged)?;
     let difference = diff::fetch(client, &id).await?;
     console.line(format_args!(
@@ -138,39 +151,42 @@ async fn recompute_and_promote(
         table::plain(&staged["groups"], "?"),
         diff::summary(&difference),
     ))?;
-    // A small run may be faster than the braked feed: wait until events have arrived meanwhile.
-    control.reaches(fed_before + 1).await?;
-    let before = question.ask().await?;
+    // A small run may be faster than the paced feed: the answer before the promote covers an event that
+    // arrived behind the run's start, the answer after it one that arrived behind the first answer.
+    let fed = control.reaches(fed_at_start + 1).await?;
+    let before = question.ask_after(&fed.position).await?;
+    control.enter(Stage::Promote);
     let promoted = settle(client, console, &id, "promote").await?;
     check_outcome(&promoted)?;
-    let after = question.ask().await?;
-    let fed_after = control.fed().events;
-    console.line(format_args!(
-        "promote   run {id} is live, brought forward to the seam as generation {}; {} events arrived\n\
-         \u{20}         between its start and here",
-        after.generation().unwrap_or_default(),
-        HumanCount((fed_after - fed_before) as u64),
-    ))?;
-    Ok(Promotion {
+    let covered = before.covered().map_err(CliError::Failed)?;
+    let fed = control.reaches(covered + 1).await?;
+    let after = question.ask_after(&fed.position).await?;
+    let promotion = Promotion {
         before,
         after,
         recompute_agrees: diff::is_empty(&difference),
-        fed_before,
-        fed_after,
-    })
+        fed_at_start,
+    };
+    let [computing, promoting] = promotion.arrived().map_err(CliError::Failed)?;
+    console.line(format_args!(
+        "promote   run {id} is live, brought forward to the seam as generation {}; {} events arrived\n\
+         \u{20}         while it ran, {} between the answers before and after the promote",
+        promotion.after.generation().unwrap_or_default(),
+        HumanCount(computing as u64),
+        HumanCount(promoting as u64),
+    ))?;
+    Ok(promotion)
 }
 
-/// Runs the batch layer once.
-async fn compute(
-    client: &Client,
-    console: &Console,
-    view: &str,
-    mode: &str,
-    dry_run: bool,
-) -> Result<Value, CliError> {
+/// Starts a run of the batch layer.
+async fn begin(client: &Client, view: &str, mode: &str, dry_run: bool) -> Result<Value, CliError> {
     let body = recompute_body(mode, &Default::default(), dry_run);
-    let run = start(client, view, &body).await?;
-    let run = wait_while_running(client, console, &id_of(&run)?).await?;
+    start(client, view, &body).await
+}
+
+/// The run, once it has ended well.
+async fn finished(client: &Client, console: &Console, run: &Value) -> Result<Value, CliError> {
+    let run = wait_while_running(client, console, &id_of(run)?).await?;
     check_outcome(&run)?;
     Ok(run)
 }

@@ -39,6 +39,19 @@ impl Answer {
     pub(super) fn generation(&self) -> Option<u64> {
         self.provenance["views"][0]["generation"].as_u64()
     }
+
+    /// How many events it covers. The sample has no dead letters and the stream one partition, so offsets
+    /// count events.
+    pub(super) fn covered(&self) -> Result<usize, String> {
+        let position = self.provenance["streams"][0]["position"].as_str();
+        let Offset(covered) = position
+            .unwrap_or_default()
+            .parse::<PositionToken>()
+            .map_err(|e| format!("an answer states no position: {e}"))?
+            .position
+            .get(PartitionId(0));
+        usize::try_from(covered).map_err(|e| e.to_string())
+    }
 }
 
 /// The questions about one span of complete days.
@@ -84,7 +97,12 @@ impl Question {
 
     /// Asks the first question.
     pub(super) async fn ask(&self) -> Result<Answer, ClientError> {
-        let body = json!({"sql": self.sql, "after": self.after});
+        self.ask_after(&self.after).await
+    }
+
+    /// Asks the first question of an answer that covers `after`, a position behind the complete days.
+    pub(super) async fn ask_after(&self, after: &str) -> Result<Answer, ClientError> {
+        let body = json!({"sql": self.sql, "after": after});
         let document = self.client.post(&["v1", "sql"], &body).await?;
         Ok(Answer::of(&document))
     }
@@ -138,15 +156,7 @@ fn same(left: &Value, right: &Value) -> bool {
 }
 
 fn check_witness(answer: &Answer) -> Result<u64, String> {
-    let position = answer.provenance["streams"][0]["position"]
-        .as_str()
-        .unwrap_or_default();
-    // The sample has no dead letters and the stream one partition, so offsets count events.
-    let Offset(covered) = position
-        .parse::<PositionToken>()
-        .map_err(|e| format!("an answer states no position: {e}"))?
-        .position
-        .get(PartitionId(0));
+    let covered = answer.covered()? as u64;
     let row = &answer.rows[0];
     let agree = ["by_hour", "by_route", "events"]
         .iter()
@@ -155,7 +165,7 @@ fn check_witness(answer: &Answer) -> Result<u64, String> {
         return Ok(covered);
     }
     Err(format!(
-        "an answer does not add up: at position {position} it counts {row}, from {}",
+        "an answer does not add up: at position 0@{covered} it counts {row}, from {}",
         answer.provenance
     ))
 }

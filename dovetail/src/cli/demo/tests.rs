@@ -28,6 +28,8 @@ enum Fault {
     DiffNotEmpty,
     /// The pointer does not move.
     NoPromote,
+    /// Behind the promote, answers stand where they stood when the run was staged.
+    NothingArrives,
 }
 
 #[derive(Debug, Clone)]
@@ -45,6 +47,8 @@ struct Fake {
     generation: u64,
     runs: Vec<Value>,
     promoted_full: bool,
+    /// Events when the full run was staged.
+    staged_at: usize,
 }
 
 type Shared = Arc<Mutex<Fake>>;
@@ -74,7 +78,10 @@ impl Fake {
     }
 
     fn sql(&self, sql: &str) -> Value {
-        let covered = self.flights.len();
+        let covered = match self.fault {
+            Fault::NothingArrives if self.promoted_full => self.staged_at,
+            _ => self.flights.len(),
+        };
         let provenance = json!({
             "streams": [{"stream": "flights", "position": self.token(covered), "freshness_ms": 0}],
             "views": [{"view": "airport_delays", "generation": self.generation,
@@ -121,7 +128,9 @@ impl Fake {
     fn recompute(&mut self, view: &str, body: &Value) -> Value {
         self.horizon = self.flights.len();
         let staged = body["dry_run"] == true;
-        if !staged {
+        if staged {
+            self.staged_at = self.flights.len();
+        } else {
             self.generation += 1;
         }
         let run = json!({
@@ -185,6 +194,7 @@ impl Server for FakeServer {
             generation: 1,
             runs: Vec::new(),
             promoted_full: false,
+            staged_at: 0,
         };
         Box::pin(async move {
             let listener = tokio::net::TcpListener::bind(options.listen).await.unwrap();
@@ -249,6 +259,13 @@ async fn a_right_server_passes_and_the_last_line_says_so() {
         (3.into(), 4.into())
     );
     assert!(text.contains("nothing jumped"), "{text}");
+    let covered = |side: &str| {
+        let position = line[side]["provenance"]["streams"][0]["position"].as_str();
+        let (_, offset) = position.unwrap().rsplit_once('@').unwrap();
+        offset.parse::<usize>().unwrap()
+    };
+    assert!(covered("before") < covered("after"), "{line}");
+    assert!(covered("after") < 48_000, "{line}");
 }
 
 #[tokio::test]
@@ -258,6 +275,7 @@ async fn every_fault_of_a_server_fails_the_demo() {
         (Fault::SeamOverlaps, "does not add up"),
         (Fault::DiffNotEmpty, "the recompute differs"),
         (Fault::NoPromote, "the same generation"),
+        (Fault::NothingArrives, "no events arrived"),
     ] {
         let (ended, text) = demo_against(fault).await;
         assert!(ended.is_err(), "{fault:?}");
