@@ -2,6 +2,7 @@
 //! What a server says about itself: structured lines on stderr.
 
 use clap::{Args, ValueEnum};
+use tracing::level_filters::LevelFilter;
 use tracing_subscriber::EnvFilter;
 
 use super::CliError;
@@ -19,7 +20,8 @@ pub(super) struct LogArgs {
         default_value_t
     )]
     log_format: LogFormat,
-    /// What is logged: error, warn, info, debug or trace, also per module (`info,dovetail_log=debug`)
+    /// What is logged: error, warn, info, debug or trace, also per module (`info,dovetail_log=debug`).
+    /// Libraries only warn, unless they are named (`info,hyper=debug`)
     #[arg(long, env = "DOVETAIL_LOG_LEVEL", value_name = "LEVEL")]
     log_level: Option<String>,
 }
@@ -33,14 +35,16 @@ enum LogFormat {
     Json,
 }
 
-/// The Delta kernel calls a table that is not there yet an error; whoever asked it to look decides that.
-const QUIET: &str = "buoyant_kernel::snapshot::builder=off";
+/// The Delta kernel reports as its own trouble what its caller expects, such as a table that is not there
+/// yet; what matters comes back as an error and is logged by whoever asked.
+const QUIET: &str = "buoyant_kernel=off";
 
 /// Starts to log, at `default_level` unless said otherwise.
 pub(super) fn init(args: &LogArgs, default_level: &str) -> Result<(), CliError> {
     let level = args.log_level.as_deref().unwrap_or(default_level);
-    let filter = EnvFilter::try_new(format!("{QUIET},{level}"))
-        .map_err(|e| CliError::Usage(format!("`{level}` is not a log level: {e}")))?;
+    let wrong = |reason: String| CliError::Usage(format!("`{level}` is not a log level: {reason}"));
+    let filter = directives(level).map_err(wrong)?;
+    let filter = EnvFilter::try_new(filter).map_err(|e| wrong(e.to_string()))?;
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr);
@@ -51,4 +55,48 @@ pub(super) fn init(args: &LogArgs, default_level: &str) -> Result<(), CliError> 
         LogFormat::Json => builder.json().try_init(),
     };
     started.map_err(|e| CliError::Failed(format!("cannot start to log: {e}")))
+}
+
+/// The filter for what a user has asked for: a level alone is meant for us, libraries only warn.
+fn directives(level: &str) -> Result<String, String> {
+    let mut filter = QUIET.to_owned();
+    for directive in level.split(',').map(str::trim) {
+        filter.push(',');
+        match directive.parse::<LevelFilter>() {
+            Ok(level) => {
+                let libraries = level.min(LevelFilter::WARN);
+                filter.push_str(&format!("{libraries},dovetail={level}"));
+            }
+            // A word alone would be taken for a module.
+            Err(_) if !directive.contains(['=', '[']) => {
+                return Err(format!(
+                    "`{directive}` is none of error, warn, info, debug and trace, and no module=level"
+                ));
+            }
+            Err(_) => filter.push_str(directive),
+        }
+    }
+    Ok(filter)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_level_is_for_us_and_libraries_only_warn() {
+        for (level, expected) in [
+            ("info", "buoyant_kernel=off,warn,dovetail=info"),
+            ("error", "buoyant_kernel=off,error,dovetail=error"),
+            (
+                "info, hyper=debug",
+                "buoyant_kernel=off,warn,dovetail=info,hyper=debug",
+            ),
+        ] {
+            let filter = directives(level).unwrap();
+            assert_eq!(filter, expected);
+            assert!(EnvFilter::try_new(filter).is_ok());
+        }
+        assert!(directives("verbose").unwrap_err().contains("`verbose`"));
+    }
 }

@@ -49,7 +49,6 @@ impl Server {
             command.env("DOVETAIL_CRASH_AT", point);
         }
         command
-            .env("DOVETAIL_LOG_LEVEL", "info,buoyant_kernel=warn")
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(stderr);
@@ -71,6 +70,20 @@ impl Server {
     /// For callers that live beside it.
     pub(crate) fn calls(&self) -> Calls {
         self.calls.clone()
+    }
+
+    /// What it has logged so far.
+    pub(crate) fn log(&self) -> String {
+        std::fs::read_to_string(&self.log).unwrap()
+    }
+
+    /// The most memory it has held so far, in bytes.
+    pub(crate) fn peak_memory(&self) -> usize {
+        let path = format!("/proc/{}/status", self.child.id().expect("it runs"));
+        let status = std::fs::read_to_string(path).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+        let kib = line.and_then(|line| line.trim().strip_suffix(" kB"));
+        kib.expect("a peak").trim().parse::<usize>().unwrap() * 1024
     }
 
     /// Kills it as `kill -9` does.
@@ -111,7 +124,7 @@ impl Calls {
         method: Method,
         path: &str,
         headers: &[(&str, &str)],
-        body: String,
+        body: impl Into<reqwest::Body>,
     ) -> Option<(u16, Value)> {
         let mut request = self.client.request(method, format!("{}{path}", self.url));
         for (name, value) in headers {
