@@ -18,6 +18,7 @@ mod grid;
 mod infer;
 mod ingest;
 mod logging;
+mod panics;
 mod prompt;
 mod replay;
 mod runs;
@@ -51,6 +52,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>, server: &dyn Server) -> Exi
             return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
         }
     };
+    panics::install();
     let mut console = Console::standard();
     let outcome = tokio::runtime::Builder::new_multi_thread()
         .enable_all()

@@ -3,9 +3,11 @@
 
 use std::collections::VecDeque;
 use std::io::BufRead;
+use std::panic::AssertUnwindSafe;
 use std::time::Duration;
 
 use bytes::Bytes;
+use dovetail_log::decode::guarded;
 use tokio::sync::mpsc;
 
 use super::arrow::{ArrowParts, read_file, read_parquet, read_stream};
@@ -49,7 +51,7 @@ impl Parts {
         let (sender, pieces) = mpsc::channel(PIECES_AHEAD);
         let name = input.name.clone();
         // Not a task: a thread that waits for a silent pipe must not hold up the end of the program.
-        std::thread::spawn(move || read(input, &sender));
+        std::thread::spawn(move || read_guarded(input, &sender));
         Self {
             name,
             pieces,
@@ -118,7 +120,23 @@ enum Received {
 
 type Sender = mpsc::Sender<Result<Piece, InputError>>;
 
-/// The reader thread. It ends when the input does, or when nobody listens any more.
+/// The reader thread. Readers of other libraries panic on files that are damaged in ways they do not foresee;
+/// that must not pass for the end of the input.
+fn read_guarded(input: Input, sender: &Sender) {
+    let (name, format) = (input.name.clone(), input.format);
+    if guarded(AssertUnwindSafe(|| read(input, sender))).is_none() {
+        let reason = "it is damaged, or uses types that are not read here".to_owned();
+        let error = InputError::Columns {
+            name,
+            format,
+            reason,
+        };
+        // Nobody listens: nothing to say.
+        let _ = sender.blocking_send(Err(error));
+    }
+}
+
+/// Reads all of the input. It ends when the input does, or when nobody listens any more.
 fn read(input: Input, sender: &Sender) {
     let name = input.name.clone();
     let outcome = match input.source {
@@ -245,6 +263,22 @@ mod tests {
             let text = error.to_string();
             assert!(text.contains(name) && text.contains(word), "{text}");
         }
+    }
+
+    #[tokio::test]
+    async fn a_file_that_makes_its_reader_panic_is_an_error_not_an_end() {
+        let schema = arrow::datatypes::Schema::new(vec![arrow::datatypes::Field::new(
+            "n",
+            arrow::datatypes::DataType::Int64,
+            true,
+        )]);
+        let writer = arrow::ipc::writer::StreamWriter::try_new(Vec::new(), &schema).unwrap();
+        let mut stream = writer.into_inner().unwrap();
+        // An integer of 45 bits.
+        let width = stream.windows(4).rposition(|four| four == [64, 0, 0, 0]);
+        stream[width.unwrap()] = 45;
+        let error = parts_of("a.arrow", &stream).await.unwrap_err();
+        assert!(error.to_string().contains("damaged"), "{error}");
     }
 
     #[tokio::test]

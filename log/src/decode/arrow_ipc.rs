@@ -5,7 +5,7 @@
 //! does not know, allocates what a compressed buffer claims to hold, and validates a dictionary again for
 //! every batch. So the frame is checked here first, and what is left of its panics becomes an error.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::panic::AssertUnwindSafe;
 
 use arrow::array::RecordBatch;
 use arrow::buffer::Buffer;
@@ -19,6 +19,7 @@ use dovetail_model::StreamSchema;
 
 use super::DecodeError;
 use super::convert::Converter;
+use super::guard::guarded;
 use super::sink::Sink;
 
 /// Marks the length of a message behind it.
@@ -74,10 +75,10 @@ fn next_batch(
     buffer: &mut Buffer,
 ) -> Result<Option<RecordBatch>, DecodeError> {
     // The decoder is not used again after a panic.
-    let decoded = catch_unwind(AssertUnwindSafe(|| decoder.decode(buffer)));
+    let decoded = guarded(AssertUnwindSafe(|| decoder.decode(buffer)));
     match decoded {
-        Ok(batch) => batch.map_err(|error| invalid(&error)),
-        Err(_) => Err(DecodeError::body(
+        Some(batch) => batch.map_err(|error| invalid(&error)),
+        None => Err(DecodeError::body(
             "the Arrow stream is damaged, or uses types that are not read here",
         )),
     }

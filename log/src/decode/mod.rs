@@ -18,6 +18,7 @@ mod convert;
 mod csv;
 mod error;
 mod fault;
+mod guard;
 mod infer;
 mod json;
 mod json_array;
@@ -38,6 +39,7 @@ use sink::Sink;
 
 pub use compress::{ContentEncoding, decompress};
 pub use error::{DecodeError, Place};
+pub use guard::{guarded, panics_are_caught};
 pub use infer::infer;
 pub use sink::OnError;
 

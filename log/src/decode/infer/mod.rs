@@ -8,7 +8,6 @@
 mod shape;
 
 use std::collections::HashSet;
-use std::panic::catch_unwind;
 
 use arrow::datatypes::{DataType, Field, Schema};
 use arrow::ipc::convert::fb_to_schema;
@@ -19,6 +18,7 @@ use serde_json::Value;
 use super::csv::{Records, header_names};
 use super::error::{DecodeError, Place};
 use super::fault::excerpt;
+use super::guard::guarded;
 use super::json::JsonReader;
 use super::text::without_bom;
 use super::{Format, arrow_ipc};
@@ -206,11 +206,10 @@ fn arrow_schema(sample: &[u8]) -> Result<Schema, DecodeError> {
     let metadata = arrow_ipc::next_metadata(&mut rest)?.ok_or_else(nothing)?;
     let metadata = metadata.to_vec();
     // `fb_to_schema` panics on types that it does not know.
-    catch_unwind(|| {
+    guarded(|| {
         let message = root_as_message(&metadata).ok()?;
         Some(fb_to_schema(message.header_as_schema()?))
     })
-    .ok()
     .flatten()
     .ok_or_else(|| DecodeError::body("the sample is not the start of an Arrow stream"))
 }
