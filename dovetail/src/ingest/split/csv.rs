@@ -21,6 +21,8 @@ enum State {
 #[derive(Default)]
 pub(super) struct CsvScanner {
     state: State,
+    /// Where the header starts: behind empty lines.
+    header_start: usize,
     /// How much of the header is scanned; the preamble is offered again with every push.
     header_scanned: usize,
 }
@@ -47,13 +49,18 @@ impl CsvScanner {
 
 impl Scanner for CsvScanner {
     fn preamble(&mut self, bytes: &[u8]) -> Result<Option<Cut>, &'static str> {
-        let fresh = &bytes[self.header_scanned..];
-        let Some(end) = self.record_end(fresh) else {
-            self.header_scanned = bytes.len();
-            return Ok(None);
-        };
-        let resume = self.header_scanned + end;
-        Ok(Some(Cut { end: 0, resume }))
+        loop {
+            let Some(end) = self.record_end(&bytes[self.header_scanned..]) else {
+                self.header_scanned = bytes.len();
+                return Ok(None);
+            };
+            self.header_scanned += end;
+            let (end, resume) = (self.header_start, self.header_scanned);
+            if !matches!(&bytes[end..resume], b"\n" | b"\r\n") {
+                return Ok(Some(Cut { end, resume }));
+            }
+            self.header_start = resume;
+        }
     }
 
     fn next_cut(&mut self, bytes: &[u8]) -> Option<Cut> {

@@ -49,6 +49,13 @@ fn csv_parts_repeat_the_header_and_keep_line_numbers() {
 }
 
 #[test]
+fn empty_lines_before_the_header_are_not_taken_for_it() {
+    let parts = split(Framing::Csv, 5, 100, b"\n\r\na,b\n1,2\n3,4\n", &[1, 1, 2]).unwrap();
+    assert_eq!(texts(&parts), ["a,b\n1,2\n", "a,b\n3,4\n"]);
+    assert_eq!((parts[0].line_shift, parts[1].line_shift), (2, 3));
+}
+
+#[test]
 fn json_parts_are_arrays() {
     let input = b" \n[ {\"a\": [1, 2]},\n\"],\\\"\", 3 ]\n";
     let parts = split(Framing::JsonArray, 4, 100, input, &[3, 1, 9]).unwrap();

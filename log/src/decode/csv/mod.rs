@@ -2,8 +2,8 @@
 //! CSV after RFC 4180, with a header line that names the columns in any order.
 //!
 //! An empty value without quotes is null, for VARCHAR too; `""` is the empty text. Quotes around a value of
-//! another type do not matter. STRUCT and LIST hold JSON. Empty lines are left out. Where quotes do not
-//! match, the line on which the record starts is one bad event, and decoding goes on behind it.
+//! another type do not matter. STRUCT and LIST hold JSON. Empty lines are left out, unless they are the only way to
+//! write a null: where the header names one column alone, and that may be null. Where quotes do not match, the line on which the record starts is one bad event, and decoding goes on behind it.
 
 mod records;
 mod value;
@@ -33,6 +33,11 @@ pub(super) fn decode(
     let checked = std::str::from_utf8(text).is_ok();
     let mut records = Records::new(text);
     let targets = read_header(&mut records, columns, unknown)?;
+    if let [Some(only)] = targets[..]
+        && columns.columns[only].nullable
+    {
+        records.keep_empty_lines();
+    }
     let header = records.bytes();
     columns.reserve(expected_rows(text, columns.width(), sink.budget.left()));
     let mut reader = ValueReader::new(unknown);

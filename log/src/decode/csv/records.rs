@@ -53,6 +53,7 @@ pub(in crate::decode) struct Records<'a> {
     line: u64,
     values: Vec<Value>,
     found: usize,
+    keeps_empty_lines: bool,
 }
 
 /// What ends a value.
@@ -71,7 +72,13 @@ impl<'a> Records<'a> {
             line: 0,
             values: Vec::new(),
             found: 0,
+            keeps_empty_lines: false,
         }
+    }
+
+    /// From here on an empty line is a record of one empty value.
+    pub(in crate::decode) fn keep_empty_lines(&mut self) {
+        self.keeps_empty_lines = true;
     }
 
     /// The current record's bytes, without the line end.
@@ -99,12 +106,13 @@ impl<'a> Records<'a> {
         self.pos >= self.text.len()
     }
 
-    /// Goes to the next record that is not an empty line. A fault is one of its quotes; then the record is
+    /// Goes to the next record; empty lines are none unless they are kept. A fault is one of its quotes; then the record is
     /// the line on which it starts.
     pub(in crate::decode) fn next(&mut self) -> Option<Outcome<()>> {
         loop {
             match self.text.get(self.pos..)? {
                 [] => return None,
+                _ if self.keeps_empty_lines => break,
                 [b'\n', ..] => self.pos += 1,
                 [b'\r', b'\n', ..] => self.pos += 2,
                 _ => break,

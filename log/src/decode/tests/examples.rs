@@ -230,11 +230,25 @@ fn a_byte_order_mark_crlf_and_a_missing_last_newline_do_not_matter() {
     for (format, body) in [
         (Ndjson, "\u{feff}{\"v\":\"a\"}\r\n\r\n{\"v\":\"b\"}"),
         (Json, "\u{feff}[{\"v\":\"a\"},\r\n{\"v\":\"b\"}]\r\n"),
-        (Csv, "\u{feff}v\r\na\r\n\r\nb"),
+        (Csv, "\u{feff}v\r\na\r\nb"),
     ] {
         let decoded = decode(&one, format, body, OnError::Reject).unwrap();
         assert_eq!(rows_of(&decoded.events), expected);
     }
+}
+
+#[test]
+fn an_empty_line_of_csv_is_a_null_where_nothing_else_could_be() {
+    let body = "v\r\na\r\n\r\n\"\"\n\nb";
+    let lone = schema(vec![column("v", ColumnType::Varchar)]);
+    let decoded = decode(&lone, Csv, body, OnError::Reject).unwrap();
+    let values = [text("a"), Cell::Null, text(""), Cell::Null, text("b")];
+    assert_eq!(rows_of(&decoded.events), values.map(|value| vec![value]));
+
+    let required = schema(vec![required("v", ColumnType::Varchar)]);
+    let decoded = decode(&required, Csv, body, OnError::Reject).unwrap();
+    let values = [text("a"), text(""), text("b")];
+    assert_eq!(rows_of(&decoded.events), values.map(|value| vec![value]));
 }
 
 #[test]

@@ -202,12 +202,7 @@ proptest! {
         let header: Vec<_> = columns.iter().map(|c| csv_quoted(&c.name)).collect();
         let mut csv = header.join(",") + "\n";
         for row in &rows {
-            let record = to_csv(columns, row);
-            // The one record that CSV cannot say: a lone null.
-            if record.is_empty() {
-                return Ok(());
-            }
-            csv += &(record + "\n");
+            csv += &(to_csv(columns, row) + "\n");
         }
         let decoded = decode(&schema, Format::Csv, csv, OnError::Reject).unwrap();
         prop_assert_eq!(&rows_of(&decoded.events), &rows);
