@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use rustix::process::Signal;
 use serde_json::Value;
 
-use running::Up;
+use running::{PATIENCE, Up};
 use support::run;
 
 fn definitions() -> PathBuf {
@@ -110,4 +110,66 @@ async fn other_machines_need_a_token() {
     assert_eq!(ran.code, 0, "{ran:?}");
     let (_, log) = up.stop(Signal::TERM).await;
     assert!(!log.contains("c1b8"), "a secret is in the log");
+}
+
+#[tokio::test]
+async fn status_says_how_busy_each_stage_is_and_which_one_is_the_bottleneck() {
+    let dir = tempfile::tempdir().unwrap();
+    let definitions = definitions();
+    let up = Up::start(dir.path(), &["--apply", definitions.to_str().unwrap()]).await;
+    let idle = up.run(&["status"]).await;
+    let last = idle.out.trim_end().lines().last().unwrap();
+    assert_eq!(last, "bottleneck: none, every stage is idle");
+
+    let flight = "{\"date\":\"2001-01-03T10:15:00\",\"delay\":7,\"origin\":\"SFO\"}\n".repeat(1000);
+    let url = up.url.as_str();
+    let working = async {
+        loop {
+            // Enough appends that their runs are merged.
+            for _ in 0..9 {
+                let args = ["--url", url, "ingest", "flights", "--format", "ndjson"];
+                assert_eq!(run(&args, flight.as_bytes()).await.code, 0);
+            }
+            up.run(&["recompute", "airport_delays", "--wait"]).await;
+            up.run(&["sql", "SELECT count(*) FROM route_performance"])
+                .await;
+            let ran = up.run(&["status", "--format", "json"]).await;
+            let status: Value = serde_json::from_str(&ran.out).unwrap();
+            let stages = status["stages"].as_array().unwrap().clone();
+            let works = |stage: &Value| {
+                let is_positive = |field: &str| stage[field].as_f64().unwrap() > 0.0;
+                is_positive("per_second") && is_positive("busy")
+            };
+            // All within the same ten seconds: on a busy machine perhaps not the first time.
+            if stages.iter().all(works) {
+                return (stages, status);
+            }
+        }
+    };
+    let (stages, status) = tokio::time::timeout(PATIENCE, working).await.unwrap();
+    let names: Vec<&str> = stages
+        .iter()
+        .map(|s| s["stage"].as_str().unwrap())
+        .collect();
+    let expected = [
+        "ingest",
+        "accumulate",
+        "merge",
+        "archive",
+        "batch",
+        "queries",
+    ];
+    assert_eq!(names, expected);
+    let shares = || stages.iter().map(|stage| stage["busy"].as_f64().unwrap());
+    assert!(shares().all(|share| share <= 1.0), "{stages:?}");
+    if let Some(bottleneck) = status["bottleneck"].as_str() {
+        let (name, _) = bottleneck.split_once([':', ' ']).unwrap();
+        let most = shares().fold(0.0, f64::max);
+        let named = stages.iter().find(|stage| stage["stage"] == name).unwrap();
+        assert!(
+            most - named["busy"].as_f64().unwrap() < 0.011,
+            "{bottleneck}: {stages:?}"
+        );
+    }
+    assert_eq!(status["streams"][0]["lag"], 0);
 }

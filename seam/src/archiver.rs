@@ -83,6 +83,8 @@ impl Archiver {
         if cut.raw().archived().covers(position) {
             return Ok(Arc::clone(cut.raw()));
         }
+        let meter = &self.cell.meters().archive;
+        let _at_work = meter.busy();
         let end = position.get(PartitionId(0));
         let batches: Vec<Arc<CommittedBatch>> = cut
             .tail()
@@ -98,6 +100,7 @@ impl Archiver {
         // Boxed, as what writes Parquet below: a large future inside every run would make theirs large.
         let snapshot = Box::pin(self.raw.archive(&span, &batches)).await?;
         self.cell.archived(Arc::clone(&snapshot))?;
+        meter.count(batches.iter().map(|b| b.events.num_rows() as u64).sum());
         let (log, next) = (
             Arc::clone(&self.log),
             snapshot.archived().get(PartitionId(0)),

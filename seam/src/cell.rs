@@ -13,7 +13,7 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use crate::pins::Pins;
-use crate::{Cut, Generation, Pin, Poisoned, SeamError, Tail, ViewCut};
+use crate::{Cut, Generation, Pin, Poisoned, SeamError, StageMeters, Tail, ViewCut};
 
 /// What one micro-batch made of one view: its run, or why it could not be computed.
 pub type Accumulated = Result<Arc<Run>, String>;
@@ -27,6 +27,7 @@ pub struct StreamCell {
     position: watch::Sender<Position>,
     pins: Pins,
     durable: Mutex<Durable>,
+    meters: StageMeters,
 }
 
 /// Batches that are durable and not accumulated yet.
@@ -60,7 +61,13 @@ impl StreamCell {
             position: sender,
             pins: Pins::default(),
             durable: Mutex::new(durable),
+            meters: StageMeters::default(),
         }
+    }
+
+    /// Where the stages that work on this stream note what they do.
+    pub fn meters(&self) -> &StageMeters {
+        &self.meters
     }
 
     /// The cut as it is now.

@@ -18,6 +18,7 @@ mod cell;
 mod cut;
 mod error;
 mod generation;
+mod meter;
 mod pins;
 mod tail;
 
@@ -26,5 +27,6 @@ pub use cell::{Accumulated, StreamCell};
 pub use cut::{Cut, Poisoned, ViewCut};
 pub use error::SeamError;
 pub use generation::{FileColumns, Generation};
+pub use meter::{Busy, Meter, Rates, StageMeters};
 pub use pins::Pin;
 pub use tail::Tail;

@@ -63,6 +63,8 @@ impl Accumulator {
 /// # Errors
 /// When the batch does not start where the cut ends.
 pub fn accumulate(cell: &StreamCell, batch: &Arc<CommittedBatch>) -> Result<(), SeamError> {
+    let meter = &cell.meters().accumulate;
+    let _at_work = meter.busy();
     let mut runs = BTreeMap::new();
     loop {
         let cut = cell.load();
@@ -71,7 +73,10 @@ pub fn accumulate(cell: &StreamCell, batch: &Arc<CommittedBatch>) -> Result<(), 
         match cell.advance(batch, &span, &runs) {
             // A view joined since the cut was loaded: it needs this batch too.
             Err(SeamError::NoView(_)) => continue,
-            result => return result,
+            result => {
+                meter.count(batch.events.num_rows() as u64);
+                return result;
+            }
         }
     }
 }

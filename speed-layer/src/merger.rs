@@ -79,6 +79,9 @@ pub fn merge_once(cell: &StreamCell) -> bool {
     let Some((id, view, runs)) = work else {
         return false;
     };
+    let meter = &cell.meters().merge;
+    let _at_work = meter.busy();
+    meter.count(runs.iter().map(|run| run.rows() as u64).sum());
     match merge(&view.view, &runs) {
         Some(merged) => cell.replace_runs(&id, view.def.version, merged),
         None => false,

@@ -51,9 +51,6 @@ fn render(status: &Value) -> String {
         bytes(&memory["soft_limit_bytes"]),
         bytes(&memory["hard_limit_bytes"]),
     ));
-    if let Some(bottleneck) = status["bottleneck"].as_str() {
-        shown.push_str(&format!("bottleneck: {}\n", table::printable(bottleneck)));
-    }
     let lists: [(&str, &str, &[Column]); 4] = [
         ("Stages", "stages", STAGES),
         ("Streams", "streams", STREAMS),
@@ -66,7 +63,10 @@ fn render(status: &Value) -> String {
             shown.push_str(&format!("\n{title}\n{}\n", table::list(columns, records)));
         }
     }
-    shown.truncate(shown.trim_end().len());
+    let bottleneck = status["bottleneck"].as_str();
+    let bottleneck =
+        bottleneck.map_or_else(|| "none, every stage is idle".into(), table::printable);
+    shown.push_str(&format!("\nbottleneck: {bottleneck}"));
     shown
 }
 
@@ -79,7 +79,10 @@ fn bytes(value: &Value) -> String {
 const STAGES: &[Column] = &[
     Column::new("stage", |stage| stage["stage"].clone()),
     Column::new("stream", |stage| stage["stream"].clone()),
-    Column::new("per second", |stage| rounded(&stage["per_second"], 1.0)),
+    Column::new("per second", |stage| match stage["per_second"].as_f64() {
+        Some(few) if few > 0.0 && few < 10.0 => ((few * 10.0).round() / 10.0).into(),
+        _ => rounded(&stage["per_second"], 1.0),
+    }),
     Column::new("waiting", |stage| stage["waiting"].clone()),
     Column::new("busy %", |stage| rounded(&stage["busy"], 100.0)),
     Column::new("limited by", |stage| stage["limited_by"].clone()),
@@ -91,6 +94,7 @@ const STREAMS: &[Column] = &[
     Column::new("accumulated", |stream| offsets(&stream["accumulated"])),
     Column::new("archived", |stream| offsets(&stream["archived"])),
     Column::new("behind ms", |stream| stream["freshness_ms"].clone()),
+    Column::new("behind", |stream| stream["lag"].clone()),
     Column::new("archived bytes", |stream| {
         bytes(&stream["archived_bytes"]).into()
     }),
@@ -157,9 +161,12 @@ mod tests {
         let status = json!({
             "version": "0.1.0", "uptime_s": 61, "catalog_sequence": 12, "bottleneck": "accumulate of flights",
             "memory": {"used_bytes": 1048576, "soft_limit_bytes": 536870912u64, "hard_limit_bytes": 1073741824u64},
-            "stages": [{"stage": "ingest", "stream": "flights", "per_second": 51234.56, "waiting": 0, "busy": 0.254, "limited_by": null}],
+            "stages": [
+                {"stage": "ingest", "stream": "flights", "per_second": 51234.56, "waiting": 0, "busy": 0.254, "limited_by": null},
+                {"stage": "queries", "stream": null, "per_second": 2.5, "waiting": 0, "busy": 0.0012, "limited_by": null},
+            ],
             "streams": [{"name": "flights", "position": "flights~k3f:0@100", "accumulated": "flights~k3f:0@90",
-                "archived": "flights~k3f:0@50", "freshness_ms": 12, "archived_bytes": 2048, "dead_letters": 1, "exclusions": 0}],
+                "archived": "flights~k3f:0@50", "freshness_ms": 12, "lag": 10, "archived_bytes": 2048, "dead_letters": 1, "exclusions": 0}],
             "views": [
                 {"name": "a", "phase": "live", "generation": 3, "horizon": "flights~k3f:0@50", "position": "flights~k3f:0@90",
                  "freshness_ms": 12, "runs": 4, "run_bytes": 4096, "schedule_paused": true, "next_refresh": "2001-01-01T00:05:00"},
@@ -170,21 +177,21 @@ mod tests {
         insta::assert_snapshot!(render(&status), @r#"
         dovetail 0.1.0, up 61 s, catalog at 12
         speed layer: 1.00 MiB of 512.00 MiB (hard limit 1.00 GiB)
-        bottleneck: accumulate of flights
 
         Stages
-        ┌────────┬─────────┬────────────┬─────────┬────────┬────────────┐
-        │ stage  ┆ stream  ┆ per second ┆ waiting ┆ busy % ┆ limited by │
-        ╞════════╪═════════╪════════════╪═════════╪════════╪════════════╡
-        │ ingest ┆ flights ┆      51235 ┆       0 ┆     25 ┆ -          │
-        └────────┴─────────┴────────────┴─────────┴────────┴────────────┘
+        ┌─────────┬─────────┬────────────┬─────────┬────────┬────────────┐
+        │ stage   ┆ stream  ┆ per second ┆ waiting ┆ busy % ┆ limited by │
+        ╞═════════╪═════════╪════════════╪═════════╪════════╪════════════╡
+        │ ingest  ┆ flights ┆      51235 ┆       0 ┆     25 ┆ -          │
+        │ queries ┆ -       ┆        2.5 ┆       0 ┆      0 ┆ -          │
+        └─────────┴─────────┴────────────┴─────────┴────────┴────────────┘
 
         Streams
-        ┌─────────┬───────────────────┬─────────────┬──────────┬───────────┬────────────────┬──────────────┬────────────┐
-        │ stream  ┆ durable           ┆ accumulated ┆ archived ┆ behind ms ┆ archived bytes ┆ dead letters ┆ exclusions │
-        ╞═════════╪═══════════════════╪═════════════╪══════════╪═══════════╪════════════════╪══════════════╪════════════╡
-        │ flights ┆ flights~k3f:0@100 ┆ 0@90        ┆ 0@50     ┆        12 ┆ 2.00 KiB       ┆            1 ┆          0 │
-        └─────────┴───────────────────┴─────────────┴──────────┴───────────┴────────────────┴──────────────┴────────────┘
+        ┌─────────┬───────────────────┬─────────────┬──────────┬───────────┬────────┬────────────────┬──────────────┬────────────┐
+        │ stream  ┆ durable           ┆ accumulated ┆ archived ┆ behind ms ┆ behind ┆ archived bytes ┆ dead letters ┆ exclusions │
+        ╞═════════╪═══════════════════╪═════════════╪══════════╪═══════════╪════════╪════════════════╪══════════════╪════════════╡
+        │ flights ┆ flights~k3f:0@100 ┆ 0@90        ┆ 0@50     ┆        12 ┆     10 ┆ 2.00 KiB       ┆            1 ┆          0 │
+        └─────────┴───────────────────┴─────────────┴──────────┴───────────┴────────┴────────────────┴──────────────┴────────────┘
 
         Views
         ┌──────┬──────────────────────────────┬────────────┬──────────────────┬───────┬───────────┬──────┬───────────┬───────────┬─────────────────────┐
@@ -193,8 +200,12 @@ mod tests {
         │ a    ┆ live                         ┆          3 ┆ flights~k3f:0@50 ┆ 0@90  ┆        12 ┆    4 ┆ 4.00 KiB  ┆ paused    ┆ 2001-01-01T00:05:00 │
         │ b    ┆ building, 5 of ? events read ┆ -          ┆ -                ┆ -     ┆ -         ┆ -    ┆ -         ┆ -         ┆ -                   │
         └──────┴──────────────────────────────┴────────────┴──────────────────┴───────┴───────────┴──────┴───────────┴───────────┴─────────────────────┘
+
+        bottleneck: accumulate of flights
         "#);
         // An answer without anything is shown too, not a crash.
-        assert!(render(&json!({})).starts_with("dovetail -"));
+        let nothing = render(&json!({}));
+        assert!(nothing.starts_with("dovetail -"));
+        assert!(nothing.ends_with("bottleneck: none, every stage is idle"));
     }
 }

@@ -6,21 +6,21 @@ use std::sync::Arc;
 use chrono::{TimeDelta, Utc};
 use dovetail_batch_layer::next_full;
 use dovetail_model::{
-    CatalogState, Outcome, PartitionId, Position, PositionToken, Problem, RunMode, StreamDef,
-    StreamState, ViewState,
+    CatalogState, Outcome, Position, PositionToken, Problem, RunMode, StreamDef, StreamState,
+    ViewState,
 };
 use dovetail_seam::{Cut, ViewCut};
 use dovetail_serving_layer::engine::freshness_ms;
 use dovetail_serving_layer::ports::{
-    BuildProgress, ColumnInfo, EventTimeInfo, GenerationInfo, MemoryStatus, StageStatus, Status,
-    StreamInfo, ViewInfo, ViewPhase, ViewStatus,
+    BuildProgress, ColumnInfo, EventTimeInfo, GenerationInfo, MemoryStatus, Status, StreamInfo,
+    ViewInfo, ViewPhase, ViewStatus,
 };
 use dovetail_serving_layer::sql::{render_interval, render_stream, render_view};
 use dovetail_serving_layer::time::iso_us;
-use dovetail_speed_layer::Pressure;
 
 use super::Node;
 use super::ingest::pending_letters;
+use super::load;
 use super::open_stream::OpenStream;
 
 impl Node {
@@ -57,6 +57,7 @@ impl Node {
             accumulated: token(def, cut.position()),
             archived: token(def, cut.raw().archived()),
             freshness_ms: self.freshness(&open, &cut),
+            lag: load::lag(&open, &cut),
             archived_events: cut.raw().rows(),
             archived_bytes: cut.raw().bytes(),
             dead_letters: pending_letters(&open).await?.len() as u64,
@@ -225,7 +226,7 @@ impl Node {
         let inner = &self.0;
         let state = inner.catalog.state();
         let now = inner.config.clock.now();
-        let stages = self.stages();
+        let stages = self.stages(&state);
         let open = state
             .runs
             .values()
@@ -240,7 +241,7 @@ impl Node {
                 soft_limit_bytes: inner.memory.soft_bytes() as u64,
                 hard_limit_bytes: inner.memory.hard_bytes() as u64,
             },
-            bottleneck: bottleneck(&stages),
+            bottleneck: load::bottleneck(&stages),
             stages,
             streams: self.describe_streams().await?,
             views: self.describe_views().await?,
@@ -248,44 +249,6 @@ impl Node {
                 .map(|run| self.run_info(&state, run))
                 .collect::<Result<_, _>>()?,
         })
-    }
-
-    fn stages(&self) -> Vec<StageStatus> {
-        let (ingested, ingest_busy) = self.0.meters.ingest.rates();
-        let (served, serve_busy) = self.0.meters.serve.rates();
-        let full = self.0.memory.pressure() == Pressure::Full;
-        let stage = |name: &str, per_second, busy| StageStatus {
-            stage: name.to_owned(),
-            stream: None,
-            per_second,
-            waiting: 0,
-            busy,
-            limited_by: None,
-        };
-        let mut stages = vec![StageStatus {
-            limited_by: full.then(|| "speed-layer memory is at its hard limit".to_owned()),
-            ..stage("ingest", ingested, ingest_busy)
-        }];
-        for open in self.0.streams.all() {
-            let cut = open.cell().load();
-            let at = |position: &Position| position.get(PartitionId(0)).0;
-            let (durable, accumulated, archived) = (
-                at(&open.cell().durable()),
-                at(cut.position()),
-                at(cut.raw().archived()),
-            );
-            for (name, waiting) in [
-                ("accumulate", durable - accumulated),
-                ("archive", accumulated - archived),
-            ] {
-                let mut one = stage(name, ingested, 0.0);
-                one.stream = Some(open.def().name.clone());
-                one.waiting = waiting;
-                stages.push(one);
-            }
-        }
-        stages.push(stage("serve", served, serve_busy));
-        stages
     }
 
     fn freshness(&self, open: &Arc<OpenStream>, cut: &Cut) -> u64 {
@@ -296,26 +259,6 @@ impl Node {
             self.0.config.clock.as_ref(),
         )
     }
-}
-
-/// The stage that holds the others up: one that says so, or an accumulator with a long queue.
-fn bottleneck(stages: &[StageStatus]) -> Option<String> {
-    const LONG_QUEUE: u64 = 100_000;
-    if let Some(limited) = stages.iter().find(|stage| stage.limited_by.is_some()) {
-        let why = limited.limited_by.as_deref().unwrap_or_default();
-        return Some(format!(
-            "{}: {why}; incremental runs free it, or raise the limit",
-            limited.stage
-        ));
-    }
-    let behind = stages
-        .iter()
-        .find(|stage| stage.stage == "accumulate" && stage.waiting > LONG_QUEUE)?;
-    let stream = behind.stream.as_deref().unwrap_or_default();
-    Some(format!(
-        "accumulate: {} events of stream `{stream}` wait; fewer or simpler views, or more cores, relieve it",
-        behind.waiting
-    ))
 }
 
 fn token(def: &StreamDef, position: &Position) -> String {

@@ -18,7 +18,6 @@ use dovetail_serving_layer::ports::{
     Ingest, OnError, ReplayAnswer, ReplayRequest,
 };
 use dovetail_serving_layer::time::iso_us;
-use tokio::time::Instant;
 
 use super::Node;
 use super::open_stream::OpenStream;
@@ -33,9 +32,10 @@ const REPLAY_PAGE: usize = 1000;
 #[async_trait]
 impl Ingest for Node {
     async fn append(&self, stream: &str, request: AppendRequest) -> Result<AppendAnswer, Problem> {
-        let started = Instant::now();
         let open = self.stream_named(stream)?;
         self.admit(&open).await?;
+        let meter = &open.cell().meters().ingest;
+        let _at_work = meter.busy();
         let key = request.idempotency_key.map(|key| IdempotencyKey {
             key,
             body_hash: *blake3::hash(&request.body).as_bytes(),
@@ -67,10 +67,9 @@ impl Ingest for Node {
             .await
             .map_err(|error| log_problem(&error))?;
         open.cell().note_acknowledged(appended.next);
-        self.0
-            .meters
-            .ingest
-            .note(appended.accepted, started.elapsed());
+        if !appended.duplicate {
+            meter.count(appended.accepted);
+        }
         Ok(AppendAnswer {
             accepted: appended.accepted,
             rejected: appended.rejected,

@@ -12,9 +12,10 @@ mod data_dir;
 mod definitions;
 mod describe;
 mod ingest;
-mod meter;
+mod load;
 mod open;
 mod open_stream;
+mod queries;
 mod runtimes;
 mod server;
 mod streams;
@@ -27,6 +28,7 @@ use chrono::{DateTime, Utc};
 use dovetail_batch_layer::{BatchLayer, RetentionPolicy};
 use dovetail_log::catalog::Catalog;
 use dovetail_model::{Clock, SystemClock};
+use dovetail_seam::Meter;
 use dovetail_serving_layer::engine::Engine;
 use dovetail_speed_layer::SpeedMemory;
 use object_store::ObjectStore;
@@ -38,7 +40,6 @@ pub use data_dir::{DataDir, DataDirError};
 pub use open::NodeError;
 pub use server::NodeServer;
 
-use meter::Meters;
 use runtimes::Runtimes;
 use streams::Streams;
 
@@ -105,7 +106,8 @@ struct Inner {
     _runtimes: Runtimes,
     /// Definitions change one at a time.
     defining: Mutex<()>,
-    meters: Meters,
+    /// How busy queries are; the meters of what works on a stream are in its cell.
+    queries: Arc<Meter>,
     stop: CancellationToken,
     tasks: TaskTracker,
     started_at: DateTime<Utc>,

@@ -33,7 +33,6 @@ use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
 use super::data_dir::{DataDir, DataDirError};
-use super::meter::Meters;
 use super::open_stream::{ArchivePolicy, EmbeddedForget, OpenStream, QUEUE};
 use super::runtimes::Runtimes;
 use super::streams::{MemoryPressure, Streams};
@@ -147,7 +146,7 @@ impl Node {
             memory,
             _runtimes: runtimes,
             defining: Mutex::new(()),
-            meters: Meters::default(),
+            queries: Arc::default(),
             stop: CancellationToken::new(),
             tasks: TaskTracker::new(),
             started_at,

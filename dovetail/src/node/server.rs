@@ -59,7 +59,7 @@ async fn serve(options: UpOptions, serving: Serving) -> Result<(), Problem> {
     }
     let shared = Arc::new(node.clone());
     let ports = Ports {
-        queries: Arc::new(node.engine().clone()),
+        queries: Arc::new(node.metered_queries()),
         ingest: Arc::clone(&shared) as _,
         control: shared as _,
     };

@@ -95,6 +95,8 @@ pub struct StreamInfo {
     pub archived: String,
     /// Age of the oldest durable event that answers do not cover, in milliseconds.
     pub freshness_ms: u64,
+    /// Offsets that are durable and that answers do not cover.
+    pub lag: u64,
     /// Events in the raw log.
     pub archived_events: u64,
     /// Bytes of the raw log.
@@ -233,15 +235,15 @@ pub struct ViewStatus {
 /// One stage of the data path and how it keeps up.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct StageStatus {
-    /// `ingest`, `archive`, `accumulate`, `batch` or `serve`.
+    /// `ingest`, `accumulate`, `merge`, `archive`, `batch` or `queries`.
     pub stage: String,
     /// The stream, for stages that work on one.
     pub stream: Option<String>,
-    /// Events (answers, for `serve`) a second over the last minute.
+    /// Events (`merge`: groups, `queries`: answers) a second over the last ten seconds.
     pub per_second: f64,
-    /// Events that wait for the stage.
+    /// Offsets that wait for the stage.
     pub waiting: u64,
-    /// Share of the last minute in which the stage was at work, 0 to 1.
+    /// Share of the last ten seconds in which the stage was at work, 0 to 1.
     pub busy: f64,
     /// What limits it now, if something does.
     pub limited_by: Option<String>,
@@ -271,7 +273,7 @@ pub struct Status {
     pub catalog_sequence: u64,
     /// Memory of the speed layer.
     pub memory: MemoryStatus,
-    /// The stage that holds the others up, if one does.
+    /// The stage that is busiest, or that a limit holds up; none when all are idle.
     pub bottleneck: Option<String>,
     /// Every stage.
     pub stages: Vec<StageStatus>,

@@ -329,6 +329,7 @@ fn stream_info() -> StreamInfo {
         accumulated: "flights~k3f:0@1234".to_owned(),
         archived: "flights~k3f:0@1000".to_owned(),
         freshness_ms: 7,
+        lag: 3,
         archived_events: 1000,
         archived_bytes: 9000,
         dead_letters: 2,

@@ -1,0 +1,97 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The engine with a meter around it: the time in which somebody waits for rows. A client that is slow to read
+//! keeps nothing busy.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use arrow::array::RecordBatch;
+use arrow::datatypes::SchemaRef;
+use async_trait::async_trait;
+use datafusion::error::Result;
+use datafusion::execution::{RecordBatchStream, SendableRecordBatchStream};
+use dovetail_model::Problem;
+use dovetail_seam::{Busy, Meter};
+use dovetail_serving_layer::engine::Engine;
+use dovetail_serving_layer::ports::{Answer, Queries, QueryRequest, RowsAnswer, RowsRequest};
+use futures::{Stream, StreamExt};
+
+use super::Node;
+
+/// Reads that are measured.
+#[derive(Debug)]
+pub(super) struct MeteredQueries {
+    engine: Engine,
+    meter: Arc<Meter>,
+}
+
+impl Node {
+    /// The engine as the HTTP API asks it.
+    pub(super) fn metered_queries(&self) -> MeteredQueries {
+        MeteredQueries {
+            engine: self.0.engine.clone(),
+            meter: Arc::clone(&self.0.queries),
+        }
+    }
+}
+
+#[async_trait]
+impl Queries for MeteredQueries {
+    async fn query(&self, request: QueryRequest) -> Result<Answer, Problem> {
+        let _at_work = self.meter.busy();
+        let answer = self.engine.query(request).await?;
+        Ok(self.metered(answer))
+    }
+
+    async fn rows(&self, request: RowsRequest) -> Result<RowsAnswer, Problem> {
+        let _at_work = self.meter.busy();
+        let rows = self.engine.rows(request).await?;
+        Ok(RowsAnswer {
+            answer: self.metered(rows.answer),
+            page: rows.page,
+        })
+    }
+}
+
+impl MeteredQueries {
+    fn metered(&self, answer: Answer) -> Answer {
+        self.meter.count(1);
+        Answer {
+            batches: Box::pin(MeteredRows {
+                rows: answer.batches,
+                meter: Arc::clone(&self.meter),
+                at_work: None,
+            }),
+            provenance: answer.provenance,
+        }
+    }
+}
+
+struct MeteredRows {
+    rows: SendableRecordBatchStream,
+    meter: Arc<Meter>,
+    /// While a batch is waited for.
+    at_work: Option<Busy>,
+}
+
+impl Stream for MeteredRows {
+    type Item = Result<RecordBatch>;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        if self.at_work.is_none() {
+            self.at_work = Some(self.meter.busy());
+        }
+        let polled = self.rows.poll_next_unpin(context);
+        if polled.is_ready() {
+            self.at_work = None;
+        }
+        polled
+    }
+}
+
+impl RecordBatchStream for MeteredRows {
+    fn schema(&self) -> SchemaRef {
+        self.rows.schema()
+    }
+}

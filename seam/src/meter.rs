@@ -1,0 +1,201 @@
+// SPDX-License-Identifier: Apache-2.0
+//! How busy a stage of the data path is: what it handled and how long it was at work, over the last seconds.
+//!
+//! A stage is busy while at least one [`Busy`] of its meter lives; several at once count once, so that the
+//! share is one of time and never above 1. Non-goals: histories, quantiles.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+
+/// Seconds that are looked back on.
+const WINDOW: usize = 10;
+
+/// What a stage did over the last ten seconds.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Rates {
+    /// Things handled in a second.
+    pub per_second: f64,
+    /// Share of the time in which it was at work, 0 to 1.
+    pub busy: f64,
+}
+
+/// The meter of one stage.
+#[derive(Debug)]
+pub struct Meter {
+    started: Instant,
+    work: Mutex<Work>,
+}
+
+/// The meters of one stream's stages.
+#[derive(Debug, Clone, Default)]
+pub struct StageMeters {
+    /// Appends that are decoded and made durable; counts events.
+    pub ingest: Arc<Meter>,
+    /// Micro-batches on their way into the views' runs; counts events.
+    pub accumulate: Arc<Meter>,
+    /// Runs that become one; counts the groups read.
+    pub merge: Arc<Meter>,
+    /// The tail on its way into the raw log; counts events.
+    pub archive: Arc<Meter>,
+}
+
+/// Work that goes on: the stage is busy until this is dropped.
+#[derive(Debug)]
+pub struct Busy(Arc<Meter>);
+
+#[derive(Debug, Default)]
+struct Work {
+    /// The second that was looked at last.
+    second: u64,
+    counts: [u64; WINDOW],
+    busy: [Duration; WINDOW],
+    /// How many are at work.
+    active: usize,
+    /// Up to when their time is in `busy`.
+    settled: Duration,
+}
+
+impl Default for Meter {
+    fn default() -> Self {
+        Self {
+            started: Instant::now(),
+            work: Mutex::default(),
+        }
+    }
+}
+
+impl Meter {
+    /// The time over which rates are taken.
+    pub const WINDOW: Duration = Duration::from_secs(WINDOW as u64);
+
+    /// The stage is at work from now on.
+    pub fn busy(self: &Arc<Self>) -> Busy {
+        self.work.lock().enter(self.started.elapsed());
+        Busy(Arc::clone(self))
+    }
+
+    /// Notes that `count` things were handled.
+    pub fn count(&self, count: u64) {
+        self.work.lock().count(self.started.elapsed(), count);
+    }
+
+    /// What happened over the last ten seconds, or since the start.
+    pub fn rates(&self) -> Rates {
+        self.work.lock().rates(self.started.elapsed())
+    }
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        let meter = &self.0;
+        meter.work.lock().leave(meter.started.elapsed());
+    }
+}
+
+impl Work {
+    fn enter(&mut self, now: Duration) {
+        self.settle(now);
+        self.active += 1;
+    }
+
+    fn leave(&mut self, now: Duration) {
+        self.settle(now);
+        self.active -= 1;
+    }
+
+    fn count(&mut self, now: Duration, count: u64) {
+        self.settle(now);
+        self.counts[slot(self.second)] += count;
+    }
+
+    fn rates(&mut self, now: Duration) -> Rates {
+        self.settle(now);
+        let count: u64 = self.counts.iter().sum();
+        let busy: Duration = self.busy.iter().sum();
+        // Whole seconds, and the part of the present one that has passed.
+        let covered = Duration::from_secs(WINDOW as u64 - 1)
+            + Duration::from_nanos(now.subsec_nanos().into());
+        let seconds = covered.min(now).as_secs_f64().max(1.0);
+        Rates {
+            per_second: count as f64 / seconds,
+            busy: (busy.as_secs_f64() / seconds).min(1.0),
+        }
+    }
+
+    /// Clears the seconds that have left the window, and puts the time of those at work where it belongs.
+    fn settle(&mut self, now: Duration) {
+        // Readings of the clock may arrive out of order.
+        let now = now.max(self.settled);
+        let second = now.as_secs();
+        let passed = (second - self.second).min(WINDOW as u64);
+        for step in 0..passed {
+            let slot = slot(second - step);
+            self.counts[slot] = 0;
+            self.busy[slot] = Duration::ZERO;
+        }
+        self.second = second;
+        if self.active > 0 {
+            let oldest = Duration::from_secs((second + 1).saturating_sub(WINDOW as u64));
+            let mut from = self.settled.max(oldest);
+            while from < now {
+                let to = now.min(Duration::from_secs(from.as_secs() + 1));
+                self.busy[slot(from.as_secs())] += to - from;
+                from = to;
+            }
+        }
+        self.settled = now;
+    }
+}
+
+fn slot(second: u64) -> usize {
+    (second % WINDOW as u64) as usize
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(seconds: f64) -> Duration {
+        Duration::from_secs_f64(seconds)
+    }
+
+    #[test]
+    fn only_the_last_seconds_count() {
+        let mut work = Work::default();
+        work.count(at(0.5), 100);
+        assert_eq!(work.rates(at(1.0)).per_second, 100.0);
+        assert_eq!(work.rates(at(5.0)).per_second, 20.0);
+        assert_eq!(work.rates(at(10.0)).per_second, 0.0);
+        assert_eq!(work.rates(at(1000.0)), Rates::default());
+    }
+
+    #[test]
+    fn work_counts_while_it_goes_on_and_several_at_once_count_once() {
+        let mut work = Work::default();
+        work.enter(at(1.5));
+        work.enter(at(2.0));
+        assert_eq!(work.rates(at(2.5)).busy, 1.0 / 2.5);
+        work.leave(at(3.0));
+        work.leave(at(4.0));
+        assert_eq!(work.rates(at(5.0)).busy, 0.5);
+        // Longer than the window: all of it, and no more.
+        work.enter(at(20.0));
+        assert_eq!(work.rates(at(95.25)).busy, 1.0);
+        work.leave(at(95.25));
+        assert_eq!(work.rates(at(99.25)).busy, 5.25 / 9.25);
+        assert_eq!(work.rates(at(200.0)).busy, 0.0);
+    }
+
+    #[test]
+    fn a_meter_is_busy_until_its_guard_goes() {
+        let meter = Arc::new(Meter::default());
+        let busy = meter.busy();
+        assert_eq!(meter.work.lock().active, 1);
+        drop(busy);
+        assert_eq!(meter.work.lock().active, 0);
+        meter.count(7);
+        assert!(meter.rates().per_second > 0.0);
+    }
+}
