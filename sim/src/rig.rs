@@ -100,6 +100,8 @@ pub struct Rig {
     pub cell: Arc<StreamCell>,
     /// What was pushed so far.
     pub oracle: Oracle,
+    /// Everything durable.
+    pub store: Arc<dyn ObjectStore>,
     clock: Arc<ManualClock>,
     stream: StreamId,
     /// Held while a batch is pushed: batches follow each other.
@@ -174,11 +176,17 @@ impl Rig {
             engine,
             cell,
             oracle,
+            store,
             clock: manual,
             stream,
             next: Mutex::new(Offset(0)),
             next_view: AtomicU64::new(1),
         }
+    }
+
+    /// Lets time pass.
+    pub fn advance(&self, hours: i64) {
+        self.clock.advance(hours * 3_600_000_000);
     }
 
     /// Declares a view: live at once on an empty stream, else building.

@@ -1,0 +1,145 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Old generations go, with their files, when their time is over and not before; what a rollback needs stays.
+//!
+//! The clock is the rig's. The store's is the machine's, so files count as old only once the rig's clock has
+//! left it far behind.
+
+use std::collections::BTreeSet;
+
+use dovetail_batch_layer::{RetentionPolicy, StartRequest};
+use dovetail_model::{GenerationNumber, RunMode, ViewId};
+use dovetail_seam::Generation;
+use dovetail_sim::Rig;
+use futures::TryStreamExt as _;
+use object_store::ObjectStoreExt as _;
+use object_store::path::Path;
+
+const DAYS: i64 = 24;
+const YEARS: i64 = 365 * DAYS;
+const START_US: i64 = 978_307_200_000_000;
+const BY_ORIGIN: &str =
+    "SELECT origin, count(*) AS n, sum(delay) AS delays FROM flights GROUP BY origin";
+
+/// Pushes an event that changes a group of every generation, and runs the batch layer.
+async fn run(rig: &Rig, view: &ViewId, mode: RunMode) {
+    rig.push(&[(START_US, Some("SFO"), Some(1), 100)]);
+    let request = StartRequest {
+        mode,
+        trigger: "user",
+        ..StartRequest::default()
+    };
+    rig.run(view, request).await;
+}
+
+async fn sweep(rig: &Rig) {
+    let swept = rig.batch.sweep(&RetentionPolicy::default()).await;
+    swept.expect("the sweep ends");
+}
+
+/// The readable generations, oldest first.
+fn generations(rig: &Rig, view: &ViewId) -> Vec<GenerationNumber> {
+    let state = rig.catalog.state();
+    state.views[view].generations.keys().copied().collect()
+}
+
+/// The files of a view that are there.
+async fn stored(rig: &Rig, view: &ViewId) -> BTreeSet<String> {
+    let prefix = Path::from(format!("{}/files", Generation::view_root(view)));
+    let listed = rig
+        .store
+        .list(Some(&prefix))
+        .map_ok(|file| file.location.to_string());
+    listed.try_collect().await.expect("the files are listed")
+}
+
+/// The files that some of a view's generations name.
+fn named(rig: &Rig, view: &ViewId, of: &[GenerationNumber]) -> BTreeSet<String> {
+    let state = rig.catalog.state();
+    let root = Generation::view_root(view);
+    let manifests = of
+        .iter()
+        .map(|number| &state.views[view].generations[number]);
+    let files = manifests.flat_map(|manifest| &manifest.files);
+    files.map(|file| format!("{root}/{}", file.path)).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn generations_and_their_files_go_when_their_time_is_over() {
+    let rig = Rig::new(64 << 20).await;
+    let view = rig.create_view("by_origin", BY_ORIGIN).await;
+    for _ in 0..14 {
+        run(&rig, &view, RunMode::Incremental).await;
+    }
+    let all = generations(&rig, &view);
+    assert!(all.len() > 12, "{all:?}");
+
+    // Young: all stay, however many.
+    rig.advance(DAYS - 1);
+    sweep(&rig).await;
+    assert_eq!(generations(&rig, &view), all);
+    assert_eq!(stored(&rig, &view).await, named(&rig, &view, &all));
+
+    // Old: the ten newest stay.
+    let (old, newest) = all.split_at(all.len() - 10);
+    let files_of_old = named(&rig, &view, old);
+    rig.advance(50 * YEARS);
+    sweep(&rig).await;
+    assert_eq!(generations(&rig, &view), newest);
+    let left = stored(&rig, &view).await;
+    assert_eq!(left, named(&rig, &view, newest));
+    assert!(
+        files_of_old.difference(&left).count() > 0,
+        "{files_of_old:?}"
+    );
+    rig.check("by_origin").await;
+
+    // What is left can be gone back to, what is gone cannot.
+    let error = rig.batch.rollback(&view, Some(old[1])).await.unwrap_err();
+    assert!(error.to_string().contains("generation"), "{error}");
+    rig.batch.rollback(&view, Some(newest[0])).await.unwrap();
+    rig.check("by_origin").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn where_a_rollback_goes_stays_however_old() {
+    let rig = Rig::new(64 << 20).await;
+    let view = rig.create_view("by_origin", BY_ORIGIN).await;
+    run(&rig, &view, RunMode::Incremental).await;
+    run(&rig, &view, RunMode::Full).await;
+    let target = rig.catalog.state().views[&view].before_promote.unwrap();
+    for _ in 0..12 {
+        run(&rig, &view, RunMode::Incremental).await;
+    }
+    rig.advance(50 * YEARS);
+    sweep(&rig).await;
+    let left = generations(&rig, &view);
+    assert_eq!((left.len(), left[0]), (11, target), "{left:?}");
+    rig.batch.rollback(&view, None).await.unwrap();
+    rig.check("by_origin").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_file_that_nothing_names_goes_when_it_is_old_enough() {
+    let rig = Rig::new(64 << 20).await;
+    let view = rig.create_view("by_origin", BY_ORIGIN).await;
+    run(&rig, &view, RunMode::Incremental).await;
+    let before = stored(&rig, &view).await;
+    let stray = Path::from(format!(
+        "{}/files/stray.parquet",
+        Generation::view_root(&view)
+    ));
+    rig.store
+        .put(&stray, "left by a crash".into())
+        .await
+        .unwrap();
+
+    rig.advance(50 * YEARS);
+    let mut patient = RetentionPolicy::default();
+    // A hundred years.
+    patient.orphans_after = patient.orphans_after * 1_000_000;
+    rig.batch.sweep(&patient).await.unwrap();
+    assert!(stored(&rig, &view).await.contains(stray.as_ref()));
+    sweep(&rig).await;
+    assert_eq!(stored(&rig, &view).await, before);
+    rig.check("by_origin").await;
+}
