@@ -418,7 +418,7 @@ async fn definitions_are_sent_as_files() {
     assert_eq!(ran.code, 0, "{ran:?}");
     insta::assert_snapshot!(ran.out, @r#"
     ┌───────────┬──────┬──────┬─────────┬────────────────────┐
-    │ result    ┆ kind ┆ name ┆ where   ┆ details            │
+    │ would be  ┆ kind ┆ name ┆ where   ┆ details            │
     ╞═══════════╪══════╪══════╪═════════╪════════════════════╡
     │ redefined ┆ view ┆ v    ┆ a.sql:3 ┆ avg(delay) is new  │
     │           ┆      ┆      ┆         ┆ a full run follows │

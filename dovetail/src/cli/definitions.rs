@@ -101,11 +101,17 @@ async fn run(
     if args.show.is_json() {
         return console.json(&answer);
     }
-    console.line(table::list(COLUMNS, table::items(&answer, "changes")))
+    let result = if call == "plan" { "would be" } else { "result" };
+    let columns = [
+        &[Column::new(result, |change| change["result"].clone())],
+        COLUMNS,
+    ]
+    .concat();
+    console.line(table::list(&columns, table::items(&answer, "changes")))
 }
 
+/// Behind what became of a definition, or would.
 const COLUMNS: &[Column] = &[
-    Column::new("result", |change| change["result"].clone()),
     Column::new("kind", |change| change["kind"].clone()),
     Column::new("name", |change| change["name"].clone()),
     Column::new("where", |change| {

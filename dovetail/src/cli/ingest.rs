@@ -118,15 +118,18 @@ pub(super) async fn run(
             &mut totals,
         );
         if let Err(error) = sent.await {
-            console.note(&format!(
-                "{} events were stored{}",
-                HumanCount(totals.accepted),
-                if file == Path::new("-") && args.key.is_none() {
-                    ""
-                } else {
-                    "; running the same command again goes on from there"
-                }
-            ));
+            if totals.position.is_some() {
+                let resumable = file != Path::new("-") || args.key.is_some();
+                console.note(&format!(
+                    "{} events were stored{}",
+                    HumanCount(totals.accepted),
+                    if resumable {
+                        "; running the same command again goes on from there"
+                    } else {
+                        ""
+                    }
+                ));
+            }
             return Err(error);
         }
     }

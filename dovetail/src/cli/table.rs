@@ -6,6 +6,7 @@ use serde_json::Value;
 use super::grid::{Grid, Item};
 
 /// One column of a list: its title and where its value lies in each record.
+#[derive(Clone, Copy)]
 pub(super) struct Column {
     title: &'static str,
     value: fn(&Value) -> Value,

@@ -50,7 +50,8 @@ pub(super) struct UpArgs {
         long,
         env = "DOVETAIL_LISTEN",
         value_name = "ADDRESS",
-        default_value = "127.0.0.1:8080"
+        default_value = "127.0.0.1:8080",
+        value_parser = address
     )]
     listen: SocketAddr,
     /// Bring this directory of .sql definitions into force before listening
@@ -147,6 +148,17 @@ pub(super) fn on_signals(shutdown: CancellationToken) -> Result<(), CliError> {
     Ok(())
 }
 
+/// Reads an address to listen on: an IP address, or `localhost`, and a port.
+pub(super) fn address(text: &str) -> Result<SocketAddr, String> {
+    let by_number = match text.strip_prefix("localhost:") {
+        Some(port) => format!("127.0.0.1:{port}"),
+        None => text.to_owned(),
+    };
+    by_number
+        .parse()
+        .map_err(|_| "it is an IP address and a port, such as 127.0.0.1:8080".to_owned())
+}
+
 /// Reads a tokens file: an entry on each line, `#` for comments.
 fn read_tokens(file: &Path) -> Result<Vec<TokenEntry>, CliError> {
     let text = std::fs::read_to_string(file)
@@ -177,6 +189,17 @@ fn parse_tokens(text: &str) -> Result<Vec<TokenEntry>, (usize, TokenError)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_address_is_numbers_or_localhost() {
+        let local: SocketAddr = "127.0.0.1:0".parse().unwrap();
+        assert_eq!(address("localhost:0"), Ok(local));
+        assert_eq!(address("127.0.0.1:0"), Ok(local));
+        assert!(address("[::1]:8080").is_ok());
+        for wrong in ["localhost", ":8080", "example.org:80", "8080"] {
+            assert!(address(wrong).unwrap_err().contains("such as"), "{wrong}");
+        }
+    }
 
     #[test]
     fn a_tokens_file_has_an_entry_on_each_line() {

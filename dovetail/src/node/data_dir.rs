@@ -68,6 +68,12 @@ impl DataDir {
     /// # Errors
     /// When another process holds it, or a newer version wrote it, or it cannot be written.
     pub fn open(root: &Path) -> Result<Self, DataDirError> {
+        if root.is_file() {
+            return Err(DataDirError::Foreign {
+                path: root.to_owned(),
+                reason: "it is a file".to_owned(),
+            });
+        }
         create_dir(root)?;
         let lock = lock(root)?;
         check_format(root)?;
@@ -215,6 +221,10 @@ mod tests {
         fs::write(other.path().join("thesis.txt"), "x").unwrap();
         assert!(matches!(
             DataDir::open(other.path()),
+            Err(DataDirError::Foreign { .. })
+        ));
+        assert!(matches!(
+            DataDir::open(&other.path().join("thesis.txt")),
             Err(DataDirError::Foreign { .. })
         ));
     }

@@ -12,6 +12,8 @@ use super::open_stream::OpenStream;
 
 /// Below this share of the time, a stage is idle.
 const IDLE: f64 = 0.05;
+/// From this share on, it is worth doing something about.
+const HELD_UP: f64 = 0.5;
 
 /// Stages, and what relieves each. Of two that are equally busy, the first one is named: an ingest that waits
 /// for accumulate is as busy as that, and what runs at a low priority holds up nobody.
@@ -163,8 +165,12 @@ pub(super) fn bottleneck(stages: &[StageStatus]) -> Option<String> {
         None => String::new(),
     };
     let (_, relief) = STAGES[rank(busiest)?];
+    let advice = match busiest.busy >= HELD_UP {
+        true => relief,
+        false => "nothing is held up",
+    };
     Some(format!(
-        "{}{of}: at work {} % of the last {} seconds; {relief}",
+        "{}{of}: at work {} % of the last {} seconds; {advice}",
         busiest.stage,
         percent(busiest.busy),
         Meter::WINDOW.as_secs()
@@ -192,7 +198,11 @@ mod tests {
             None
         );
         let named = bottleneck(&[busy("ingest", 0.5), busy("batch", 0.8), busy("merge", 0.7)]);
-        assert!(named.unwrap().starts_with("batch: at work 80 %"));
+        let named = named.unwrap();
+        assert!(named.starts_with("batch: at work 80 %"), "{named}");
+        assert!(named.ends_with("relieve it"), "{named}");
+        let named = bottleneck(&[busy("ingest", 0.16)]).unwrap();
+        assert!(named.ends_with("nothing is held up"), "{named}");
         // Ingest waits for accumulate here.
         let named = bottleneck(&[
             busy("ingest", 1.0),

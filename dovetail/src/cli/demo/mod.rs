@@ -32,7 +32,7 @@ use tokio_util::sync::CancellationToken;
 use super::CliError;
 use super::console::Console;
 use super::logging::{self, LogArgs};
-use super::up::{Server, Serving, UpOptions, on_signals};
+use super::up::{Server, Serving, UpOptions, address, on_signals};
 use crate::client::Client;
 use play::play;
 use sample::Sample;
@@ -52,7 +52,8 @@ pub(super) struct DemoArgs {
         long,
         value_name = "ADDRESS",
         default_value = "127.0.0.1:0",
-        hide_default_value = true
+        hide_default_value = true,
+        value_parser = address
     )]
     listen: SocketAddr,
     /// End when the comparison is done
