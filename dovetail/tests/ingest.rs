@@ -294,6 +294,22 @@ async fn an_array_larger_than_a_body_goes_through_in_little_memory() {
     assert!((MIB..65 * MIB).contains(&peak), "{} MiB", peak / MIB);
 }
 
+#[tokio::test]
+async fn a_damaged_file_takes_no_more_memory_than_it_has_bytes() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("claims.arrow");
+    // Two GiB of metadata.
+    std::fs::write(&file, b"\xff\xff\xff\xff\xff\xff\xff\x7fand no more").unwrap();
+    let mut child = program(&["infer", file.to_str().unwrap()])
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let peak = peak_memory(&mut child).await;
+    assert_eq!(child.wait().await.unwrap().code(), Some(1));
+    assert!(peak < 200 * MIB, "{} MiB", peak / MIB);
+}
+
 /// Forwards to `server` until `budget` bytes have gone there, and then nothing more, as if the network
 /// stood still; tells when that is.
 async fn stalling_proxy(server: String, budget: usize) -> (String, oneshot::Receiver<()>) {

@@ -6,9 +6,10 @@ use std::io::{BufRead, BufReader};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use arrow::buffer::Buffer;
 use arrow::datatypes::{Field, Schema, SchemaRef};
 use arrow::error::ArrowError;
-use arrow::ipc::reader::{FileReader, StreamReader};
+use arrow::ipc::reader::{FileReader, StreamDecoder};
 use arrow::ipc::writer::StreamWriter;
 use arrow::record_batch::RecordBatch;
 use bytes::Bytes;
@@ -35,8 +36,57 @@ pub(super) fn read_stream(
         let reason = "it does not start as an Arrow IPC stream does";
         return Err(ArrowError::ParseError(reason.to_owned()));
     }
-    let reader = StreamReader::try_new(reader, None)?;
-    Ok((reader.schema(), Box::new(reader)))
+    let mut batches = StreamBatches {
+        reader,
+        decoder: StreamDecoder::new(),
+        read: Buffer::default(),
+        ended: false,
+    };
+    // The schema comes before the first batch, which waits in `first`.
+    let first = batches.next_batch()?;
+    let schema = batches
+        .decoder
+        .schema()
+        .ok_or_else(|| ArrowError::ParseError("it ends before its schema".to_owned()))?;
+    Ok((schema, Box::new(first.map(Ok).into_iter().chain(batches))))
+}
+
+/// Decodes what has been read and no more: `StreamReader` allocates whatever length a message claims.
+struct StreamBatches {
+    reader: Box<dyn BufRead + Send>,
+    decoder: StreamDecoder,
+    /// Read and not decoded yet.
+    read: Buffer,
+    ended: bool,
+}
+
+impl StreamBatches {
+    fn next_batch(&mut self) -> Result<Option<RecordBatch>, ArrowError> {
+        while !self.ended {
+            if let Some(batch) = self.decoder.decode(&mut self.read)? {
+                return Ok(Some(batch));
+            }
+            let bytes = self.reader.fill_buf()?;
+            if bytes.is_empty() {
+                self.ended = true;
+                self.decoder.finish()?;
+            }
+            self.read = Buffer::from_slice_ref(bytes);
+            let length = bytes.len();
+            self.reader.consume(length);
+        }
+        Ok(None)
+    }
+}
+
+impl Iterator for StreamBatches {
+    type Item = Result<RecordBatch, ArrowError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let next = self.next_batch();
+        self.ended |= next.is_err();
+        next.transpose()
+    }
 }
 
 /// Reads a file in Arrow's file format.
@@ -144,6 +194,7 @@ impl ArrowParts {
 mod tests {
     use arrow::array::{Int64Array, StringArray};
     use arrow::compute::concat_batches;
+    use arrow::ipc::reader::StreamReader;
 
     use super::*;
 
@@ -186,5 +237,41 @@ mod tests {
             rows.extend(reader.map(Result::unwrap));
         }
         assert_eq!(concat_batches(&batch.schema(), &rows).unwrap(), batch);
+    }
+
+    /// Hands out a few bytes at a time.
+    struct Slow(Vec<u8>, usize);
+
+    impl std::io::Read for Slow {
+        fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+            let length = buffer.len().min(7).min(self.0.len() - self.1);
+            buffer[..length].copy_from_slice(&self.0[self.1..self.1 + length]);
+            self.1 += length;
+            Ok(length)
+        }
+    }
+
+    #[test]
+    fn a_stream_is_read_in_pieces_and_only_as_a_whole() {
+        let n = Arc::new(Int64Array::from_iter_values(0..100));
+        let batch = RecordBatch::try_from_iter([("n", n as _)]).unwrap();
+        let mut writer = StreamWriter::try_new(Vec::new(), &batch.schema()).unwrap();
+        writer.write(&batch).unwrap();
+        writer.write(&batch.slice(0, 0)).unwrap();
+        writer.write(&batch.slice(50, 50)).unwrap();
+        let stream = writer.into_inner().unwrap();
+
+        let read = |bytes: &[u8]| -> Result<usize, ArrowError> {
+            let reader = BufReader::with_capacity(11, Slow(bytes.to_vec(), 0));
+            let (schema, batches) = read_stream(Box::new(reader))?;
+            assert_eq!(schema, batch.schema());
+            batches.map(|batch| Ok(batch?.num_rows())).sum()
+        };
+        assert_eq!(read(&stream).unwrap(), 150);
+        // The end-of-stream marker may be missing, or a part of it is too little.
+        assert_eq!(read(&stream[..stream.len() - 8]).unwrap(), 150);
+        assert!(read(&stream[..stream.len() - 12]).is_err());
+        // A second stream behind the first is not left out in silence.
+        assert!(read(&[&stream[..], &stream].concat()).is_err());
     }
 }
