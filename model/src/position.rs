@@ -77,6 +77,14 @@ impl Position {
                 at.with(partition, next)
             })
     }
+
+    /// The largest position that both cover.
+    #[must_use]
+    pub fn meet(&self, other: &Position) -> Position {
+        self.iter()
+            .map(|(partition, offset)| (partition, offset.min(other.get(partition))))
+            .collect()
+    }
 }
 
 impl FromIterator<(PartitionId, Offset)> for Position {
@@ -171,6 +179,16 @@ mod tests {
             prop_assert_eq!(&join, &b.join(&a));
             if c.covers(&a) && c.covers(&b) {
                 prop_assert!(c.covers(&join));
+            }
+        }
+
+        #[test]
+        fn meet_is_the_greatest_lower_bound(a in position(), b in position(), c in position()) {
+            let meet = a.meet(&b);
+            prop_assert!(a.covers(&meet) && b.covers(&meet));
+            prop_assert_eq!(&meet, &b.meet(&a));
+            if a.covers(&c) && b.covers(&c) {
+                prop_assert!(meet.covers(&c));
             }
         }
 

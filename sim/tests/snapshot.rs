@@ -197,7 +197,9 @@ impl World {
                 (ALL, Layer::Merged),
                 (TOTAL, Layer::Merged),
                 ("SELECT * FROM hourly", Layer::Batch),
-            ][way % 7];
+                (ALL, Layer::Batch),
+                (JOINED, Layer::Batch),
+            ][way % 9];
             way += 1;
             let answer = self.rig.query(sql, layer).await;
             let (rows, provenance) = answer.expect("both views are live");
@@ -255,10 +257,12 @@ impl World {
         }
     }
 
-    /// What a view must answer: by the definition and the exclusions of the generation that it says it read.
+    /// What a view must answer: by the definition and the exclusions of the generation that it says it read,
+    /// and up to that generation's horizon where it answers alone.
     fn view(&self, name: &str, from: &Provenance, at: Offset) -> Groups {
         let mut read = from.views.iter().filter(|view| view.view == name);
-        let number: GenerationNumber = read.next().expect("it was read").generation;
+        let first = read.next().expect("it was read");
+        let number: GenerationNumber = first.generation;
         assert!(
             read.next().is_none(),
             "one generation of a view in one answer"
@@ -266,6 +270,16 @@ impl World {
         let state = self.rig.catalog.state();
         let view = state.view_named(name).expect("it is there");
         let manifest = &view.generations[&number];
+        let horizon = manifest.inputs.horizon.get(PartitionId(0));
+        let at = match first.layer {
+            Layer::Merged => at,
+            Layer::Batch => {
+                assert!(at <= horizon, "the answer's position is true of each view");
+                let beyond = first.notes.iter().any(|note| note.contains("beyond"));
+                assert_eq!(beyond, at < horizon, "{from:?}");
+                horizon
+            }
+        };
         self.known
             .answer(&manifest.sql, &manifest.inputs.exclusions, at)
     }

@@ -1,12 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What one question reads: one cut per stream, and its tables over them.
+//!
+//! Purpose: law 3, one snapshot. Merged, every view and the stream itself stand at the cut's position. From the
+//! batch layer alone each view stands at its own generation's horizon, and views of one stream may differ there:
+//! no position is true of all of them. So the answer's position of a stream is the *meet* of where its parts
+//! end (what every part covers), the stream's own table is read up to exactly that, and each view that reaches
+//! further says so, with its generation and its end. Non-goals: bringing generations to one horizon.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use datafusion::catalog::TableProvider;
 use dovetail_model::{
-    CatalogState, GenerationNumber, PositionToken, Problem, ProblemKind, StreamId, ViewState,
+    CatalogState, GenerationNumber, Position, PositionToken, Problem, ProblemKind, StreamId, ViewState,
 };
 use dovetail_seam::{Cut, Generation, StreamCell, ViewCut};
 use dovetail_view::View;
@@ -20,6 +26,8 @@ use crate::ports::{Layer, Limits, Provenance, StreamProvenance, ViewProvenance};
 /// The cuts of one question and what was taken from them.
 pub(crate) struct Snapshot {
     cuts: BTreeMap<StreamId, (Arc<StreamCell>, Arc<Cut>)>,
+    /// What every view that was taken of a stream covers: the meet of where they end.
+    covered: BTreeMap<StreamId, Position>,
     tables: Vec<(String, Arc<dyn TableProvider>)>,
     provenance: Provenance,
     keys: Vec<usize>,
@@ -56,6 +64,7 @@ impl Engine {
             .collect::<Result<Vec<_>, _>>()?;
         let mut snapshot = Snapshot {
             cuts: BTreeMap::new(),
+            covered: BTreeMap::new(),
             tables: vec![],
             provenance: Provenance::default(),
             keys: vec![],
@@ -72,13 +81,19 @@ impl Engine {
         }
         snapshot.wait(limits).await?;
         check_generation(&resolved, limits)?;
-        for (name, resolved) in names.iter().zip(&resolved) {
-            match resolved {
-                Resolved::Stream(id) => snapshot.add_stream(name, id, &catalog, system_columns)?,
-                Resolved::View(view) => snapshot.add_view(name, view, &catalog, limits)?,
+        let named = || names.iter().zip(&resolved);
+        for (name, resolved) in named() {
+            if let Resolved::View(view) = resolved {
+                snapshot.add_view(name, view, &catalog, limits)?;
             }
         }
-        snapshot.note_streams(self);
+        // A stream is read as far as all its views go, so after them.
+        for (name, resolved) in named() {
+            if let Resolved::Stream(id) = resolved {
+                snapshot.add_stream(name, id, &catalog, system_columns)?;
+            }
+        }
+        snapshot.note_streams(self)?;
         Ok(snapshot)
     }
 }
@@ -168,7 +183,8 @@ impl Snapshot {
             .get(id)
             .map(|s| s.exclusions.values().cloned().collect())
             .unwrap_or_default();
-        let table = StreamTable::new(cut, exclusions, system_columns);
+        let upto = self.covered(&cut);
+        let table = StreamTable::new(cut, upto, exclusions, system_columns);
         self.tables.push((name.to_owned(), Arc::new(table)));
         Ok(())
     }
@@ -206,6 +222,9 @@ impl Snapshot {
         } else {
             Layer::Batch
         };
+        let end = view_end(&cut, layer, source.generation.horizon());
+        let covered = self.covered(&cut).meet(end);
+        self.covered.insert(cut.stream().id.clone(), covered);
         self.provenance.views.push(ViewProvenance {
             view: name.to_owned(),
             id: state.def.id.clone(),
@@ -229,22 +248,45 @@ impl Snapshot {
         Ok(())
     }
 
-    /// A stream's answer reaches the cut, or only the horizon where a view answers from its generation alone.
-    fn note_streams(&mut self, engine: &Engine) {
-        for (cell, cut) in self.cuts.values() {
-            let of_stream =
-                |v: &&ViewProvenance| v.stream == cut.stream().name && v.layer == Layer::Batch;
-            let behind = self.provenance.views.iter().find(of_stream);
-            let position = behind
-                .and_then(|view| view.horizon.parse::<dovetail_model::PositionToken>().ok())
-                .map_or_else(|| cut.position().clone(), |token| token.position);
+    /// What every part of the answer covers of the cut's stream: the cut's position, or less where a view
+    /// answers from its generation alone.
+    fn covered(&self, cut: &Cut) -> Position {
+        let covered = self.covered.get(&cut.stream().id);
+        covered.unwrap_or_else(|| cut.position()).clone()
+    }
+
+    /// States the position of each stream, and notes at each view where it reaches beyond that.
+    fn note_streams(&mut self, engine: &Engine) -> Result<(), Problem> {
+        for (id, (cell, cut)) in &self.cuts {
+            let position = self.covered(cut);
+            let stated = token(cut, &position);
+            let views = self.provenance.views.iter_mut();
+            for view in views.filter(|view| view.stream == cut.stream().name) {
+                let horizon: PositionToken = view.horizon.parse().map_err(Problem::internal)?;
+                let end = view_end(cut, view.layer, &horizon.position);
+                if *end != position {
+                    let end = token(cut, end);
+                    view.notes.push(format!(
+                        "this view's rows reach `{end}`, beyond the answer's position `{stated}`: the generations of its views end at different positions"
+                    ));
+                }
+            }
             self.provenance.streams.push(StreamProvenance {
                 stream: cut.stream().name.clone(),
-                id: cut.stream().id.clone(),
-                position: token(cut, &position).to_string(),
+                id: id.clone(),
+                position: stated.to_string(),
                 freshness_ms: freshness_ms(cell, cut, &position, engine.clock.as_ref()),
             });
         }
+        Ok(())
+    }
+}
+
+/// Where the rows of a view end: at the cut's position, or at the horizon of a generation that answers alone.
+fn view_end<'a>(cut: &'a Cut, layer: Layer, horizon: &'a Position) -> &'a Position {
+    match layer {
+        Layer::Merged => cut.position(),
+        Layer::Batch => horizon,
     }
 }
 

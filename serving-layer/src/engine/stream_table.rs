@@ -17,7 +17,7 @@ use datafusion::physical_plan::projection::{ProjectionExec, ProjectionExpr};
 use datafusion::physical_plan::union::UnionExec;
 use datafusion::scalar::ScalarValue;
 use dovetail_log::raw::{EventTimeRange, RawScan};
-use dovetail_model::{EXCLUDED, Exclusion, Span};
+use dovetail_model::{EXCLUDED, Exclusion, Position, Span};
 use dovetail_seam::Cut;
 use dovetail_view::exclusion_predicate;
 
@@ -25,15 +25,22 @@ use dovetail_view::exclusion_predicate;
 #[derive(Debug)]
 pub(crate) struct StreamTable {
     cut: Arc<Cut>,
+    /// Events before this position are read.
+    upto: Position,
     exclusions: Vec<Exclusion>,
     /// The columns that the question can see.
     schema: SchemaRef,
 }
 
 impl StreamTable {
-    /// `exclusions` are those in force; `system_columns` says whether the question may name `_partition`,
+    /// `upto` is the cut's position, or one that is archived. `exclusions` are those in force; `system_columns` says whether the question may name `_partition`,
     /// `_offset`, `_arrived_at` and `_excluded`.
-    pub(crate) fn new(cut: Arc<Cut>, exclusions: Vec<Exclusion>, system_columns: bool) -> Self {
+    pub(crate) fn new(
+        cut: Arc<Cut>,
+        upto: Position,
+        exclusions: Vec<Exclusion>,
+        system_columns: bool,
+    ) -> Self {
         let declared = &cut.stream().schema;
         let schema = if system_columns {
             let mut fields = declared.events().fields().to_vec();
@@ -44,6 +51,7 @@ impl StreamTable {
         };
         Self {
             cut,
+            upto,
             exclusions,
             schema,
         }
@@ -57,15 +65,17 @@ impl StreamTable {
         partitions: usize,
     ) -> Result<Arc<dyn ExecutionPlan>> {
         let raw = self.cut.raw();
+        let whole = self.upto == *self.cut.position();
+        let archived = if whole { raw.archived() } else { &self.upto };
         let archived = raw
             .scan(RawScan {
-                span: Span::up_to(raw.archived().clone()),
+                span: Span::up_to(archived.clone()),
                 columns: Some(columns.to_vec()),
                 event_time,
                 target_partitions: partitions,
             })
             .map_err(|error| DataFusionError::External(Box::new(error)))?;
-        if self.cut.tail().is_empty() {
+        if !whole || self.cut.tail().is_empty() {
             return Ok(archived);
         }
         let tail: Vec<RecordBatch> = self

@@ -19,6 +19,11 @@ pub enum Layer {
     #[default]
     Merged,
     /// The generation alone, up to its horizon.
+    ///
+    /// Generations of several views of one stream may end at different positions. Then the answer's position is
+    /// what all of them cover, the stream itself is read up to exactly that, and the provenance names the
+    /// generation and horizon of each view and says which reach further. The same generations always give the
+    /// same rows.
     Batch,
 }
 
@@ -170,7 +175,9 @@ pub struct StreamProvenance {
     pub stream: String,
     /// Its id.
     pub id: StreamId,
-    /// The position that the answer covers, as a token that `after=` takes.
+    /// The position that every part of the answer covers, as a token that `after=` takes; where the stream
+    /// itself is read, its rows end exactly here. A view's rows end here too unless its notes say that they
+    /// reach further, as views that answer from generations of different horizons do.
     pub position: String,
     /// Age of the oldest durable event that the answer does not cover, in milliseconds; 0 when it covers all.
     pub freshness_ms: u64,
