@@ -1,10 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Letting go of old generations, and of files that no generation names.
+//!
+//! Purpose: bounded storage. Two ways make a file garbage, and each has its own start of the grace that queries
+//! and diffs get which read it already: a generation that was discarded or expired says in the catalog since
+//! when nothing new reads it; what a crash or a failed run left was never named, and counts from when it was
+//! written. Invariants: a file that a readable generation names is never deleted; a file goes before the catalog
+//! forgets the generation that named it, so that a crash in between repeats the step.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 use chrono::{DateTime, TimeDelta, Utc};
-use dovetail_model::{CatalogState, Entry, GenerationNumber, Outcome, ViewId, ViewState};
+use dovetail_model::{CatalogState, DataFile, Entry, GenerationNumber, Outcome, ViewId, ViewState};
 use dovetail_seam::Generation;
 use futures::TryStreamExt as _;
 use object_store::ObjectStoreExt as _;
@@ -19,8 +25,9 @@ pub struct RetentionPolicy {
     pub keep_newest: usize,
     /// And all that are younger than this.
     pub keep_for: TimeDelta,
-    /// Files that no generation names stay this long, for queries that still read them and runs that have
-    /// not named them yet.
+    /// Files stay this long after the commit that expired the last generation that names them, for queries and
+    /// diffs that still read them; and files that no generation ever named, after they were written, for runs
+    /// that have not named them yet.
     pub orphans_after: TimeDelta,
 }
 
@@ -55,6 +62,47 @@ fn expired(
     })
     .map(|(number, _)| *number)
     .collect()
+}
+
+/// What of a view's files may go.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Garbage {
+    /// Places in the list of files.
+    files: Vec<usize>,
+    /// Expired generations none of whose files is left then, shared ones aside.
+    generations: Vec<GenerationNumber>,
+}
+
+/// What may go at `now` of the files `listed` below `root`, each with the time it was written.
+fn garbage(
+    view: &ViewState,
+    root: &str,
+    listed: &[(String, DateTime<Utc>)],
+    policy: &RetentionPolicy,
+    now: DateTime<Utc>,
+) -> Garbage {
+    let path = |file: &DataFile| format!("{root}/{}", file.path);
+    let named: HashSet<String> = view
+        .generations
+        .values()
+        .flat_map(|manifest| manifest.files.iter().map(path))
+        .collect();
+    let mut expired: HashMap<String, DateTime<Utc>> = HashMap::new();
+    for generation in view.expired.values() {
+        for file in &generation.manifest.files {
+            let since = expired.entry(path(file)).or_insert(generation.at);
+            *since = generation.at.max(*since);
+        }
+    }
+    let due = |since: DateTime<Utc>| now - since > policy.orphans_after;
+    let goes = |(path, written): &(String, DateTime<Utc>)| {
+        !named.contains(path) && due(expired.get(path).copied().unwrap_or(*written))
+    };
+    let forgotten = view.expired.iter().filter(|(_, g)| due(g.at));
+    Garbage {
+        files: (0..listed.len()).filter(|i| goes(&listed[*i])).collect(),
+        generations: forgotten.map(|(number, _)| *number).collect(),
+    }
 }
 
 impl BatchLayer {
@@ -102,16 +150,6 @@ impl BatchLayer {
             return Ok(());
         };
         let root = Generation::view_root(id);
-        let named: HashSet<String> = view
-            .generations
-            .values()
-            .flat_map(|manifest| {
-                manifest
-                    .files
-                    .iter()
-                    .map(|file| format!("{root}/{}", file.path))
-            })
-            .collect();
         let prefix = object_store::path::Path::from(format!("{root}/files"));
         let failed = |action: &'static str| {
             let path = prefix.to_string();
@@ -121,25 +159,38 @@ impl BatchLayer {
                 source,
             }
         };
-        let listed: Vec<_> = self
+        let listed: Vec<(String, DateTime<Utc>)> = self
             .config
             .store
             .list(Some(&prefix))
+            .map_ok(|object| (object.location.to_string(), object.last_modified))
             .try_collect()
             .await
             .map_err(failed("listing"))?;
-        let old = |modified: DateTime<Utc>| now - modified > policy.orphans_after;
-        let orphans = listed
-            .into_iter()
-            .filter(|o| !named.contains(o.location.as_ref()) && old(o.last_modified));
-        for orphan in orphans {
+        let garbage = garbage(view, root.as_ref(), &listed, policy, now);
+        for index in garbage.files {
+            let path = &listed[index].0;
             self.config
                 .store
-                .delete(&orphan.location)
+                .delete(&object_store::path::Path::from(path.as_str()))
                 .await
                 .map_err(failed("deleting"))?;
-            info!(view = %id, path = %orphan.location, "deleted a file that no generation names");
+            info!(view = %id, path, "deleted a file that no generation names");
         }
+        if garbage.generations.is_empty() {
+            return Ok(());
+        }
+        ledger::commit(&self.config.catalog, |_| {
+            Ok(vec![Entry::GenerationsDeleted {
+                view: id.clone(),
+                generations: garbage.generations.clone(),
+            }])
+        })
+        .await?;
         Ok(())
     }
 }
+
+#[cfg(test)]
+#[path = "retention/tests.rs"]
+mod tests;

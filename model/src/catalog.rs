@@ -130,8 +130,16 @@ pub enum Entry {
         /// The scheduled time.
         due: DateTime<Utc>,
     },
-    /// Generations were removed by retention. Their files are deleted after this entry.
+    /// Generations were discarded or removed by retention: nothing new reads them. Their files are deleted some
+    /// time after this entry, for what reads them already.
     GenerationsExpired {
+        /// The view.
+        view: ViewId,
+        /// Which.
+        generations: Vec<GenerationNumber>,
+    },
+    /// The files of expired generations were deleted, those aside that others share.
+    GenerationsDeleted {
         /// The view.
         view: ViewId,
         /// Which.
@@ -222,6 +230,15 @@ pub struct StreamState {
     pub next_exclusion: ExclusionId,
 }
 
+/// A generation that nothing new reads, and whose files may still be there.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ExpiredGeneration {
+    /// Its manifest.
+    pub manifest: Arc<Manifest>,
+    /// When the commit was made that expired it.
+    pub at: DateTime<Utc>,
+}
+
 /// A view as the catalog knows it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ViewState {
@@ -241,6 +258,9 @@ pub struct ViewState {
     pub before_promote: Option<GenerationNumber>,
     /// All generations that can be read.
     pub generations: BTreeMap<GenerationNumber, Arc<Manifest>>,
+    /// Generations that were readable, until their files are deleted.
+    #[serde(default)]
+    pub expired: BTreeMap<GenerationNumber, ExpiredGeneration>,
     /// Number of the next generation.
     pub next_generation: GenerationNumber,
     /// Sequence of the commit that last moved the pointer by a promote of a full or repair run, a rollback
@@ -417,19 +437,13 @@ impl CatalogState {
                 Ok(())
             }
             Entry::GenerationsExpired { view, generations } => {
+                self.view_mut(view)?.expire(generations, commit.at)
+            }
+            Entry::GenerationsDeleted { view, generations } => {
                 let state = self.view_mut(view)?;
-                if state.live.is_some_and(|live| generations.contains(&live)) {
-                    return Err(contradiction("the live generation cannot expire"));
-                }
                 state
-                    .generations
+                    .expired
                     .retain(|number, _| !generations.contains(number));
-                if state
-                    .before_promote
-                    .is_some_and(|n| generations.contains(&n))
-                {
-                    state.before_promote = None;
-                }
                 Ok(())
             }
             Entry::RunsExpired { runs } => {
@@ -513,6 +527,7 @@ impl CatalogState {
             live: None,
             before_promote: None,
             generations: BTreeMap::new(),
+            expired: BTreeMap::new(),
             next_generation: GenerationNumber(1),
             pointer_epoch: self.sequence,
             published_at: 0,
@@ -613,6 +628,30 @@ impl CatalogState {
 }
 
 impl ViewState {
+    /// Takes generations out of those that can be read, as of `at`.
+    fn expire(
+        &mut self,
+        generations: &[GenerationNumber],
+        at: DateTime<Utc>,
+    ) -> Result<(), CatalogConflict> {
+        if self.live.is_some_and(|live| generations.contains(&live)) {
+            return Err(contradiction("the live generation cannot expire"));
+        }
+        for number in generations {
+            if let Some(manifest) = self.generations.remove(number) {
+                self.expired
+                    .insert(*number, ExpiredGeneration { manifest, at });
+            }
+        }
+        if self
+            .before_promote
+            .is_some_and(|n| generations.contains(&n))
+        {
+            self.before_promote = None;
+        }
+        Ok(())
+    }
+
     /// Makes the definition of the generation that became live the view's own.
     fn adopt_definition(&mut self, manifest: &Manifest) {
         if let Some(pending) = self

@@ -24,7 +24,8 @@ mod view_def;
 
 pub use batch_run::{BatchRun, DiffSummary, LargestChange, Outcome, RepairScope, RunMode};
 pub use catalog::{
-    CatalogConflict, CatalogState, Commit, Entry, PublishReason, StreamState, ViewState,
+    CatalogConflict, CatalogState, Commit, Entry, ExpiredGeneration, PublishReason, StreamState,
+    ViewState,
 };
 pub use clock::{Clock, ManualClock, SystemClock};
 pub use exclusion::Exclusion;

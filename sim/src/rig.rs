@@ -98,10 +98,10 @@ pub struct Rig {
     pub engine: Engine,
     /// The stream's cut.
     pub cell: Arc<StreamCell>,
+    /// Where everything durable but the embedded log lives.
+    pub store: Arc<dyn ObjectStore>,
     /// What was pushed so far.
     pub oracle: Oracle,
-    /// Everything durable.
-    pub store: Arc<dyn ObjectStore>,
     clock: Arc<ManualClock>,
     stream: StreamId,
     /// Held while a batch is pushed: batches follow each other.
@@ -175,8 +175,8 @@ impl Rig {
             batch,
             engine,
             cell,
-            oracle,
             store,
+            oracle,
             clock: manual,
             stream,
             next: Mutex::new(Offset(0)),
@@ -185,8 +185,9 @@ impl Rig {
     }
 
     /// Lets time pass.
-    pub fn advance(&self, hours: i64) {
-        self.clock.advance(hours * 3_600_000_000);
+    pub fn wait(&self, time: Duration) {
+        let us = i64::try_from(time.as_micros()).expect("a test waits no ages");
+        self.clock.advance(us);
     }
 
     /// Declares a view: live at once on an empty stream, else building.

@@ -15,8 +15,7 @@ use tokio::time::Instant;
 
 const COUNT: &str = "SELECT count(*) AS n FROM flights";
 const FAR: &str = "SELECT count(*) AS n FROM flights WHERE distance > 0";
-const ALL: &str =
-    "SELECT near.n AS near, far.n AS far, s.n AS stream FROM near, far, (SELECT count(*) AS n FROM flights) s";
+const ALL: &str = "SELECT near.n AS near, far.n AS far, s.n AS stream FROM near, far, (SELECT count(*) AS n FROM flights) s";
 
 fn events(count: usize) -> Vec<Event> {
     vec![(978_307_200_000_000, Some("SFO"), Some(1), 100); count]

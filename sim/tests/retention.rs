@@ -5,6 +5,7 @@
 //! left it far behind.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use dovetail_batch_layer::{RetentionPolicy, StartRequest};
 use dovetail_model::{GenerationNumber, RunMode, ViewId};
@@ -14,8 +15,10 @@ use futures::TryStreamExt as _;
 use object_store::ObjectStoreExt as _;
 use object_store::path::Path;
 
-const DAYS: i64 = 24;
-const YEARS: i64 = 365 * DAYS;
+const HOUR: Duration = Duration::from_secs(3600);
+/// In hours.
+const DAYS: u32 = 24;
+const YEARS: u32 = 365 * DAYS;
 const START_US: i64 = 978_307_200_000_000;
 const BY_ORIGIN: &str =
     "SELECT origin, count(*) AS n, sum(delay) AS delays FROM flights GROUP BY origin";
@@ -74,7 +77,7 @@ async fn generations_and_their_files_go_when_their_time_is_over() {
     assert!(all.len() > 12, "{all:?}");
 
     // Young: all stay, however many.
-    rig.advance(DAYS - 1);
+    rig.wait(HOUR * (DAYS - 1));
     sweep(&rig).await;
     assert_eq!(generations(&rig, &view), all);
     assert_eq!(stored(&rig, &view).await, named(&rig, &view, &all));
@@ -82,7 +85,7 @@ async fn generations_and_their_files_go_when_their_time_is_over() {
     // Old: the ten newest stay.
     let (old, newest) = all.split_at(all.len() - 10);
     let files_of_old = named(&rig, &view, old);
-    rig.advance(50 * YEARS);
+    rig.wait(HOUR * (50 * YEARS));
     sweep(&rig).await;
     assert_eq!(generations(&rig, &view), newest);
     let left = stored(&rig, &view).await;
@@ -110,7 +113,7 @@ async fn where_a_rollback_goes_stays_however_old() {
     for _ in 0..12 {
         run(&rig, &view, RunMode::Incremental).await;
     }
-    rig.advance(50 * YEARS);
+    rig.wait(HOUR * (50 * YEARS));
     sweep(&rig).await;
     let left = generations(&rig, &view);
     assert_eq!((left.len(), left[0]), (11, target), "{left:?}");
@@ -133,7 +136,7 @@ async fn a_file_that_nothing_names_goes_when_it_is_old_enough() {
         .await
         .unwrap();
 
-    rig.advance(50 * YEARS);
+    rig.wait(HOUR * (50 * YEARS));
     let mut patient = RetentionPolicy::default();
     // A hundred years.
     patient.orphans_after = patient.orphans_after * 1_000_000;

@@ -1,10 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The laws, with every layer between event and answer: cut, snapshot, seam, old data survives.
 
-use dovetail_batch_layer::StartRequest;
+use std::time::Duration;
+
+use dovetail_batch_layer::{RetentionPolicy, StartRequest};
 use dovetail_model::{CatalogState, Entry, Offset, Outcome, Problem, RepairScope, RunMode, ViewId};
 use dovetail_serving_layer::ports::Layer;
 use dovetail_sim::{Rig, collect};
+use futures::TryStreamExt as _;
+use object_store::ObjectStore as _;
+use object_store::path::Path;
 use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
 
@@ -287,5 +292,32 @@ async fn a_rollback_to_what_expires_meanwhile_is_refused() {
     rig.push(&[(START_US, Some("JFK"), None, 200)]);
     let error = rollback.await.unwrap_err();
     assert!(error.to_string().contains("generation"), "{error}");
+    rig.check("hourly").await;
+}
+
+/// A query or a diff of a run that is discarded under it can still read: what was readable a moment ago keeps
+/// its files for a while, however long ago they were written.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_discarded_generation_keeps_its_files_for_a_grace() {
+    let rig = Rig::new(64 << 20).await;
+    let policy = RetentionPolicy::default();
+    let view = rig.create_view("hourly", HOURLY).await;
+    rig.push(&[(START_US, Some("SFO"), Some(1), 100)]);
+    let staged = rig.run(&view, start(RunMode::Full, true)).await;
+    // The files are days old when the run is discarded.
+    rig.wait(Duration::from_secs(3 * 24 * 3600));
+    let files = || async {
+        let root = Path::from(format!("views/{view}/files"));
+        let listed: Vec<_> = rig.store.list(Some(&root)).try_collect().await.unwrap();
+        listed.len()
+    };
+    let before = files().await;
+    rig.batch.discard(staged.id).await.unwrap();
+    rig.batch.sweep(&policy).await.unwrap();
+    assert_eq!(files().await, before, "nothing goes at once");
+    rig.wait(Duration::from_secs(2 * 3600));
+    rig.batch.sweep(&policy).await.unwrap();
+    assert_eq!(files().await, before - 1, "the discarded one went");
+    assert!(rig.catalog.state().views[&view].expired.is_empty());
     rig.check("hourly").await;
 }

@@ -360,3 +360,33 @@ fn a_state_survives_json() {
     let text = serde_json::to_string(&state).unwrap();
     assert_eq!(serde_json::from_str::<CatalogState>(&text).unwrap(), state);
 }
+
+#[test]
+fn an_expired_generation_is_remembered_until_its_files_are_deleted() {
+    let (mut state, view) = with_view();
+    commit(&mut state, vec![manifest(&view, 1, 5)]).unwrap();
+    let generations = vec![GenerationNumber(1)];
+    let expired = Entry::GenerationsExpired {
+        view: view.id.clone(),
+        generations: generations.clone(),
+    };
+    let later = at() + chrono::TimeDelta::hours(5);
+    let expiring = Commit {
+        sequence: state.sequence + 1,
+        nonce: 0,
+        at: later,
+        entries: vec![expired.clone()],
+    };
+    state.apply(&expiring).unwrap();
+    // A second entry for the same generation does not start its grace anew.
+    commit(&mut state, vec![expired]).unwrap();
+    let known = &state.views[&view.id];
+    assert!(known.generations.is_empty());
+    assert_eq!(known.expired[&GenerationNumber(1)].at, later);
+    let deleted = Entry::GenerationsDeleted {
+        view: view.id.clone(),
+        generations,
+    };
+    commit(&mut state, vec![deleted]).unwrap();
+    assert!(state.views[&view.id].expired.is_empty());
+}

@@ -12,7 +12,8 @@ use std::sync::Arc;
 
 use datafusion::catalog::TableProvider;
 use dovetail_model::{
-    CatalogState, GenerationNumber, Position, PositionToken, Problem, ProblemKind, StreamId, ViewState,
+    CatalogState, GenerationNumber, Position, PositionToken, Problem, ProblemKind, StreamId,
+    ViewState,
 };
 use dovetail_seam::{Cut, Generation, StreamCell, ViewCut};
 use dovetail_view::View;

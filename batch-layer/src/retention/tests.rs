@@ -1,0 +1,125 @@
+// SPDX-License-Identifier: Apache-2.0
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use dovetail_model::{ExpiredGeneration, GenerationInputs, Manifest, Position, ViewDef};
+
+use super::*;
+
+const ROOT: &str = "views/v1";
+
+fn at(minutes: i64) -> DateTime<Utc> {
+    DateTime::UNIX_EPOCH + TimeDelta::minutes(minutes)
+}
+
+fn manifest(number: u64, files: &[&str]) -> Arc<Manifest> {
+    let file = |path: &&str| DataFile {
+        path: (*path).to_owned(),
+        rows: 1,
+        bytes: 1,
+        checksum: String::new(),
+        first_key: String::new(),
+        last_key: String::new(),
+    };
+    Arc::new(Manifest {
+        view: "v1".parse().unwrap(),
+        stream: "s1".parse().unwrap(),
+        number: GenerationNumber(number),
+        parent: None,
+        definition_version: 1,
+        sql: String::new(),
+        mode: None,
+        run: None,
+        inputs: GenerationInputs {
+            horizon: Position::zero(),
+            raw_version: 0,
+            definition_hash: String::new(),
+            exclusions: vec![],
+            state_fingerprint: String::new(),
+        },
+        files: files.iter().map(file).collect(),
+        created_at: at(0),
+    })
+}
+
+fn view(readable: &[(u64, &[&str])], expired: &[(u64, &[&str], i64)]) -> ViewState {
+    let def = ViewDef {
+        id: "v1".parse().unwrap(),
+        name: "v".to_owned(),
+        stream: "s1".parse().unwrap(),
+        sql: String::new(),
+        recompute: None,
+        refresh_s: None,
+        version: 1,
+        definition_hash: String::new(),
+        defined_at: at(0),
+    };
+    let expired = expired.iter().map(|(number, files, minutes)| {
+        let manifest = manifest(*number, files);
+        let at = at(*minutes);
+        (
+            GenerationNumber(*number),
+            ExpiredGeneration { manifest, at },
+        )
+    });
+    ViewState {
+        def,
+        pending: None,
+        dropped_at: None,
+        live: None,
+        before_promote: None,
+        generations: readable
+            .iter()
+            .map(|(number, files)| (GenerationNumber(*number), manifest(*number, files)))
+            .collect::<BTreeMap<_, _>>(),
+        expired: expired.collect(),
+        next_generation: GenerationNumber(9),
+        pointer_epoch: 0,
+        published_at: 0,
+        schedule_paused: false,
+        schedule_served: None,
+    }
+}
+
+/// Names of the files that go, and numbers of the generations that are forgotten.
+fn gone(view: &ViewState, listed: &[(&str, i64)], now: i64) -> (Vec<String>, Vec<u64>) {
+    let policy = RetentionPolicy::default();
+    let listed: Vec<_> = listed
+        .iter()
+        .map(|(path, written)| (format!("{ROOT}/{path}"), at(*written)))
+        .collect();
+    let garbage = garbage(view, ROOT, &listed, &policy, at(now));
+    let name = |index: &usize| listed[*index].0.trim_start_matches("views/v1/").to_owned();
+    let numbers = garbage.generations.iter().map(|number| number.0);
+    (garbage.files.iter().map(name).collect(), numbers.collect())
+}
+
+#[test]
+fn an_old_file_gets_its_grace_from_the_commit_that_made_it_garbage() {
+    let view = view(&[], &[(3, &["a"], 1000)]);
+    let written_long_ago = [("a", 0)];
+    assert_eq!(gone(&view, &written_long_ago, 1000), (vec![], vec![]));
+    assert_eq!(gone(&view, &written_long_ago, 1060), (vec![], vec![]));
+    let after = (vec!["a".to_owned()], vec![3]);
+    assert_eq!(gone(&view, &written_long_ago, 1061), after);
+}
+
+#[test]
+fn a_file_that_was_never_named_goes_by_its_age() {
+    let view = view(&[(1, &["live"])], &[]);
+    let listed = [("left-by-a-crash", 100), ("just-written", 150), ("live", 0)];
+    let after = (vec!["left-by-a-crash".to_owned()], vec![]);
+    assert_eq!(gone(&view, &listed, 161), after);
+}
+
+#[test]
+fn a_shared_file_lives_as_long_as_the_last_generation_that_names_it() {
+    let shared = view(&[(2, &["both"])], &[(1, &["both", "alone"], 0)]);
+    let listed = [("both", 0), ("alone", 0)];
+    assert_eq!(
+        gone(&shared, &listed, 100),
+        (vec!["alone".to_owned()], vec![1])
+    );
+    let twice = view(&[], &[(1, &["both"], 0), (2, &["both"], 90)]);
+    assert_eq!(gone(&twice, &[("both", 0)], 100), (vec![], vec![1]));
+}
