@@ -3,9 +3,9 @@
 
 use datafusion::error::DataFusionError;
 use dovetail_log::raw::RawError;
-use dovetail_model::{CatalogConflict, Outcome, Problem, ProblemKind, RunId};
-use dovetail_seam::SeamError;
-use dovetail_view::ViewError;
+use dovetail_model::{CatalogConflict, Outcome, Problem, ProblemKind, RunId, Span};
+use dovetail_seam::{Poisoned, SeamError};
+use dovetail_view::{ViewError, engine_error_kind};
 
 /// A failure of the batch layer.
 #[derive(Debug, thiserror::Error)]
@@ -50,6 +50,16 @@ pub enum BatchError {
     /// The state stands against it.
     #[error("{0}")]
     Refused(String),
+    /// An expression of the view fails on an event that the run must read.
+    #[error("{}", poisoned.explain(view, stream))]
+    Poisoned {
+        /// The view's name.
+        view: String,
+        /// Its stream's name.
+        stream: String,
+        /// Where, and why.
+        poisoned: Box<Poisoned>,
+    },
     /// Someone cancelled the run.
     #[error("cancelled")]
     Cancelled,
@@ -103,11 +113,49 @@ impl BatchError {
             | Self::Conflict(_)
             | Self::Cancelled => ProblemKind::Conflict,
             Self::Invalid(_) => ProblemKind::Invalid,
+            Self::Poisoned { .. } => ProblemKind::Unprocessable,
             Self::Commit(problem) => problem.kind,
             Self::Seam(error) => error.kind(),
             Self::Raw(error) => error.kind(),
             Self::View(error) => error.kind(),
-            Self::Engine(_) | Self::Store { .. } | Self::Projection { .. } => ProblemKind::Internal,
+            Self::Engine(error) => engine_error_kind(error),
+            Self::Store { .. } | Self::Projection { .. } => ProblemKind::Internal,
+        }
+    }
+
+    /// The error of a computation over `span` with its way out, where an expression of the view failed on some
+    /// event there. `known` is what the speed layer knows of it: a narrower span, if the view is poisoned.
+    pub(crate) fn explained(
+        self,
+        view: &str,
+        stream: &str,
+        span: &Span,
+        known: &[Poisoned],
+    ) -> Self {
+        let reason = match &self {
+            Self::Engine(error) => error.to_string(),
+            Self::View(error) => error.to_string(),
+            _ => return self,
+        };
+        if self.kind() != ProblemKind::Unprocessable {
+            return self;
+        }
+        let inside = |at: &&Poisoned| {
+            at.failed.from().covers(span.from()) && span.to().covers(at.failed.to())
+        };
+        let failed = known
+            .iter()
+            .find(inside)
+            .map_or(span, |known| &known.failed);
+        let poisoned = Poisoned {
+            span: span.clone(),
+            failed: failed.clone(),
+            reason,
+        };
+        Self::Poisoned {
+            view: view.to_owned(),
+            stream: stream.to_owned(),
+            poisoned: Box::new(poisoned),
         }
     }
 

@@ -12,7 +12,7 @@ use dovetail_model::{
     BatchRun, Clock, Entry, Exclusion, GenerationInputs, GenerationNumber, Manifest, Outcome,
     Position, RepairScope, RunId, RunMode, Span, StreamId, StreamSchema, ViewId, ViewState,
 };
-use dovetail_seam::{Generation, Pin};
+use dovetail_seam::{Generation, Pin, Poisoned};
 use dovetail_view::{Predicate, View};
 use object_store::ObjectStore;
 use parking_lot::Mutex;
@@ -526,7 +526,16 @@ impl BatchLayer {
                 _ => job.full(&horizon, &start.exclusions).await,
             }
         };
-        let computed = unless_cancelled(&begun.cancel, Box::pin(computing)).await?;
+        let computed = unless_cancelled(&begun.cancel, Box::pin(computing))
+            .await
+            .map_err(|error| {
+                // What the speed layer knows holds only where no exclusion may have taken its events out.
+                let version = start.exclusions.is_empty().then_some(start.target.version);
+                let known = known_poison(&stream, view_id, version);
+                let name = &state.views[view_id].def.name;
+                let span = Span::up_to(horizon.clone());
+                error.explained(name, &stream.cell.load().stream().name, &span, &known)
+            })?;
         dovetail_log::crash_point("run:computed");
         let inputs = GenerationInputs {
             horizon: horizon.clone(),
@@ -549,7 +558,8 @@ impl BatchLayer {
     }
 
     /// The base of a full or repair run and the position to compute to: the horizon of the live generation
-    /// after an incremental run, or for a view that is building a fresh target and no base.
+    /// after an incremental run; or a fresh target and no base for a view that is building, and for a full run
+    /// where the live generation cannot be brought forward.
     async fn base(
         &self,
         begun: &Begun,
@@ -571,9 +581,18 @@ impl BatchLayer {
             let target = unless_cancelled(&begun.cancel, self.take_target(stream)).await?;
             return Ok((None, target.position().clone()));
         }
-        let live = self
+        let refreshed = self
             .refresh_locked(view, None, &begun.progress, &begun.cancel)
-            .await?;
+            .await;
+        let live = match refreshed {
+            // An exclusion that the live generation does not carry yet may be just what heals it.
+            Err(error @ BatchError::Poisoned { .. }) if begun.request.mode == RunMode::Full => {
+                info!(run = begun.run.id.0, %error, "the full run has no base to compare with");
+                let target = unless_cancelled(&begun.cancel, self.take_target(stream)).await?;
+                return Ok((None, target.position().clone()));
+            }
+            refreshed => refreshed?,
+        };
         let state = self.config.catalog.state();
         let manifest = manifest(live_view(&state, view)?, live)?;
         let horizon = manifest.inputs.horizon.clone();
@@ -664,6 +683,19 @@ fn new_run(id: RunId, view: &ViewId, request: &StartRequest, now: DateTime<Utc>)
         error: None,
         trigger: request.trigger.to_owned(),
     }
+}
+
+/// Where the speed layer could not compute this version of the view.
+pub(crate) fn known_poison(
+    stream: &StreamHandle,
+    id: &ViewId,
+    version: Option<u64>,
+) -> Vec<Poisoned> {
+    let cut = stream.cell.load();
+    let of_version = cut
+        .all_views()
+        .find(|(known, view, _)| *known == id && Some(view.def.version) == version);
+    of_version.map_or_else(Vec::new, |(_, view, _)| view.poisoned.clone())
 }
 
 /// A view that is not dropped.

@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::compute::Computed;
-use crate::layer::{leaf_progress, live_view, manifest, staged, unless_cancelled};
+use crate::layer::{known_poison, leaf_progress, live_view, manifest, staged, unless_cancelled};
 use crate::ledger::{self, NewGeneration};
 use crate::{BatchError, BatchLayer, Progress, StreamHandle, project};
 
@@ -84,7 +84,9 @@ impl BatchLayer {
         }
         let schema = schema_of(&state, view)?;
         let job = self.job(base.view(), id, &stream, &schema, progress);
-        let computed = unless_cancelled(cancel, job.incremental(&base, pin.position())).await?;
+        let computed = unless_cancelled(cancel, job.incremental(&base, pin.position()))
+            .await
+            .map_err(|error| explained(error, &base, view, &stream, &span))?;
         let new = NewGeneration {
             view: id.clone(),
             parent: Some(base_number),
@@ -312,7 +314,12 @@ impl BatchLayer {
         let view = live_view(&state, id)?;
         let schema = schema_of(&state, view)?;
         let job = self.job(base.view(), id, stream, &schema, &Arc::default());
-        let computed = job.incremental(base, pin.position()).await?;
+        let span =
+            Span::new(base.horizon().clone(), pin.position().clone()).map_err(SeamError::from)?;
+        let computed = job
+            .incremental(base, pin.position())
+            .await
+            .map_err(|error| explained(error, base, view, stream, &span))?;
         let parent = match &candidate.unwritten {
             Some((new, _)) => new.parent,
             None => Some(base.number()),
@@ -468,6 +475,24 @@ fn check_fresh(
         ));
     }
     Ok(())
+}
+
+/// The error of bringing `base` forward over `span`, with the way out where an expression of the view failed.
+fn explained(
+    error: BatchError,
+    base: &Generation,
+    view: &ViewState,
+    stream: &StreamHandle,
+    span: &Span,
+) -> BatchError {
+    let version = base.manifest().definition_version;
+    let known = known_poison(stream, &view.def.id, Some(version));
+    error.explained(
+        &view.def.name,
+        &stream.cell.load().stream().name,
+        span,
+        &known,
+    )
 }
 
 fn check_mergeable(view: &ViewState, generation: &Generation) -> Result<(), BatchError> {

@@ -13,7 +13,7 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use crate::pins::Pins;
-use crate::{Cut, Generation, Pin, Poisoned, SeamError, StageMeters, Tail, ViewCut};
+use crate::{Cut, Generation, Pin, SeamError, StageMeters, Tail, ViewCut};
 
 /// What one micro-batch made of one view: its run, or why it could not be computed.
 pub type Accumulated = Result<Arc<Run>, String>;
@@ -151,11 +151,7 @@ impl StreamCell {
             }
             for (id, view) in cut.views.iter_mut().chain(cut.candidates.iter_mut()) {
                 match runs.get(&(id.clone(), view.def.version)) {
-                    Some(Ok(run)) => view.runs.push(Arc::clone(run)),
-                    Some(Err(reason)) => view.poisoned.push(Poisoned {
-                        span: span.clone(),
-                        reason: reason.clone(),
-                    }),
+                    Some(made) => view.push(span, made.clone(), |at| self.pins.hold(at)),
                     None => return Err(SeamError::NoView(id.clone())),
                 }
             }
@@ -247,13 +243,13 @@ impl StreamCell {
 
     /// A view joins the stream, or a new definition of one joins as a candidate beside it.
     ///
-    /// `runs` start at `cut.start` and end at the accumulated position.
+    /// Its runs and poisoned spans start at `view.start` and end at the accumulated position.
     ///
     /// # Errors
     /// When the runs do not reach the accumulated position.
     pub fn add_view(&self, id: ViewId, view: ViewCut, candidate: bool) -> Result<(), SeamError> {
         self.swap(|cut| {
-            let end = view.runs.last().map_or(&view.start, |run| run.span().to());
+            let end = view.end();
             if *end != cut.position {
                 return Err(SeamError::NotAdjacent {
                     stream: cut.stream.name.clone(),

@@ -8,18 +8,34 @@ use dovetail_log::raw::RawSnapshot;
 use dovetail_model::{Position, Span, StreamDef, ViewDef, ViewId};
 use dovetail_view::{Run, View};
 
-use crate::{Generation, Tail};
+use crate::{Accumulated, Generation, Tail};
 
-/// A micro-batch that a view's expressions could not compute, such as a division by zero.
+/// A span in which a view's expressions could not compute some event, such as a division by zero.
 ///
 /// The view does not answer while a poisoned span lies behind its horizon: an answer without it would be
-/// wrong. A generation that covers the span (the events excluded, or the definition changed) heals it.
-#[derive(Debug, Clone)]
+/// wrong. A generation that covers the span (the events excluded, or the definition changed) heals it. Other
+/// views, the archive and ingest are not concerned.
+///
+/// It takes no memory that grows: no horizon will ever lie between two pinned edges of the past, so a failed
+/// micro-batch makes all between the last pinned edge and the next one a single poisoned span, runs and all.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Poisoned {
-    /// The events that could not be accumulated.
+    /// The events that no run holds.
     pub span: Span,
+    /// The first micro-batch in the span that could not be accumulated: its events are to be looked at first.
+    pub failed: Span,
     /// Why.
     pub reason: String,
+}
+
+impl Poisoned {
+    /// What an operator needs to know: the view, the failed expression's error, the offsets, and the way out.
+    pub fn explain(&self, view: &str, stream: &str) -> String {
+        format!(
+            "view `{view}` cannot compute an event of stream `{stream}` in {}: {}; exclude such events (`dovetail exclude {stream} --where … --reason …`) and recompute the view (`dovetail replay {view}`), or redefine it",
+            self.failed, self.reason
+        )
+    }
 }
 
 /// One view at the cut's position: a generation and exactly the runs from its horizon on.
@@ -35,7 +51,7 @@ pub struct ViewCut {
     pub start: Position,
     /// Adjacent runs from `start` to the cut's position, poisoned spans aside.
     pub runs: Vec<Arc<Run>>,
-    /// Micro-batches that could not be accumulated.
+    /// Spans with events that could not be accumulated, oldest first: one per pinned edge at most.
     pub poisoned: Vec<Poisoned>,
 }
 
@@ -55,6 +71,56 @@ impl ViewCut {
     /// Bytes of its runs in memory.
     pub fn bytes(&self) -> usize {
         self.runs.iter().map(|run| run.bytes()).sum()
+    }
+
+    /// Where its runs and poisoned spans end.
+    pub(crate) fn end(&self) -> &Position {
+        let run = self.runs.last().map(|run| run.span().to());
+        let poisoned = self.poisoned.last().map(|poisoned| poisoned.span.to());
+        let ends = [run, poisoned].into_iter().flatten();
+        ends.fold(
+            &self.start,
+            |end, other| {
+                if other.covers(end) { other } else { end }
+            },
+        )
+    }
+
+    /// Adds what the micro-batch of `span`, which starts where the view ends, was accumulated to.
+    pub(crate) fn push(
+        &mut self,
+        span: &Span,
+        made: Accumulated,
+        pinned: impl Fn(&Position) -> bool,
+    ) {
+        let mut from = span.from().clone();
+        let follows_poison = self.poisoned.last().is_some_and(|p| *p.span.to() == from);
+        let mut first = match made {
+            Ok(run) if !follows_poison || pinned(&from) => {
+                self.runs.push(run);
+                return;
+            }
+            // No horizon will lie between the poisoned span and this run, so it would never answer.
+            Ok(_) => None,
+            Err(reason) => Some((span.clone(), reason)),
+        };
+        while !pinned(&from) {
+            if let Some(run) = self.runs.pop_if(|run| *run.span().to() == from) {
+                from = run.span().from().clone();
+            } else if let Some(earlier) = self.poisoned.pop_if(|p| *p.span.to() == from) {
+                from = earlier.span.from().clone();
+                first = Some((earlier.failed, earlier.reason));
+            } else {
+                break;
+            }
+        }
+        if let (Some((failed, reason)), Ok(span)) = (first, Span::new(from, span.to().clone())) {
+            self.poisoned.push(Poisoned {
+                span,
+                failed,
+                reason,
+            });
+        }
     }
 
     /// Whether some run or poisoned span ends exactly at `edge`, or the runs start there.
@@ -155,3 +221,7 @@ impl Cut {
         archived.chain(tail).min()
     }
 }
+
+#[cfg(test)]
+#[path = "cut/tests.rs"]
+mod tests;

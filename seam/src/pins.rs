@@ -32,6 +32,15 @@ impl Pins {
         Pin(pin)
     }
 
+    /// Whether exactly this position is pinned.
+    pub(crate) fn hold(&self, position: &Position) -> bool {
+        let mut held = self.held.lock();
+        held.retain(|pin| pin.strong_count() > 0);
+        held.iter()
+            .filter_map(Weak::upgrade)
+            .any(|pin| *pin == *position)
+    }
+
     /// Whether a pinned position lies strictly inside `span`, so that a run over it would hide the edge.
     pub(crate) fn cross(&self, span: &Span) -> bool {
         let inside = |at: &Position| {
@@ -62,7 +71,9 @@ mod tests {
         let span = |from, to| Span::new(at(from), at(to)).unwrap();
         assert!(pins.cross(&span(0, 9)));
         assert!(!pins.cross(&span(0, 5)) && !pins.cross(&span(5, 9)));
+        assert!(pins.hold(&at(5)) && !pins.hold(&at(4)));
         drop(pin);
+        assert!(!pins.hold(&at(5)));
         assert!(!pins.cross(&span(0, 9)));
     }
 }

@@ -90,7 +90,10 @@ fn accumulate_missing(cut: &Cut, batch: &CommittedBatch, span: &Span, runs: &mut
             continue;
         }
         let run = view.view.accumulate(&batch.events, span.clone()).map_err(|error| {
-            warn!(view = %view.def.name, %span, %error, "a micro-batch could not be accumulated; the view answers again once a generation covers it");
+            // Said once: each batch behind it belongs to the same poisoned span.
+            if view.poisoned.is_empty() {
+                warn!(view = %view.def.name, %span, %error, "a micro-batch could not be accumulated; the view answers again once a generation covers it");
+            }
             error.to_string()
         });
         runs.insert(key, run.map(Arc::new));

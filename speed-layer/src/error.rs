@@ -33,7 +33,8 @@ impl SpeedError {
     pub fn kind(&self) -> ProblemKind {
         match self {
             Self::Seam(error) => error.kind(),
-            Self::Rebuild { .. } | Self::Thread { .. } => ProblemKind::Internal,
+            Self::Rebuild { source, .. } => dovetail_view::engine_error_kind(source),
+            Self::Thread { .. } => ProblemKind::Internal,
         }
     }
 }

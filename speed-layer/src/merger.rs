@@ -70,22 +70,20 @@ fn work(cell: &StreamCell, memory: &SpeedMemory, woken: &Receiver<()>) {
     }
 }
 
-/// Merges one window of one view. Returns whether there was one.
+/// Merges one window of one view. Returns whether there was one. A view whose runs do not merge holds up no
+/// other.
 pub fn merge_once(cell: &StreamCell) -> bool {
     let cut = cell.load();
-    let work = cut
-        .all_views()
-        .find_map(|(id, view, _)| Some((id.clone(), view, window(cell, view)?)));
-    let Some((id, view, runs)) = work else {
-        return false;
-    };
     let meter = &cell.meters().merge;
-    let _at_work = meter.busy();
-    meter.count(runs.iter().map(|run| run.rows() as u64).sum());
-    match merge(&view.view, &runs) {
-        Some(merged) => cell.replace_runs(&id, view.def.version, merged),
-        None => false,
-    }
+    cut.all_views().any(|(id, view, _)| {
+        let Some(runs) = window(cell, view) else {
+            return false;
+        };
+        let _at_work = meter.busy();
+        meter.count(runs.iter().map(|run| run.rows() as u64).sum());
+        let merged = merge(&view.view, &runs);
+        merged.is_some_and(|merged| cell.replace_runs(id, view.def.version, merged))
+    })
 }
 
 fn merge(view: &View, runs: &[Arc<Run>]) -> Option<Run> {

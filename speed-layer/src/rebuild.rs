@@ -16,7 +16,8 @@ use crate::SpeedError;
 /// none. The log's tail behind the archived position is pushed like new events.
 ///
 /// # Errors
-/// When the raw log has a hole or the engine fails.
+/// When the raw log has a hole or the engine fails; [`dovetail_model::ProblemKind::Unprocessable`] when an
+/// expression of the view fails on an event, which concerns this view alone.
 pub async fn rebuild_runs(
     name: &str,
     view: &Arc<View>,

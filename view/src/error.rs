@@ -57,7 +57,7 @@ impl ViewError {
             | Self::UnknownStream { .. }
             | Self::Definition(_) => ProblemKind::Invalid,
             Self::Span(_) | Self::Schema { .. } => ProblemKind::Internal,
-            Self::Engine(error) => engine_kind(error),
+            Self::Engine(error) => engine_error_kind(error),
         }
     }
 
@@ -76,7 +76,9 @@ impl From<ArrowError> for ViewError {
     }
 }
 
-fn engine_kind(error: &DataFusionError) -> ProblemKind {
+/// What an error of the engine means while it computes a view: [`ProblemKind::Unprocessable`] when an expression
+/// failed on the data, [`ProblemKind::Unavailable`] when there was no memory, else a fault.
+pub fn engine_error_kind(error: &DataFusionError) -> ProblemKind {
     match error.find_root() {
         DataFusionError::ResourcesExhausted(_) => ProblemKind::Unavailable,
         DataFusionError::Execution(_) => ProblemKind::Unprocessable,

@@ -253,3 +253,70 @@ fn a_failed_build_is_tried_again_after_a_pause_and_an_interrupted_one_at_once() 
     commit(&mut state, vec![Entry::Run { run: cut_off }]);
     assert!(modes(&state, "2026-01-01 12:02:01").contains(&(RunMode::Full, "build")));
 }
+
+#[test]
+fn what_fails_again_and_again_is_tried_less_and_less_until_something_is_promoted() {
+    let (mut state, id) = scheduled();
+    let failed = |number, started| run(&id, number, RunMode::Incremental, Outcome::Failed, started);
+    let due = vec![(RunMode::Incremental, "schedule")];
+    commit(&mut state, vec![failed(1, "2026-01-01 12:01:00")]);
+    assert_eq!(modes(&state, "2026-01-01 12:01:59"), vec![]);
+    assert_eq!(modes(&state, "2026-01-01 12:02:00"), due);
+    commit(&mut state, vec![failed(2, "2026-01-01 12:02:00")]);
+    assert_eq!(modes(&state, "2026-01-01 12:03:59"), vec![]);
+    assert_eq!(modes(&state, "2026-01-01 12:04:00"), due);
+    for number in 3..20 {
+        commit(&mut state, vec![failed(number, "2026-01-01 12:04:00")]);
+    }
+    assert_eq!(modes(&state, "2026-01-01 13:07:59"), vec![]);
+    assert_eq!(
+        modes(&state, "2026-01-01 13:08:00"),
+        due,
+        "never more than an hour or so"
+    );
+    let stream = "s1".parse().unwrap();
+    let pressed = due_runs(&state, at("2026-01-01 12:30:00"), Some(&stream));
+    assert_eq!(pressed, vec![], "not under memory pressure either");
+    let healed = run(
+        &id,
+        20,
+        RunMode::Full,
+        Outcome::Promoted,
+        "2026-01-01 12:05:00",
+    );
+    commit(&mut state, vec![healed]);
+    assert_eq!(modes(&state, "2026-01-01 12:05:01"), due);
+}
+
+#[test]
+fn an_exclusion_makes_a_failed_build_due_at_once() {
+    let (mut state, id) = scheduled();
+    let mut next = state.views[&id].def.clone();
+    next.version = 2;
+    commit(&mut state, vec![Entry::ViewRedefined { view: next }]);
+    let failed = run(
+        &id,
+        1,
+        RunMode::Full,
+        Outcome::Failed,
+        "2026-01-01 12:00:10",
+    );
+    commit(&mut state, vec![failed]);
+    assert_eq!(modes(&state, "2026-01-01 12:00:20"), vec![]);
+    let exclusion = dovetail_model::Exclusion {
+        id: dovetail_model::ExclusionId(1),
+        predicate: "x = 0".to_owned(),
+        reason: "cannot be divided by".to_owned(),
+        bound: Position::zero(),
+        declared_at: at("2026-01-01 12:00:19"),
+    };
+    let stream = "s1".parse().unwrap();
+    commit(
+        &mut state,
+        vec![Entry::ExclusionDeclared { stream, exclusion }],
+    );
+    assert_eq!(
+        modes(&state, "2026-01-01 12:00:20"),
+        vec![(RunMode::Full, "build")]
+    );
+}

@@ -148,10 +148,7 @@ impl Node {
             notes.push("a new definition is building; the old one answers".to_owned());
         }
         if let Some(poisoned) = in_cut.poisoned.first() {
-            notes.push(format!(
-                "events in {} could not be computed: {}",
-                poisoned.span, poisoned.reason
-            ));
+            notes.push(poisoned.explain(&def.name, &stream.name));
         }
         let phase = match &in_cut.generation {
             None => ViewPhase::Building,

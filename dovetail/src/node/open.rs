@@ -18,12 +18,12 @@ use dovetail_log::object::LocalStore;
 use dovetail_log::parquet_files::register_store;
 use dovetail_log::raw::{RawLog, RawSnapshot};
 use dovetail_model::{
-    CatalogState, Offset, PartitionId, Position, ProblemKind, RunMode, StreamState, ViewDef,
+    CatalogState, Offset, PartitionId, Position, ProblemKind, RunMode, Span, StreamState, ViewDef,
     ViewState,
 };
-use dovetail_seam::{Archiver, Generation, StreamCell, ViewCut};
+use dovetail_seam::{Archiver, Generation, Poisoned, StreamCell, ViewCut};
 use dovetail_serving_layer::engine::{Engine, QuerySession};
-use dovetail_speed_layer::{SpeedMemory, accumulate, rebuild_runs};
+use dovetail_speed_layer::{SpeedError, SpeedMemory, accumulate, rebuild_runs};
 use dovetail_view::View;
 use object_store::ObjectStore;
 use object_store::path::Path;
@@ -321,11 +321,21 @@ impl Node {
                     partitions,
                 )
                 .await;
-                cut.runs.extend(
-                    rebuilt
-                        .map_err(|error| failed(error.to_string()))?
-                        .map(Arc::new),
-                );
+                match rebuilt {
+                    Ok(run) => cut.runs.extend(run.map(Arc::new)),
+                    // An event that this view cannot compute must not keep the others from answering.
+                    Err(error) if error.kind() == ProblemKind::Unprocessable => {
+                        warn!(view = %view.def.name, %error, "the view answers again once a generation covers what it cannot compute");
+                        let span = Span::new(cut.start.clone(), archived.clone())
+                            .map_err(|error| failed(error.to_string()))?;
+                        cut.poisoned.push(Poisoned {
+                            failed: span.clone(),
+                            span,
+                            reason: cause(&error),
+                        });
+                    }
+                    Err(error) => return Err(failed(error.to_string())),
+                }
                 cut.generation = Some(Arc::new(generation));
                 cut
             }
@@ -410,6 +420,14 @@ impl Node {
             }
         }
         info!("stopped");
+    }
+}
+
+/// What the engine said, without where it was asked.
+fn cause(error: &SpeedError) -> String {
+    match error {
+        SpeedError::Rebuild { source, .. } => source.to_string(),
+        other => other.to_string(),
     }
 }
 

@@ -12,8 +12,8 @@ use std::sync::Arc;
 
 use datafusion::catalog::TableProvider;
 use dovetail_model::{
-    CatalogState, GenerationNumber, Position, PositionToken, Problem, ProblemKind, StreamId,
-    ViewState,
+    CatalogState, GenerationNumber, Outcome, Position, PositionToken, Problem, ProblemKind,
+    RunMode, StreamId, ViewState,
 };
 use dovetail_seam::{Cut, Generation, StreamCell, ViewCut};
 use dovetail_view::View;
@@ -201,14 +201,22 @@ impl Snapshot {
         let view = cut
             .views()
             .get(&state.def.id)
-            .ok_or_else(|| building(name))?;
+            .ok_or_else(|| building(state, catalog))?;
         let mut notes = vec![];
         if state.pending.is_some() {
-            notes.push("a new definition is building; this answers the old one".to_owned());
+            let mut note = "a new definition is building; this answers the old one".to_owned();
+            note.extend(build_failure(state, catalog));
+            notes.push(note);
         }
         let source = match limits.generation {
             Some(number) => earlier_generation(state, catalog, number)?,
-            None => live_source(name, view, limits.layer, &mut notes)?,
+            None => {
+                let generation = view
+                    .generation
+                    .clone()
+                    .ok_or_else(|| building(state, catalog))?;
+                live_source(&cut, view, generation, limits.layer, &mut notes)?
+            }
         };
         check_covered(&cut, &source, limits)?;
         self.keys = source
@@ -313,14 +321,12 @@ fn check_covered(cut: &Cut, source: &ViewSource, limits: &Limits) -> Result<(), 
 }
 
 fn live_source(
-    name: &str,
-    cut: &ViewCut,
+    cut: &Cut,
+    view: &ViewCut,
+    generation: Arc<Generation>,
     layer: Layer,
     notes: &mut Vec<String>,
 ) -> Result<ViewSource, Problem> {
-    let Some(generation) = cut.generation.clone() else {
-        return Err(building(name));
-    };
     let mut merged = layer == Layer::Merged;
     if merged && !generation.is_mergeable() {
         merged = false;
@@ -328,18 +334,19 @@ fn live_source(
             "the generation was made by another engine, so this answers from the batch layer alone until the full run that has started ends".to_owned(),
         );
     }
-    if merged && let Some(poisoned) = cut.poisoned.first() {
+    if merged && let Some(poisoned) = view.poisoned.first() {
+        let horizon = token(cut, generation.horizon());
         return Err(Problem::new(
             ProblemKind::Unavailable,
             format!(
-                "view `{name}` could not compute the events in {}: {}; exclude those events or change the definition, then recompute, or ask with layer=batch",
-                poisoned.span, poisoned.reason
+                "{}; until then layer=batch answers up to `{horizon}`",
+                poisoned.explain(&view.def.name, &cut.stream().name),
             ),
         )
-        .with("view", name)
-        .with("span", poisoned.span.to_string()));
+        .with("view", view.def.name.as_str())
+        .with("span", poisoned.failed.to_string()));
     }
-    let runs = if merged { cut.runs.clone() } else { vec![] };
+    let runs = if merged { view.runs.clone() } else { vec![] };
     Ok(ViewSource {
         generation,
         runs,
@@ -377,11 +384,29 @@ fn earlier_generation(
     })
 }
 
-fn building(name: &str) -> Problem {
-    Problem::new(
-        ProblemKind::Unavailable,
-        format!("view `{name}` is building its first generation; GET /v1/views/{name}/status shows the progress"),
-    )
-    .with("view", name)
-    .with("retry_after_s", 1)
+fn building(state: &ViewState, catalog: &CatalogState) -> Problem {
+    let name = &state.def.name;
+    let mut detail = format!(
+        "view `{name}` is building its first generation; GET /v1/views/{name}/status shows the progress"
+    );
+    detail.extend(build_failure(state, catalog));
+    Problem::new(ProblemKind::Unavailable, detail)
+        .with("view", name.as_str())
+        .with("retry_after_s", 1)
+}
+
+/// Why the last attempt to build a definition failed, if none is at work since.
+fn build_failure(state: &ViewState, catalog: &CatalogState) -> Option<String> {
+    let id = &state.def.id;
+    let defined = state.pending.as_ref().unwrap_or(&state.def).defined_at;
+    let runs = catalog.runs.values().rev().filter(|run| run.view == *id);
+    let last = runs
+        .take_while(|run| run.started_at >= defined)
+        .find(|run| run.mode == RunMode::Full)
+        .filter(|run| run.outcome == Outcome::Failed)?;
+    let error = last.error.as_deref()?;
+    Some(format!(
+        "; the last attempt, run {}, failed: {error}",
+        last.id
+    ))
 }

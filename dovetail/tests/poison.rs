@@ -1,0 +1,231 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Events that one view cannot compute, in the real process: it says so and names the way out, everything else
+//! goes on, a restart changes nothing, and an exclusion or a new definition heals it.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
+
+mod support {
+    pub(crate) mod program;
+    pub(crate) mod server;
+}
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use support::server::{Calls, HANGS, Server};
+
+const DEFINITIONS: [&str; 3] = [
+    "CREATE STREAM flights (origin VARCHAR, delay INT)",
+    "CREATE VIEW ratio AS SELECT origin, count(*) AS n, sum(100 / delay) AS q FROM flights GROUP BY origin",
+    "CREATE VIEW total AS SELECT count(*) AS n, sum(delay) AS d FROM flights",
+];
+
+async fn append(calls: &Calls, delays: &[i64]) {
+    let rows: Vec<Value> = delays
+        .iter()
+        .map(|delay| json!({"origin": "SFO", "delay": delay}))
+        .collect();
+    let (status, answer) = calls
+        .post("/v1/streams/flights", &json!(rows))
+        .await
+        .unwrap();
+    assert_eq!(status, 200, "{answer}");
+    // Everything behind it is answered from a position that covers it.
+    let after = json!({"after": answer["position"]});
+    calls.rows("SELECT n FROM total", after).await.unwrap();
+}
+
+async fn total(calls: &Calls) -> Value {
+    calls
+        .rows("SELECT n, d FROM total", json!({}))
+        .await
+        .unwrap()[0]
+        .clone()
+}
+
+async fn ratio(calls: &Calls) -> Value {
+    calls
+        .rows("SELECT n, q FROM ratio", json!({}))
+        .await
+        .unwrap()[0]
+        .clone()
+}
+
+/// The text names the view, what failed, where, and the way out.
+fn names_all(text: &Value, span: &str) {
+    let text = text.as_str().unwrap();
+    let parts = [
+        "`ratio`",
+        "`flights`",
+        "ivide by zero",
+        span,
+        "dovetail exclude flights",
+        "dovetail replay ratio",
+    ];
+    for part in parts {
+        assert!(text.contains(part), "{part}: {text}");
+    }
+}
+
+/// The view refuses, naming the span, and its generation still answers; the other view is exact.
+async fn refuses(calls: &Calls, span: &str, n: i64, d: i64) {
+    let question = json!({"sql": "SELECT * FROM ratio"});
+    let (status, problem) = calls.post("/v1/sql", &question).await.unwrap();
+    assert_eq!(status, 503, "{problem}");
+    names_all(&problem["detail"], span);
+    let batch = json!({"layer": "batch"});
+    let rows = calls.rows("SELECT n, q FROM ratio", batch).await.unwrap();
+    assert_eq!(rows, [json!({"n": 2, "q": 150})]);
+    assert_eq!(total(calls).await, json!({"n": n, "d": d}));
+    let status = calls.get("/v1/views/ratio/status").await.unwrap();
+    names_all(&status["notes"][0], span);
+    assert_eq!(status["phase"], "batch");
+    assert_eq!(
+        status["runs"], 0,
+        "nothing piles up behind what it cannot compute"
+    );
+}
+
+async fn exclude(calls: &Calls, predicate: &str) {
+    let exclusion = json!({"where": predicate, "reason": "cannot be divided by"});
+    let path = "/v1/streams/flights/exclusions";
+    let (status, answer) = calls.post(path, &exclusion).await.unwrap();
+    assert!(status < 300, "{answer}");
+}
+
+async fn archived(calls: &Calls, position: &str) {
+    let waiting = async {
+        loop {
+            let stream = calls.get("/v1/streams/flights").await.unwrap();
+            if stream["archived"].as_str().unwrap().ends_with(position) {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    let archived = tokio::time::timeout(HANGS, waiting).await;
+    archived.expect("a view that cannot compute does not hold up the archive");
+}
+
+#[tokio::test]
+async fn a_view_that_cannot_compute_an_event_stands_alone_and_heals() {
+    let home = tempfile::tempdir().unwrap();
+    let server = Server::start(home.path(), None).await.unwrap();
+    let calls = server.calls();
+    for definition in DEFINITIONS {
+        calls.sql(definition, json!({})).await.unwrap();
+    }
+    append(&calls, &[1, 2]).await;
+    calls
+        .recompute("ratio", &json!({"mode": "incremental"}))
+        .await
+        .unwrap();
+    append(&calls, &[4]).await;
+    append(&calls, &[5, 0]).await;
+    append(&calls, &[10]).await;
+    refuses(&calls, "[0@3, 0@5)", 6, 22).await;
+
+    // No run gets past it, and each says why.
+    for request in [
+        json!({"mode": "incremental"}),
+        json!({}),
+        json!({"mode": "repair", "where": "origin = 'SFO'"}),
+    ] {
+        let run = calls.recompute("ratio", &request).await.unwrap();
+        assert_eq!(run["outcome"], "failed", "{run}");
+        names_all(&run["error"], "[0@3, 0@5)");
+    }
+    calls
+        .recompute("total", &json!({"mode": "incremental"}))
+        .await
+        .unwrap();
+    append(&calls, &[20]).await;
+    archived(&calls, "0@7").await;
+
+    // A restart does not forget it, and is not held up by it: in the raw log, and in the log behind that.
+    server.kill().await;
+    let server = Server::start(home.path(), None).await.unwrap();
+    let calls = server.calls();
+    refuses(&calls, "[0@2, 0@7)", 7, 42).await;
+    append(&calls, &[0, 50]).await;
+    refuses(&calls, "[0@2, 0@7)", 9, 92).await;
+
+    exclude(&calls, "delay = 0").await;
+    let run = calls
+        .recompute("ratio", &json!({"mode": "full"}))
+        .await
+        .unwrap();
+    assert_eq!(run["outcome"], "promoted", "{run}");
+    assert_eq!(
+        ratio(&calls).await,
+        json!({"n": 7, "q": 100 + 50 + 25 + 20 + 10 + 5 + 2})
+    );
+    append(&calls, &[100]).await;
+    assert_eq!(ratio(&calls).await, json!({"n": 8, "q": 213}));
+    assert_eq!(total(&calls).await, json!({"n": 10, "d": 192}));
+
+    // Another such event, behind the exclusion's bound: this time the definition learns of it.
+    append(&calls, &[0]).await;
+    let question = json!({"sql": "SELECT * FROM ratio"});
+    assert_eq!(calls.post("/v1/sql", &question).await.unwrap().0, 503);
+    let wiser = "CREATE OR REPLACE VIEW ratio AS SELECT origin, count(*) AS n, \
+        sum(100 / nullif(delay, 0)) AS q FROM flights GROUP BY origin";
+    calls.sql(wiser, json!({})).await.unwrap();
+    let building = async {
+        loop {
+            let (status, answer) = calls.post("/v1/sql", &question).await.unwrap();
+            if status == 200 {
+                return answer["rows"].clone();
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    let rows = tokio::time::timeout(HANGS, building)
+        .await
+        .expect("it is built");
+    // The excluded events stay out, the new one counts and adds nothing.
+    assert_eq!(rows, json!([{"origin": "SFO", "n": 9, "q": 213}]));
+    server.terminate();
+    assert!(server.died().await.success());
+}
+
+/// The first generation of a view over a history that it cannot compute: the reason is in every answer.
+#[tokio::test]
+async fn a_view_that_cannot_be_built_says_why() {
+    let home = tempfile::tempdir().unwrap();
+    let server = Server::start(home.path(), None).await.unwrap();
+    let calls = server.calls();
+    calls.sql(DEFINITIONS[0], json!({})).await.unwrap();
+    calls.sql(DEFINITIONS[2], json!({})).await.unwrap();
+    append(&calls, &[5, 0]).await;
+    calls.sql(DEFINITIONS[1], json!({})).await.unwrap();
+    let question = json!({"sql": "SELECT n, q FROM ratio"});
+    let failing = async {
+        loop {
+            let (status, problem) = calls.post("/v1/sql", &question).await.unwrap();
+            assert_eq!(status, 503, "{problem}");
+            if problem["detail"].as_str().unwrap().contains("failed") {
+                return problem["detail"].clone();
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    let detail = tokio::time::timeout(HANGS, failing)
+        .await
+        .expect("the build fails");
+    names_all(&detail, "[0@0, 0@2)");
+    assert_eq!(total(&calls).await, json!({"n": 2, "d": 5}));
+
+    // It is due at once when what may heal it is there.
+    exclude(&calls, "delay = 0").await;
+    let healed = async {
+        while calls.post("/v1/sql", &question).await.unwrap().0 != 200 {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    let healed = tokio::time::timeout(Duration::from_secs(30), healed).await;
+    healed.expect("well before the pause of a minute is over");
+    assert_eq!(ratio(&calls).await, json!({"n": 1, "q": 20}));
+    server.kill().await;
+}

@@ -1,0 +1,150 @@
+// SPDX-License-Identifier: Apache-2.0
+use std::collections::BTreeSet;
+
+use dovetail_model::{
+    Clock as _, Column, ColumnType, ManualClock, Offset, StreamSchema, UnknownColumns,
+};
+use proptest::prelude::*;
+
+use super::*;
+
+fn at(offset: u64) -> Position {
+    Position::single(Offset(offset))
+}
+
+fn span(from: u64, to: u64) -> Span {
+    Span::new(at(from), at(to)).unwrap()
+}
+
+fn view() -> Arc<View> {
+    let schema = StreamSchema {
+        columns: vec![Column {
+            name: "x".to_owned(),
+            column_type: ColumnType::Int,
+            nullable: true,
+        }],
+        event_time: None,
+        unknown_columns: UnknownColumns::Ignore,
+    };
+    let streams = BTreeMap::from([("s".to_owned(), schema)]);
+    Arc::new(View::compile("SELECT sum(100 / x) AS q FROM s", &streams).unwrap())
+}
+
+fn cut_of(view: &Arc<View>) -> ViewCut {
+    let def = ViewDef {
+        id: "v1".parse().unwrap(),
+        name: "v".to_owned(),
+        stream: "s1".parse().unwrap(),
+        sql: view.sql().to_owned(),
+        recompute: None,
+        refresh_s: None,
+        version: 1,
+        definition_hash: view.definition_hash().to_owned(),
+        defined_at: ManualClock::default().now(),
+    };
+    ViewCut::new(Arc::new(def), Arc::clone(view), at(0))
+}
+
+fn made(view: &View, span: &Span, good: bool) -> Accumulated {
+    if good {
+        Ok(Arc::new(Run::empty(view, span.clone())))
+    } else {
+        Err(format!("division by zero in {span}"))
+    }
+}
+
+/// Spans of runs (true) and poisoned spans (false), in order.
+fn pieces(cut: &ViewCut) -> Vec<(Span, bool)> {
+    let runs = cut.runs.iter().map(|run| (run.span().clone(), true));
+    let poisoned = cut.poisoned.iter().map(|p| (p.span.clone(), false));
+    let mut pieces: Vec<_> = runs.chain(poisoned).collect();
+    pieces.sort_by_key(|(span, _)| span.to().get(dovetail_model::PartitionId(0)));
+    pieces
+}
+
+#[test]
+fn a_failed_batch_takes_all_between_two_pins_and_names_itself() {
+    let view = view();
+    let mut cut = cut_of(&view);
+    for (from, good) in [(0, true), (10, true), (20, false), (30, true), (40, false)] {
+        let span = span(from, from + 10);
+        cut.push(&span, made(&view, &span, good), |_| false);
+    }
+    assert_eq!(pieces(&cut), vec![(span(0, 50), false)]);
+    let poisoned = &cut.poisoned[0];
+    assert_eq!(poisoned.failed, span(20, 30), "the first that failed");
+    let text = poisoned.explain("v", "s");
+    for part in [
+        "`v`",
+        "`s`",
+        "[0@20, 0@30)",
+        "division by zero",
+        "dovetail exclude s",
+        "dovetail replay v",
+    ] {
+        assert!(text.contains(part), "{part}: {text}");
+    }
+}
+
+#[test]
+fn what_comes_behind_a_pinned_edge_answers_once_a_generation_ends_there() {
+    let view = view();
+    let mut cut = cut_of(&view);
+    let pinned = |position: &Position| *position == at(20);
+    for (from, good) in [(0, true), (10, false), (20, true), (30, true)] {
+        let span = span(from, from + 10);
+        cut.push(&span, made(&view, &span, good), pinned);
+    }
+    let runs = [(span(20, 30), true), (span(30, 40), true)];
+    assert_eq!(pieces(&cut)[1..], runs);
+    cut.drop_before(&at(20));
+    assert!(cut.poisoned.is_empty());
+    assert_eq!(pieces(&cut), runs);
+}
+
+proptest! {
+    /// However often it fails, a view holds no more poisoned spans than pinned edges, and no run that could
+    /// never answer; every pinned edge stays an edge, so that a generation that ends there can be published.
+    #[test]
+    fn poison_never_piles_up_and_never_hides_a_pinned_edge(
+        batches in proptest::collection::vec(any::<bool>(), 1..60),
+        pins in proptest::collection::btree_set(0u64..60, 0..5),
+    ) {
+        let view = view();
+        let mut cut = cut_of(&view);
+        let pins: BTreeSet<u64> = pins.into_iter().filter(|pin| *pin < batches.len() as u64).collect();
+        for (index, good) in batches.iter().enumerate() {
+            let span = span(index as u64, index as u64 + 1);
+            cut.push(&span, made(&view, &span, *good), |position| pins.iter().any(|pin| at(*pin) == *position));
+        }
+        let pieces = pieces(&cut);
+        let mut end = at(0);
+        for (span, _) in &pieces {
+            prop_assert_eq!(span.from(), &end, "no gap, no overlap");
+            end = span.to().clone();
+        }
+        prop_assert_eq!(&end, &at(batches.len() as u64));
+        prop_assert_eq!(cut.end(), &end);
+        prop_assert!(cut.poisoned.len() <= pins.len() + 1);
+        for pin in &pins {
+            prop_assert!(cut.has_edge(&at(*pin)), "{pin} is an edge of {pieces:?}");
+        }
+        // Between two pins there is one poisoned span or there are good runs, as the batches say.
+        let mut edges: Vec<u64> = pins.iter().copied().collect();
+        edges.insert(0, 0);
+        edges.push(batches.len() as u64);
+        edges.dedup();
+        for pair in edges.windows(2) {
+            let good = batches[pair[0] as usize..pair[1] as usize].iter().all(|good| *good);
+            let inside = pieces.iter().filter(|(piece, _)| {
+                piece.from().covers(&at(pair[0])) && at(pair[1]).covers(piece.to())
+            });
+            let kinds: Vec<bool> = inside.map(|(_, run)| *run).collect();
+            if good {
+                prop_assert!(kinds.iter().all(|run| *run), "{pieces:?}");
+            } else {
+                prop_assert_eq!(kinds, vec![false], "{:?}", pieces);
+            }
+        }
+    }
+}
