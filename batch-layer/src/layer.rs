@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use chrono::{DateTime, Utc};
 use datafusion::execution::TaskContext;
@@ -62,6 +63,8 @@ pub struct StartRequest {
 #[derive(Debug, Default)]
 pub struct Progress {
     now: Mutex<Option<(Arc<dyn ExecutionPlan>, u64)>>,
+    /// Rows of the passes before the present one.
+    before: AtomicU64,
 }
 
 impl Progress {
@@ -72,8 +75,16 @@ impl Progress {
         Some((leaf_rows(plan.as_ref()), *expected))
     }
 
+    /// Rows that the run has read in all its passes.
+    pub fn total(&self) -> u64 {
+        let present = self.rows().map_or(0, |(read, _)| read);
+        self.before.load(Ordering::Relaxed) + present
+    }
+
     pub(crate) fn watch(&self, plan: Arc<dyn ExecutionPlan>, expected: u64) {
-        *self.now.lock() = Some((plan, expected));
+        let last = self.now.lock().replace((plan, expected));
+        let read = last.map_or(0, |(plan, _)| leaf_rows(plan.as_ref()));
+        self.before.fetch_add(read, Ordering::Relaxed);
     }
 }
 
@@ -609,7 +620,7 @@ impl BatchLayer {
         horizon: Position,
     ) -> Result<(), BatchError> {
         let now = self.config.clock.now();
-        let rows_read = leaf_progress(&begun.progress);
+        let rows_read = begun.progress.total();
         ledger::commit(&self.config.catalog, |state| {
             let view = live_view(state, &begun.run.view)?;
             let manifest = new.manifest(view, computed, now);
@@ -653,11 +664,6 @@ struct Begun {
     start: Start,
     cancel: CancellationToken,
     progress: Arc<Progress>,
-}
-
-/// Rows that the run has read in its present pass.
-pub(crate) fn leaf_progress(progress: &Progress) -> u64 {
-    progress.rows().map_or(0, |(read, _)| read)
 }
 
 fn new_run(id: RunId, view: &ViewId, request: &StartRequest, now: DateTime<Utc>) -> BatchRun {

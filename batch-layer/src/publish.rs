@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::compute::Computed;
-use crate::layer::{known_poison, leaf_progress, live_view, manifest, staged, unless_cancelled};
+use crate::layer::{known_poison, live_view, manifest, staged, unless_cancelled};
 use crate::ledger::{self, NewGeneration};
 use crate::{BatchError, BatchLayer, Progress, StreamHandle, project};
 
@@ -70,7 +70,7 @@ impl BatchLayer {
             run.base = Some(base_number);
             run.generation = Some(live);
             run.span = Some(span.clone());
-            ledger::count(&mut run, computed, leaf_progress(progress));
+            ledger::count(&mut run, computed, progress.total());
             ledger::end(&mut run, Outcome::Promoted, now());
             Ok::<_, BatchError>(Some(Entry::Run { run: Box::new(run) }))
         };

@@ -34,6 +34,7 @@ mod rehearsal;
 mod run;
 mod state;
 mod storage;
+mod time_key;
 mod view;
 
 pub use compile::KeyColumn;

@@ -16,6 +16,7 @@ use crate::ops::Operators;
 use crate::plans::Plans;
 use crate::run::{Run, SortKey};
 use crate::state::{Layout, expect_schema};
+use crate::time_key::TimeKey;
 use crate::{Equality, KeyColumn, ViewError, identity, rehearsal};
 
 /// One `SELECT … GROUP BY …` over a stream, compiled once: accumulate, merge, finish.
@@ -35,6 +36,7 @@ pub struct View {
     event_columns: Vec<usize>,
     keys: Vec<KeyColumn>,
     time_key: Option<usize>,
+    time_key_function: Option<TimeKey>,
     equality: Vec<Equality>,
     layout: Layout,
     sort_key: Arc<SortKey>,
@@ -55,6 +57,7 @@ impl View {
         let operators = Operators::new(&parts, Arc::clone(&layout.state))?;
         let plans = Plans::new(&parts, Arc::clone(&layout.state), sort_key.order());
         rehearsal::rehearse(&parts, &layout, &operators, &plans)?;
+        let time_key_function = TimeKey::new(&parts, &streams[&parts.stream])?;
         let definition_hash = identity::definition_hash(&parts);
         let state_fingerprint = identity::state_fingerprint(&parts, &layout.state);
         let Parts {
@@ -76,6 +79,7 @@ impl View {
             event_columns,
             keys,
             time_key,
+            time_key_function,
             equality,
             layout,
             sort_key,
@@ -144,6 +148,22 @@ impl View {
     /// `date_bin`, a cast to DATE), if any.
     pub fn time_key(&self) -> Option<usize> {
         self.time_key
+    }
+
+    /// Where in event time the events of some groups lie: those with a time key between the ones of `first` and
+    /// `last`, two keys as [`Self::encode_keys`] has them. Of the event times in `within` (microseconds since the
+    /// Unix epoch, both inclusive) no other one falls into such a group, so the half-open answer (an end that is
+    /// absent is no bound) says which events are enough to recompute those groups whole.
+    ///
+    /// None when the view cannot tell: it has no time key, or `first` has NULL there.
+    pub fn event_times_between(
+        &self,
+        first: &[u8],
+        last: &[u8],
+        within: (i64, i64),
+    ) -> Option<(i64, Option<i64>)> {
+        let function = self.time_key_function.as_ref()?;
+        function.event_times(first, last, within)
     }
 
     /// Indices into [`Self::keys`] in sort-key order: the time key first, then the others.

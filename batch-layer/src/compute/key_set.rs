@@ -44,6 +44,11 @@ impl KeySet {
         self
     }
 
+    /// The smallest and the largest key.
+    pub(crate) fn ends(&self) -> Option<(&[u8], &[u8])> {
+        Some((self.0.first()?, self.0.last()?))
+    }
+
     pub(crate) fn contains(&self, key: &[u8]) -> bool {
         self.0
             .binary_search_by(|probe| probe.as_ref().cmp(key))
@@ -69,6 +74,7 @@ mod tests {
             Box::from(&b"b"[..]),
         ]))
         .sorted();
+        assert_eq!(set.ends(), Some((&b"b"[..], &b"d"[..])));
         assert!(set.contains(b"b") && set.contains(b"d") && !set.contains(b"c"));
         assert!(
             set.meets(b"a", b"b")

@@ -81,6 +81,10 @@ impl Job {
 
     /// The base with the groups of `scope` recomputed whole. Where `exclusions` differ from the base's, the
     /// groups that a matching event falls in are recomputed too, so that equal inputs give equal content.
+    ///
+    /// Two passes over the raw log: which groups, then all of their events. The first reads the event times that
+    /// the scope names. The second reads the event times that can fall into those groups, where the view's time
+    /// key tells; else everything.
     pub(crate) async fn repair(
         &self,
         base: &Generation,
@@ -98,14 +102,35 @@ impl Job {
             .await?;
         let changed = changed_exclusions(&base.manifest().inputs.exclusions, exclusions);
         if !changed.is_empty() {
-            let touched = EventsOf::span(span.clone()).matching(&changed);
+            // Before its bound, and no later, an event matches.
+            let bounds = changed.iter().map(|exclusion| &exclusion.bound);
+            let bound = bounds.fold(Position::zero(), |all, bound| all.join(bound));
+            let before = Span::up_to(bound.meet(base.horizon()));
+            let touched = EventsOf::span(before).matching(&changed);
             keys.collect(&self.view, self.sorted_states(&touched)?, None)
                 .await?;
         }
         let keys = keys.sorted();
-        let events = EventsOf::span(span).excluding(exclusions);
+        let Some((first, last)) = keys.ends() else {
+            return Ok(Computed {
+                files: base.manifest().files.clone(),
+                bytes_written: 0,
+            });
+        };
+        let mut events = EventsOf::span(span).excluding(exclusions);
+        if let Some((from, to)) = self.event_times_between(first, last) {
+            events = events.between(Some(from), to);
+        }
         let states = self.sorted_states(&events)?.keeping(&keys);
         rewrite::rewrite(self, base, states, &keys).await
+    }
+
+    /// The event times outside of which no event falls into a group from `first` to `last`; None when all events
+    /// must be read to know.
+    fn event_times_between(&self, first: &[u8], last: &[u8]) -> Option<(i64, Option<i64>)> {
+        let times = self.raw.segments().iter().filter_map(|s| s.event_time);
+        let within = times.reduce(|a, b| (a.0.min(b.0), a.1.max(b.1)))?;
+        self.view.event_times_between(first, last, within)
     }
 
     fn sorted_states(&self, events: &EventsOf) -> Result<SortedStates, BatchError> {

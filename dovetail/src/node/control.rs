@@ -284,13 +284,8 @@ impl Node {
             // Promoted in the catalog, perhaps, but not before new queries see it.
             info.outcome = Outcome::Running;
         }
-        if let Some((rows, _)) = self
-            .0
-            .batch
-            .progress(run.id)
-            .and_then(|progress| progress.rows())
-        {
-            info.rows_read = info.rows_read.max(rows);
+        if let Some(progress) = self.0.batch.progress(run.id) {
+            info.rows_read = info.rows_read.max(progress.total());
         }
         Ok(info)
     }
