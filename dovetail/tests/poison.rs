@@ -3,6 +3,7 @@
 //! goes on, a restart changes nothing, and an exclusion or a new definition heals it.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
+#![allow(clippy::print_stdout, reason = "a failure shows what the server said")]
 
 mod support {
     pub(crate) mod program;

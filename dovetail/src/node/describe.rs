@@ -60,7 +60,7 @@ impl Node {
             lag: load::lag(&open, &cut),
             archived_events: cut.raw().rows(),
             archived_bytes: cut.raw().bytes(),
-            dead_letters: pending_letters(&open).await?.len() as u64,
+            dead_letters: pending_letters(&open, None, 0, &|_| true).await?.total,
             exclusions: stream.exclusions.len() as u64,
         })
     }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Appends: decode, commit, answer once durable.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use async_trait::async_trait;
 use dovetail_log::DeadLetter;
 use dovetail_log::decode::{self, Decoded};
 use dovetail_log::embedded::{Append, IdempotencyKey, LogError};
-use dovetail_log::raw::ArchivedDeadLetter;
+use dovetail_log::raw::{ArchivedDeadLetter, DeadLetters};
 use dovetail_model::{
     Offset, PartitionId, Position, PositionToken, Problem, ProblemKind, StreamDef,
 };
@@ -18,6 +18,7 @@ use dovetail_serving_layer::ports::{
     Ingest, OnError, ReplayAnswer, ReplayRequest,
 };
 use dovetail_serving_layer::time::iso_us;
+use parking_lot::Mutex;
 
 use super::Node;
 use super::open_stream::OpenStream;
@@ -84,24 +85,12 @@ impl Ingest for Node {
         query: DeadLetterQuery,
     ) -> Result<DeadLetterPage, Problem> {
         let open = self.stream_named(stream)?;
-        let all = pending_letters(&open).await?;
-        let total = all.len() as u64;
-        let after = query.cursor.map(|cursor| (cursor.partition, cursor.offset));
-        let mut behind = all
-            .into_iter()
-            .filter(|letter| after.is_none_or(|after| (letter.partition, letter.offset) > after));
-        let page: Vec<DeadLetterInfo> = behind
-            .by_ref()
-            .take(query.limit)
-            .map(|letter| info(&letter))
-            .collect();
-        let cursor = behind
-            .next()
-            .and_then(|_| page.last().map(|letter| letter.id));
+        let page = pending_letters(&open, query.cursor, query.limit, &|_| true).await?;
+        let last = page.letters.last().map(id);
         Ok(DeadLetterPage {
-            dead_letters: page,
-            cursor,
-            total,
+            dead_letters: page.letters.iter().map(info).collect(),
+            cursor: last.filter(|_| page.more),
+            total: page.total,
         })
     }
 
@@ -112,31 +101,30 @@ impl Ingest for Node {
     ) -> Result<ReplayAnswer, Problem> {
         let open = self.stream_named(stream)?;
         let _one_at_a_time = open.replaying().lock().await;
-        let pending = pending_letters(&open).await?;
-        let chosen: Vec<ArchivedDeadLetter> = match &request.ids {
-            None => pending,
-            Some(ids) => {
-                if let Some(missing) = ids
-                    .iter()
-                    .find(|wanted| !pending.iter().any(|letter| id(letter) == **wanted))
-                {
-                    return Err(Problem::not_found("dead letter", missing));
-                }
-                pending
-                    .into_iter()
-                    .filter(|letter| ids.contains(&id(letter)))
-                    .collect()
-            }
+        // What dies while the replay goes on waits for the next one.
+        let end = open.log().durable();
+        let ids: Option<BTreeSet<DeadLetterId>> = request.ids.map(BTreeSet::from_iter);
+        if let Some(ids) = &ids {
+            check_pending(&open, ids).await?;
+        }
+        let chosen = |letter: DeadLetterId| {
+            letter.offset < end && ids.as_ref().is_none_or(|ids| ids.contains(&letter))
         };
         let mut answer = ReplayAnswer {
             accepted: 0,
             rejected: 0,
-            position: token(open.def(), open.log().durable()),
+            position: token(open.def(), end),
         };
-        for page in chosen.chunks(REPLAY_PAGE) {
-            let (accepted, rejected) = self.replay_page(&open, page).await?;
+        let mut cursor = None;
+        loop {
+            let page = pending_letters(&open, cursor, REPLAY_PAGE, &chosen).await?;
+            let (accepted, rejected) = self.replay_page(&open, &page.letters).await?;
             answer.accepted += accepted;
             answer.rejected += rejected;
+            cursor = page.letters.last().map(id);
+            if !page.more || cursor.is_none() {
+                break;
+            }
         }
         answer.position = token(open.def(), open.log().durable());
         Ok(answer)
@@ -258,34 +246,77 @@ pub(crate) fn token(def: &StreamDef, next: Offset) -> String {
     .to_string()
 }
 
-/// Dead letters that wait for a replay, oldest first: those in the archive and those still in the tail.
-pub(crate) async fn pending_letters(open: &OpenStream) -> Result<Vec<ArchivedDeadLetter>, Problem> {
+/// Refuses a replay that names what does not wait for one.
+async fn check_pending(open: &OpenStream, ids: &BTreeSet<DeadLetterId>) -> Result<(), Problem> {
+    let found = Mutex::new(BTreeSet::new());
+    let wanted = |letter: DeadLetterId| {
+        let wanted = ids.contains(&letter);
+        if wanted {
+            found.lock().insert(letter);
+        }
+        wanted
+    };
+    pending_letters(open, None, 0, &wanted).await?;
+    let found = found.into_inner();
+    match ids.difference(&found).next() {
+        Some(missing) => Err(Problem::not_found("dead letter", missing)),
+        None => Ok(()),
+    }
+}
+
+/// Bytes of dead letters from the tail that one page holds at most, unless a single one is larger.
+const TAIL_PAGE_BYTES: usize = 8 * 1024 * 1024;
+
+/// Some of the dead letters that wait for a replay and are wanted, oldest first: those in the archive and those
+/// still in the tail. At most `limit` of them behind `after`, and fewer when they are large.
+pub(crate) async fn pending_letters(
+    open: &OpenStream,
+    after: Option<DeadLetterId>,
+    limit: usize,
+    wanted: &(dyn Fn(DeadLetterId) -> bool + Sync),
+) -> Result<DeadLetters, Problem> {
+    // The cut first: what is archived meanwhile is seen twice, and told apart by its place.
     let cut = open.cell().load();
-    let archived = open.archiver().raw().dead_letters(0, usize::MAX).await;
-    let archived = archived.map_err(|error| Problem::new(error.kind(), error.to_string()))?;
-    let mut pending: BTreeMap<Offset, ArchivedDeadLetter> = archived
-        .into_iter()
-        .map(|letter| (letter.offset, letter))
-        .collect();
+    let replayed = cut.tail().iter().flat_map(|batch| &batch.replayed);
+    let replayed: HashSet<Offset> = replayed.copied().collect();
+    let waits = |partition: PartitionId, offset: Offset| {
+        !replayed.contains(&offset) && wanted(DeadLetterId { partition, offset })
+    };
+    let place = after.map(|after| (after.partition, after.offset));
+    let page = open
+        .archiver()
+        .raw()
+        .dead_letters(place, limit, &waits)
+        .await;
+    let mut page = page.map_err(|error| Problem::new(error.kind(), error.to_string()))?;
+    let mut bytes: usize = page.letters.iter().map(|l| l.letter.bytes.len()).sum();
     for batch in cut.tail().iter() {
         for (offset, letter) in &batch.dead_letters {
-            pending
-                .entry(*offset)
-                .or_insert_with(|| ArchivedDeadLetter {
-                    partition: PartitionId(0),
+            if page.archived.is_past(TAIL, *offset) || !waits(TAIL, *offset) {
+                continue;
+            }
+            page.total += 1;
+            if place.is_some_and(|after| (TAIL, *offset) <= after) {
+                continue;
+            }
+            bytes += letter.bytes.len();
+            let fits = page.letters.is_empty() || bytes <= TAIL_PAGE_BYTES;
+            page.more |= page.letters.len() >= limit || !fits;
+            if !page.more {
+                page.letters.push(ArchivedDeadLetter {
+                    partition: TAIL,
                     offset: *offset,
                     arrived_at_us: batch.arrived_at_us,
                     letter: letter.clone(),
                 });
+            }
         }
     }
-    for batch in cut.tail().iter() {
-        for replayed in &batch.replayed {
-            pending.remove(replayed);
-        }
-    }
-    Ok(pending.into_values().collect())
+    Ok(page)
 }
+
+/// The embedded log's only partition.
+const TAIL: PartitionId = PartitionId(0);
 
 fn log_problem(error: &LogError) -> Problem {
     Problem::new(error.kind(), error.to_string())

@@ -7,7 +7,9 @@ use std::sync::{Arc, Weak};
 use arrow::datatypes::SchemaRef;
 use datafusion::scalar::ScalarValue;
 use deltalake_core::kernel::{Action, Metadata};
-use dovetail_model::{ARRIVED_AT, Clock, OFFSET, Span, StreamDef, StreamSchema};
+use dovetail_model::{
+    ARRIVED_AT, Clock, OFFSET, Offset, PartitionId, Span, StreamDef, StreamSchema,
+};
 use futures::stream;
 use object_store::ObjectStore;
 use object_store::path::Path;
@@ -17,7 +19,7 @@ use tokio::sync::Mutex;
 
 use super::access::Access;
 use super::batches::{SegmentPlan, plan_segments};
-use super::dead_letters::{ArchivedDeadLetter, DeadLetterTable};
+use super::dead_letters::{DeadLetterTable, DeadLetters};
 use super::delta::{CommitOutcome, DeltaCommit, DeltaLog, LoadedTable};
 use super::nonce::nonce;
 use super::schema::{Fit, fit, union};
@@ -271,27 +273,21 @@ impl RawLog {
         Ok(())
     }
 
-    /// Archived dead letters that were not replayed, by partition and offset: at most `limit` of them, after the first
-    /// `skip`.
+    /// Archived dead letters that were not replayed and that `wanted` wants: at most `limit` of them, the first ones
+    /// behind `after`, and fewer when they are large; none of their bytes are read for a limit of 0. In bounded
+    /// memory however many there are: only their places are kept.
     ///
     /// # Errors
     /// The store's.
     pub async fn dead_letters(
         &self,
-        skip: usize,
+        after: Option<(PartitionId, Offset)>,
         limit: usize,
-    ) -> Result<Vec<ArchivedDeadLetter>, RawError> {
+        wanted: &(dyn Fn(PartitionId, Offset) -> bool + Sync),
+    ) -> Result<DeadLetters, RawError> {
         let archived = self.snapshot().archived.clone();
-        self.dead.lock().await.page(&archived, skip, limit).await
-    }
-
-    /// How many archived dead letters were not replayed.
-    ///
-    /// # Errors
-    /// The store's.
-    pub async fn dead_letter_count(&self) -> Result<u64, RawError> {
-        let archived = self.snapshot().archived.clone();
-        self.dead.lock().await.count(&archived).await
+        let mut dead = self.dead.lock().await;
+        dead.page(&archived, after, limit, wanted).await
     }
 
     /// Adds the nullable columns that `schema` has and the table lacks, and reads and writes events as `schema`

@@ -32,7 +32,7 @@ mod vacuum;
 mod tests;
 
 pub use compact::{Compacted, Compaction};
-pub use dead_letters::ArchivedDeadLetter;
+pub use dead_letters::{ArchivedDeadLetter, DeadLetters};
 pub use error::RawError;
 pub use log::RawLog;
 pub use scan::{EventTimeRange, RawScan};

@@ -5,7 +5,8 @@
 //! span's dead letters *before* it commits the span's events. Invariants: append-only; each dead letter is in
 //! the table once, because an append leaves out what lies before the table's own position; a mark (a row with
 //! `replayed = true`) settles the dead letter of its offset, and settling twice changes nothing; the table
-//! comes into being with the first dead letter. Non-goals: decoding again.
+//! comes into being with the first dead letter; reading takes memory for one page and for the places of the
+//! pending ones, not for their bytes. Non-goals: decoding again.
 
 mod rows;
 
@@ -14,10 +15,12 @@ use std::sync::Arc;
 
 use arrow::array::RecordBatch;
 use datafusion::error::Result as DfResult;
+use datafusion::execution::TaskContext;
 use datafusion::logical_expr::Operator;
 use datafusion::physical_expr::expressions::{BinaryExpr, Column, lit};
 use datafusion::physical_expr::{PhysicalExpr, conjunction};
 use datafusion::physical_plan::{ExecutionPlan, execute_stream};
+use datafusion::prelude::SessionConfig;
 use deltalake_core::kernel::{Action, Add};
 use dovetail_model::{Offset, PartitionId, Position, Span};
 use futures::{TryStreamExt, stream};
@@ -53,6 +56,24 @@ pub struct ArchivedDeadLetter {
     pub letter: DeadLetter,
 }
 
+/// Some of the archived dead letters of a stream that were not replayed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DeadLetters {
+    /// By partition and offset.
+    pub letters: Vec<ArchivedDeadLetter>,
+    /// Whether more of those that were asked for lie behind the last one.
+    pub more: bool,
+    /// How many there are of those that were wanted, wherever the page lies.
+    pub total: u64,
+    /// Dead letters from here on are not archived.
+    pub archived: Position,
+}
+
+/// Bytes of dead letters that one page holds at most, unless a single one is larger.
+const PAGE_BYTES: usize = 8 * 1024 * 1024;
+/// Rows that are read at a time.
+const ROWS_AT_A_TIME: usize = 64;
+
 /// What an `Add` of this table says besides Delta's own fields.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 struct Tag {
@@ -78,7 +99,7 @@ pub(super) struct DeadLetterTable {
     files: Vec<LetterFile>,
     /// Dead letters before it are in the table.
     position: Position,
-    /// Those not replayed; read when first asked for.
+    /// Those not replayed, a few dozen bytes for each; read when first asked for.
     pending: Option<BTreeSet<Key>>,
     /// Set until the table is loaded, and while the outcome of a commit is not known.
     stale: bool,
@@ -146,41 +167,76 @@ impl DeadLetterTable {
         Err(self.contended())
     }
 
-    /// How many dead letters before `archived` are not replayed.
-    pub(super) async fn count(&mut self, archived: &Position) -> Result<u64, RawError> {
-        let pending = self.pending().await?;
-        let before = pending.iter().filter(|(p, o)| archived.is_past(*p, *o));
-        Ok(before.count() as u64)
-    }
-
-    /// The dead letters before `archived` that are not replayed, by partition and offset, without the first
-    /// `skip` and at most `limit` of them.
+    /// Some of the dead letters before `archived` that are not replayed and that `wanted` wants: the first `limit`
+    /// behind `after` by partition and offset, fewer when those take more than [`PAGE_BYTES`].
     pub(super) async fn page(
         &mut self,
         archived: &Position,
-        skip: usize,
+        after: Option<Key>,
         limit: usize,
-    ) -> Result<Vec<ArchivedDeadLetter>, RawError> {
-        let pending = self.pending().await?.iter();
-        let archived = pending.filter(|(partition, offset)| archived.is_past(*partition, *offset));
-        let page: BTreeSet<Key> = archived.skip(skip).take(limit).copied().collect();
+        wanted: &(dyn Fn(PartitionId, Offset) -> bool + Sync),
+    ) -> Result<DeadLetters, RawError> {
+        let mut total = 0;
+        let mut page: BTreeSet<Key> = BTreeSet::new();
+        let mut more = false;
+        for key in self.pending().await? {
+            if !archived.is_past(key.0, key.1) || !wanted(key.0, key.1) {
+                continue;
+            }
+            total += 1;
+            if after.is_some_and(|after| *key <= after) {
+                continue;
+            }
+            if page.len() < limit {
+                page.insert(*key);
+            } else {
+                more = true;
+            }
+        }
+        let letters = self.letters(&page).await?;
+        more |= letters.len() < page.len();
+        Ok(DeadLetters {
+            letters,
+            more,
+            total,
+            archived: archived.clone(),
+        })
+    }
+
+    /// The dead letters at `page`, or the first of them, at least one, when they take too much.
+    async fn letters(&self, page: &BTreeSet<Key>) -> Result<Vec<ArchivedDeadLetter>, RawError> {
         let offsets = || page.iter().map(|(_, offset)| *offset);
         let (Some(first), Some(last)) = (offsets().min(), offsets().max()) else {
             return Ok(Vec::new());
         };
-        let mut letters = BTreeMap::new();
+        let mut letters: BTreeMap<Key, ArchivedDeadLetter> = BTreeMap::new();
+        let (mut bytes, mut found) = (0, 0);
+        // The first one that had no place: none behind it may have one, in whatever order they come.
+        let mut end: Option<Key> = None;
         self.read(None, Some(between(first, last)), |batch| {
             for letter in rows::letters(batch, |key| page.contains(key))? {
-                letters.insert((letter.partition, letter.offset), letter);
+                found += 1;
+                let key = (letter.partition, letter.offset);
+                if end.is_some_and(|end| key > end) {
+                    continue;
+                }
+                bytes += letter.letter.bytes.len();
+                letters.insert(key, letter);
+                while bytes > PAGE_BYTES
+                    && letters.len() > 1
+                    && let Some((key, dropped)) = letters.pop_last()
+                {
+                    bytes -= dropped.letter.bytes.len();
+                    end = Some(key);
+                }
             }
             Ok(())
         })
         .await?;
-        if letters.len() < page.len() {
+        if found < page.len() {
             return Err(self.hole(format!(
-                "{} dead letters should be between offsets {first} and {last}, but {} are",
+                "{} dead letters should be between offsets {first} and {last}, but {found} are",
                 page.len(),
-                letters.len()
             )));
         }
         Ok(letters.into_values().collect())
@@ -193,10 +249,9 @@ impl DeadLetterTable {
         if self.files.len() < min_files.max(2) {
             return Ok(0);
         }
-        let context = Arc::clone(&self.access.context);
         let rows = self
             .plan(None, None)
-            .and_then(|plan| execute_stream(plan, context));
+            .and_then(|plan| execute_stream(plan, self.reading()));
         let rows = rows.map_err(RawError::data(self.log.root()))?;
         let file = self.write(rows).await?;
         let expected: u64 = self.files.iter().map(|file| file.tag.rows).sum();
@@ -350,12 +405,20 @@ impl DeadLetterTable {
     ) -> Result<(), RawError> {
         let failed = RawError::data(self.log.root());
         let plan = self.plan(columns, predicate).map_err(&failed)?;
-        let context = Arc::clone(&self.access.context);
-        let mut batches = execute_stream(plan, context).map_err(&failed)?;
+        let mut batches = execute_stream(plan, self.reading()).map_err(&failed)?;
         while let Some(batch) = batches.try_next().await.map_err(&failed)? {
             each(&batch).map_err(|error| failed(error.into()))?;
         }
         Ok(())
+    }
+
+    /// Where dead letters are read: few rows at a time, because each may be large.
+    fn reading(&self) -> Arc<TaskContext> {
+        let config = SessionConfig::new().with_batch_size(ROWS_AT_A_TIME);
+        let context = TaskContext::default()
+            .with_session_config(config)
+            .with_runtime(self.access.context.runtime_env());
+        Arc::new(context)
     }
 
     fn plan(

@@ -8,11 +8,17 @@ use object_store::ObjectStore;
 use object_store::memory::InMemory;
 
 use super::support::*;
-use crate::raw::{ArchivedDeadLetter, RawLog};
+use crate::CommittedBatch;
+use crate::raw::{ArchivedDeadLetter, DeadLetters, RawLog};
 
-async fn offsets(log: &RawLog, skip: usize, limit: usize) -> Vec<u64> {
-    let letters = log.dead_letters(skip, limit).await.unwrap();
+fn offsets(letters: &[ArchivedDeadLetter]) -> Vec<u64> {
     letters.iter().map(|letter| letter.offset.0).collect()
+}
+
+/// A page behind the dead letter at `after` of partition 0.
+async fn page(log: &RawLog, after: Option<u64>, limit: usize) -> DeadLetters {
+    let after = after.map(|offset| (PartitionId(0), Offset(offset)));
+    log.dead_letters(after, limit, &|_, _| true).await.unwrap()
 }
 
 #[tokio::test]
@@ -28,23 +34,27 @@ async fn a_dead_letter_comes_back_whole_until_it_is_replayed() {
         arrived_at_us: 0,
         letter: letter(offset),
     };
-    assert_eq!(
-        log.dead_letters(0, 2).await.unwrap(),
-        [expected(1), expected(2)]
-    );
-    assert_eq!(log.dead_letters(3, 9).await.unwrap(), [expected(4)]);
-    assert_eq!(log.dead_letters(4, 9).await.unwrap(), []);
+    let first = page(&log, None, 2).await;
+    assert_eq!(first.letters, [expected(1), expected(2)]);
+    assert!(first.more && first.total == 4);
+    let second = page(&log, Some(2), 2).await;
+    assert_eq!(second.letters, [expected(3), expected(4)]);
+    assert!(!second.more && second.total == 4);
+    assert_eq!(page(&log, Some(4), 9).await.letters, []);
+    let some = log.dead_letters(None, 9, &|_, offset| offset.0 % 2 == 0);
+    let some = some.await.unwrap();
+    assert_eq!((offsets(&some.letters), some.total), (vec![2, 4], 2));
 
     // 2 is replayed and becomes an event; 3 is replayed and dead again, at a new offset.
     let second = with_dead(&batch(&def, 0, 6..8, &[6]), &[7], &[2, 3]);
     log.archive(&span(6, 8), &[second]).await.unwrap();
-    assert_eq!(offsets(&log, 0, 9).await, [1, 4, 7]);
-    assert_eq!(log.dead_letter_count().await.unwrap(), 3);
+    assert_eq!(offsets(&dead_letters(&log).await), [1, 4, 7]);
+    assert_eq!(dead_letter_count(&log).await, 3);
 
     let reopened = open(&store, &def).await.unwrap();
-    assert_eq!(reopened.dead_letter_count().await.unwrap(), 3);
-    assert_eq!(offsets(&reopened, 0, 9).await, [1, 4, 7]);
-    assert_eq!(reopened.dead_letters(0, 1).await.unwrap(), [expected(1)]);
+    assert_eq!(dead_letter_count(&reopened).await, 3);
+    assert_eq!(offsets(&dead_letters(&reopened).await), [1, 4, 7]);
+    assert_eq!(page(&reopened, None, 1).await.letters, [expected(1)]);
 }
 
 #[tokio::test]
@@ -53,8 +63,8 @@ async fn a_stream_without_dead_letters_has_no_table_for_them() {
     let def = plain();
     let log = open(&store, &def).await.unwrap();
     log.archive(&span(0, 5), &[full(&def, 0..5)]).await.unwrap();
-    assert_eq!(log.dead_letter_count().await.unwrap(), 0);
-    assert_eq!(log.dead_letters(0, 10).await.unwrap(), []);
+    assert_eq!(dead_letter_count(&log).await, 0);
+    assert_eq!(dead_letters(&log).await, []);
     let list = store.list_with_delimiter(Some(&root())).await.unwrap();
     assert_eq!(list.common_prefixes.len(), 1);
 }
@@ -76,7 +86,7 @@ async fn partitions_keep_their_dead_letters_apart() {
     let mark = with_dead(&batch(&def, 1, 3..4, &[3]), &[], &[1]);
     let next = Span::new(to.clone(), to.with(PartitionId(1), Offset(4))).unwrap();
     log.archive(&next, &[mark]).await.unwrap();
-    let left = log.dead_letters(0, 10).await.unwrap();
+    let left = dead_letters(&log).await;
     assert_eq!(left.len(), 1);
     assert_eq!(
         (left[0].partition, left[0].offset),
@@ -98,11 +108,49 @@ async fn compaction_leaves_dead_letters_as_they_are() {
         );
         log.archive(&span(first, first + 2), &[dead]).await.unwrap();
     }
-    let before = log.dead_letters(0, 100).await.unwrap();
+    let before = dead_letters(&log).await;
     assert_eq!(before.len(), 8);
     let done = log.compact(Default::default()).await.unwrap();
     assert_eq!((done.files, done.into), (20, 2));
-    assert_eq!(log.dead_letters(0, 100).await.unwrap(), before);
+    assert_eq!(dead_letters(&log).await, before);
     let reopened = open(&store, &def).await.unwrap();
-    assert_eq!(reopened.dead_letters(0, 100).await.unwrap(), before);
+    assert_eq!(dead_letters(&reopened).await, before);
+}
+
+/// Pages hold a few megabytes, not a number of letters: together they hold each letter once.
+#[tokio::test]
+async fn large_dead_letters_come_in_small_pages() {
+    const MIB: usize = 1024 * 1024;
+    let store: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
+    let def = plain();
+    let log = open(&store, &def).await.unwrap();
+    for first in [0, 10, 20] {
+        let dead: Vec<u64> = (first..first + 10).collect();
+        let events = batch(&def, 0, first..first + 10, &[]);
+        let mut large = CommittedBatch::clone(&with_dead(&events, &dead, &[]));
+        for (offset, letter) in &mut large.dead_letters {
+            // The last one alone is more than a page.
+            let size = match offset.0 {
+                29 => 9 * MIB,
+                offset if offset % 3 == 0 => 3 * MIB,
+                _ => 1000,
+            };
+            letter.bytes = vec![b'x'; size].into();
+        }
+        let all = span(first, first + 10);
+        log.archive(&all, &[Arc::new(large)]).await.unwrap();
+    }
+    let (mut after, mut found) = (None, vec![]);
+    loop {
+        let page = page(&log, after, 1000).await;
+        let bytes: usize = page.letters.iter().map(|l| l.letter.bytes.len()).sum();
+        assert!(bytes <= 8 * MIB || page.letters.len() == 1, "{bytes}");
+        assert_eq!(page.total, 30);
+        found.extend(offsets(&page.letters));
+        after = found.last().copied();
+        if !page.more {
+            break;
+        }
+    }
+    assert_eq!(found, (0..30).collect::<Vec<_>>());
 }

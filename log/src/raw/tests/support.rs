@@ -25,7 +25,7 @@ use object_store::path::Path;
 
 use crate::parquet_files::register_store;
 use crate::raw::delta::DeltaLog;
-use crate::raw::{RawError, RawLog, RawScan, RawSnapshot};
+use crate::raw::{ArchivedDeadLetter, RawError, RawLog, RawScan, RawSnapshot};
 use crate::{CommittedBatch, DeadLetter, Format};
 
 pub(super) fn column(name: &str, column_type: ColumnType, nullable: bool) -> Column {
@@ -265,4 +265,16 @@ pub(super) async fn letter_rows(store: &Arc<dyn ObjectStore>) -> u64 {
         stats["numRecords"].as_u64().unwrap()
     });
     rows.sum()
+}
+
+/// How many archived dead letters wait for a replay.
+pub(super) async fn dead_letter_count(log: &RawLog) -> u64 {
+    log.dead_letters(None, 0, &|_, _| true).await.unwrap().total
+}
+
+/// The archived dead letters that wait for a replay.
+pub(super) async fn dead_letters(log: &RawLog) -> Vec<ArchivedDeadLetter> {
+    let page = log.dead_letters(None, 1000, &|_, _| true).await.unwrap();
+    assert!(!page.more);
+    page.letters
 }

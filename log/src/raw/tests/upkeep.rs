@@ -150,7 +150,7 @@ async fn a_checkpoint_replaces_the_log_before_it() {
         (after.version(), after.archived()),
         (before.version(), before.archived())
     );
-    assert_eq!(reopened.dead_letter_count().await.unwrap(), 1);
+    assert_eq!(dead_letter_count(&reopened).await, 1);
     let next = [full(&def, 104..110)];
     reopened.archive(&span(104, 110), &next).await.unwrap();
     assert_eq!(
