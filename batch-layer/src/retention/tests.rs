@@ -65,6 +65,7 @@ fn view(readable: &[(u64, &[&str])], expired: &[(u64, &[&str], i64)]) -> ViewSta
     ViewState {
         def,
         pending: None,
+        next_version: 2,
         dropped_at: None,
         live: None,
         before_promote: None,
