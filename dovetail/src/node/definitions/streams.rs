@@ -1,0 +1,98 @@
+// SPDX-License-Identifier: Apache-2.0
+//! CREATE, DROP and UNDROP of streams.
+
+use dovetail_log::catalog::random_u64;
+use dovetail_model::{CatalogState, Entry, Problem, StreamDef, StreamId};
+use dovetail_serving_layer::ports::{DdlAnswer, DdlResult};
+use dovetail_serving_layer::sql::CreateStream;
+use tracing::info;
+
+use super::missing;
+use crate::node::Node;
+
+impl Node {
+    pub(super) async fn create_stream(&self, create: CreateStream) -> Result<DdlAnswer, Problem> {
+        let state = self.0.catalog.state();
+        if let Some(known) = state.stream_named(&create.name)
+            && create.if_not_exists
+        {
+            let same = known.def.schema == create.schema;
+            let note = (!same).then(|| "it was there already, with another schema".to_owned());
+            return Ok(DdlAnswer {
+                result: DdlResult::Unchanged,
+                note,
+            });
+        }
+        let def = StreamDef {
+            id: StreamId::from_random(random_u64()),
+            name: create.name,
+            schema: create.schema,
+            created_at: self.0.config.clock.now(),
+        };
+        let state = self
+            .commit(|_| {
+                Ok(vec![Entry::StreamCreated {
+                    stream: def.clone(),
+                }])
+            })
+            .await?;
+        self.open_declared(&state, &def.id).await?;
+        info!(stream = %def.name, id = %def.id, "created");
+        Ok(DdlAnswer {
+            result: DdlResult::Created,
+            note: None,
+        })
+    }
+
+    async fn open_declared(&self, state: &CatalogState, id: &StreamId) -> Result<(), Problem> {
+        let stream = state
+            .streams
+            .get(id)
+            .ok_or_else(|| Problem::not_found("stream", id))?;
+        self.open_stream(state, stream)
+            .await
+            .map_err(Problem::internal)
+    }
+
+    pub(super) async fn drop_stream(
+        &self,
+        name: &str,
+        if_exists: bool,
+    ) -> Result<DdlAnswer, Problem> {
+        let state = self.0.catalog.state();
+        let Some(stream) = state.stream_named(name) else {
+            return missing("stream", name, if_exists);
+        };
+        let id = stream.def.id.clone();
+        self.commit(|_| Ok(vec![Entry::StreamDropped { id: id.clone() }]))
+            .await?;
+        if let Some(open) = self.0.streams.remove(&id) {
+            open.close().await;
+        }
+        self.0.memory.remove(&id);
+        Ok(DdlAnswer {
+            result: DdlResult::Dropped,
+            note: Some(format!("UNDROP STREAM {name} restores it")),
+        })
+    }
+
+    pub(super) async fn undrop_stream(&self, name: &str) -> Result<DdlAnswer, Problem> {
+        let state = self.0.catalog.state();
+        let dropped = state
+            .streams
+            .values()
+            .filter(|s| s.def.name == name && s.dropped_at.is_some());
+        let last = dropped
+            .max_by_key(|s| s.dropped_at)
+            .ok_or_else(|| Problem::not_found("dropped stream", name))?;
+        let id = last.def.id.clone();
+        let state = self
+            .commit(|_| Ok(vec![Entry::StreamUndropped { id: id.clone() }]))
+            .await?;
+        self.open_declared(&state, &id).await?;
+        Ok(DdlAnswer {
+            result: DdlResult::Undropped,
+            note: None,
+        })
+    }
+}
