@@ -3,8 +3,11 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 
-use arrow::array::RecordBatch;
+use arrow::array::{RecordBatch, new_null_array};
+use arrow::datatypes::SchemaRef;
+use arrow::error::ArrowError;
 use bytes::Bytes;
 use dovetail_model::Offset;
 use serde::{Deserialize, Serialize};
@@ -99,4 +102,36 @@ pub struct CommittedBatch {
     pub dead_letters: Vec<(Offset, DeadLetter)>,
     /// Earlier dead letters that this append replayed and that are settled by it.
     pub replayed: Vec<Offset>,
+}
+
+impl CommittedBatch {
+    /// The batch with its events in `schema`, the stream's events schema of another moment: columns are found by
+    /// name, those that it lacks are null.
+    ///
+    /// # Errors
+    /// When a column has another type, or one that may not be null lacks values.
+    pub fn in_schema(&self, schema: &SchemaRef) -> Result<Self, ArrowError> {
+        Ok(Self {
+            events: in_schema(&self.events, schema)?,
+            ..self.clone()
+        })
+    }
+}
+
+/// `batch` with the columns of `schema`: those it lacks are null, those that `schema` lacks are left out.
+pub(crate) fn in_schema(
+    batch: &RecordBatch,
+    schema: &SchemaRef,
+) -> Result<RecordBatch, ArrowError> {
+    if batch.schema_ref() == schema {
+        return Ok(batch.clone());
+    }
+    let columns = schema
+        .fields()
+        .iter()
+        .map(|field| match batch.column_by_name(field.name()) {
+            Some(column) => Arc::clone(column),
+            None => new_null_array(field.data_type(), batch.num_rows()),
+        });
+    RecordBatch::try_new(Arc::clone(schema), columns.collect())
 }

@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     BatchRun, Exclusion, ExclusionId, GenerationNumber, Manifest, Outcome, Position, RunId,
-    StreamDef, StreamId, ViewDef, ViewId,
+    StreamDef, StreamId, StreamSchema, ViewDef, ViewId,
 };
 
 /// Why a live pointer moved.
@@ -40,6 +40,13 @@ pub enum Entry {
     StreamCreated {
         /// Its declaration.
         stream: StreamDef,
+    },
+    /// The schema of a stream grew: nullable columns at its end, or columns that may be NULL from now on.
+    StreamAltered {
+        /// The stream.
+        id: StreamId,
+        /// All of its schema as it is now.
+        schema: StreamSchema,
     },
     /// A stream was dropped; its data stays until retention.
     StreamDropped {
@@ -358,6 +365,7 @@ impl CatalogState {
     fn apply_entry(&mut self, entry: &Entry, commit: &Commit) -> Result<(), CatalogConflict> {
         match entry {
             Entry::StreamCreated { stream } => self.create_stream(stream),
+            Entry::StreamAltered { id, schema } => self.alter_stream(id, schema),
             Entry::StreamDropped { id } => self.drop_stream(id, commit.at),
             Entry::StreamUndropped { id } => self.undrop_stream(id),
             Entry::ViewCreated { view } => self.create_view(view),
@@ -471,6 +479,23 @@ impl CatalogState {
             next_exclusion: ExclusionId(1),
         };
         self.streams.insert(stream.id.clone(), state);
+        Ok(())
+    }
+
+    fn alter_stream(
+        &mut self,
+        id: &StreamId,
+        schema: &StreamSchema,
+    ) -> Result<(), CatalogConflict> {
+        let def = &mut self.stream_mut(id)?.def;
+        let growth = def.schema.growth_to(schema);
+        growth.map_err(|reason| {
+            contradiction(&format!(
+                "the schema of stream `{}` cannot change so: {reason}",
+                def.name
+            ))
+        })?;
+        def.schema = schema.clone();
         Ok(())
     }
 

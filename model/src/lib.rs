@@ -12,6 +12,7 @@ mod catalog;
 mod clock;
 mod exclusion;
 mod generation;
+mod growth;
 mod hex;
 mod ids;
 mod position;
@@ -30,6 +31,7 @@ pub use catalog::{
 pub use clock::{Clock, ManualClock, SystemClock};
 pub use exclusion::Exclusion;
 pub use generation::{DataFile, GenerationInputs, Manifest};
+pub use growth::SchemaGrowth;
 pub use hex::{hex, unhex};
 pub use ids::{
     ExclusionId, GenerationNumber, IdError, Offset, PartitionId, RunId, StreamId, ViewId,

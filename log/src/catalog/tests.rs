@@ -187,8 +187,18 @@ async fn every_kind_of_entry_survives_its_file() {
         error: None,
         trigger: "user".to_owned(),
     };
+    let mut grown = stream("s").schema;
+    grown.columns.push(Column {
+        name: "note".to_owned(),
+        column_type: ColumnType::Varchar,
+        nullable: true,
+    });
     let entries = vec![
         created("s"),
+        Entry::StreamAltered {
+            id: view.stream.clone(),
+            schema: grown,
+        },
         Entry::ViewCreated { view: view.clone() },
         Entry::ExclusionDeclared {
             stream: view.stream.clone(),

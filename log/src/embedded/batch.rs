@@ -3,13 +3,14 @@
 
 use arrow::array::{ArrayRef, AsArray, RecordBatch};
 use arrow::compute::concat_batches;
-use arrow::datatypes::{Int64Type, SchemaRef};
+use arrow::datatypes::Int64Type;
 use arrow::error::ArrowError;
 use dovetail_model::{OFFSET, Offset};
 
 use super::frame::{AppendMeta, BatchMeta};
 use super::keys::{BodyHash, KeyHash};
-use super::payload::with_system_columns;
+use super::payload::{Shape, with_system_columns};
+use crate::event::in_schema;
 use crate::{CommittedBatch, DeadLetter};
 
 /// Rows that small appends are gathered to; an append of at least half of it stands alone, uncopied.
@@ -53,13 +54,12 @@ pub(super) fn pack(
     entries: Vec<Entry>,
     first: Offset,
     arrived_at_us: i64,
-    declared: &SchemaRef,
-    events: &SchemaRef,
+    shape: &Shape,
 ) -> Result<Vec<Packed>, ArrowError> {
     let mut packed = Vec::new();
     let mut next = first;
     for entries in gather(entries) {
-        let batch = pack_one(entries, next, arrived_at_us, declared, events)?;
+        let batch = pack_one(entries, next, arrived_at_us, shape)?;
         next = batch.next();
         packed.push(batch);
     }
@@ -97,8 +97,7 @@ fn pack_one(
     entries: Vec<Entry>,
     first: Offset,
     arrived_at_us: i64,
-    declared: &SchemaRef,
-    events: &SchemaRef,
+    shape: &Shape,
 ) -> Result<Packed, ArrowError> {
     let mut meta = BatchMeta::default();
     let mut parts: Vec<RecordBatch> = Vec::new();
@@ -111,16 +110,17 @@ fn pack_one(
         meta.dead_letters.extend(entry.dead_letters);
         meta.replayed.extend(entry.replayed);
         if entry.events.num_rows() > 0 {
-            parts.push(entry.events);
+            // It may have been checked before the schema grew.
+            parts.push(in_schema(&entry.events, &shape.declared)?);
         }
     }
     let batch = match parts.as_slice() {
         [one] => one.clone(),
-        parts => concat_batches(declared, parts)?,
+        parts => concat_batches(&shape.declared, parts)?,
     };
     let columns: Vec<ArrayRef> = batch.columns().to_vec();
     Ok(Packed {
-        events: with_system_columns(events, columns, &meta.appends, first, arrived_at_us)?,
+        events: with_system_columns(&shape.events, columns, &meta.appends, first, arrived_at_us)?,
         first,
         meta,
         declared: batch,

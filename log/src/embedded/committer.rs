@@ -16,7 +16,7 @@ use super::disk::DiskFile;
 use super::error::LogError;
 use super::frame::{BatchMeta, EncodedFrame, FrameHeader};
 use super::log::Shared;
-use super::payload::Encoder;
+use super::payload::{Encoder, Shape};
 use super::segment::{Cursor, Segment, SegmentHeader};
 use super::{Appended, CommitSink, keys};
 use crate::{CommittedBatch, crash_point};
@@ -26,6 +26,7 @@ pub(super) struct Committer {
     sink: CommitSink,
     clock: Arc<dyn Clock>,
     encoder: Encoder,
+    shape: Arc<Shape>,
     /// The last segment's.
     file: Box<dyn DiskFile>,
     cursor: Cursor,
@@ -57,10 +58,11 @@ impl Committer {
         cursor: Cursor,
         sealed: bool,
     ) -> Self {
+        let shape = shared.shape();
         let (start, sequence, outgrown) = {
             let segments = shared.segments.lock();
             let last = segments.back().expect("a log has a segment");
-            let outgrown = last.header.columns != shared.columns;
+            let outgrown = last.header.columns != shape.columns;
             (last.start, last.sequence, outgrown)
         };
         Self {
@@ -68,6 +70,7 @@ impl Committer {
             sink,
             clock,
             encoder,
+            shape,
             file,
             cursor,
             start,
@@ -76,6 +79,18 @@ impl Committer {
             sealed,
             poison: None,
         }
+    }
+
+    /// Takes appends of `shape` from now on; those that were checked before get null in its new columns. The
+    /// next frame begins a segment.
+    pub(super) fn evolve(&mut self, shape: &Arc<Shape>, encoder: Encoder) {
+        let segments = self.shared.segments.lock();
+        let last = segments.back().expect("a log has a segment");
+        self.outgrown = last.header.columns != shape.columns;
+        drop(segments);
+        self.encoder = encoder;
+        self.shape = Arc::clone(shape);
+        self.shared.set_shape(Arc::clone(shape));
     }
 
     /// Commits a group: when this returns, it is durable, the sink has had it, and each request has its
@@ -127,10 +142,7 @@ impl Committer {
     }
 
     fn encode(&mut self, entries: Vec<Entry>, arrived_at_us: i64) -> Result<Commit, LogError> {
-        let Shared {
-            declared, events, ..
-        } = self.shared.as_ref();
-        let mut packed = pack(entries, self.cursor.next, arrived_at_us, declared, events)
+        let mut packed = pack(entries, self.cursor.next, arrived_at_us, &self.shape)
             .map_err(LogError::bad_append)?;
         let mut messages = Vec::new();
         for batch in &mut packed {
@@ -239,11 +251,11 @@ impl Committer {
             first: self.cursor.next,
             previous: self.cursor.link,
             arrived_at_us: self.cursor.arrived_at_us,
-            columns: self.shared.columns.clone(),
+            columns: self.shape.columns.clone(),
         };
         let sequence = self.sequence + 1;
         let disk = self.shared.disk.as_ref();
-        let created = Segment::create(disk, sequence, header, &self.shared.columns);
+        let created = Segment::create(disk, sequence, header);
         let (segment, file) = created.map_err(|error| match LogError::write(&error) {
             full @ LogError::DiskFull { .. } => full,
             error => self.poisoned(error),

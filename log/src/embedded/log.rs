@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
-use dovetail_model::{Clock, Column, Offset, StreamSchema};
+use dovetail_model::{Clock, Offset, StreamSchema};
 use parking_lot::Mutex;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 
@@ -16,7 +16,7 @@ use super::committer::Committer;
 use super::disk::Disk;
 use super::error::LogError;
 use super::keys::{KeyHash, KeyIndex};
-use super::payload::Encoder;
+use super::payload::{ColumnMap, Encoder, Shape};
 use super::reader::TailReader;
 use super::recovery::{self, Recovered};
 use super::segment::Segments;
@@ -45,11 +45,8 @@ pub struct EmbeddedLog {
 pub(super) struct Shared {
     pub(super) disk: Arc<dyn Disk>,
     pub(super) options: LogOptions,
-    pub(super) columns: Vec<Column>,
-    /// Schema of what is appended.
-    pub(super) declared: SchemaRef,
-    /// Schema of what is handed on.
-    pub(super) events: SchemaRef,
+    /// What the committer takes and hands on now. Locked for moments.
+    shape: Mutex<Arc<Shape>>,
     durable: AtomicU64,
     /// Locked for moments, never during an fsync.
     pub(super) keys: Mutex<KeyIndex>,
@@ -66,6 +63,14 @@ impl Shared {
 
     pub(super) fn set_durable(&self, next: Offset) {
         self.durable.store(next.0, Ordering::Release);
+    }
+
+    pub(super) fn shape(&self) -> Arc<Shape> {
+        Arc::clone(&self.shape.lock())
+    }
+
+    pub(super) fn set_shape(&self, shape: Arc<Shape>) {
+        *self.shape.lock() = shape;
     }
 
     pub(super) fn oldest(&self) -> Offset {
@@ -92,7 +97,23 @@ impl fmt::Debug for Shared {
 )]
 enum Command {
     Append(Request),
+    /// What is queued behind it is of the new shape, or was checked before.
+    Evolve(Evolve),
     Close,
+}
+
+struct Evolve {
+    shape: Arc<Shape>,
+    encoder: Encoder,
+    done: oneshot::Sender<()>,
+}
+
+impl fmt::Debug for Evolve {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Evolve")
+            .field("columns", &self.shape.columns)
+            .finish_non_exhaustive()
+    }
 }
 
 impl EmbeddedLog {
@@ -113,15 +134,13 @@ impl EmbeddedLog {
         clock: Arc<dyn Clock>,
         commits: CommitSink,
     ) -> Result<(EmbeddedLog, Recovered), LogError> {
-        let declared = schema.declared();
-        let encoder = Encoder::new(&declared).expect("every declared type has an IPC form");
+        let shape = Shape::new(schema);
+        let encoder = encoder_of(&shape);
         let opened = recovery::open(disk.as_ref(), &schema.columns, &options, clock.now_us())?;
         let shared = Arc::new(Shared {
             disk,
             options,
-            columns: schema.columns.clone(),
-            declared,
-            events: schema.events(),
+            shape: Mutex::new(Arc::new(shape)),
             durable: AtomicU64::new(opened.cursor.next.0),
             keys: Mutex::new(opened.keys),
             segments: Mutex::new(opened.segments),
@@ -195,7 +214,8 @@ impl EmbeddedLog {
 
     /// Checks an append; answers about how many bytes it holds.
     fn check(&self, append: &Append) -> Result<usize, LogError> {
-        let declared = &self.shared.declared;
+        let shape = self.shared.shape();
+        let declared = &shape.declared;
         let found = append.events.schema_ref();
         let named = |schema: &SchemaRef| -> Vec<String> {
             schema.fields().iter().map(|f| f.name().clone()).collect()
@@ -225,6 +245,31 @@ impl EmbeddedLog {
             .map(|column| column.to_data().get_slice_memory_size().unwrap_or(0))
             .sum();
         Ok(letters + events)
+    }
+
+    /// Takes and hands on events of `schema` from now on: the one before, grown by columns that may be null, or
+    /// by columns that may be null now. Appends that were made before this are committed before it, or get null in
+    /// the new columns.
+    ///
+    /// # Errors
+    /// `Schema` when it is not the one before, grown; `Closed`.
+    pub async fn evolve(&self, schema: &StreamSchema) -> Result<(), LogError> {
+        let shape = Arc::new(Shape::new(schema));
+        ColumnMap::new(&self.shared.shape().columns, &shape.columns).map_err(|reason| {
+            LogError::Schema {
+                file: "the log".to_owned(),
+                reason,
+            }
+        })?;
+        let (done, evolved) = oneshot::channel();
+        let evolve = Evolve {
+            encoder: encoder_of(&shape),
+            shape,
+            done,
+        };
+        let sent = self.queue.send(Command::Evolve(evolve)).await;
+        sent.map_err(|_| LogError::Closed)?;
+        evolved.await.map_err(|_| LogError::Closed)
     }
 
     /// Offset behind the last durable event.
@@ -282,12 +327,18 @@ fn run(mut committer: Committer, mut commands: mpsc::Receiver<Command>) {
     while let Some(first) = commands.blocking_recv() {
         let mut group = Vec::new();
         let mut bytes = 0;
+        let mut evolve = None;
         let mut command = Some(first);
         while let Some(taken) = command {
             match taken {
                 Command::Append(request) => {
                     bytes += request.bytes;
                     group.push(request);
+                }
+                // It ends the group: what was queued before it is committed before it.
+                Command::Evolve(next) => {
+                    evolve = Some(next);
+                    break;
                 }
                 // What was queued before stays and is drained.
                 Command::Close => commands.close(),
@@ -299,6 +350,20 @@ fn run(mut committer: Committer, mut commands: mpsc::Receiver<Command>) {
             };
         }
         committer.commit(group);
+        if let Some(Evolve {
+            shape,
+            encoder,
+            done,
+        }) = evolve
+        {
+            committer.evolve(&shape, encoder);
+            // Whoever asked may have gone.
+            let _ = done.send(());
+        }
     }
     committer.seal();
+}
+
+fn encoder_of(shape: &Shape) -> Encoder {
+    Encoder::new(&shape.declared).expect("every declared type has an IPC form")
 }

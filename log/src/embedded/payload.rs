@@ -17,9 +17,29 @@ use arrow::error::ArrowError;
 use arrow::ipc::reader::FileDecoder;
 use arrow::ipc::writer::{IpcWriteOptions, StreamEncoder};
 use arrow::ipc::{Block, MetadataVersion};
-use dovetail_model::{Column, Offset};
+use dovetail_model::{Column, Offset, StreamSchema};
 
 use super::frame::{ALIGNMENT, AppendMeta};
+
+/// What the events of the stream look like at one moment.
+#[derive(Debug)]
+pub(super) struct Shape {
+    pub(super) columns: Vec<Column>,
+    /// Schema of what is appended.
+    pub(super) declared: SchemaRef,
+    /// Schema of what is handed on.
+    pub(super) events: SchemaRef,
+}
+
+impl Shape {
+    pub(super) fn new(schema: &StreamSchema) -> Self {
+        Self {
+            columns: schema.columns.clone(),
+            declared: schema.declared(),
+            events: schema.events(),
+        }
+    }
+}
 
 /// Bytes before a message's flatbuffer: a marker and its length.
 const PREFIX_LEN: usize = 8;
@@ -149,7 +169,7 @@ pub(super) fn with_system_columns(
 mod tests {
     use arrow::array::{AsArray, StringArray};
     use arrow::datatypes::{Int32Type, Int64Type};
-    use dovetail_model::{ColumnType, StreamSchema, UnknownColumns};
+    use dovetail_model::{ColumnType, UnknownColumns};
 
     use super::*;
 

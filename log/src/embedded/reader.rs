@@ -12,7 +12,7 @@ use super::disk::DiskFile;
 use super::error::LogError;
 use super::frame::{FrameHeader, decode_content};
 use super::log::Shared;
-use super::payload::{decode, with_system_columns};
+use super::payload::{ColumnMap, Shape, decode, with_system_columns};
 use super::segment::{Cursor, Found, Segment, Segments, read_content};
 use crate::CommittedBatch;
 
@@ -21,6 +21,8 @@ use crate::CommittedBatch;
 #[derive(Debug)]
 pub struct TailReader {
     shared: Arc<Shared>,
+    /// What every batch looks like, whatever its segment's columns are.
+    shape: Arc<Shape>,
     from: Offset,
     to: Offset,
     /// Those that are not opened yet.
@@ -33,6 +35,7 @@ pub struct TailReader {
 #[derive(Debug)]
 struct OpenSegment {
     segment: Arc<Segment>,
+    columns: ColumnMap,
     file: Box<dyn DiskFile>,
     end: u64,
     cursor: Cursor,
@@ -48,6 +51,8 @@ impl TailReader {
         }
         Self {
             ended: from >= to,
+            // Behind the segments: it knows the columns of each of them.
+            shape: shared.shape(),
             shared,
             from,
             to,
@@ -85,7 +90,7 @@ impl TailReader {
                 }
                 Found::Frame(header, _) if header.next <= self.from => {}
                 Found::Frame(header, position) => {
-                    let batches = open.batches(&self.shared, &header, position)?;
+                    let batches = open.batches(&self.shape, &header, position)?;
                     let (from, to) = (self.from, self.to);
                     let inside = batches
                         .into_iter()
@@ -122,6 +127,7 @@ impl TailReader {
         })?;
         let end = file.len().map_err(LogError::io("read", &segment.name))?;
         self.open = Some(OpenSegment {
+            columns: segment.columns(&self.shape.columns)?,
             segment,
             file,
             end,
@@ -141,7 +147,7 @@ impl TailReader {
 impl OpenSegment {
     fn batches(
         &self,
-        shared: &Shared,
+        shape: &Shape,
         header: &FrameHeader,
         position: u64,
     ) -> Result<Vec<CommittedBatch>, LogError> {
@@ -158,15 +164,15 @@ impl OpenSegment {
         for (meta, place) in placed {
             let next = Offset(first.0 + meta.offsets());
             let message = content.slice_with_length(place.start, place.len());
-            let columns = &segment.columns;
+            let columns = &self.columns;
             let events = if meta.events() == 0 {
-                arrow::array::RecordBatch::new_empty(Arc::clone(&shared.events))
+                arrow::array::RecordBatch::new_empty(Arc::clone(&shape.events))
             } else {
                 decode(columns.written(), &message)
-                    .map(|written| columns.apply(&written, &shared.declared))
+                    .map(|written| columns.apply(&written, &shape.declared))
                     .and_then(|declared| {
                         let at = header.arrived_at_us;
-                        with_system_columns(&shared.events, declared, &meta.appends, first, at)
+                        with_system_columns(&shape.events, declared, &meta.appends, first, at)
                     })
                     .map_err(|error| corrupt(error.to_string()))?
             };

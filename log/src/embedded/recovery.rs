@@ -106,7 +106,7 @@ fn begin(disk: &dyn Disk, columns: &[Column], keys: KeyIndex) -> Result<Opened, 
         arrived_at_us: i64::MIN,
         columns: columns.to_vec(),
     };
-    let (segment, file) = Segment::create(disk, 0, header, columns)
+    let (segment, file) = Segment::create(disk, 0, header)
         .map_err(LogError::io("create", &Segment::name(0, Offset(0))))?;
     Ok(Opened {
         cursor: Cursor::start(&segment),

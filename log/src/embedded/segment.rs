@@ -60,7 +60,6 @@ pub(super) struct Segment {
     pub(super) header: SegmentHeader,
     /// Where its first frame starts.
     pub(super) start: u64,
-    pub(super) columns: ColumnMap,
 }
 
 impl Segment {
@@ -80,9 +79,7 @@ impl Segment {
         disk: &dyn Disk,
         sequence: u64,
         header: SegmentHeader,
-        declared: &[Column],
     ) -> std::io::Result<(Self, Box<dyn DiskFile>)> {
-        let columns = ColumnMap::new(&header.columns, declared).map_err(std::io::Error::other)?;
         let name = Self::name(sequence, header.first);
         let bytes = header.encode();
         publish(disk, &name, &bytes)?;
@@ -92,12 +89,11 @@ impl Segment {
             sequence,
             header,
             start: bytes.len() as u64,
-            columns,
         };
         Ok((segment, file))
     }
 
-    /// Reads the header of the segment `name`.
+    /// Reads the header of the segment `name`, whose events must be readable as `declared` columns.
     pub(super) fn open(
         disk: &dyn Disk,
         name: &str,
@@ -106,18 +102,22 @@ impl Segment {
     ) -> Result<(Self, Box<dyn DiskFile>), LogError> {
         let file = disk.open(name).map_err(LogError::io("open", name))?;
         let (header, start) = read_header(file.as_ref(), name)?;
-        let columns = ColumnMap::new(&header.columns, declared).map_err(|reason| {
-            let file = name.to_owned();
-            LogError::Schema { file, reason }
-        })?;
         let segment = Self {
             name: name.to_owned(),
             sequence,
             header,
             start,
-            columns,
         };
+        segment.columns(declared)?;
         Ok((segment, file))
+    }
+
+    /// How its events become events with the `declared` columns.
+    pub(super) fn columns(&self, declared: &[Column]) -> Result<ColumnMap, LogError> {
+        ColumnMap::new(&self.header.columns, declared).map_err(|reason| LogError::Schema {
+            file: self.name.clone(),
+            reason,
+        })
     }
 
     pub(super) fn corrupt(

@@ -7,13 +7,14 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use arrow::array::{Array, AsArray, RecordBatch, new_null_array};
+use arrow::array::{Array, AsArray, RecordBatch};
 use arrow::datatypes::{Int32Type, Int64Type, SchemaRef};
 use dovetail_model::{OFFSET, Offset, PARTITION, PartitionId, Position, Span};
 
 use super::RawError;
 use super::scan::ranges;
 use crate::CommittedBatch;
+use crate::event::in_schema;
 
 /// A segment ends at the first batch edge behind this many bytes in memory.
 const SEGMENT_MAX_BYTES: usize = 512 * 1024 * 1024;
@@ -159,20 +160,20 @@ fn check_offsets(span: &Span, batch: &CommittedBatch) -> Result<(), RawError> {
     )))
 }
 
-/// `batch` with the columns of `schema`: those it lacks, which were added to the stream later, are null.
+/// `batch` with the columns of `schema`: those it lacks, which were added to the stream later, are null. A column
+/// that the table lacks would be lost, so it is refused.
 fn conform(span: &Span, batch: &RecordBatch, schema: &SchemaRef) -> Result<RecordBatch, RawError> {
-    if batch.schema_ref() == schema {
-        return Ok(batch.clone());
-    }
-    let columns = schema
-        .fields()
-        .iter()
-        .map(|field| match batch.column_by_name(field.name()) {
-            Some(column) => Arc::clone(column),
-            None => new_null_array(field.data_type(), batch.num_rows()),
-        });
-    RecordBatch::try_new(Arc::clone(schema), columns.collect()).map_err(|error| RawError::Batch {
+    let bad = |reason: String| RawError::Batch {
         span: Box::new(span.clone()),
-        reason: error.to_string(),
-    })
+        reason,
+    };
+    let fields = batch.schema_ref().fields();
+    if let Some(unknown) = fields
+        .iter()
+        .find(|field| schema.column_with_name(field.name()).is_none())
+    {
+        let name = unknown.name();
+        return Err(bad(format!("the raw log has no column `{name}` yet")));
+    }
+    in_schema(batch, schema).map_err(|error| bad(error.to_string()))
 }

@@ -61,7 +61,7 @@ pub(super) struct Writer {
 
 impl RawLog {
     /// Opens the raw log of the stream `def` below `root` (`streams/{id}`), creating its table when there is
-    /// none, and adding nullable columns that the stream has got since.
+    /// none, and making room for what the stream's schema has grown by since.
     ///
     /// # Errors
     /// [`RawError::Hole`] when the table's segments and transactions contradict each other, [`RawError::Schema`]
@@ -97,7 +97,7 @@ impl RawLog {
                 earlier: Vec::new(),
             }),
         };
-        log.evolve(&def.schema).await?;
+        log.widen(&def.schema).await?;
         Ok(log)
     }
 
@@ -290,12 +290,13 @@ impl RawLog {
         dead.page(&archived, after, limit, wanted).await
     }
 
-    /// Adds the nullable columns that `schema` has and the table lacks, and reads and writes events as `schema`
-    /// from now on: older events read as null there. Snapshots taken before keep the schema they have.
+    /// Makes the table hold what `schema` may: adds the nullable columns that it lacks, and lets columns be null
+    /// that `schema` lets. Snapshots read and write as before until [`RawLog::adopt`]; should that never come, no
+    /// harm is done.
     ///
     /// # Errors
     /// [`RawError::Schema`] when more has changed than that, and the store's.
-    pub async fn evolve(&self, schema: &StreamSchema) -> Result<Arc<RawSnapshot>, RawError> {
+    pub async fn widen(&self, schema: &StreamSchema) -> Result<(), RawError> {
         let mut writer = self.writer.lock().await;
         let events = schema.events();
         for _ in 0..MAX_TRIES {
@@ -306,36 +307,47 @@ impl RawLog {
                 reason,
             })?;
             if fit == Fit::Fits {
-                if base.schema == *schema {
-                    return Ok(base);
-                }
-                let root = self.events.root().clone();
-                let next =
-                    RawSnapshot::new(root, base.version, schema.clone(), base.segments.clone())?;
-                let next = Arc::new(next);
-                self.publish(Arc::clone(&next));
-                return Ok(next);
+                return Ok(());
             }
             let metadata = self
                 .events
                 .with_schema(&writer.metadata, &union(&table, &events))?;
             let commit = DeltaCommit {
-                operation: "ADD COLUMNS",
+                operation: "CHANGE COLUMNS",
                 actions: vec![metadata.clone()],
                 transactions: Vec::new(),
                 info: HashMap::new(),
                 nonce: nonce(),
             };
-            let segments = base.segments.clone();
-            let done = self.commit(&mut writer, &base, commit, schema.clone(), segments);
-            if let Some(snapshot) = done.await? {
+            let (now, segments) = (base.schema.clone(), base.segments.clone());
+            let done = self.commit(&mut writer, &base, commit, now, segments);
+            if done.await?.is_some() {
                 if let Action::Metadata(metadata) = metadata {
                     writer.metadata = metadata;
                 }
-                return Ok(snapshot);
+                return Ok(());
             }
         }
         Err(self.contended())
+    }
+
+    /// Reads and writes events as `schema`, which [`RawLog::widen`] has made room for, from now on: older events
+    /// read as null where they have no value. Snapshots taken before keep the schema they have. Writes nothing.
+    ///
+    /// # Errors
+    /// [`RawError::Hole`] when the current snapshot is not sound.
+    pub async fn adopt(&self, schema: &StreamSchema) -> Result<Arc<RawSnapshot>, RawError> {
+        // A commit on its way carries on the schema of its base.
+        let _writer = self.writer.lock().await;
+        let base = self.snapshot();
+        if base.schema == *schema {
+            return Ok(base);
+        }
+        let root = self.events.root().clone();
+        let next = RawSnapshot::new(root, base.version, schema.clone(), base.segments.clone())?;
+        let next = Arc::new(next);
+        self.publish(Arc::clone(&next));
+        Ok(next)
     }
 
     pub(super) fn contended(&self) -> RawError {

@@ -78,6 +78,11 @@ impl RawSnapshot {
         &self.schema
     }
 
+    /// The schema of its events in memory: [`StreamSchema::events`].
+    pub fn events(&self) -> &SchemaRef {
+        &self.events
+    }
+
     /// The position up to which everything is archived.
     pub fn archived(&self) -> &Position {
         &self.archived

@@ -108,6 +108,55 @@ fn a_commit_applies_whole_or_not_at_all() {
     assert_eq!(state, before);
 }
 
+fn altered(state: &CatalogState, change: impl FnOnce(&mut StreamSchema)) -> Entry {
+    let id: StreamId = "s1".parse().unwrap();
+    let mut schema = state.streams[&id].def.schema.clone();
+    change(&mut schema);
+    Entry::StreamAltered { id, schema }
+}
+
+fn note() -> Column {
+    Column {
+        name: "note".to_owned(),
+        column_type: ColumnType::Varchar,
+        nullable: true,
+    }
+}
+
+#[test]
+fn a_streams_schema_grows_and_nothing_else_changes() {
+    let (mut state, view) = with_view();
+    let before = state.clone();
+    let grown = altered(&state, |schema| schema.columns.push(note()));
+    commit(&mut state, vec![grown]).unwrap();
+    let columns = &state.stream_named("s").unwrap().def.schema.columns;
+    assert_eq!(columns[1], note());
+    assert_eq!(state.views, before.views);
+    // By a definition that knows the new schema as by one that does not.
+    let same = altered(&state, |_| {});
+    commit(&mut state, vec![same]).unwrap();
+    let refused = altered(&state, |schema| schema.columns.truncate(1));
+    let error = commit(&mut state, vec![refused]).unwrap_err();
+    assert!(
+        error.to_string().contains("`note` would be gone"),
+        "{error}"
+    );
+    assert_eq!(state.view_named("v").unwrap().def, view);
+}
+
+#[test]
+fn a_dropped_stream_keeps_its_schema() {
+    let mut state = CatalogState::default();
+    commit(&mut state, vec![stream("s", "s1")]).unwrap();
+    let grown = altered(&state, |schema| schema.columns.push(note()));
+    let dropped = Entry::StreamDropped {
+        id: "s1".parse().unwrap(),
+    };
+    commit(&mut state, vec![dropped]).unwrap();
+    let error = commit(&mut state, vec![grown]).unwrap_err();
+    assert!(matches!(error, CatalogConflict::Missing { .. }), "{error}");
+}
+
 #[test]
 fn a_commit_out_of_sequence_is_refused() {
     let mut state = CatalogState::default();

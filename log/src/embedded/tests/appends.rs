@@ -319,6 +319,90 @@ async fn no_append_is_too_large_for_the_queue() {
 }
 
 #[tokio::test]
+async fn a_running_log_takes_a_grown_schema_without_losing_an_append() {
+    let mut world = World::new();
+    let log = world.open();
+    log.append(append(0..2)).await.unwrap();
+    let reader = log.read(Offset(0), Offset(2));
+    // Queued before the change.
+    let early = log.append(append(2..3));
+    let mut grown = world.schema.clone();
+    grown.columns[0].nullable = true;
+    grown.columns.push(column("more", ColumnType::Int, true));
+    let (appended, evolved) = tokio::join!(early, log.evolve(&grown));
+    appended.unwrap();
+    evolved.unwrap();
+    let refused = log.append(append(9..10)).await.unwrap_err();
+    assert!(matches!(refused, LogError::BadAppend(_)), "{refused}");
+    let more = Arc::new(arrow::array::Int32Array::from(vec![7])) as ArrayRef;
+    let columns = [&events(3..4).columns()[..], &[more]].concat();
+    let newer = Append {
+        events: RecordBatch::try_new(grown.declared(), columns).unwrap(),
+        ..append(0..0)
+    };
+    log.append(newer).await.unwrap();
+
+    let sunk = world.sunk.lock().clone();
+    let last = sunk.last().unwrap();
+    assert_eq!(last.events.schema(), grown.events());
+    assert_eq!(sunk.iter().flat_map(|b| pairs(b)).count(), 4);
+    // A reader from before goes on in what it began with; a new one sees the new columns everywhere.
+    let before: Vec<CommittedBatch> = reader.collect::<Result<_, _>>().unwrap();
+    assert_eq!(before[0].events.schema(), world.schema.events());
+    let check = |log: &EmbeddedLog| {
+        let batches = read(log, 0, 4);
+        assert!(batches.iter().all(|b| b.events.schema() == grown.events()));
+        let nulls = batches.iter().map(|b| b.events["more"].null_count());
+        assert_eq!(nulls.sum::<usize>(), 3);
+        assert_eq!(read_all(log), [(0, 0), (1, 1), (2, 2), (3, 3)]);
+    };
+    check(&log);
+    // Not the schema before, grown.
+    let shrunk = log.evolve(&world.schema).await.unwrap_err();
+    assert!(matches!(shrunk, LogError::Schema { .. }), "{shrunk}");
+    log.close().await;
+    assert!(matches!(log.evolve(&grown).await, Err(LogError::Closed)));
+    world.schema = grown.clone();
+    check(&world.open());
+}
+
+/// What is checked under one schema may reach the committer behind the change to the next.
+#[tokio::test]
+async fn an_append_that_waits_for_room_while_the_schema_grows_gets_nulls() {
+    let mut world = World::new();
+    world.options.queue_max_bytes = 1024;
+    let (release, released) = std::sync::mpsc::channel::<()>();
+    let sunk = Arc::clone(&world.sunk);
+    let (log, _) = EmbeddedLog::open(
+        Arc::new(world.disk.clone()),
+        &world.schema,
+        world.options,
+        Arc::clone(&world.clock) as _,
+        Box::new(move |batches| {
+            sunk.lock().extend(batches);
+            let _ = released.recv();
+        }),
+    )
+    .unwrap();
+    let mut grown = world.schema.clone();
+    grown.columns.push(column("more", ColumnType::Int, true));
+    // The first one fills the queue until it is let go.
+    let (first, second, evolved, ()) = tokio::join!(
+        log.append(append(0..200)),
+        log.append(append(200..201)),
+        log.evolve(&grown),
+        async { drop(release) },
+    );
+    first.unwrap();
+    second.unwrap();
+    evolved.unwrap();
+    let sunk = world.sunk.lock().clone();
+    let schemas: Vec<_> = sunk.iter().map(|batch| batch.events.schema()).collect();
+    assert_eq!(schemas, [world.schema.events(), grown.events()]);
+    assert_eq!(sunk.iter().flat_map(|b| pairs(b)).count(), 201);
+}
+
+#[tokio::test]
 async fn a_grown_schema_reads_what_was_written_before() {
     let mut world = World::new();
     let log = world.open();
