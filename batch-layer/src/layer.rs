@@ -134,7 +134,6 @@ pub(crate) struct Target {
 /// What a run starts from.
 struct Start {
     target: Target,
-    schema: StreamSchema,
     exclusions: Vec<Exclusion>,
     pointer_epoch: u64,
 }
@@ -353,12 +352,10 @@ impl BatchLayer {
         view: &Arc<View>,
         id: &ViewId,
         stream: &StreamHandle,
-        schema: &StreamSchema,
         progress: &Arc<Progress>,
     ) -> Job {
         Job {
             view: Arc::clone(view),
-            schema: schema.clone(),
             raw: Arc::clone(stream.cell.load().raw()),
             root: Generation::view_root(id),
             store: Arc::clone(&self.config.store),
@@ -444,7 +441,6 @@ impl BatchLayer {
                 version: def.version,
                 building,
             },
-            schema: stream.def.schema.clone(),
             exclusions: stream.exclusions.values().cloned().collect(),
             pointer_epoch: view.pointer_epoch,
         })
@@ -527,7 +523,7 @@ impl BatchLayer {
         let stream = self.handle(live_view(&state, view_id)?)?;
         let view = &start.target.view;
         let (base, horizon) = self.base(begun, &stream).await?;
-        let job = self.job(view, view_id, &stream, &start.schema, &begun.progress);
+        let job = self.job(view, view_id, &stream, &begun.progress);
         let computing = async {
             match (begun.request.mode, &base) {
                 (RunMode::Repair, Some(base)) => {

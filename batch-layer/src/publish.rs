@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use dovetail_model::{
     BatchRun, CatalogState, Entry, Exclusion, GenerationInputs, GenerationNumber, Manifest,
-    Outcome, PublishReason, RunId, RunMode, Span, StreamSchema, ViewDef, ViewId, ViewState,
+    Outcome, PublishReason, RunId, RunMode, Span, ViewDef, ViewId, ViewState,
 };
 use dovetail_seam::{Generation, Pin, SeamError};
 use dovetail_view::View;
@@ -82,8 +82,7 @@ impl BatchLayer {
             .await?;
             return Ok(base_number);
         }
-        let schema = schema_of(&state, view)?;
-        let job = self.job(base.view(), id, &stream, &schema, progress);
+        let job = self.job(base.view(), id, &stream, progress);
         let computed = unless_cancelled(cancel, job.incremental(&base, pin.position()))
             .await
             .map_err(|error| explained(error, &base, view, &stream, &span))?;
@@ -312,8 +311,7 @@ impl BatchLayer {
         }
         let state = self.config.catalog.state();
         let view = live_view(&state, id)?;
-        let schema = schema_of(&state, view)?;
-        let job = self.job(base.view(), id, stream, &schema, &Arc::default());
+        let job = self.job(base.view(), id, stream, &Arc::default());
         let span =
             Span::new(base.horizon().clone(), pin.position().clone()).map_err(SeamError::from)?;
         let computed = job
@@ -506,15 +504,6 @@ fn check_mergeable(view: &ViewState, generation: &Generation) -> Result<(), Batc
         generation.manifest().inputs.state_fingerprint,
         generation.view().state_fingerprint(),
     )))
-}
-
-fn schema_of(state: &CatalogState, view: &ViewState) -> Result<StreamSchema, BatchError> {
-    let stream = state.streams.get(&view.def.stream);
-    let missing = || BatchError::NotFound {
-        what: "stream of view",
-        name: view.def.name.clone(),
-    };
-    stream.map(|s| s.def.schema.clone()).ok_or_else(missing)
 }
 
 fn not_built(view: &ViewState) -> BatchError {

@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use dovetail_log::CommittedBatch;
 use dovetail_log::raw::{Compaction, RawLog, RawSnapshot};
-use dovetail_model::{Offset, PartitionId, Position, Span};
+use dovetail_model::{Offset, PartitionId, Position, Span, StreamDef};
 use futures::future::BoxFuture;
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, MutexGuard};
 
 use crate::{SeamError, StreamCell};
 
@@ -113,6 +113,21 @@ impl Archiver {
         Ok(snapshot)
     }
 
+    /// Prepares the raw log for the schema of `def`, which must be the stream's, grown. Nothing shows it until
+    /// [`Evolution::finish`]; dropped before that, nothing has changed. No archive comes between.
+    ///
+    /// # Errors
+    /// When the raw log cannot hold the schema, or cannot be written.
+    pub async fn prepare(&self, def: Arc<StreamDef>) -> Result<Evolution<'_>, SeamError> {
+        let busy = self.busy.lock().await;
+        self.raw.widen(&def.schema).await?;
+        Ok(Evolution {
+            archiver: self,
+            def,
+            _busy: busy,
+        })
+    }
+
     /// Keeps the raw log quick to read: merges small segments, writes a checkpoint of its log, and deletes
     /// files that neither a reader of this process nor `grace` still needs.
     ///
@@ -130,5 +145,25 @@ impl Archiver {
             self.raw.vacuum(grace).await?;
             Ok(())
         })
+    }
+}
+
+/// A change of the stream's schema, between its preparation in the raw log and its place in the cut: the catalog
+/// commits it there.
+#[derive(Debug)]
+pub struct Evolution<'a> {
+    archiver: &'a Archiver,
+    def: Arc<StreamDef>,
+    _busy: MutexGuard<'a, ()>,
+}
+
+impl Evolution<'_> {
+    /// Swaps the cut to the new schema.
+    ///
+    /// # Errors
+    /// When the cut's tail does not fit it.
+    pub async fn finish(self) -> Result<(), SeamError> {
+        let raw = self.archiver.raw.adopt(&self.def.schema).await?;
+        self.archiver.cell.evolve(self.def, raw)
     }
 }

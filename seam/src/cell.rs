@@ -155,7 +155,7 @@ impl StreamCell {
                     None => return Err(SeamError::NoView(id.clone())),
                 }
             }
-            cut.tail.push(Arc::clone(batch));
+            cut.tail.push(in_schema(batch, &cut.raw)?);
             cut.position = span.to().clone();
             Ok(())
         })?;
@@ -222,21 +222,23 @@ impl StreamCell {
     /// # Errors
     /// When it would move back or past the accumulated position.
     pub fn archived(&self, raw: Arc<RawSnapshot>) -> Result<(), SeamError> {
+        self.swap(|cut| replace_raw(cut, raw))
+    }
+
+    /// The stream's schema grew to that of `stream`, and the raw log with it: one swap, so that a query reads the
+    /// archive and the tail in one schema. Views stay as they are, since what they read did not change.
+    ///
+    /// # Errors
+    /// As [`StreamCell::archived`], and when the tail does not fit the schema.
+    pub fn evolve(&self, stream: Arc<StreamDef>, raw: Arc<RawSnapshot>) -> Result<(), SeamError> {
         self.swap(|cut| {
-            in_order(
-                "the archived position",
-                raw.archived(),
-                "the archived position before",
-                cut.raw.archived(),
-            )?;
-            in_order(
-                "the accumulated position",
-                &cut.position,
-                "the archived position",
-                raw.archived(),
-            )?;
-            cut.tail = cut.tail.behind(raw.archived());
-            cut.raw = raw;
+            replace_raw(cut, raw)?;
+            let mut tail = Tail::default();
+            for batch in cut.tail.iter() {
+                tail.push(in_schema(batch, &cut.raw)?);
+            }
+            cut.tail = tail;
+            cut.stream = stream;
             Ok(())
         })
     }
@@ -377,6 +379,37 @@ impl StreamCell {
         self.cut.store(Arc::new(cut));
         Ok(())
     }
+}
+
+fn replace_raw(cut: &mut Cut, raw: Arc<RawSnapshot>) -> Result<(), SeamError> {
+    in_order(
+        "the archived position",
+        raw.archived(),
+        "the archived position before",
+        cut.raw.archived(),
+    )?;
+    in_order(
+        "the accumulated position",
+        &cut.position,
+        "the archived position",
+        raw.archived(),
+    )?;
+    cut.tail = cut.tail.behind(raw.archived());
+    cut.raw = raw;
+    Ok(())
+}
+
+/// The batch as the tail holds it: in the schema that the raw log is read in. It may have been committed before
+/// the schema grew.
+fn in_schema(
+    batch: &Arc<CommittedBatch>,
+    raw: &RawSnapshot,
+) -> Result<Arc<CommittedBatch>, SeamError> {
+    if batch.events.schema_ref() == raw.events() {
+        return Ok(Arc::clone(batch));
+    }
+    let batch = batch.in_schema(raw.events());
+    batch.map(Arc::new).map_err(SeamError::Batch)
 }
 
 fn in_order(

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What can go wrong at the seam.
 
+use arrow::error::ArrowError;
 use dovetail_log::raw::RawError;
 use dovetail_model::{Position, ProblemKind, SpanError, ViewId};
 use dovetail_view::ViewError;
@@ -73,6 +74,9 @@ pub enum SeamError {
     /// Archiving panicked, or the runtime ended under it.
     #[error("archiving did not come to its end: {0}")]
     Unfinished(String),
+    /// A committed batch does not have the stream's columns.
+    #[error("a committed batch does not fit the stream's schema: {0}")]
+    Batch(ArrowError),
     /// The embedded log could not forget what is archived.
     #[error("cannot forget archived events: {0}")]
     Forget(String),
@@ -91,6 +95,7 @@ impl SeamError {
             | Self::OtherDefinition { .. }
             | Self::Span(_)
             | Self::Unfinished(_)
+            | Self::Batch(_)
             | Self::Forget(_) => ProblemKind::Internal,
         }
     }

@@ -22,7 +22,7 @@ mod meter;
 mod pins;
 mod tail;
 
-pub use archiver::{Archiver, Forget};
+pub use archiver::{Archiver, Evolution, Forget};
 pub use cell::{Accumulated, StreamCell};
 pub use cut::{Cut, Poisoned, ViewCut};
 pub use error::SeamError;

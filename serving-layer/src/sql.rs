@@ -21,7 +21,7 @@ mod types;
 
 pub use nesting::PLANNING_STACK_BYTES;
 pub use options::render_interval;
-pub use parse::{check_predicate, parse, parse_definitions};
+pub use parse::{check_predicate, parse, parse_definitions, parse_directory};
 pub use render::{render_stream, render_stream_schema, render_view};
 pub use statement::{
     AlterStream, AlterView, CreateStream, CreateView, Definition, ObjectKind, Show, Statement,

@@ -30,10 +30,13 @@ pub async fn rebuild_runs(
     if span.is_empty() {
         return Ok(None);
     }
+    let columns = view
+        .event_columns_in(raw.events())
+        .map_err(SeamError::from)?;
     let events = raw
         .scan(RawScan {
             span: span.clone(),
-            columns: Some(view.event_columns().to_vec()),
+            columns: Some(columns),
             event_time: None,
             target_partitions: partitions,
         })

@@ -44,7 +44,6 @@ struct Aggregate {
 
 /// The three operations, ready to run any number of times and on any thread.
 pub(crate) struct Operators {
-    event_columns: Vec<usize>,
     steps: Vec<Step>,
     input_order: Option<LexOrdering>,
     groups: Vec<Arc<dyn PhysicalExpr>>,
@@ -81,7 +80,6 @@ impl Operators {
             stages.push((expressions(stage), Arc::clone(&schema)));
         }
         Ok(Self {
-            event_columns: parts.event_columns.clone(),
             steps: steps(&parts.input),
             input_order: parts.input_order.clone(),
             groups: expressions(&parts.groups),
@@ -107,9 +105,8 @@ impl Operators {
         Ok(Arc::new(Schema::new(fields)))
     }
 
-    /// States of the groups of one batch of events, keys unique.
-    pub(crate) fn accumulate(&self, events: &RecordBatch) -> Result<RecordBatch, ViewError> {
-        let mut input = events.project(&self.event_columns)?;
+    /// States of the groups of one batch of events, keys unique. `input` holds the columns that are read.
+    pub(crate) fn accumulate(&self, mut input: RecordBatch) -> Result<RecordBatch, ViewError> {
         for step in &self.steps {
             input = step.run(&input)?;
         }

@@ -47,7 +47,7 @@ fn rehearse_in_memory(
     let fields = parts.events_schema.fields().iter();
     let columns: Result<Vec<ArrayRef>, ViewError> = fields.map(|f| any_value(f)).collect();
     let event = RecordBatch::try_new(Arc::clone(&parts.events_schema), columns?)?;
-    let states = operators.accumulate(&event)?;
+    let states = operators.accumulate(event.project(&parts.event_columns)?)?;
     let states = operators.reduce([&states, &states])?;
     let output = operators.finish_unique(&states)?;
     let file = layout.to_file(&states, &output)?;

@@ -4,8 +4,8 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use arrow::array::RecordBatch;
-use arrow::datatypes::SchemaRef;
+use arrow::array::{ArrayRef, RecordBatch, new_null_array};
+use arrow::datatypes::{Schema, SchemaRef};
 use arrow::row::Rows;
 use datafusion::physical_expr::LexOrdering;
 use datafusion::physical_plan::ExecutionPlan;
@@ -15,7 +15,7 @@ use crate::compile::{self, Parts};
 use crate::ops::Operators;
 use crate::plans::Plans;
 use crate::run::{Run, SortKey};
-use crate::state::{Layout, expect_schema};
+use crate::state::{Layout, batch, expect_schema};
 use crate::time_key::TimeKey;
 use crate::{Equality, KeyColumn, ViewError, identity, rehearsal};
 
@@ -181,13 +181,27 @@ impl View {
         &self.equality
     }
 
-    /// The run of a batch of events in [`Self::events_schema`], which must be all events of `span`.
+    /// The columns that it reads, as indices into `events`: the stream's events schema of this or another
+    /// moment, before or after columns were added.
     ///
     /// # Errors
-    /// When the batch has another schema, or an expression fails on the data.
+    /// When one is missing.
+    pub fn event_columns_in(&self, events: &Schema) -> Result<Vec<usize>, ViewError> {
+        let names = self.event_columns.iter();
+        let names = names.map(|index| self.events_schema.field(*index).name());
+        Ok(names
+            .map(|name| events.index_of(name))
+            .collect::<Result<_, _>>()?)
+    }
+
+    /// The run of a batch of events, which must be all events of `span`. Their schema is the stream's events schema
+    /// of this or another moment: columns are found by name, one that was not there yet is null.
+    ///
+    /// # Errors
+    /// When a column has another type or lacks values it must have, or an expression fails on the data.
     pub fn accumulate(&self, events: &RecordBatch, span: Span) -> Result<Run, ViewError> {
-        expect_schema("events", &self.events_schema, events.schema_ref())?;
-        let states = self.operators.accumulate(events)?;
+        let input = self.read(events)?;
+        let states = self.operators.accumulate(input)?;
         Ok(Run::unsorted(&self.sort_key, span, states))
     }
 
@@ -330,6 +344,28 @@ impl View {
     /// When a key column is missing or has another type.
     pub fn encode_keys(&self, rows: &RecordBatch) -> Result<Rows, ViewError> {
         self.sort_key.encode(rows)
+    }
+
+    /// The columns that it reads of a batch of events.
+    fn read(&self, events: &RecordBatch) -> Result<RecordBatch, ViewError> {
+        let expected = expect_schema("events", &self.events_schema, events.schema_ref());
+        let Err(mismatch) = expected else {
+            return Ok(events.project(&self.event_columns)?);
+        };
+        let schema = Arc::new(self.events_schema.project(&self.event_columns)?);
+        let mut columns: Vec<ArrayRef> = Vec::with_capacity(self.event_columns.len());
+        for field in schema.fields() {
+            match events.column_by_name(field.name()) {
+                Some(column) if column.data_type() == field.data_type() => {
+                    columns.push(Arc::clone(column));
+                }
+                None if field.is_nullable() => {
+                    columns.push(new_null_array(field.data_type(), events.num_rows()));
+                }
+                _ => return Err(mismatch),
+            }
+        }
+        batch(&schema, columns, events.num_rows())
     }
 
     pub(crate) fn sort_key(&self) -> &Arc<SortKey> {

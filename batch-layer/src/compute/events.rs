@@ -54,15 +54,18 @@ impl EventsOf {
 
     /// The scan and its filters, over columns of the stream's events schema by name.
     pub(crate) fn plan(&self, job: &Job) -> Result<Arc<dyn ExecutionPlan>, BatchError> {
+        // The raw log may be a column ahead of the schema that the view was compiled for, or behind it.
+        let schema = job.raw.schema();
+        let columns = job.view.event_columns_in(job.raw.events())?;
         let needs_all = !self.exclude.is_empty() || !self.only.is_empty();
         let mut plan = job.raw.scan(RawScan {
             span: self.span.clone(),
-            columns: (!needs_all).then(|| job.view.event_columns().to_vec()),
+            columns: (!needs_all).then_some(columns),
             event_time: self.between,
             target_partitions: job.partitions,
         })?;
         if !self.exclude.is_empty() {
-            let matches = exclusion_predicate(&self.exclude, &job.schema)?;
+            let matches = exclusion_predicate(&self.exclude, schema)?;
             let keep = Arc::new(BinaryExpr::new(
                 matches,
                 Operator::IsDistinctFrom,
@@ -71,7 +74,7 @@ impl EventsOf {
             plan = filtered(plan, keep)?;
         }
         if !self.only.is_empty() {
-            plan = filtered(plan, exclusion_predicate(&self.only, &job.schema)?)?;
+            plan = filtered(plan, exclusion_predicate(&self.only, schema)?)?;
         }
         Ok(plan)
     }

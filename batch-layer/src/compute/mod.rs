@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use datafusion::execution::TaskContext;
 use dovetail_log::raw::RawSnapshot;
-use dovetail_model::{DataFile, Exclusion, Position, RepairScope, Span, StreamSchema};
+use dovetail_model::{DataFile, Exclusion, Position, RepairScope, Span};
 use dovetail_seam::Generation;
 use dovetail_view::{Predicate, View};
 use object_store::ObjectStore;
@@ -32,7 +32,6 @@ pub(crate) const FILE_ROWS: usize = 64 * 1024;
 #[derive(Debug, Clone)]
 pub(crate) struct Job {
     pub(crate) view: Arc<View>,
-    pub(crate) schema: StreamSchema,
     pub(crate) raw: Arc<RawSnapshot>,
     /// The view's directory in the object store.
     pub(crate) root: Path,

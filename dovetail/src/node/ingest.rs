@@ -41,7 +41,8 @@ impl Ingest for Node {
             key,
             body_hash: *blake3::hash(&request.body).as_bytes(),
         });
-        let decoder = Arc::clone(open.decoder());
+        let held = open.decoder().await;
+        let decoder = Arc::clone(&held);
         let (format, body, origin) = (request.format, request.body, request.origin);
         let on_error = match request.on_error {
             OnError::Reject => decode::OnError::Reject,
@@ -67,6 +68,7 @@ impl Ingest for Node {
             .append(append)
             .await
             .map_err(|error| log_problem(&error))?;
+        drop(held);
         open.cell().note_acknowledged(appended.next);
         if !appended.duplicate {
             meter.count(appended.accepted);
@@ -74,7 +76,7 @@ impl Ingest for Node {
         Ok(AppendAnswer {
             accepted: appended.accepted,
             rejected: appended.rejected,
-            position: token(open.def(), appended.next),
+            position: token(&open.def(), appended.next),
             duplicate: appended.duplicate,
         })
     }
@@ -113,7 +115,7 @@ impl Ingest for Node {
         let mut answer = ReplayAnswer {
             accepted: 0,
             rejected: 0,
-            position: token(open.def(), end),
+            position: token(&open.def(), end),
         };
         let mut cursor = None;
         loop {
@@ -126,7 +128,7 @@ impl Ingest for Node {
                 break;
             }
         }
-        answer.position = token(open.def(), open.log().durable());
+        answer.position = token(&open.def(), open.log().durable());
         Ok(answer)
     }
 }
@@ -172,7 +174,8 @@ impl Node {
         open: &OpenStream,
         page: &[ArchivedDeadLetter],
     ) -> Result<(u64, u64), Problem> {
-        let decoder = Arc::clone(open.decoder());
+        let held = open.decoder().await;
+        let decoder = Arc::clone(&held);
         let letters: Vec<(Offset, DeadLetter)> =
             page.iter().map(|l| (l.offset, l.letter.clone())).collect();
         let decoding = tokio::task::spawn_blocking(move || {

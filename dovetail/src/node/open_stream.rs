@@ -7,11 +7,11 @@ use std::time::Duration;
 use dovetail_log::CommittedBatch;
 use dovetail_log::decode::Decoder;
 use dovetail_log::embedded::EmbeddedLog;
-use dovetail_model::{Offset, StreamDef};
-use dovetail_seam::{Archiver, Forget, StreamCell};
+use dovetail_model::{Offset, Problem, StreamDef};
+use dovetail_seam::{Archiver, Forget, SeamError, StreamCell};
 use dovetail_speed_layer::{Accumulator, Merger, SpeedError, SpeedMemory};
 use parking_lot::Mutex;
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Notify, RwLock, RwLockReadGuard, mpsc};
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
@@ -27,11 +27,11 @@ const ARCHIVE_PAUSE: Duration = Duration::from_secs(1);
 /// A stream that takes appends and answers.
 #[derive(Debug)]
 pub(crate) struct OpenStream {
-    def: Arc<StreamDef>,
     cell: Arc<StreamCell>,
     archiver: Arc<Archiver>,
     log: EmbeddedLog,
-    decoder: Arc<Decoder>,
+    /// Read from decoding to acknowledging, so that the schema does not change under an append.
+    decoder: RwLock<Arc<Decoder>>,
     workers: Mutex<Option<Workers>>,
     replaying: tokio::sync::Mutex<()>,
 }
@@ -99,7 +99,7 @@ impl OpenStream {
             policy,
             stop.clone(),
         ));
-        let decoder = Arc::new(Decoder::new(&def.schema));
+        let decoder = RwLock::new(decoder_of(&def));
         let workers = Workers {
             accumulator,
             merger,
@@ -107,7 +107,6 @@ impl OpenStream {
             stop,
         };
         Ok(Self {
-            def,
             cell,
             archiver,
             log,
@@ -117,8 +116,9 @@ impl OpenStream {
         })
     }
 
-    pub(crate) fn def(&self) -> &Arc<StreamDef> {
-        &self.def
+    /// The declaration that its cut has.
+    pub(crate) fn def(&self) -> Arc<StreamDef> {
+        Arc::clone(self.cell.load().stream())
     }
 
     pub(crate) fn cell(&self) -> &Arc<StreamCell> {
@@ -133,8 +133,36 @@ impl OpenStream {
         &self.log
     }
 
-    pub(crate) fn decoder(&self) -> &Arc<Decoder> {
-        &self.decoder
+    /// The decoder of the present schema. Held until what it decoded is committed: meanwhile the schema does not
+    /// change.
+    pub(crate) async fn decoder(&self) -> RwLockReadGuard<'_, Arc<Decoder>> {
+        self.decoder.read().await
+    }
+
+    /// Grows the schema to that of `def` if `commit` puts it into the catalog. What can fail comes before the
+    /// commit; appends that are under way end under the old schema, later ones wait for the new one; queries go
+    /// on.
+    ///
+    /// # Errors
+    /// Those of the raw log and of `commit`: nothing has changed then. When the stream is closed meanwhile: it
+    /// opens with the new schema.
+    pub(crate) async fn evolve(
+        &self,
+        def: StreamDef,
+        commit: impl Future<Output = Result<(), Problem>>,
+    ) -> Result<(), Problem> {
+        let def = Arc::new(def);
+        let seam = |error: SeamError| Problem::new(error.kind(), error.to_string());
+        let prepared = self.archiver.prepare(Arc::clone(&def));
+        let prepared = Box::pin(prepared).await.map_err(seam)?;
+        let mut decoder = self.decoder.write().await;
+        commit.await?;
+        dovetail_log::crash_point("schema:committed");
+        prepared.finish().await.map_err(seam)?;
+        let evolved = self.log.evolve(&def.schema).await;
+        evolved.map_err(|error| Problem::new(error.kind(), error.to_string()))?;
+        *decoder = decoder_of(&def);
+        Ok(())
     }
 
     /// Held while dead letters are replayed, so that none is replayed twice.
@@ -150,7 +178,7 @@ impl OpenStream {
         };
         workers.stop.cancel();
         if let Err(error) = workers.archiving.await {
-            warn!(stream = %self.def.name, %error, "the archiver did not end well");
+            warn!(stream = %self.def().name, %error, "the archiver did not end well");
         }
         // The log has dropped its end of the queue, so the accumulator ends when the queue is empty.
         let joining = tokio::task::spawn_blocking(move || {
@@ -158,9 +186,13 @@ impl OpenStream {
             workers.merger.join();
         });
         if let Err(error) = joining.await {
-            warn!(stream = %self.def.name, %error, "the speed layer did not end well");
+            warn!(stream = %self.def().name, %error, "the speed layer did not end well");
         }
     }
+}
+
+fn decoder_of(def: &StreamDef) -> Arc<Decoder> {
+    Arc::new(Decoder::new(&def.schema))
 }
 
 async fn archive_loop(

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use dovetail_model::{Problem, ProblemKind};
 use dovetail_serving_layer::http::{self, ApiConfig, AuthConfig};
-use dovetail_serving_layer::ports::{LocatedDefinition, Ports};
-use dovetail_serving_layer::sql::{Definition, parse_definitions};
+use dovetail_serving_layer::ports::Ports;
+use dovetail_serving_layer::sql::parse_directory;
 use futures::future::BoxFuture;
 use tokio::net::TcpListener;
 
@@ -78,11 +78,8 @@ async fn serve(options: UpOptions, serving: Serving) -> Result<(), Problem> {
 }
 
 async fn bring_into_force(node: &Node, files: &[DefinitionFile]) -> Result<(), Problem> {
-    let mut definitions: Vec<LocatedDefinition> = vec![];
-    for file in files {
-        definitions.extend(parse_definitions(&file.name, &file.sql)?);
-    }
-    definitions.sort_by_key(|located| matches!(located.definition, Definition::CreateView(_)));
+    let files = files.iter();
+    let definitions = parse_directory(files.map(|f| (f.name.clone(), f.sql.clone())).collect())?;
     let changes = node.apply_definitions(definitions).await?;
     for change in changes {
         tracing::info!(kind = %change.kind, name = %change.name, result = %change.result, "applied");

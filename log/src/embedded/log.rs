@@ -91,10 +91,6 @@ impl fmt::Debug for Shared {
 }
 
 #[derive(Debug)]
-#[expect(
-    clippy::large_enum_variant,
-    reason = "all commands but the last one are appends"
-)]
 enum Command {
     Append(Request),
     /// What is queued behind it is of the new shape, or was checked before.

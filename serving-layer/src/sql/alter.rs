@@ -2,15 +2,15 @@
 //! `ALTER`, `DROP` and `UNDROP`.
 
 use datafusion::sql::sqlparser::tokenizer::Token;
-use dovetail_model::Problem;
+use dovetail_model::{Column, Problem};
 
-use super::column::column;
+use super::column::{column, column_name};
 use super::options::{Options, checked_cron, parse_interval};
 use super::parse::{object_kind, object_name};
 use super::source::Tokens;
 use super::statement::{AlterStream, AlterView, Definition, ObjectKind};
 
-/// `ALTER STREAM name ADD COLUMN …` or `ALTER VIEW name SET (…)`
+/// `ALTER STREAM name ADD COLUMN …, ALTER COLUMN … DROP NOT NULL` or `ALTER VIEW name SET (…)`
 pub(super) fn alter(tokens: &mut Tokens<'_>) -> Result<Definition, Problem> {
     tokens.expect_words(&["ALTER"])?;
     let definition = match object_kind(tokens)? {
@@ -22,29 +22,45 @@ pub(super) fn alter(tokens: &mut Tokens<'_>) -> Result<Definition, Problem> {
 }
 
 fn alter_stream(tokens: &mut Tokens<'_>) -> Result<AlterStream, Problem> {
-    let name = object_name(tokens)?;
-    let mut add = Vec::new();
+    let mut alter = AlterStream {
+        name: object_name(tokens)?,
+        ..AlterStream::default()
+    };
     loop {
-        if !tokens.eat_words(&["ADD"]) {
+        if tokens.eat_words(&["ADD"]) {
+            tokens.eat_words(&["COLUMN"]);
+            alter.add.push(added_column(tokens)?);
+        } else if tokens.eat_words(&["ALTER"]) {
+            tokens.eat_words(&["COLUMN"]);
+            let name = column_name(tokens)?;
+            if !tokens.eat_words(&["DROP", "NOT", "NULL"]) {
+                return Err(tokens.expected(
+                    "`DROP NOT NULL`: that is all that can change in a column that events have",
+                ));
+            }
+            alter.drop_not_null.push(name);
+        } else {
             return Err(tokens.expected(
-                "`ADD COLUMN name type`: a stream's columns can only become more, as its events stay",
+                "`ADD COLUMN name type` or `ALTER COLUMN name DROP NOT NULL`: a stream's columns can only become more, as its events stay",
             ));
         }
-        tokens.eat_words(&["COLUMN"]);
-        let start = tokens.location();
-        let column = column(tokens)?;
-        if !column.nullable {
-            let message = format!(
-                "column `{}` cannot be NOT NULL: the events before it have no value for it",
-                column.name
-            );
-            return Err(super::source::problem_at(start, message));
-        }
-        add.push(column);
         if !tokens.eat(&Token::Comma) {
-            return Ok(AlterStream { name, add });
+            return Ok(alter);
         }
     }
+}
+
+fn added_column(tokens: &mut Tokens<'_>) -> Result<Column, Problem> {
+    let start = tokens.location();
+    let column = column(tokens)?;
+    if column.nullable {
+        return Ok(column);
+    }
+    let message = format!(
+        "column `{}` cannot be NOT NULL: the events before it have no value for it",
+        column.name
+    );
+    Err(super::source::problem_at(start, message))
 }
 
 fn alter_view(tokens: &mut Tokens<'_>) -> Result<AlterView, Problem> {

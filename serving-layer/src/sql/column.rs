@@ -32,7 +32,7 @@ fn nested_column(tokens: &mut Tokens<'_>, depth: usize) -> Result<Column, Proble
 
 /// A column's name as events spell it. Unquoted upper case is refused: SELECT would fold it to lower case
 /// and events would not, so the column would silently stay empty.
-fn column_name(tokens: &mut Tokens<'_>) -> Result<String, Problem> {
+pub(super) fn column_name(tokens: &mut Tokens<'_>) -> Result<String, Problem> {
     let Some(Token::Word(word)) = tokens.peek() else {
         return Err(tokens.expected("a column's name"));
     };

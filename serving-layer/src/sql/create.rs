@@ -16,7 +16,7 @@ pub(super) fn create(tokens: &mut Tokens<'_>) -> Result<Definition, Problem> {
     let or_replace = tokens.eat_words(&["OR", "REPLACE"]);
     match object_kind(tokens)? {
         ObjectKind::Stream if or_replace => Err(tokens.problem(
-            "a stream cannot be replaced: its events stay; use `CREATE STREAM IF NOT EXISTS` or `ALTER STREAM … ADD COLUMN`",
+            "a stream cannot be replaced: its events stay; use `CREATE STREAM IF NOT EXISTS` or `ALTER STREAM`",
         )),
         ObjectKind::Stream => create_stream(tokens).map(Definition::CreateStream),
         ObjectKind::View => create_view(tokens, or_replace).map(Definition::CreateView),

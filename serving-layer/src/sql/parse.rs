@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! From text to statements.
 
+use std::collections::HashMap;
+
 use datafusion::sql::parser::{DFParserBuilder, Statement as DfStatement};
 use datafusion::sql::sqlparser::ast::{Query, SetExpr, Statement as SqlStatement};
 use datafusion::sql::sqlparser::tokenizer::{Location, Token, TokenWithSpan};
@@ -63,6 +65,35 @@ pub fn parse_definitions(file: &str, sql: &str) -> Result<Vec<LocatedDefinition>
         })
         .collect::<Result<_, Problem>>()
         .map_err(in_file)
+}
+
+/// Reads a directory of definitions, each file as its name and text: in order of the names, streams before views.
+///
+/// # Errors
+/// As [`parse_definitions`]; also when a name is declared twice.
+pub fn parse_directory(
+    mut files: Vec<(String, String)>,
+) -> Result<Vec<LocatedDefinition>, Problem> {
+    files.sort();
+    let mut all = Vec::new();
+    for (name, sql) in &files {
+        all.extend(parse_definitions(name, sql)?);
+    }
+    let mut seen: HashMap<&str, &LocatedDefinition> = HashMap::new();
+    for located in &all {
+        let name = located.definition.name();
+        if let Some(first) = seen.insert(name, located) {
+            let detail = format!(
+                "{}: line {}: `{name}` is declared in {} line {} already",
+                located.file, located.line, first.file, first.line
+            );
+            return Err(Problem::invalid(detail)
+                .with("file", located.file.as_str())
+                .with("line", located.line));
+        }
+    }
+    all.sort_by_key(|located| matches!(located.definition, Definition::CreateView(_)));
+    Ok(all)
 }
 
 /// Checks the outer form of a predicate, such as an exclusion's `where`, before someone parses and plans

@@ -48,7 +48,7 @@ pub enum Definition {
     CreateStream(CreateStream),
     /// `CREATE [OR REPLACE] VIEW [IF NOT EXISTS] name [WITH (…)] AS SELECT …`
     CreateView(CreateView),
-    /// `ALTER STREAM name ADD COLUMN name type`
+    /// `ALTER STREAM name ADD COLUMN name type, ALTER COLUMN name DROP NOT NULL`
     AlterStream(AlterStream),
     /// `ALTER VIEW name SET (…)`
     AlterView(AlterView),
@@ -137,13 +137,15 @@ pub struct ViewOptions {
     pub refresh_s: Option<u64>,
 }
 
-/// `ALTER STREAM … ADD COLUMN …`
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// `ALTER STREAM … ADD COLUMN …, ALTER COLUMN … DROP NOT NULL`
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct AlterStream {
     /// The stream.
     pub name: String,
     /// The columns to add, all nullable: earlier events have no value for them.
     pub add: Vec<Column>,
+    /// The columns that may be NULL from now on.
+    pub drop_not_null: Vec<String>,
 }
 
 /// `ALTER VIEW … SET (…)`. An option that is not named stays; `NULL` takes it away.

@@ -5,6 +5,7 @@
 //! what the catalog refuses leaves the speed layer again.
 
 mod plan;
+mod schema_change;
 mod streams;
 mod views;
 
@@ -24,10 +25,7 @@ impl Node {
             Definition::CreateStream(create) => self.create_stream(create).await,
             Definition::CreateView(create) => self.create_view(create).await,
             Definition::AlterView(alter) => self.alter_view(alter).await,
-            Definition::AlterStream(alter) => Err(Problem::invalid(format!(
-                "the schema of stream `{}` cannot be changed; declare a new stream beside it",
-                alter.name
-            ))),
+            Definition::AlterStream(alter) => self.alter_stream(&alter).await,
             Definition::Drop {
                 kind: ObjectKind::Stream,
                 name,

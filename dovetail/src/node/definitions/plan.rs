@@ -8,6 +8,7 @@ use dovetail_model::{
 use dovetail_serving_layer::ports::{Change, DdlResult, LocatedDefinition};
 use dovetail_serving_layer::sql::{CreateStream, CreateView, Definition};
 
+use super::schema_change::{check_views, details, growth, statement};
 use super::views::compile_any;
 use crate::node::Node;
 
@@ -37,8 +38,9 @@ impl Node {
             let applied = async {
                 let change = plan_one(&mut state, &located)?;
                 if change.result != DdlResult::Unchanged {
-                    self.define(as_replacement(located.definition.clone()))
-                        .await?;
+                    let known = self.0.catalog.state();
+                    let definition = as_replacement(&known, located.definition.clone())?;
+                    self.define(definition).await?;
                 }
                 Ok(change)
             };
@@ -62,14 +64,21 @@ fn at(located: &LocatedDefinition, problem: Problem) -> Problem {
 }
 
 /// In a directory, a definition says how things are to be: what is there is replaced.
-fn as_replacement(definition: Definition) -> Definition {
-    match definition {
+fn as_replacement(state: &CatalogState, definition: Definition) -> Result<Definition, Problem> {
+    Ok(match definition {
         Definition::CreateView(create) => Definition::CreateView(CreateView {
             or_replace: true,
             ..create
         }),
+        Definition::CreateStream(create) => match state.stream_named(&create.name) {
+            Some(known) => {
+                let growth = growth(known, &create.schema)?;
+                Definition::AlterStream(statement(&create.name, growth))
+            }
+            None => Definition::CreateStream(create),
+        },
         other => other,
-    }
+    })
 }
 
 /// What one definition would do to `state`, which is changed as if it had, so that later ones see it.
@@ -98,13 +107,18 @@ type Planned = (&'static str, String, DdlResult, Vec<String>);
 
 fn plan_stream(state: &mut CatalogState, create: &CreateStream) -> Result<Planned, Problem> {
     if let Some(known) = state.stream_named(&create.name) {
-        if known.def.schema != create.schema {
-            return Err(Problem::conflict(format!(
-                "stream `{}` is there with another schema, and the schema of a stream with events cannot be replaced; declare a new stream",
-                create.name
-            )));
+        let growth = growth(known, &create.schema)?;
+        if growth.is_empty() {
+            return Ok(("stream", create.name.clone(), DdlResult::Unchanged, vec![]));
         }
-        return Ok(("stream", create.name.clone(), DdlResult::Unchanged, vec![]));
+        check_views(state, known, &growth)?;
+        let entry = Entry::StreamAltered {
+            id: known.def.id.clone(),
+            schema: create.schema.clone(),
+        };
+        simulate(state, entry)?;
+        let details = details(&growth);
+        return Ok(("stream", create.name.clone(), DdlResult::Altered, details));
     }
     let def = StreamDef {
         id: StreamId::from_random(random_u64()),

@@ -1,13 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
-//! CREATE, DROP and UNDROP of streams.
+//! CREATE, ALTER, DROP and UNDROP of streams.
 
 use dovetail_log::catalog::random_u64;
 use dovetail_model::{CatalogState, Entry, Problem, StreamDef, StreamId};
 use dovetail_serving_layer::ports::{DdlAnswer, DdlResult};
-use dovetail_serving_layer::sql::CreateStream;
+use dovetail_serving_layer::sql::{AlterStream, CreateStream};
 use tracing::info;
 
 use super::missing;
+use super::schema_change::{altered, check_views, details, growth};
 use crate::node::Node;
 
 impl Node {
@@ -52,6 +53,41 @@ impl Node {
         self.open_stream(state, stream)
             .await
             .map_err(Problem::internal)
+    }
+
+    pub(super) async fn alter_stream(&self, alter: &AlterStream) -> Result<DdlAnswer, Problem> {
+        let state = self.0.catalog.state();
+        let stream = state
+            .stream_named(&alter.name)
+            .ok_or_else(|| Problem::not_found("stream", &alter.name))?;
+        let schema = altered(&stream.def.schema, alter)?;
+        let growth = growth(stream, &schema)?;
+        if growth.is_empty() {
+            return Ok(DdlAnswer {
+                result: DdlResult::Unchanged,
+                note: None,
+            });
+        }
+        check_views(&state, stream, &growth)?;
+        let def = StreamDef {
+            schema,
+            ..stream.def.clone()
+        };
+        let open = self.stream_named(&alter.name)?;
+        let entry = Entry::StreamAltered {
+            id: def.id.clone(),
+            schema: def.schema.clone(),
+        };
+        let commit = async {
+            let committed = self.commit(|_| Ok(vec![entry.clone()])).await;
+            committed.map(|_| ())
+        };
+        open.evolve(def, commit).await?;
+        info!(stream = %alter.name, changes = ?details(&growth), "altered");
+        Ok(DdlAnswer {
+            result: DdlResult::Altered,
+            note: None,
+        })
     }
 
     pub(super) async fn drop_stream(

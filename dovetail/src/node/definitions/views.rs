@@ -211,7 +211,16 @@ impl Node {
             .streams
             .get(&view.def.stream)
             .ok_or_else(|| Problem::not_found("stream of view", name))?;
-        let compiled = compile(stream, &view.def.sql).map_err(Problem::internal)?;
+        let compiled = compile(stream, &view.def.sql);
+        let compiled = compiled
+            .ok()
+            .filter(|compiled| compiled.definition_hash() == view.def.definition_hash)
+            .ok_or_else(|| {
+                Problem::conflict(format!(
+                    "the schema of stream `{}` has changed since, and view `{name}` would be another one: create it again",
+                    stream.def.name
+                ))
+            })?;
         let open = self.stream_named(&stream.def.name)?;
         let id = view.def.id.clone();
         open.cell()

@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `POST /v1/plan` and `POST /v1/apply`: a directory of `.sql` files as `{"files": [{"name", "sql"}]}`.
 
-use std::collections::HashMap;
-
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::HeaderMap;
@@ -17,7 +15,7 @@ use super::super::params::Params;
 use super::super::problem::Handled;
 use super::super::router::Api;
 use crate::ports::LocatedDefinition;
-use crate::sql::{Definition, parse_definitions};
+use crate::sql::parse_directory;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -60,27 +58,7 @@ pub(in super::super) async fn apply(
     Ok(answer::json(&json!({"changes": changes}))?)
 }
 
-/// The definitions of all files, in order of file names, streams before views.
 fn definitions(files: Files) -> Result<Vec<LocatedDefinition>, Problem> {
-    let mut files = files.files;
-    files.sort_by(|a, b| a.name.cmp(&b.name));
-    let mut all = Vec::new();
-    for file in &files {
-        all.extend(parse_definitions(&file.name, &file.sql)?);
-    }
-    let mut seen: HashMap<&str, &LocatedDefinition> = HashMap::new();
-    for located in &all {
-        let name = located.definition.name();
-        if let Some(first) = seen.insert(name, located) {
-            let detail = format!(
-                "{}: line {}: `{name}` is declared in {} line {} already",
-                located.file, located.line, first.file, first.line
-            );
-            return Err(Problem::invalid(detail)
-                .with("file", located.file.as_str())
-                .with("line", located.line));
-        }
-    }
-    all.sort_by_key(|d| matches!(d.definition, Definition::CreateView(_)));
-    Ok(all)
+    let files = files.files.into_iter();
+    parse_directory(files.map(|file| (file.name, file.sql)).collect())
 }

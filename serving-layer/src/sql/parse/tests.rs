@@ -143,9 +143,12 @@ fn the_smaller_statements() {
             column("x", ColumnType::Decimal(5, 2), true),
             column("y", ColumnType::Int, true),
         ],
+        drop_not_null: vec!["z".to_owned()],
     };
     assert_eq!(
-        define("ALTER STREAM s ADD COLUMN x DECIMAL(5, 2), ADD y INT"),
+        define(
+            "ALTER STREAM s ADD COLUMN x DECIMAL(5, 2), ALTER COLUMN z DROP NOT NULL, ADD y INT"
+        ),
         Definition::AlterStream(add)
     );
     let set = AlterView {
@@ -331,6 +334,11 @@ fn what_is_wrong_is_said_and_where() {
             "cannot be NOT NULL",
         ),
         ("ALTER STREAM s DROP COLUMN x", "can only become more"),
+        (
+            "ALTER STREAM s ALTER COLUMN x TYPE BIGINT",
+            "expected `DROP NOT NULL`",
+        ),
+        ("ALTER STREAM s ALTER X DROP NOT NULL", "write `x`"),
         ("ALTER VIEW v AS SELECT 2", "CREATE OR REPLACE VIEW"),
         (
             "ALTER VIEW v SET (sql = 'x')",
