@@ -231,6 +231,41 @@ async fn a_definition_is_cut_off() {
     .await;
 }
 
+/// Before the catalog has the column it is not there; behind it, it is. In either case nothing is lost, and the column
+/// can be used.
+#[tokio::test]
+async fn a_change_of_schema_is_cut_off() {
+    const ADD: &str = "ALTER STREAM events ADD COLUMN note VARCHAR";
+    for (point, there) in [("schema:prepared", false), ("schema:committed", true)] {
+        let home = tempfile::tempdir().unwrap();
+        let mut feed = Feed::default();
+        let server = Server::start(home.path(), Some(point)).await.unwrap();
+        let calls = server.calls();
+        declare(&calls).await.unwrap();
+        append(&calls, &mut feed, 7, 1).await.unwrap();
+        calls.recompute("hourly", &json!({})).await.unwrap();
+        append(&calls, &mut feed, 5, 0).await.unwrap();
+        let add = json!({"sql": ADD});
+        assert!(calls.post("/v1/sql", &add).await.is_none(), "{point}");
+        server.died().await;
+
+        let (server, _) = recovers(home.path(), &mut feed).await;
+        let calls = server.calls();
+        if !there {
+            calls.sql(ADD, json!({})).await.unwrap();
+        }
+        let (status, problem) = calls.post("/v1/sql", &add).await.unwrap();
+        assert_eq!(status, 409, "{point}: {problem}");
+        append(&calls, &mut feed, 3, 0).await.unwrap();
+        let count = "SELECT count(note) AS notes FROM events";
+        let rows = calls.rows(count, json!({})).await.unwrap();
+        assert_eq!(rows, [json!({"notes": 0})], "{point}");
+        server.kill().await;
+        let (server, _) = recovers(home.path(), &mut feed).await;
+        recomputes(&server, &feed).await;
+    }
+}
+
 #[tokio::test]
 async fn it_dies_again_while_it_recovers() {
     let home = tempfile::tempdir().unwrap();

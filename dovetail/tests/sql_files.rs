@@ -2,7 +2,7 @@
 //! The SQL surface by `.slt` files: every file of `tests/slt` runs against a node of its own.
 //!
 //! Beside SQL a file may hold `INGEST stream` with NDJSON lines below it, `RECOMPUTE view mode`, which runs
-//! to its end, and `EXCLUDE stream predicate`.
+//! to its end, `BUILT view`, which waits for the first run of a view, and `EXCLUDE stream predicate`.
 
 #![expect(clippy::unwrap_used, reason = "what fails here is a test that fails")]
 
@@ -85,6 +85,14 @@ impl Database {
         }
     }
 
+    async fn built(&self, view: &str) {
+        let state = self.node.catalog().state();
+        let id = &state.view_named(view).unwrap().def.id;
+        if let Some(run) = state.running(id, false) {
+            self.node.batch().wait(run.id).await.unwrap();
+        }
+    }
+
     async fn query(&self, sql: String) -> Result<DBOutput<DefaultColumnType>, Problem> {
         let names_stream = |token: &PositionToken| self.reads(&sql, token);
         let limits = Limits {
@@ -136,6 +144,7 @@ impl Database {
         match words.as_slice() {
             ["INGEST", stream] => self.ingest(stream, rest).await?,
             ["RECOMPUTE", view, mode] => self.recompute(view, mode).await?,
+            ["BUILT", view] => self.built(view).await,
             ["EXCLUDE", stream, ..] => {
                 let predicate = first.splitn(3, ' ').nth(2).unwrap_or_default().to_owned();
                 let request = ExclusionRequest {

@@ -10,4 +10,4 @@ mod oracle;
 mod rig;
 
 pub use oracle::{Oracle, same_rows};
-pub use rig::{Event, Rig, STREAM, collect, event_schema};
+pub use rig::{Event, MORE_COLUMNS, Rig, STREAM, collect, event_schema};

@@ -8,6 +8,7 @@ use arrow::compute::{concat_batches, take_record_batch};
 use arrow::row::{RowConverter, SortField};
 use datafusion::datasource::MemTable;
 use datafusion::prelude::{SessionConfig, SessionContext};
+use dovetail_log::CommittedBatch;
 use dovetail_model::{Exclusion, PartitionId, Position, StreamDef};
 use dovetail_view::View;
 
@@ -18,7 +19,7 @@ pub struct Oracle {
 }
 
 impl Oracle {
-    /// No events yet.
+    /// No events yet. `def` has every column that the stream will ever have.
     pub fn new(def: &StreamDef) -> Self {
         Self {
             def: def.clone(),
@@ -26,9 +27,11 @@ impl Oracle {
         }
     }
 
-    /// Adds a batch in the stream's events schema.
-    pub fn push(&self, events: &RecordBatch) {
-        self.all().push(events.clone());
+    /// Adds a batch in the stream's events schema of its time.
+    pub fn push(&self, batch: &CommittedBatch) {
+        let batch = batch.in_schema(&self.def.schema.events());
+        self.all()
+            .push(batch.expect("a column of the stream").events);
     }
 
     fn all(&self) -> std::sync::MutexGuard<'_, Vec<RecordBatch>> {

@@ -61,6 +61,25 @@ pub fn event_schema() -> StreamSchema {
     }
 }
 
+/// Columns that a test may add, in this order. Their values follow from the offset.
+pub const MORE_COLUMNS: [&str; 3] = ["more1", "more2", "more3"];
+
+/// `schema` with the column that comes next.
+fn grown(mut schema: StreamSchema) -> Option<StreamSchema> {
+    let added = schema.columns.len() - event_schema().columns.len();
+    schema.columns.push(Column {
+        name: (*MORE_COLUMNS.get(added)?).to_owned(),
+        column_type: ColumnType::Int,
+        nullable: true,
+    });
+    Some(schema)
+}
+
+/// The value of the `nth` added column in the event at `offset`.
+fn more(nth: usize, offset: u64) -> Option<i32> {
+    (offset % 7 > nth as u64).then_some((offset % 50) as i32 * (nth as i32 + 1))
+}
+
 #[derive(Debug)]
 struct OneStream {
     id: StreamId,
@@ -103,7 +122,7 @@ pub struct Rig {
     /// What was pushed so far.
     pub oracle: Oracle,
     clock: Arc<ManualClock>,
-    stream: StreamId,
+    def: Mutex<StreamDef>,
     /// Held while a batch is pushed: batches follow each other.
     next: Mutex<Offset>,
     next_view: AtomicU64,
@@ -169,7 +188,11 @@ impl Rig {
         });
         let session = QuerySession::new(runtime(), 2).expect("the engine starts");
         let engine = Engine::new(Arc::clone(&catalog), one, clock, session, Handle::current());
-        let oracle = Oracle::new(&def);
+        let mut all = def.clone();
+        while let Some(schema) = grown(all.schema.clone()) {
+            all.schema = schema;
+        }
+        let oracle = Oracle::new(&all);
         Self {
             catalog,
             batch,
@@ -178,7 +201,7 @@ impl Rig {
             store,
             oracle,
             clock: manual,
-            stream,
+            def: Mutex::new(def),
             next: Mutex::new(Offset(0)),
             next_view: AtomicU64::new(1),
         }
@@ -197,7 +220,7 @@ impl Rig {
         let def = ViewDef {
             id: format!("v{number}").parse().expect("an id"),
             name: name.to_owned(),
-            stream: self.stream.clone(),
+            stream: self.stream(),
             sql: view.sql().to_owned(),
             recompute: None,
             refresh_s: None,
@@ -249,7 +272,7 @@ impl Rig {
 
     /// Compiles the SELECT of a view over the stream.
     pub fn compile(&self, sql: &str) -> Arc<View> {
-        let schemas = BTreeMap::from([(STREAM.to_owned(), event_schema())]);
+        let schemas = BTreeMap::from([(STREAM.to_owned(), self.schema())]);
         Arc::new(View::compile(sql, &schemas).expect("the test's view compiles"))
     }
 
@@ -259,8 +282,53 @@ impl Rig {
         let batch = self.committed(*at, events);
         *at = batch.next;
         self.cell.note_durable(&batch);
-        self.oracle.push(&batch.events);
+        self.oracle.push(&batch);
         accumulate(&self.cell, &batch).expect("the batch follows the cut");
+    }
+
+    /// Adds the next of [`MORE_COLUMNS`], if there is one, while `events` are on their way from the log to the speed
+    /// layer under the schema before.
+    pub async fn add_column(&self, events: &[Event]) {
+        let mut def = self.def();
+        let Some(schema) = grown(def.schema) else {
+            return self.push(events);
+        };
+        def.schema = schema;
+        let batch = {
+            let mut at = self.next.lock().unwrap_or_else(PoisonError::into_inner);
+            let batch = self.committed(*at, events);
+            *at = batch.next;
+            batch
+        };
+        self.cell.note_durable(&batch);
+        self.oracle.push(&batch);
+        let handle = self.handle();
+        let prepared = handle.archiver.prepare(Arc::new(def.clone())).await;
+        let altered = Entry::StreamAltered {
+            id: def.id.clone(),
+            schema: def.schema.clone(),
+        };
+        commit(&self.catalog, vec![altered]).await;
+        let evolution = prepared.expect("the raw log makes room");
+        evolution.finish().await.expect("the cut is swapped");
+        *self.def.lock().unwrap_or_else(PoisonError::into_inner) = def;
+        accumulate(&self.cell, &batch).expect("the batch follows the cut");
+    }
+
+    fn def(&self) -> StreamDef {
+        self.def
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    fn stream(&self) -> StreamId {
+        self.def().id
+    }
+
+    /// What its events look like now.
+    pub fn schema(&self) -> StreamSchema {
+        self.def().schema
     }
 
     fn committed(&self, first: Offset, events: &[Event]) -> Arc<CommittedBatch> {
@@ -269,17 +337,22 @@ impl Rig {
         let arrived = self.clock.now_us();
         let offsets = Int64Array::from_iter_values((first.0..next.0).map(|offset| offset as i64));
         let times = |values: Vec<i64>| TimestampMicrosecondArray::from(values);
-        let columns: Vec<arrow::array::ArrayRef> = vec![
+        let mut columns: Vec<arrow::array::ArrayRef> = vec![
             Arc::new(times(events.iter().map(|e| e.0).collect())),
             Arc::new(StringArray::from_iter(events.iter().map(|e| e.1))),
             Arc::new(Int32Array::from_iter(events.iter().map(|e| e.2))),
             Arc::new(Int64Array::from_iter_values(events.iter().map(|e| e.3))),
-            Arc::new(Int32Array::from_value(0, events.len())),
-            Arc::new(offsets),
-            Arc::new(times(vec![arrived; events.len()])),
         ];
-        let events = RecordBatch::try_new(event_schema().events(), columns)
-            .expect("the batch fits the schema");
+        let schema = self.schema();
+        for nth in 0..schema.columns.len() - columns.len() {
+            let values = (first.0..next.0).map(|offset| more(nth, offset));
+            columns.push(Arc::new(Int32Array::from_iter(values)));
+        }
+        columns.push(Arc::new(Int32Array::from_value(0, events.len())));
+        columns.push(Arc::new(offsets));
+        columns.push(Arc::new(times(vec![arrived; events.len()])));
+        let events =
+            RecordBatch::try_new(schema.events(), columns).expect("the batch fits the schema");
         Arc::new(CommittedBatch {
             first,
             next,
@@ -316,7 +389,9 @@ impl Rig {
     }
 
     fn handle(&self) -> StreamHandle {
-        self.batch.stream(&self.stream).expect("the stream is open")
+        self.batch
+            .stream(&self.stream())
+            .expect("the stream is open")
     }
 
     /// Runs a batch run to its end, or until it is staged.
@@ -338,14 +413,14 @@ impl Rig {
     pub async fn exclude(&self, predicate: &str) -> Exclusion {
         let state = self.catalog.state();
         let exclusion = Exclusion {
-            id: state.streams[&self.stream].next_exclusion,
+            id: state.streams[&self.stream()].next_exclusion,
             predicate: predicate.to_owned(),
             reason: "wrong".to_owned(),
             bound: self.cell.durable(),
             declared_at: self.clock.now(),
         };
         let entry = Entry::ExclusionDeclared {
-            stream: self.stream.clone(),
+            stream: self.stream(),
             exclusion: exclusion.clone(),
         };
         commit(&self.catalog, vec![entry]).await;
@@ -384,6 +459,26 @@ impl Rig {
                 limits,
             })
             .await
+    }
+
+    /// Checks that the stream read as a table equals the oracle at its own stated position, in every column it has.
+    pub async fn check_stream(&self) {
+        let columns = self.schema().columns.into_iter().skip(2);
+        let sums = columns.map(|c| format!(", count({0}), sum({0})", c.name));
+        let sql = format!("SELECT count(*){} FROM {STREAM}", sums.collect::<String>());
+        let (rows, provenance) = self
+            .query(&sql, Layer::Merged)
+            .await
+            .expect("the stream answers");
+        let token: dovetail_model::PositionToken =
+            provenance.streams[0].position.parse().expect("a token");
+        let expected = self.oracle.answer(&sql, &token.position, &[]).await;
+        let shown = |rows: &[RecordBatch]| {
+            arrow::util::pretty::pretty_format_batches(rows)
+                .map(|table| table.to_string())
+                .expect("rows can be shown")
+        };
+        assert_eq!(shown(&rows), shown(&expected), "{sql}");
     }
 
     /// Checks that a view's merged answer equals the oracle at its own stated position, with the exclusions

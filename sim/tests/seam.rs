@@ -6,7 +6,7 @@ use std::time::Duration;
 use dovetail_batch_layer::{RetentionPolicy, StartRequest};
 use dovetail_model::{CatalogState, Entry, Offset, Outcome, Problem, RepairScope, RunMode, ViewId};
 use dovetail_serving_layer::ports::Layer;
-use dovetail_sim::{Rig, collect};
+use dovetail_sim::{MORE_COLUMNS, Rig, collect};
 use futures::TryStreamExt as _;
 use object_store::ObjectStore as _;
 use object_store::path::Path;
@@ -29,6 +29,7 @@ const HOURLY: &str = "SELECT origin, date_trunc('hour', at) AS hour, count(*) AS
 const TOTAL: &str = "SELECT count(*) AS n, sum(distance) AS d, avg(delay) AS mean FROM flights";
 const BY_ORIGIN: &str = "SELECT origin, count(*) AS n, approx_percentile_cont(delay, 0.5) AS p50, \
      first_value(delay ORDER BY distance) AS first FROM flights WHERE distance > 100 GROUP BY origin";
+const OVER_MORE: &str = "SELECT origin, count(more1) AS n, sum(more1) AS d, max(delay) AS latest FROM flights GROUP BY origin";
 const REDEFINED: &str =
     "SELECT origin, count(*) AS n, sum(distance) AS d FROM flights GROUP BY origin";
 
@@ -111,21 +112,39 @@ async fn step(rig: &Rig, views: &[ViewId], random: &mut StdRng) -> &'static str 
             }
             "repair"
         }
-        90..94 => {
+        90..92 => {
             rig.exclude(&format!("delay = {}", random.random_range(-20..200)))
                 .await;
             "exclude"
         }
-        94..97 => {
+        92..94 => {
+            // Over the newest column, which older events do not have.
+            let schema = rig.schema();
+            let column = schema.columns.last().map_or("delay", |c| c.name.as_str());
+            rig.exclude(&format!("{column} = {}", random.random_range(0..50)))
+                .await;
+            "exclude by the newest column"
+        }
+        94..96 => {
             // Refused when there is nothing to go back to.
             let _ = rig.batch.rollback(view, None).await;
             "rollback"
         }
+        96..98 => {
+            let events = events(random);
+            rig.add_column(&events).await;
+            "add column"
+        }
         _ => {
-            let sql = if rig.catalog.state().views[view].def.sql.contains("first") {
-                REDEFINED
-            } else {
-                BY_ORIGIN
+            let has_more = rig
+                .schema()
+                .columns
+                .iter()
+                .any(|c| c.name == MORE_COLUMNS[0]);
+            let sql = match random.random_range(0..3) {
+                0 if has_more => OVER_MORE,
+                1 => REDEFINED,
+                _ => BY_ORIGIN,
             };
             if *view == views[2] && rig.catalog.state().views[view].pending.is_none() {
                 rig.redefine_view(view, sql).await;
@@ -170,7 +189,7 @@ fn first_seed() -> u64 {
         .unwrap_or(0)
 }
 
-/// Any order of pushes, merges, archives, runs, promotes, rollbacks, exclusions and redefinitions: every
+/// Any order of pushes, merges, archives, runs, promotes, rollbacks, exclusions, redefinitions and new columns: every
 /// merged answer equals the oracle at its own position.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_answer_equals_the_oracle_at_its_own_position() {
@@ -183,11 +202,14 @@ async fn every_answer_equals_the_oracle_at_its_own_position() {
             rig.create_view("by_origin", BY_ORIGIN).await,
         ];
         let mut history = vec![];
-        for _ in 0..60 {
+        for round in 0..60 {
             history.push(step(&rig, &views, &mut random).await);
             println!("seed {seed}: {}", history.last().unwrap());
             for name in ["hourly", "total", "by_origin"] {
                 rig.check(name).await;
+            }
+            if round % 4 == 3 {
+                rig.check_stream().await;
             }
         }
     }

@@ -27,6 +27,8 @@ use super::open_stream::OpenStream;
 const ADMIT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Bytes of a dead letter that a list shows.
 const SHOWN_BYTES: usize = 4096;
+/// How long a replay waits for the speed layer to know of what was replayed before.
+const SETTLE_TIMEOUT: Duration = Duration::from_secs(30);
 /// Dead letters that one replay reads at a time.
 const REPLAY_PAGE: usize = 1000;
 
@@ -103,6 +105,16 @@ impl Ingest for Node {
     ) -> Result<ReplayAnswer, Problem> {
         let open = self.stream_named(stream)?;
         let _one_at_a_time = open.replaying().lock().await;
+        // What another replay has settled is pending no more, once the cut holds it.
+        let durable = open.cell().durable();
+        let settled = tokio::time::timeout(SETTLE_TIMEOUT, open.cell().wait_for(&durable));
+        settled.await.map_err(|_| {
+            Problem::new(
+                ProblemKind::Unavailable,
+                format!("the speed layer of stream `{stream}` is behind: try the replay again"),
+            )
+            .with("retry_after_s", 5)
+        })?;
         // What dies while the replay goes on waits for the next one.
         let end = open.log().durable();
         let ids: Option<BTreeSet<DeadLetterId>> = request.ids.map(BTreeSet::from_iter);

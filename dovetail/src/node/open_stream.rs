@@ -156,6 +156,7 @@ impl OpenStream {
         let prepared = self.archiver.prepare(Arc::clone(&def));
         let prepared = Box::pin(prepared).await.map_err(seam)?;
         let mut decoder = self.decoder.write().await;
+        dovetail_log::crash_point("schema:prepared");
         commit.await?;
         dovetail_log::crash_point("schema:committed");
         prepared.finish().await.map_err(seam)?;
