@@ -219,6 +219,29 @@ async fn verify(node: &Node, end: &str, sent: i64, with_notes: &[i64]) {
     }
 }
 
+/// Decoded under the schema before, it is committed before the change, however long it takes.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_append_under_way_ends_under_the_schema_it_began_in() {
+    let home = tempfile::tempdir().unwrap();
+    let node = open(&home.path().join("data")).await;
+    define(&node, CREATE).await.unwrap();
+    let lines: String = (0..100_000)
+        .map(|n| format!("{{\"n\":{n},\"part\":0,\"note\":1}}\n"))
+        .collect();
+    let mut slow = Box::pin(append(&node, "events", &lines, OnError::Reject));
+    assert!(futures::poll!(&mut slow).is_pending());
+    let altered = define(&node, "ALTER STREAM events ADD COLUMN note INT");
+    let (altered, slow) = tokio::join!(altered, slow);
+    altered.unwrap();
+    assert_eq!(slow.accepted, 100_000);
+    let line = "{\"n\":0,\"part\":1,\"note\":1}\n";
+    let end = append(&node, "events", line, OnError::Reject).await;
+    let counted = "SELECT part, count(*), count(note) FROM events GROUP BY part ORDER BY part";
+    let counted = integers(&node, counted, Some(&end.position)).await;
+    assert_eq!(counted, [[0, 100_000, 0], [1, 1, 1]]);
+    node.shutdown().await;
+}
+
 async fn letters(node: &Node, lines: &str) -> u64 {
     append(node, "orders", lines, OnError::DeadLetter)
         .await

@@ -21,6 +21,7 @@ Examples:
   dovetail sql 'SELECT count(*) FROM flights'
   dovetail sql -f report.sql --format csv > report.csv
   echo 'SHOW VIEWS' | dovetail sql
+  dovetail sql 'ALTER STREAM flights ADD COLUMN carrier VARCHAR'
   dovetail sql 'SELECT * FROM airport_delays' --format parquet > delays.parquet
   dovetail sql 'SELECT * FROM airport_delays' --layer batch       reproducible numbers
   dovetail sql 'SELECT * FROM airport_delays' --after 'flights~k3f:0@1234'";

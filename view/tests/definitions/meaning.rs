@@ -2,9 +2,16 @@
 //! What a definition that is allowed means: names, hashes, the time key.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
-use dovetail_model::{ColumnType, StreamSchema};
-use dovetail_view::View;
+use arrow::array::{
+    ArrayRef, AsArray as _, Int32Array, Int64Array, RecordBatch, TimestampMicrosecondArray,
+    new_null_array,
+};
+use arrow::compute::cast;
+use arrow::datatypes::Int64Type;
+use dovetail_model::{Column, ColumnType, Offset, Position, Span, StreamSchema};
+use dovetail_view::{View, ViewError};
 
 use crate::streams;
 
@@ -93,4 +100,66 @@ fn the_time_key_is_one_that_grows_with_the_event_time() {
     ] {
         assert_eq!(time_key(key), None, "{key}");
     }
+}
+
+/// A stream's schema may have grown since the view was compiled, or since the events were committed.
+#[test]
+fn events_of_another_schema_are_read_by_name() {
+    let events = |schema: &StreamSchema| {
+        let fields = schema.events();
+        let columns = fields
+            .fields()
+            .iter()
+            .map(|field| match field.name().as_str() {
+                "_partition" => Arc::new(Int32Array::from(vec![0, 0])) as ArrayRef,
+                "_offset" => Arc::new(Int64Array::from(vec![7, 8])),
+                "_arrived_at" => Arc::new(TimestampMicrosecondArray::from(vec![5, 5])),
+                "delay" => Arc::new(Int32Array::from(vec![1, 2])),
+                "extra" => Arc::new(Int32Array::from(vec![3, 4])),
+                _ => new_null_array(field.data_type(), 2),
+            });
+        let columns = columns.collect();
+        RecordBatch::try_new(Arc::clone(&fields), columns).unwrap()
+    };
+    let answer = |sql: &str, compiled: &BTreeMap<_, _>, events: &RecordBatch| {
+        let view = View::compile(sql, compiled).unwrap();
+        let span = Span::up_to(Position::single(Offset(9)));
+        let run = view.accumulate(events, span)?;
+        let rows = view.finish(run.states())?;
+        let values = rows.columns().iter();
+        let values = values.map(|c| c.as_primitive::<Int64Type>().iter().next().flatten());
+        Ok::<Vec<_>, ViewError>(values.collect())
+    };
+    let old = streams();
+    let mut new = streams();
+    new.get_mut("flights").unwrap().columns.push(Column {
+        name: "extra".to_owned(),
+        column_type: ColumnType::Int,
+        nullable: true,
+    });
+    let (before, after) = (events(&old["flights"]), events(&new["flights"]));
+    let sql = "SELECT sum(delay) AS d, max(_offset) AS o FROM flights";
+    for compiled in [&old, &new] {
+        for events in [&before, &after] {
+            assert_eq!(answer(sql, compiled, events).unwrap(), [Some(3), Some(8)]);
+        }
+    }
+    let sql = "SELECT count(extra) AS n, sum(extra) AS e FROM flights";
+    assert_eq!(answer(sql, &new, &before).unwrap(), [Some(0), None]);
+    assert_eq!(answer(sql, &new, &after).unwrap(), [Some(2), Some(7)]);
+    // Another type is another column.
+    let mut retyped = streams();
+    retyped.get_mut("flights").unwrap().columns[1].column_type = ColumnType::BigInt;
+    let retyped = events_of_type(&retyped["flights"], &before);
+    let sql = "SELECT sum(delay) AS d, max(_offset) AS o FROM flights";
+    let error = answer(sql, &old, &retyped).unwrap_err();
+    assert!(matches!(error, ViewError::Schema { .. }), "{error}");
+}
+
+/// `events` with each column cast to its type in `schema`.
+fn events_of_type(schema: &StreamSchema, events: &RecordBatch) -> RecordBatch {
+    let schema = schema.events();
+    let columns = events.columns().iter().zip(schema.fields());
+    let columns = columns.map(|(column, field)| cast(column, field.data_type()).unwrap());
+    RecordBatch::try_new(Arc::clone(&schema), columns.collect()).unwrap()
 }
