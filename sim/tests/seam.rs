@@ -234,6 +234,28 @@ async fn a_view_on_history_is_building_until_its_first_generation() {
     rig.check("late").await;
 }
 
+/// Archived events, a tail and a batch on its way to the speed layer, all of the schema before.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_schema_grows_under_archive_tail_and_a_batch_on_its_way() {
+    let rig = Rig::new(64 << 20).await;
+    let view = rig.create_view("hourly", HOURLY).await;
+    let flight = [(START_US, Some("SFO"), Some(1), 100); 9];
+    for _ in MORE_COLUMNS {
+        rig.push(&flight);
+        rig.archive().await;
+        rig.push(&flight);
+        rig.add_column(&flight).await;
+        rig.check_stream().await;
+        rig.push(&flight);
+        rig.check_stream().await;
+        rig.check("hourly").await;
+    }
+    rig.archive().await;
+    rig.check_stream().await;
+    rig.run(&view, start(RunMode::Full, false)).await;
+    rig.check("hourly").await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_stream_is_a_table_with_the_same_seam() {
     let rig = Rig::new(64 << 20).await;
