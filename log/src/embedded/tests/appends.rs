@@ -335,7 +335,7 @@ async fn a_running_log_takes_a_grown_schema_without_losing_an_append() {
     let refused = log.append(append(9..10)).await.unwrap_err();
     assert!(matches!(refused, LogError::BadAppend(_)), "{refused}");
     let more = Arc::new(arrow::array::Int32Array::from(vec![7])) as ArrayRef;
-    let columns = [&events(3..4).columns()[..], &[more]].concat();
+    let columns = [events(3..4).columns(), &[more]].concat();
     let newer = Append {
         events: RecordBatch::try_new(grown.declared(), columns).unwrap(),
         ..append(0..0)
