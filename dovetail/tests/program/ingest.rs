@@ -2,13 +2,6 @@
 //! `dovetail ingest` against a real server: every format and compression in full and once, in bounded
 //! memory, whole parts or none of them, and on from where an interruption came.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
-
-#[path = "support/up.rs"]
-mod running;
-#[expect(dead_code, reason = "the fake server is for the tests of the clients")]
-mod support;
-
 use std::fs::File;
 use std::io::{BufWriter, Write as _};
 use std::path::{Path, PathBuf};
@@ -25,8 +18,9 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::process::Child;
 use tokio::sync::oneshot;
 
-use running::{PATIENCE, Up};
-use support::{Ran, program, run};
+use crate::support::fake::{Ran, run};
+use crate::support::program::program;
+use crate::support::up::{PATIENCE, Up};
 
 const MIB: usize = 1 << 20;
 /// What a part is closed at.

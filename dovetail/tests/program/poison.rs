@@ -2,19 +2,11 @@
 //! Events that one view cannot compute, in the real process: it says so and names the way out, everything else
 //! goes on, a restart changes nothing, and an exclusion or a new definition heals it.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
-#![allow(clippy::print_stdout, reason = "a failure shows what the server said")]
-
-mod support {
-    pub(crate) mod program;
-    pub(crate) mod server;
-}
-
 use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use support::server::{Calls, HANGS, Server};
+use crate::support::server::{Calls, HANGS, Server};
 
 const DEFINITIONS: [&str; 3] = [
     "CREATE STREAM flights (origin VARCHAR, delay INT)",

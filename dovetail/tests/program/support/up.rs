@@ -9,7 +9,8 @@ use rustix::process::{Pid, Signal, kill_process};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
 use tokio::process::Child;
 
-use crate::support::{Ran, program, run};
+use super::fake::{Ran, run};
+use super::program::program;
 
 /// How long a start or an orderly stop may take on a busy machine; both take a fraction of it.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);

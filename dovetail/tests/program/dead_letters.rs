@@ -2,21 +2,12 @@
 //! Dead letters in the real process: listed page by page, tried again page by page, in the archive and in the
 //! tail behind it.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
-#![allow(clippy::print_stdout, reason = "a failure shows what the server said")]
-
-mod support {
-    pub(crate) mod program;
-    #[expect(dead_code, reason = "this test ends the server in one way")]
-    pub(crate) mod server;
-}
-
 use std::time::Duration;
 
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use support::server::{Calls, HANGS, Server};
+use crate::support::server::{Calls, HANGS, Server};
 
 /// Appends dead letters: objects with a column that the stream does not have, of about `size` bytes.
 async fn append(calls: &Calls, numbers: std::ops::Range<usize>, size: usize) {

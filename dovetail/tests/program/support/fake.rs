@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //! A server that records what it is asked and answers as a test says, and the built program to ask it.
 
-mod program;
-
 use std::process::Stdio;
 use std::sync::{Arc, Mutex};
 
@@ -14,7 +12,7 @@ use axum::response::{IntoResponse, Response};
 use serde_json::Value;
 use tokio::io::AsyncWriteExt;
 
-pub(crate) use program::program;
+use super::program::program;
 
 /// A request as it came.
 #[derive(Debug, Clone)]

@@ -1,13 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The built program against a fake server: what it asks, what it prints where, how it exits.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
-
-mod support;
-
 use serde_json::{Value, json};
 
-use support::{Answer, Asked, Fake, program, run};
+use crate::support::fake::{Answer, Asked, Fake, run};
+use crate::support::program::program;
 
 fn problem(status: u16, detail: &str) -> Answer {
     let body =

@@ -6,18 +6,6 @@
 //! API, an oracle over the numbered events that were sent.
 //! Non-goals: lost pages and torn frames, which a kill cannot bring about: the log's own tests do.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
-#![allow(clippy::print_stdout, reason = "seeds are printed first")]
-
-mod support {
-    pub(crate) mod feed;
-    pub(crate) mod load;
-    pub(crate) mod program;
-    pub(crate) mod projection;
-    #[expect(dead_code, reason = "the test of bad bodies asks for more")]
-    pub(crate) mod server;
-}
-
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -27,10 +15,10 @@ use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
 use serde_json::{Value, json};
 
-use support::feed::{DEFINITIONS, Feed, hourly};
-use support::load::Load;
-use support::projection::Projection;
-use support::server::{Calls, Server};
+use crate::support::feed::{DEFINITIONS, Feed, hourly};
+use crate::support::load::Load;
+use crate::support::projection::Projection;
+use crate::support::server::{Calls, Server};
 
 const VIEWS: [&str; 2] = ["hourly", "total"];
 

@@ -2,8 +2,6 @@
 //! A stream's schema grows while events arrive and batch runs work: nothing acknowledged is lost or doubled, and
 //! no event is read in another schema than it was acknowledged in.
 
-#![expect(clippy::unwrap_used, reason = "what fails here is a test that fails")]
-
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};

@@ -2,15 +2,6 @@
 //! Bodies that are nonsense, damaged or bombs, against the real process: each is refused as a problem that
 //! names it, at a bounded cost, and leaves nothing behind.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
-#![allow(clippy::print_stdout, reason = "a failing test shows the log")]
-
-#[expect(dead_code, reason = "other tests use the rest")]
-mod support {
-    pub(crate) mod program;
-    pub(crate) mod server;
-}
-
 use std::io::Write as _;
 use std::sync::Arc;
 
@@ -21,7 +12,7 @@ use rand::{RngCore as _, SeedableRng as _};
 use reqwest::Method;
 use serde_json::json;
 
-use support::server::{Calls, Server};
+use crate::support::server::{Calls, Server};
 
 const ARROW: &str = "application/vnd.apache.arrow.stream";
 const NDJSON: &str = "application/x-ndjson";

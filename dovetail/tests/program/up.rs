@@ -1,20 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The built program as a server: what it says, and how it stops.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
-
-#[path = "support/up.rs"]
-mod running;
-#[expect(dead_code, reason = "the fake server is for the tests of the clients")]
-mod support;
-
 use std::path::{Path, PathBuf};
 
 use rustix::process::Signal;
 use serde_json::Value;
 
-use running::{PATIENCE, Up};
-use support::run;
+use crate::support::fake::run;
+use crate::support::up::{PATIENCE, Up};
 
 fn definitions() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../demo/definitions")

@@ -4,8 +4,6 @@
 //! Beside SQL a file may hold `INGEST stream` with NDJSON lines below it, `RECOMPUTE view mode`, which runs
 //! to its end, `BUILT view`, which waits for the first run of a view, and `EXCLUDE stream predicate`.
 
-#![expect(clippy::unwrap_used, reason = "what fails here is a test that fails")]
-
 use std::sync::Arc;
 use std::time::Duration;
 

@@ -1,0 +1,20 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The built program, from outside: its command line, its HTTP API, kills and restarts; and the SQL surface of a
+//! node. One binary, as linking is what a test crate of this program costs most.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
+#![allow(
+    clippy::print_stdout,
+    reason = "seeds are printed first, a failure shows what the server said"
+)]
+
+mod alter;
+mod bad_bodies;
+mod cli;
+mod crash;
+mod dead_letters;
+mod ingest;
+mod poison;
+mod sql_files;
+mod support;
+mod up;
