@@ -26,6 +26,9 @@ pub enum BatchError {
         /// The run at work.
         run: RunId,
     },
+    /// A first run was asked for, and the definition has a generation.
+    #[error("view `{0}` is built already")]
+    NothingToBuild(String),
     /// The run is not in the state that the request needs.
     #[error("run {run} is {found}, not {needed}")]
     WrongOutcome {
@@ -107,6 +110,7 @@ impl BatchError {
         match self {
             Self::NotFound { .. } => ProblemKind::NotFound,
             Self::AlreadyRunning { .. }
+            | Self::NothingToBuild(_)
             | Self::WrongOutcome { .. }
             | Self::Stale { .. }
             | Self::Refused(_)

@@ -57,6 +57,20 @@ pub struct StartRequest {
     pub dry_run: bool,
     /// Who asks: `user`, `schedule`, `memory`, `build`, `upgrade`.
     pub trigger: &'static str,
+    /// Start only where the view's definition has no generation yet: two may see that at once, one builds.
+    pub only_to_build: bool,
+}
+
+impl StartRequest {
+    /// The first full run of a definition.
+    pub fn build() -> Self {
+        Self {
+            mode: RunMode::Full,
+            trigger: "build",
+            only_to_build: true,
+            ..Self::default()
+        }
+    }
 }
 
 /// How far a run is.
@@ -376,6 +390,9 @@ impl BatchLayer {
                     view: view_state.def.name.clone(),
                     run: running.id,
                 });
+            }
+            if request.only_to_build && !view_state.is_building() {
+                return Err(BatchError::NothingToBuild(view_state.def.name.clone()));
             }
             let start = self.start_of(state, view_state, &request)?;
             let run = new_run(RunId(state.next_run.0.max(1)), view, &request, now);

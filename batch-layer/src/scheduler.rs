@@ -70,7 +70,7 @@ fn due_full(state: &CatalogState, view: &ViewState, now: DateTime<Utc>) -> Optio
             due,
         })
     };
-    if view.live.is_none() || view.pending.is_some() {
+    if view.is_building() {
         // A first generation that failed is tried again only after a pause, or by hand. What may have healed
         // it, a newer definition or exclusion, makes it due at once.
         let defined = view.pending.as_ref().unwrap_or(&view.def).defined_at;
@@ -211,8 +211,13 @@ impl Scheduler {
             let now = self.batch.config.clock.now();
             let state = self.batch.config.catalog.state();
             for due in due_runs(&state, now, self.pressed.pressed().as_ref()) {
-                if let Err(error) = self.start(&due).await {
-                    warn!(view = %due.view, mode = %due.mode, trigger = due.trigger, %error, "a due run could not be started");
+                match self.start(&due).await {
+                    // Someone else was quicker: what was due is done.
+                    Ok(())
+                    | Err(BatchError::AlreadyRunning { .. } | BatchError::NothingToBuild(_)) => {}
+                    Err(error) => {
+                        warn!(view = %due.view, mode = %due.mode, trigger = due.trigger, %error, "a due run could not be started")
+                    }
                 }
             }
         }
@@ -233,10 +238,13 @@ impl Scheduler {
             })
             .await?;
         }
-        let request = StartRequest {
-            mode: due.mode,
-            trigger: due.trigger,
-            ..StartRequest::default()
+        let request = match due.trigger {
+            "build" => StartRequest::build(),
+            trigger => StartRequest {
+                mode: due.mode,
+                trigger,
+                ..StartRequest::default()
+            },
         };
         let run = self.batch.start(&due.view, request).await?;
         info!(run = run.id.0, view = %due.view, mode = %due.mode, trigger = due.trigger, "started by schedule");

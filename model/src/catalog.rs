@@ -283,6 +283,11 @@ pub struct ViewState {
 }
 
 impl ViewState {
+    /// Whether the newest definition has no generation yet.
+    pub fn is_building(&self) -> bool {
+        self.live.is_none() || self.pending.is_some()
+    }
+
     /// The live generation's manifest.
     pub fn live_manifest(&self) -> Option<&Arc<Manifest>> {
         self.live.and_then(|number| self.generations.get(&number))

@@ -44,6 +44,7 @@ async fn repair(rig: &Rig, view: &dovetail_model::ViewId, scope: RepairScope) ->
         scope,
         dry_run: false,
         trigger: "user",
+        ..StartRequest::default()
     };
     let run = rig.run(view, request).await;
     assert_eq!(run.outcome, Outcome::Promoted, "{:?}", run.error);

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use dovetail_batch_layer::{RetentionPolicy, StartRequest};
+use dovetail_batch_layer::{BatchError, RetentionPolicy, StartRequest};
 use dovetail_model::{CatalogState, Entry, Offset, Outcome, Problem, RepairScope, RunMode, ViewId};
 use dovetail_serving_layer::ports::Layer;
 use dovetail_sim::{MORE_COLUMNS, Rig, collect};
@@ -228,8 +228,12 @@ async fn a_view_on_history_is_building_until_its_first_generation() {
         .unwrap_err();
     assert_eq!(problem.kind.status(), 503, "{problem}");
     rig.push(&events(&mut random));
-    rig.run(&view, start(RunMode::Full, false)).await;
+    let built = rig.run(&view, StartRequest::build()).await;
+    assert_eq!(built.outcome, Outcome::Promoted);
     rig.check("late").await;
+    // Whoever else saw that it was to be built comes too late.
+    let again = rig.batch.start(&view, StartRequest::build()).await;
+    assert!(matches!(again, Err(BatchError::NothingToBuild(_))));
     rig.push(&events(&mut random));
     rig.check("late").await;
 }

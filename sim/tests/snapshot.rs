@@ -141,6 +141,7 @@ impl World {
             scope,
             dry_run,
             trigger: "user",
+            ..StartRequest::default()
         };
         let run = self.rig.batch.run_to_end(view, request).await;
         let run = run.expect("nobody else runs this view");

@@ -156,6 +156,7 @@ impl Control for Node {
             scope,
             dry_run: request.dry_run,
             trigger: "user",
+            ..StartRequest::default()
         };
         let run = self.0.batch.start(&id, start).await.map_err(problem)?;
         self.run_info(&self.0.catalog.state(), &run)

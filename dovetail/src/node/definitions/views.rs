@@ -3,11 +3,11 @@
 
 use std::sync::Arc;
 
-use dovetail_batch_layer::StartRequest;
+use dovetail_batch_layer::{BatchError, StartRequest};
 use dovetail_log::catalog::random_u64;
 use dovetail_model::{
-    CatalogState, Entry, GenerationInputs, Manifest, Position, Problem, PublishReason, RunMode,
-    StreamState, ViewDef, ViewId, ViewState,
+    CatalogState, Entry, GenerationInputs, Manifest, Position, Problem, PublishReason, StreamState,
+    ViewDef, ViewId, ViewState,
 };
 use dovetail_seam::Generation;
 use dovetail_serving_layer::ports::{DdlAnswer, DdlResult};
@@ -295,13 +295,13 @@ impl Node {
 
     /// Starts the first full run of a definition. The scheduler does if this cannot.
     async fn start_build(&self, id: &ViewId) -> String {
-        let request = StartRequest {
-            mode: RunMode::Full,
-            trigger: "build",
-            ..StartRequest::default()
-        };
-        match self.0.batch.start(id, request).await {
+        match self.0.batch.start(id, StartRequest::build()).await {
             Ok(run) => format!("building from the stream's history: run {}", run.id),
+            // The scheduler saw the definition first.
+            Err(BatchError::AlreadyRunning { run, .. }) => {
+                format!("building from the stream's history: run {run}")
+            }
+            Err(BatchError::NothingToBuild(_)) => "built from the stream's history".to_owned(),
             Err(error) => {
                 warn!(view = %id, %error, "the first full run could not start yet");
                 "building from the stream's history".to_owned()
