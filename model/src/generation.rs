@@ -4,7 +4,7 @@
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
-use crate::{Exclusion, GenerationNumber, Position, RunId, RunMode, StreamId, ViewId};
+use crate::{Exclusion, GenerationNumber, Position, RunId, RunMode, StreamId, ViewDef, ViewId};
 
 /// One immutable Parquet file of a generation. Its rows are sorted by the view's sort key, one per group.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -68,6 +68,29 @@ pub struct Manifest {
 }
 
 impl Manifest {
+    /// The first generation of a new view on an empty stream: no groups, up to the start.
+    pub fn empty(view: &ViewDef, state_fingerprint: &str) -> Self {
+        Self {
+            view: view.id.clone(),
+            stream: view.stream.clone(),
+            number: GenerationNumber(1),
+            parent: None,
+            definition_version: view.version,
+            sql: view.sql.clone(),
+            mode: None,
+            run: None,
+            inputs: GenerationInputs {
+                horizon: Position::zero(),
+                raw_version: 0,
+                definition_hash: view.definition_hash.clone(),
+                exclusions: vec![],
+                state_fingerprint: state_fingerprint.to_owned(),
+            },
+            files: vec![],
+            created_at: view.defined_at,
+        }
+    }
+
     /// Groups in all files.
     pub fn rows(&self) -> u64 {
         self.files.iter().map(|f| f.rows).sum()

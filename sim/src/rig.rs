@@ -16,9 +16,9 @@ use dovetail_log::catalog::Catalog;
 use dovetail_log::parquet_files::register_store;
 use dovetail_log::raw::RawLog;
 use dovetail_model::{
-    BatchRun, Clock, Column, ColumnType, Entry, EventTime, Exclusion, GenerationInputs,
-    GenerationNumber, Manifest, ManualClock, Offset, Outcome, Position, Problem, PublishReason,
-    StreamDef, StreamId, StreamSchema, UnknownColumns, ViewDef, ViewId,
+    BatchRun, Clock, Column, ColumnType, Entry, EventTime, Exclusion, Manifest, ManualClock,
+    Offset, Outcome, Position, Problem, PublishReason, StreamDef, StreamId, StreamSchema,
+    UnknownColumns, ViewDef, ViewId,
 };
 use dovetail_seam::{Archiver, Forget, Generation, StreamCell};
 use dovetail_serving_layer::engine::{CutSource, Engine, QuerySession};
@@ -237,7 +237,7 @@ impl Rig {
             commit(&self.catalog, entries).await;
             return id;
         }
-        let manifest = Arc::new(empty_generation(&def, &view));
+        let manifest = Arc::new(Manifest::empty(&def, view.state_fingerprint()));
         entries.push(Entry::GenerationWritten {
             manifest: Arc::clone(&manifest),
         });
@@ -533,26 +533,4 @@ fn runtime(memory: usize, store: &Arc<dyn ObjectStore>) -> Arc<RuntimeEnv> {
         .expect("a runtime");
     register_store(&runtime, Arc::clone(store));
     runtime
-}
-
-fn empty_generation(def: &ViewDef, view: &View) -> Manifest {
-    Manifest {
-        view: def.id.clone(),
-        stream: def.stream.clone(),
-        number: GenerationNumber(1),
-        parent: None,
-        definition_version: def.version,
-        sql: def.sql.clone(),
-        mode: None,
-        run: None,
-        inputs: GenerationInputs {
-            horizon: Position::zero(),
-            raw_version: 0,
-            definition_hash: def.definition_hash.clone(),
-            exclusions: vec![],
-            state_fingerprint: view.state_fingerprint().to_owned(),
-        },
-        files: vec![],
-        created_at: def.defined_at,
-    }
 }

@@ -89,6 +89,13 @@ async fn generations_and_their_files_go_when_their_time_is_over() {
     sweep(&rig).await;
     assert_eq!(generations(&rig, &view), newest);
     let left = stored(&rig, &view).await;
+    assert!(left.is_superset(&files_of_old), "who reads them may end");
+
+    // And then their files, once the grace is over.
+    let grace = RetentionPolicy::default().orphans_after.to_std().unwrap();
+    rig.wait(grace + HOUR);
+    sweep(&rig).await;
+    let left = stored(&rig, &view).await;
     assert_eq!(left, named(&rig, &view, newest));
     assert!(
         files_of_old.difference(&left).count() > 0,

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use dovetail_batch_layer::{BatchError, StartRequest};
 use dovetail_log::catalog::random_u64;
 use dovetail_model::{
-    CatalogState, Entry, GenerationInputs, Manifest, Position, Problem, PublishReason, StreamState,
-    ViewDef, ViewId, ViewState,
+    CatalogState, Entry, Manifest, Position, Problem, PublishReason, StreamState, ViewDef, ViewId,
+    ViewState,
 };
 use dovetail_seam::Generation;
 use dovetail_serving_layer::ports::{DdlAnswer, DdlResult};
@@ -50,7 +50,7 @@ impl Node {
             false,
         );
         let empty = joined == Position::zero();
-        let manifest = Arc::new(self.empty_manifest(&def, &compiled));
+        let manifest = Arc::new(Manifest::empty(&def, compiled.state_fingerprint()));
         let committed = self
             .commit(|_| {
                 let mut entries = vec![Entry::ViewCreated { view: def.clone() }];
@@ -268,28 +268,6 @@ impl Node {
             version,
             definition_hash: view.definition_hash().to_owned(),
             defined_at: self.0.config.clock.now(),
-        }
-    }
-
-    fn empty_manifest(&self, def: &ViewDef, view: &View) -> Manifest {
-        Manifest {
-            view: def.id.clone(),
-            stream: def.stream.clone(),
-            number: dovetail_model::GenerationNumber(1),
-            parent: None,
-            definition_version: def.version,
-            sql: def.sql.clone(),
-            mode: None,
-            run: None,
-            inputs: GenerationInputs {
-                horizon: Position::zero(),
-                raw_version: 0,
-                definition_hash: def.definition_hash.clone(),
-                exclusions: vec![],
-                state_fingerprint: view.state_fingerprint().to_owned(),
-            },
-            files: vec![],
-            created_at: def.defined_at,
         }
     }
 
