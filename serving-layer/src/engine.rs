@@ -7,7 +7,6 @@
 //! Invariants: one snapshot (law 3): every view of a stream, and the stream itself, at the same position;
 //! only our tables resolve; user SQL changes nothing. Non-goals: definitions, HTTP.
 
-mod limits;
 mod merged_scan;
 mod provenance;
 mod query;
@@ -24,7 +23,7 @@ use dovetail_seam::StreamCell;
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 
-pub use limits::problem_of;
+pub use crate::problem::problem_of;
 pub use provenance::freshness_ms;
 pub use session::QuerySession;
 

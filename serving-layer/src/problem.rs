@@ -6,6 +6,7 @@ use std::error::Error;
 use arrow::error::ArrowError;
 use datafusion::error::DataFusionError;
 use dovetail_model::{Problem, ProblemKind};
+use dovetail_view::words_of;
 
 /// What a caller can do about an error of planning or execution. A [`Problem`] that travelled inside
 /// [`DataFusionError::External`] comes out as it went in.
@@ -24,7 +25,7 @@ pub fn problem_of(error: &DataFusionError) -> Problem {
         source = inner.source();
     }
     let root = error.find_root();
-    let message = message_of(root);
+    let message = words_of(error);
     let kind = match root {
         DataFusionError::Plan(_)
         | DataFusionError::SchemaError(_, _)
@@ -39,6 +40,11 @@ pub fn problem_of(error: &DataFusionError) -> Problem {
                 "the query needs more memory than it may have: {message}; ask for fewer groups or columns, or try again later"
             );
             return Problem::new(ProblemKind::Busy, detail);
+        }
+        DataFusionError::ObjectStore(_)
+        | DataFusionError::IoError(_)
+        | DataFusionError::ParquetError(_) => {
+            return Problem::internal(format!("a file could not be read: {message}"));
         }
         _ => ProblemKind::Internal,
     };
@@ -55,27 +61,6 @@ fn kind_of_arrow(error: &ArrowError) -> ProblemKind {
         | ArrowError::InvalidArgumentError(_)
         | ArrowError::NotYetImplemented(_) => ProblemKind::Invalid,
         _ => ProblemKind::Internal,
-    }
-}
-
-/// The error's own words in our form: no prefix, no backtrace, lowercase.
-fn message_of(error: &DataFusionError) -> String {
-    let message = error.message();
-    let message = message
-        .split(DataFusionError::BACK_TRACE_SEP)
-        .next()
-        .unwrap_or_default();
-    lower_first(message.trim().trim_end_matches('.'))
-}
-
-/// `Text` as `text`, but `SQL` as it is.
-pub(crate) fn lower_first(text: &str) -> String {
-    let mut chars = text.chars();
-    match (chars.next(), chars.next()) {
-        (Some(first), Some(second)) if first.is_uppercase() && !second.is_uppercase() => {
-            first.to_lowercase().collect::<String>() + &text[first.len_utf8()..]
-        }
-        _ => text.to_owned(),
     }
 }
 
@@ -100,6 +85,11 @@ mod tests {
                 DataFusionError::Plan("No field named x.".to_owned()),
                 ProblemKind::Invalid,
                 "no field named x",
+            ),
+            (
+                std::io::Error::other("no such file").into(),
+                ProblemKind::Internal,
+                "a file could not be read: ",
             ),
             (
                 ArrowError::DivideByZero.into(),

@@ -17,8 +17,8 @@ mod refused;
 mod render;
 mod source;
 mod statement;
-mod types;
 
+pub use dovetail_view::sql_type;
 pub use nesting::PLANNING_STACK_BYTES;
 pub use options::render_interval;
 pub use parse::{check_predicate, parse, parse_definitions, parse_directory};
@@ -27,4 +27,3 @@ pub use statement::{
     AlterStream, AlterView, CreateStream, CreateView, Definition, ObjectKind, Show, Statement,
     ViewOptions,
 };
-pub use types::sql_type;

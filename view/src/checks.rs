@@ -277,6 +277,11 @@ fn refusal_of(expression: &Expr) -> Option<&'static str> {
         {
             Some("a view takes each event once: unnest in the query that reads the view")
         }
+        Expr::Function(function)
+            if names::function_name(function).is_some_and(|name| name == "grouping") =>
+        {
+            Some("a view groups in one way, so it is 0 in every row: leave it out")
+        }
         Expr::Value(value)
             if matches!(
                 value.value,

@@ -42,7 +42,7 @@ use dovetail_model::StreamSchema;
 use crate::checks::{self, Checked};
 use crate::engine::{resolve, session};
 use crate::storage::surface_type;
-use crate::{Equality, ViewError, aggregates};
+use crate::{Equality, ViewError, aggregates, sql_type};
 
 pub use keys::KeyColumn;
 
@@ -107,28 +107,14 @@ pub(crate) fn compile(
 
 /// A planner's complaint is about the definition.
 fn definition(error: DataFusionError) -> ViewError {
-    ViewError::Definition(complaint(&error))
+    const CONFLICT: &str = "Conflicting ordering requirements";
+    if matches!(error.find_root(), DataFusionError::NotImplemented(m) if m.contains(CONFLICT)) {
+        return ViewError::Definition(ORDERS_CONFLICT.to_owned());
+    }
+    ViewError::Engine(error).of_definition()
 }
 
 const ORDERS_CONFLICT: &str = "two of nth_value, string_agg and percentiles WITHIN GROUP need the events in different orders: give them the same ORDER BY, or declare two views";
-
-/// What a planner says, in our manner.
-pub(crate) fn complaint(error: &DataFusionError) -> String {
-    const CONFLICT: &str = "Conflicting ordering requirements";
-    if matches!(error.find_root(), DataFusionError::NotImplemented(m) if m.contains(CONFLICT)) {
-        return ORDERS_CONFLICT.to_owned();
-    }
-    let text = match error.find_root() {
-        DataFusionError::Plan(text) | DataFusionError::NotImplemented(text) => text.clone(),
-        DataFusionError::SchemaError(text, _) => text.to_string(),
-        other => other.strip_backtrace(),
-    };
-    let mut chars = text.chars();
-    match chars.next() {
-        Some(first) => first.to_lowercase().chain(chars).collect(),
-        None => text,
-    }
-}
 
 /// The physical plan, taken apart at its one aggregation.
 struct Physical {
@@ -412,7 +398,8 @@ pub(crate) fn to_surface(
         ViewError::refused(
             sql,
             format!(
-                "its type is {data_type}, which no column of a view can have: write CAST(… AS …) to one of BOOLEAN, INT, BIGINT, DOUBLE, DECIMAL, VARCHAR, DATE, TIMESTAMP"
+                "its type is {}, which no column of a view can have: write CAST(… AS …) to one of BOOLEAN, INT, BIGINT, DOUBLE, DECIMAL, VARCHAR, DATE, TIMESTAMP",
+                sql_type(&data_type)
             ),
         )
     })?;

@@ -5,6 +5,8 @@ use arrow::error::ArrowError;
 use datafusion::error::DataFusionError;
 use dovetail_model::{ProblemKind, SpanError};
 
+use crate::words::{words_of, words_of_definition};
+
 /// A definition that cannot be a view, or a view that could not be computed.
 #[derive(Debug, thiserror::Error)]
 pub enum ViewError {
@@ -44,7 +46,7 @@ pub enum ViewError {
         detail: String,
     },
     /// The engine failed on the data: an overflow, a division by zero, a cast, or no more memory.
-    #[error("{0}")]
+    #[error("{}", words_of(.0))]
     Engine(#[from] DataFusionError),
 }
 
@@ -58,6 +60,17 @@ impl ViewError {
             | Self::Definition(_) => ProblemKind::Invalid,
             Self::Span(_) | Self::Schema { .. } => ProblemKind::Internal,
             Self::Engine(error) => engine_error_kind(error),
+        }
+    }
+
+    /// What went wrong while a definition was compiled: the definition is at fault, whatever the engine calls it.
+    pub(crate) fn of_definition(self) -> Self {
+        match self {
+            Self::Engine(error) => Self::Definition(words_of_definition(&error)),
+            Self::Schema { .. } => {
+                Self::Definition(format!("the definition cannot be computed: {self}"))
+            }
+            other => other,
         }
     }
 

@@ -35,7 +35,9 @@ mod run;
 mod state;
 mod storage;
 mod time_key;
+mod types;
 mod view;
+mod words;
 
 pub use compile::KeyColumn;
 pub use engine::type_planner;
@@ -45,4 +47,6 @@ pub use exclusions::exclusion_predicate;
 pub use functions::{APPROX_DISTINCT_RELATIVE_ERROR, ApproxDistinct, MinMax, register_functions};
 pub use predicate::Predicate;
 pub use run::Run;
+pub use types::sql_type;
 pub use view::View;
+pub use words::words_of;

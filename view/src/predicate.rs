@@ -22,7 +22,7 @@ use dovetail_model::StreamSchema;
 use crate::engine::session;
 use crate::ops::boolean;
 use crate::state::batch as batch_of;
-use crate::{View, ViewError};
+use crate::{View, ViewError, sql_type};
 
 /// A boolean expression over one row, compiled against a schema.
 #[derive(Debug, Clone)]
@@ -76,9 +76,8 @@ impl Predicate {
             return Err(error);
         }
         let state = session();
-        let definition = |error: datafusion::error::DataFusionError| {
-            ViewError::Definition(crate::compile::complaint(&error))
-        };
+        let definition =
+            |error: datafusion::error::DataFusionError| ViewError::Engine(error).of_definition();
         let df_schema = DFSchema::try_from(Arc::clone(&schema)).map_err(definition)?;
         let with_alias = ast::ExprWithAlias {
             expr: parsed.clone(),
@@ -94,7 +93,10 @@ impl Predicate {
         if !matches!(data_type, DataType::Boolean | DataType::Null) {
             return Err(refused(
                 parsed.to_string(),
-                format!("it is {data_type}, not true or false: compare it with something"),
+                format!(
+                    "it is {}, not true or false: compare it with something",
+                    sql_type(&data_type)
+                ),
             ));
         }
         let expr = if data_type == DataType::Null {
@@ -174,7 +176,7 @@ fn column_of(batch: &RecordBatch, field: &Field) -> Result<ArrayRef, ViewError> 
             detail: format!(
                 "there is no column `{}` of type {}",
                 field.name(),
-                field.data_type()
+                sql_type(field.data_type())
             ),
         })
 }

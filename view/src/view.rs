@@ -51,6 +51,10 @@ impl View {
     /// When the definition is not SQL, names what is not there, or cannot be merged; the message names
     /// the expression and says what to write instead.
     pub fn compile(sql: &str, streams: &BTreeMap<String, StreamSchema>) -> Result<Self, ViewError> {
+        Self::build(sql, streams).map_err(ViewError::of_definition)
+    }
+
+    fn build(sql: &str, streams: &BTreeMap<String, StreamSchema>) -> Result<Self, ViewError> {
         let parts = compile::compile(sql, streams)?;
         let layout = Layout::new(&parts)?;
         let sort_key = Arc::new(SortKey::new(&parts.keys, parts.time_key)?);

@@ -11,7 +11,7 @@ use datafusion::logical_expr::{Aggregate, Expr, ExprSchemable, LogicalPlan, Vola
 use dovetail_model::StreamSchema;
 
 use crate::aggregates;
-use crate::{Equality, ViewError};
+use crate::{Equality, ViewError, sql_type};
 
 /// An output column.
 pub(crate) struct Output {
@@ -120,6 +120,11 @@ fn unfit(expr: &Expr) -> Option<String> {
         }
         Expr::AggregateFunction(function) => {
             let name = function.func.name();
+            if function.params.distinct
+                && let Some(reason) = unfit_distinct(name, &function.params.args)
+            {
+                return Some(reason);
+            }
             if aggregates::is_order_sensitive(name) && function.params.order_by.is_empty() {
                 return Some(
                     "its result depends on the order of events: give it an ORDER BY".to_owned(),
@@ -145,6 +150,25 @@ fn unfit(expr: &Expr) -> Option<String> {
     }
 }
 
+/// Why an aggregate cannot be one of DISTINCT values.
+fn unfit_distinct(name: &str, args: &[Expr]) -> Option<String> {
+    let args: Vec<String> = args.iter().map(|a| a.human_display().to_string()).collect();
+    match name {
+        "count" if args.len() > 1 => Some(format!(
+            "with DISTINCT it counts one expression: write count(DISTINCT struct({}))",
+            args.join(", ")
+        )),
+        // The engine would take each pair again, and say nothing.
+        "corr" | "covar_pop" | "covar_samp" => {
+            Some("it takes no DISTINCT: leave it out".to_owned())
+        }
+        name if name.starts_with("regr_") || name.starts_with("stddev") => {
+            Some("it takes no DISTINCT: leave it out".to_owned())
+        }
+        _ => None,
+    }
+}
+
 /// The class of each aggregate, by the name of its column.
 fn aggregate_classes(aggregate: &Aggregate) -> Result<HashMap<String, Equality>, ViewError> {
     let mut classes = HashMap::new();
@@ -162,7 +186,8 @@ fn aggregate_classes(aggregate: &Aggregate) -> Result<HashMap<String, Equality>,
             return Err(ViewError::refused(
                 unaliased(expr).human_display(),
                 format!(
-                    "values of type {data_type} have no order of their own: compare its fields"
+                    "values of type {} have no order of their own: compare its fields",
+                    sql_type(&data_type)
                 ),
             ));
         }

@@ -12,7 +12,7 @@ use dovetail_model::{
 use dovetail_seam::Generation;
 use dovetail_serving_layer::ports::{DdlAnswer, DdlResult};
 use dovetail_serving_layer::sql::{AlterView, CreateView};
-use dovetail_view::View;
+use dovetail_view::{View, ViewError};
 use tracing::{info, warn};
 
 use super::missing;
@@ -312,10 +312,20 @@ pub(super) fn compile_any<'a>(
         .live_streams()
         .map(|s| (s.def.name.clone(), s.def.schema.clone()))
         .collect();
-    let view = View::compile(select, &schemas)
-        .map_err(|error| Problem::new(error.kind(), error.to_string()))?;
+    let view = View::compile(select, &schemas).map_err(|error| not_a_view(state, &error))?;
     let stream = state
         .stream_named(view.stream())
         .ok_or_else(|| Problem::not_found("stream", view.stream()))?;
     Ok((stream, Arc::new(view)))
+}
+
+fn not_a_view(state: &CatalogState, error: &ViewError) -> Problem {
+    match error {
+        ViewError::UnknownStream { name, known } if state.view_named(name).is_some() => {
+            Problem::invalid(format!(
+                "`{name}` is a view, and a view reads a stream: there {known}; combine views in the query that reads them"
+            ))
+        }
+        error => Problem::new(error.kind(), error.to_string()),
+    }
 }

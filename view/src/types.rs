@@ -64,7 +64,7 @@ pub fn sql_type(data_type: &DataType) -> String {
 }
 
 /// A column's name as a declaration writes it: quoted when it must be.
-pub(crate) fn quoted(name: &str) -> String {
+fn quoted(name: &str) -> String {
     let column = Column {
         name: name.to_owned(),
         column_type: ColumnType::Int,

@@ -1,0 +1,162 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What the engine says of a statement, in our manner: short, with the types and functions that users know.
+//!
+//! Purpose: one place that turns errors of DataFusion into words, for definitions, predicates and queries alike.
+//! Non-goals: what kind of problem an error is; the callers decide that.
+//! Invariants: what is not recognised is passed on, without prefixes, advertisement and backtrace.
+
+mod functions;
+mod typed;
+
+use datafusion::error::DataFusionError;
+
+pub(crate) use functions::allowed_in_views;
+use functions::{mismatch, unknown_function};
+use typed::with_sql_types;
+
+/// Prefixes that say which part of the engine complains.
+const PREFIXES: [&str; 12] = [
+    "Error during planning: ",
+    "Schema error: ",
+    "SQL error: ",
+    "Execution error: ",
+    "Arrow error: ",
+    "Cast error: ",
+    "Parser error: ",
+    "Compute error: ",
+    "Invalid argument error: ",
+    "Not yet implemented: ",
+    "This feature is not implemented: ",
+    "Internal error: ",
+];
+
+/// The words of the engine's error, in our form: what stands in the way and what to write instead. Types read as
+/// `CREATE STREAM` writes them. Lowercase, on one line, without a full stop.
+pub fn words_of(error: &DataFusionError) -> String {
+    words(error, |_| true)
+}
+
+/// As [`words_of`], with only those functions proposed that a view may use.
+pub(crate) fn words_of_definition(error: &DataFusionError) -> String {
+    let said = words(error, allowed_in_views);
+    match said.split_once(". Consider using HAVING") {
+        Some((said, _)) => format!("{said}: filter in the query that reads the view"),
+        None => said,
+    }
+}
+
+fn words(error: &DataFusionError, allowed: impl Fn(&str) -> bool) -> String {
+    let text = bare(error);
+    let said = mismatch(&text)
+        .or_else(|| unknown_function(&text, allowed))
+        .or_else(|| outside_groups(&text))
+        .or_else(|| unknown_column(&text))
+        .or_else(|| nested_aggregates(&text))
+        .unwrap_or_else(|| with_sql_types(&text));
+    let line = said
+        .split('\n')
+        .map(str::trim)
+        .collect::<Vec<_>>()
+        .join(" ");
+    lower_first(line.trim_end_matches('.'))
+}
+
+/// The error's own text, without what stands before and behind it.
+fn bare(error: &DataFusionError) -> String {
+    let text = match error.find_root() {
+        DataFusionError::Plan(text)
+        | DataFusionError::NotImplemented(text)
+        | DataFusionError::Internal(text)
+        | DataFusionError::Execution(text)
+        | DataFusionError::ResourcesExhausted(text) => text.clone(),
+        DataFusionError::SchemaError(error, _) => error.to_string(),
+        DataFusionError::SQL(error, _) => error.to_string(),
+        DataFusionError::ArrowError(error, _) => error.to_string(),
+        other => other.to_string(),
+    };
+    let mut text = text
+        .split(DataFusionError::BACK_TRACE_SEP)
+        .next()
+        .unwrap_or_default()
+        .trim();
+    while let Some(rest) = PREFIXES.iter().find_map(|prefix| text.strip_prefix(prefix)) {
+        text = rest;
+    }
+    text.to_owned()
+}
+
+/// A column that is neither grouped by nor aggregated.
+fn outside_groups(text: &str) -> Option<String> {
+    let (_, rest) = text.split_once("column \"")?;
+    let (column, rest) = rest.split_once('"')?;
+    rest.trim_start()
+        .starts_with("must appear in the GROUP BY")
+        .then(|| {
+            format!(
+                "`{column}` is neither in GROUP BY nor in an aggregate: add it to GROUP BY, or write an aggregate of it, such as max({column})"
+            )
+        })
+}
+
+fn nested_aggregates(text: &str) -> Option<String> {
+    let (sentence, _) = text.split_once(": ")?;
+    let nested = sentence == "Aggregate function calls cannot be nested";
+    nested.then(|| {
+        "aggregates cannot be nested: write the outer one in a query over the inner one's result"
+            .to_owned()
+    })
+}
+
+fn unknown_column(text: &str) -> Option<String> {
+    let rest = text.strip_prefix("No field named ")?;
+    let (name, known) = rest.split_once(".\n").or_else(|| rest.split_once(". "))?;
+    let known = known.strip_prefix("Valid fields are ");
+    let known = known.map(|known| format!("; there are {}", known.trim_end_matches('.')));
+    let name = name.trim_matches('"');
+    Some(format!(
+        "there is no column `{name}`{}",
+        known.unwrap_or_default()
+    ))
+}
+
+/// `Text` as `text`, but `SQL` as it is.
+fn lower_first(text: &str) -> String {
+    let mut chars = text.chars();
+    match (chars.next(), chars.next()) {
+        (Some(first), Some(second)) if first.is_uppercase() && !second.is_uppercase() => {
+            first.to_lowercase().collect::<String>() + &text[first.len_utf8()..]
+        }
+        _ => text.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use arrow::error::ArrowError;
+    use datafusion::error::DataFusionError;
+
+    use super::words_of;
+
+    #[test]
+    fn prefixes_advertisement_and_full_stop_are_left_out() {
+        for (error, words) in [
+            (
+                DataFusionError::Internal("Oops.".to_owned()).context("while planning"),
+                "oops",
+            ),
+            (
+                DataFusionError::from(ArrowError::CastError(
+                    "Cannot cast string 'Int32' to value of Int32 type".to_owned(),
+                )),
+                "cannot cast string 'Int32' to value of INT type",
+            ),
+            (ArrowError::DivideByZero.into(), "divide by zero error"),
+            (
+                DataFusionError::NotImplemented("SQL of the future".to_owned()),
+                "SQL of the future",
+            ),
+        ] {
+            assert_eq!(words_of(&error), words);
+        }
+    }
+}
