@@ -211,5 +211,28 @@ pub(super) fn media_type(headers: &HeaderMap, known: &str) -> Result<String, Pro
     Ok(essence)
 }
 
+/// What curl sends unless it is told otherwise: it says nothing about the body.
+const UNDECLARED: &str = "application/x-www-form-urlencoded";
+
+/// A body's media type as [`media_type`] reads it; none if there is none, or the one that curl sends by itself.
+/// The caller then looks at the body. That a web page may send such a body to any host without asking first is
+/// what [`super::origin`] is there for.
+///
+/// # Errors
+/// `UnsupportedMedia` for a charset that is not UTF-8, or when there is more than one type.
+pub(super) fn declared_type(headers: &HeaderMap) -> Result<Option<String>, Problem> {
+    if !headers.contains_key(header::CONTENT_TYPE) {
+        return Ok(None);
+    }
+    let essence = media_type(headers, "one media type")?;
+    Ok((essence != UNDECLARED).then_some(essence))
+}
+
+/// The first byte of a body's text that is not blank.
+pub(super) fn first_byte(body: &[u8]) -> Option<u8> {
+    let text = body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(body);
+    text.iter().copied().find(|b| !b.is_ascii_whitespace())
+}
+
 #[cfg(test)]
 mod tests;

@@ -1,13 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Without tokens every caller is admin, so a web page in someone's browser must not be one: neither by a
-//! request across origins nor by a name that it made resolve to loopback.
+//! request across origins nor by a name that it made resolve to loopback. A form of any page may post to any
+//! host, with a body that is taken for SQL or events: the headers that browsers add are what gives it away.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use axum::http::{HeaderMap, Uri, header};
 use dovetail_model::{Problem, ProblemKind};
 
-/// Refuses a request whose `Host` is not loopback or whose `Origin` is not the same host.
+/// Says where a browser's request comes from; other programs do not send it, and no page can change it.
+const SEC_FETCH_SITE: &str = "sec-fetch-site";
+
+/// Refuses a request whose `Host` is not loopback, whose `Origin` is not the same host, or that a browser makes
+/// for a page of another site.
 ///
 /// # Errors
 /// `Forbidden` naming the header.
@@ -34,6 +39,15 @@ pub(super) fn check(uri: &Uri, headers: &HeaderMap) -> Result<(), Problem> {
             return refuse(format!(
                 "`Origin` is `{}`; without tokens only pages of this server may call it",
                 origin.to_str().unwrap_or("not text")
+            ));
+        }
+    }
+    for site in headers.get_all(SEC_FETCH_SITE) {
+        // `none`: the user's own, such as an address typed in.
+        if !["same-origin", "none"].iter().any(|ours| site == ours) {
+            return refuse(format!(
+                "`Sec-Fetch-Site` is `{}`; without tokens only pages of this server may call it",
+                site.to_str().unwrap_or("not text")
             ));
         }
     }
@@ -122,6 +136,27 @@ mod tests {
             "http://localhost:8080.evil.example",
         ] {
             assert!(!ask("localhost:8080", Some(origin)), "{origin}");
+        }
+    }
+
+    #[test]
+    fn no_other_site() {
+        let ask = |site: &'static str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(header::HOST, HeaderValue::from_static("localhost:8080"));
+            headers.insert(SEC_FETCH_SITE, HeaderValue::from_static(site));
+            check(&Uri::from_static("/v1/sql"), &headers).is_ok()
+        };
+        assert!(ask("same-origin"));
+        assert!(ask("none"));
+        for site in [
+            "cross-site",
+            "same-site",
+            "",
+            "None",
+            "same-origin, cross-site",
+        ] {
+            assert!(!ask(site), "{site}");
         }
     }
 

@@ -14,7 +14,7 @@ use serde_json::Value;
 
 use super::super::answer;
 use super::super::auth::{Caller, Reader, Role};
-use super::super::body::media_type;
+use super::super::body::{declared_type, first_byte};
 use super::super::format::AnswerFormat;
 use super::super::params::{Params, QueryOptions, parameter};
 use super::super::problem::Handled;
@@ -65,7 +65,8 @@ pub(in super::super) async fn get(
     run(api, &caller, &Method::GET, asked).await
 }
 
-/// `POST /v1/sql`: the statement as `text/plain`, or `{"sql", "parameters", "after", "layer", "generation", "timeout_ms"}`.
+/// `POST /v1/sql`: the statement as `text/plain`, or `{"sql", "parameters", "after", "layer", "generation", "timeout_ms"}`. A body that
+/// does not say which it is shows by its first byte.
 pub(in super::super) async fn post(
     _: Reader,
     State(api): State<Api>,
@@ -77,18 +78,20 @@ pub(in super::super) async fn post(
     let format = AnswerFormat::negotiate(&mut params, &headers)?;
     let options = params.query_options()?;
     params.finish()?;
-    let essence = media_type(&headers, "`application/json` or `text/plain`")?;
-    let is_json = match essence.as_str() {
-        "application/json" => true,
-        "text/plain" | "application/sql" => false,
-        other => {
+    let declared = match declared_type(&headers)?.as_deref() {
+        None => None,
+        Some("application/json") => Some(true),
+        Some("text/plain" | "application/sql") => Some(false),
+        Some(other) => {
             let detail = format!(
-                "`Content-Type: {other}` is not read here: use `application/json` or `text/plain` (with curl: `-H 'content-type: text/plain'`)"
+                "`Content-Type: {other}` is not read here: use `application/json` or `text/plain`"
             );
             return Err(Problem::new(ProblemKind::UnsupportedMedia, detail).into());
         }
     };
     let held = api.bodies.read(&headers, body, MAX_COMMAND_BYTES).await?;
+    // No statement begins with a brace.
+    let is_json = declared.unwrap_or_else(|| first_byte(&held.bytes) == Some(b'{'));
     let asked = if is_json {
         let body: SqlBody = json_body::parse(&held.bytes)?;
         let in_body = QueryOptions {

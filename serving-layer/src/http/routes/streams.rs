@@ -9,7 +9,7 @@ use dovetail_model::{Problem, ProblemKind};
 use serde_json::json;
 
 use super::super::auth::{Reader, Writer};
-use super::super::body::media_type;
+use super::super::body::{declared_type, first_byte};
 use super::super::params::Params;
 use super::super::problem::Handled;
 use super::super::router::{Api, PathOf};
@@ -48,12 +48,16 @@ pub(in super::super) async fn append(
 ) -> Handled {
     let on_error = params.parsed("errors")?.unwrap_or_default();
     params.finish()?;
-    let format = event_format(&headers)?;
+    let declared = event_format(&headers)?;
     let idempotency_key = idempotency_key(&headers)?;
     let held = api.bodies.read(&headers, body, MAX_BODY_BYTES).await?;
     if held.bytes.is_empty() {
         return Err(Problem::invalid("the body is empty: there is no event to append").into());
     }
+    let format = match declared {
+        Some(format) => format,
+        None => looks_like(&held.bytes)?,
+    };
     // The bytes count against the budget until the append is through.
     let (bytes, _budget) = held.split();
     let request = AppendRequest {
@@ -105,18 +109,35 @@ pub(in super::super) async fn replay(
     )?)
 }
 
-fn event_format(headers: &HeaderMap) -> Result<Format, Problem> {
-    let essence = media_type(headers, EVENT_TYPES)?;
+/// The format that the headers declare, if they do.
+fn event_format(headers: &HeaderMap) -> Result<Option<Format>, Problem> {
+    let Some(essence) = declared_type(headers)? else {
+        return Ok(None);
+    };
     match essence.as_str() {
         "application/x-ndjson"
         | "application/ndjson"
         | "application/jsonl"
-        | "application/x-jsonlines" => Ok(Format::Ndjson),
-        "application/json" => Ok(Format::Json),
-        "text/csv" => Ok(Format::Csv),
-        "application/vnd.apache.arrow.stream" => Ok(Format::Arrow),
+        | "application/x-jsonlines" => Ok(Some(Format::Ndjson)),
+        "application/json" => Ok(Some(Format::Json)),
+        "text/csv" => Ok(Some(Format::Csv)),
+        "application/vnd.apache.arrow.stream" => Ok(Some(Format::Arrow)),
         _ => {
             let detail = format!("`Content-Type: {essence}` is not read: use {EVENT_TYPES}");
+            Err(Problem::new(ProblemKind::UnsupportedMedia, detail))
+        }
+    }
+}
+
+/// The format of a body that says nothing of it: objects or an array of them.
+fn looks_like(body: &[u8]) -> Result<Format, Problem> {
+    match first_byte(body) {
+        Some(b'{') => Ok(Format::Ndjson),
+        Some(b'[') => Ok(Format::Json),
+        _ => {
+            let detail = format!(
+                "`Content-Type` does not say what the body is, and it begins with neither `{{` nor `[`: use {EVENT_TYPES}"
+            );
             Err(Problem::new(ProblemKind::UnsupportedMedia, detail))
         }
     }

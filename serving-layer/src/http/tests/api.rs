@@ -250,6 +250,29 @@ async fn appends_say_what_they_carry() {
 }
 
 #[tokio::test]
+async fn what_curl_sends_by_itself_is_taken_for_what_it_looks_like() {
+    let fake = Fake::default();
+    let router = open(&fake);
+    let curl = [("content-type", "application/x-www-form-urlencoded")];
+    for headers in [&curl[..], &[]] {
+        for (body, format) in [
+            ("{}\n{}\n", "ndjson"),
+            (" \n[{}]", "json"),
+            ("\u{feff}{}", "ndjson"),
+        ] {
+            let append = request("POST", "/v1/streams/flights", headers, body);
+            assert_eq!(send(&router, append).await.status, 200, "{body}");
+            let expected = format!("append flights {format} Reject");
+            assert!(fake.calls()[0].starts_with(&expected), "{body}");
+        }
+        for body in ["SHOW STREAMS", " {\"sql\": \"SHOW STREAMS\"}"] {
+            let reply = send(&router, request("POST", "/v1/sql", headers, body)).await;
+            assert_eq!(reply.json()["rows"][0]["name"], "flights", "{body}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn dead_letters_are_listed_and_replayed() {
     let fake = Fake::default();
     let router = open(&fake);

@@ -218,18 +218,30 @@ const CASES: &[Case] = &[
     // Bodies of statements.
     (
         "POST /v1/sql",
-        &[],
+        &[("content-type", "text/html")],
         "SELECT 1",
         415,
-        "there is no `Content-Type`",
+        "use `application/json` or `text/plain`",
     ),
     (
         "POST /v1/sql",
-        &[("content-type", "application/x-www-form-urlencoded")],
+        &[(
+            "content-type",
+            "application/x-www-form-urlencoded; charset=latin1",
+        )],
         "SELECT 1",
         415,
-        "-H 'content-type: text/plain'",
+        "charset `latin1`",
     ),
+    ("POST /v1/sql", &[], "{\"sql\": }", 400, "line 1 column 9"),
+    (
+        "POST /v1/streams/flights",
+        &[("content-type", "application/x-www-form-urlencoded")],
+        "a,b\n1,2\n",
+        415,
+        "begins with neither `{` nor `[`: use `application/x-ndjson`",
+    ),
+    ("POST /v1/streams/flights", &[], "  \n", 415, "`text/csv`"),
     (
         "POST /v1/sql",
         &[("content-type", "text/plain; charset=latin1")],
@@ -374,13 +386,6 @@ const CASES: &[Case] = &[
         "{}",
         404,
         "there is no stream `nope`",
-    ),
-    (
-        "POST /v1/streams/flights",
-        &[],
-        "{}",
-        415,
-        "use `application/x-ndjson`",
     ),
     (
         "POST /v1/streams/flights",
@@ -611,4 +616,20 @@ async fn a_stranger_in_the_browser_is_refused() {
         ("origin", "http://localhost:1"),
     ];
     assert_eq!(ask(&headers).await.status, 200);
+    // A form of any page may post this without asking first.
+    const FORM: (&str, &str) = ("content-type", "application/x-www-form-urlencoded");
+    let host = ("host", "localhost:8080");
+    for foreign in [
+        ("origin", "http://evil.example"),
+        ("origin", "null"),
+        ("sec-fetch-site", "cross-site"),
+        ("sec-fetch-site", "same-site"),
+    ] {
+        ask(&[FORM, host, foreign])
+            .await
+            .is_problem(403, "only pages of this server may call it");
+    }
+    assert_eq!(ask(&[FORM, host]).await.status, 200);
+    let ours = [FORM, host, ("sec-fetch-site", "same-origin")];
+    assert_eq!(ask(&ours).await.status, 200);
 }
