@@ -47,6 +47,7 @@ impl Node {
             id: def.id.clone(),
             columns: def.schema.columns.iter().map(ColumnInfo::from).collect(),
             event_time: def.schema.event_time.as_ref().map(EventTimeInfo::from),
+            unknown_columns: def.schema.unknown_columns,
             definition: render_stream(def),
             created_at: iso_us(def.created_at.timestamp_micros()),
             views: state

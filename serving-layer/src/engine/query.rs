@@ -121,9 +121,15 @@ impl Engine {
             if reference.schema().is_some_and(|schema| schema != "public")
                 || reference.catalog().is_some()
             {
+                let catalog = ["information_schema", "pg_catalog"];
+                let instead = if reference.schema().is_some_and(|s| catalog.contains(&s)) {
+                    "SHOW TABLES, SHOW STREAMS and SHOW VIEWS list what there is, DESCRIBE name says its columns"
+                } else {
+                    "name a stream or a view, without a schema"
+                };
                 return Err(Problem::new(
                     ProblemKind::NotFound,
-                    format!("there is no table `{reference}`; name a stream or a view"),
+                    format!("there is no table `{reference}`: {instead}"),
                 ));
             }
             let name = reference.table().to_owned();

@@ -3,7 +3,8 @@
 
 use arrow::datatypes::Field;
 use dovetail_model::{
-    Column, EpochUnit, EventTime, ExclusionId, GenerationNumber, RunId, RunMode, StreamId, ViewId,
+    Column, EpochUnit, EventTime, ExclusionId, GenerationNumber, RunId, RunMode, StreamId,
+    UnknownColumns, ViewId,
 };
 use serde::{Deserialize, Serialize};
 
@@ -81,6 +82,9 @@ pub struct StreamInfo {
     pub columns: Vec<ColumnInfo>,
     /// Its event time.
     pub event_time: Option<EventTimeInfo>,
+    /// What it does with fields of events that it does not declare.
+    #[serde(default)]
+    pub unknown_columns: UnknownColumns,
     /// Its declaration as SQL, from [`crate::sql::render_stream`].
     pub definition: String,
     /// When it was declared.

@@ -162,6 +162,8 @@ fn show(tokens: &mut Tokens<'_>) -> Result<Show, Problem> {
         Show::Streams
     } else if tokens.eat_words(&["SHOW", "VIEWS"]) {
         Show::Views
+    } else if tokens.eat_words(&["SHOW", "TABLES"]) {
+        Show::Tables
     } else if tokens.eat_words(&["SHOW", "RUNS"]) {
         Show::Runs
     } else if tokens.eat_words(&["SHOW", "CREATE"]) {
@@ -169,8 +171,7 @@ fn show(tokens: &mut Tokens<'_>) -> Result<Show, Problem> {
         Show::Create(kind, object_name(tokens)?)
     } else {
         tokens.advance();
-        let others =
-            "`STREAMS`, `VIEWS`, `RUNS`, `CREATE STREAM name` or `CREATE VIEW name` after SHOW";
+        let others = "`STREAMS`, `VIEWS`, `TABLES`, `RUNS`, `CREATE STREAM name` or `CREATE VIEW name` after SHOW";
         return Err(tokens.expected(others));
     };
     tokens.expect_end()?;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Declarations as the SQL that declares them again.
 
-use dovetail_model::{StreamDef, StreamSchema, UnknownColumns, ViewDef};
+use dovetail_model::{EpochUnit, StreamDef, StreamSchema, UnknownColumns, ViewDef};
 
 use super::create::{UNITS, UNKNOWN_COLUMNS};
 use super::options::render_interval;
@@ -17,6 +17,16 @@ fn word<T: PartialEq>(known: &[(&'static str, T)], value: &T) -> &'static str {
     known.map_or("", |(word, _)| word)
 }
 
+/// A unit as `event_time_unit` takes it.
+pub(crate) fn unit_word(unit: EpochUnit) -> &'static str {
+    word(&UNITS, &unit)
+}
+
+/// What `unknown_columns` says.
+pub(crate) fn unknown_columns_word(unknown: UnknownColumns) -> &'static str {
+    word(&UNKNOWN_COLUMNS, &unknown)
+}
+
 /// The `CREATE STREAM` statement of a stream, one column a line, with a closing semicolon.
 pub fn render_stream(stream: &StreamDef) -> String {
     render_stream_schema(&stream.name, &stream.schema)
@@ -29,11 +39,11 @@ pub fn render_stream_schema(name: &str, schema: &StreamSchema) -> String {
     if let Some(event_time) = &schema.event_time {
         options.push(format!("event_time = {}", literal(&event_time.column)));
         if let Some(unit) = &event_time.epoch {
-            options.push(format!("event_time_unit = '{}'", word(&UNITS, unit)));
+            options.push(format!("event_time_unit = '{}'", unit_word(*unit)));
         }
     }
     if schema.unknown_columns != UnknownColumns::default() {
-        let value = word(&UNKNOWN_COLUMNS, &schema.unknown_columns);
+        let value = unknown_columns_word(schema.unknown_columns);
         options.push(format!("unknown_columns = '{value}'"));
     }
     let columns = columns.join(",\n");

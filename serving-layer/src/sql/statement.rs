@@ -166,6 +166,8 @@ pub enum Show {
     Streams,
     /// `SHOW VIEWS`
     Views,
+    /// `SHOW TABLES`: both.
+    Tables,
     /// `SHOW RUNS`
     Runs,
     /// `DESCRIBE name`: the columns of a stream or view.

@@ -11,7 +11,7 @@ use dovetail_model::{Outcome, Problem, ProblemKind};
 use futures::stream;
 
 use crate::ports::{Answer, ColumnInfo, DdlAnswer, Ports, Provenance, RunsQuery};
-use crate::sql::{ObjectKind, Show};
+use crate::sql::{ObjectKind, Show, unit_word, unknown_columns_word};
 
 /// Batch runs that `SHOW RUNS` lists.
 const RUNS: usize = 1000;
@@ -21,6 +21,7 @@ pub(super) async fn answer(ports: &Ports, show: Show) -> Result<Answer, Problem>
     match show {
         Show::Streams => streams(ports).await,
         Show::Views => views(ports).await,
+        Show::Tables => tables(ports).await,
         Show::Runs => runs(ports).await,
         Show::Columns(name) => columns(ports, &name).await,
         Show::Create(kind, name) => {
@@ -79,6 +80,21 @@ async fn views(ports: &Ports) -> Result<Answer, Problem> {
         .answer()
 }
 
+/// Streams and views together, by name.
+async fn tables(ports: &Ports) -> Result<Answer, Problem> {
+    let streams = ports.control.streams().await?.into_iter();
+    let views = ports.control.views().await?.into_iter();
+    let mut tables: Vec<(String, ObjectKind)> = streams
+        .map(|s| (s.name, ObjectKind::Stream))
+        .chain(views.map(|v| (v.name, ObjectKind::View)))
+        .collect();
+    tables.sort_by(|a, b| a.0.cmp(&b.0));
+    Table::default()
+        .text("name", tables.iter().map(|(name, _)| name.clone()))
+        .text("kind", tables.iter().map(|(_, kind)| kind.to_string()))
+        .answer()
+}
+
 async fn runs(ports: &Ports) -> Result<Answer, Problem> {
     let query = RunsQuery {
         view: None,
@@ -118,25 +134,42 @@ fn outcome(outcome: Outcome) -> &'static str {
 }
 
 async fn columns(ports: &Ports, name: &str) -> Result<Answer, Problem> {
-    let columns: Vec<ColumnInfo> = match ports.control.stream(name).await {
-        Ok(stream) => stream.columns,
+    let stream = match ports.control.stream(name).await {
+        Ok(stream) => stream,
         Err(problem) if problem.kind == ProblemKind::NotFound => {
-            match ports.control.view_status(name).await {
-                Ok(status) => status.view.columns,
+            return match ports.control.view_status(name).await {
+                Ok(status) => described(&status.view.columns).answer(),
                 Err(problem) if problem.kind == ProblemKind::NotFound => {
-                    return Err(Problem::not_found("stream or view", name));
+                    Err(Problem::not_found("stream or view", name))
                 }
-                Err(problem) => return Err(problem),
-            }
+                Err(problem) => Err(problem),
+            };
         }
         Err(problem) => return Err(problem),
     };
+    let unknown = unknown_columns_word(stream.unknown_columns);
+    let event_time = |column: &ColumnInfo| {
+        let event_time = stream.event_time.as_ref()?;
+        (event_time.column == column.name).then(|| match event_time.unit {
+            Some(unit) => format!("event time, a number of {} in events", unit_word(unit)),
+            None => "event time".to_owned(),
+        })
+    };
+    described(&stream.columns)
+        .maybe_text("note", stream.columns.iter().map(event_time))
+        .text(
+            "unknown_columns",
+            stream.columns.iter().map(|_| unknown.to_owned()),
+        )
+        .answer()
+}
+
+fn described(columns: &[ColumnInfo]) -> Table {
     Table::default()
         .text("column", columns.iter().map(|c| c.name.clone()))
         .text("type", columns.iter().map(|c| c.sql_type.clone()))
         .boolean("nullable", columns.iter().map(|c| c.nullable))
         .boolean("key", columns.iter().map(|c| c.key))
-        .answer()
 }
 
 /// A small table, built column by column.

@@ -131,8 +131,17 @@ async fn statements_other_than_queries_answer_tables_too() {
     assert_eq!(rows("SHOW VIEWS").await[0]["phase"], "live");
     assert_eq!(rows("SHOW RUNS").await[0]["outcome"], "running");
     assert_eq!(
-        rows("DESCRIBE flights").await[1],
-        json!({"column": "delay", "type": "INT", "nullable": true, "key": false})
+        rows("DESCRIBE flights").await,
+        json!([
+            {"column": "date", "type": "TIMESTAMP", "nullable": true, "key": false,
+             "note": "event time, a number of ms in events", "unknown_columns": "reject"},
+            {"column": "delay", "type": "INT", "nullable": true, "key": false,
+             "note": null, "unknown_columns": "reject"},
+        ])
+    );
+    assert_eq!(
+        rows("SHOW TABLES").await,
+        json!([{"name": "airport_delays", "kind": "view"}, {"name": "flights", "kind": "stream"}])
     );
     assert_eq!(
         rows("DESCRIBE airport_delays").await[1],

@@ -13,8 +13,8 @@ use datafusion::execution::RecordBatchStream;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::prelude::SessionContext;
 use dovetail_model::{
-    DiffSummary, ExclusionId, GenerationNumber, LargestChange, Outcome, Problem, ProblemKind,
-    RunId, RunMode,
+    DiffSummary, EpochUnit, ExclusionId, GenerationNumber, LargestChange, Outcome, Problem,
+    ProblemKind, RunId, RunMode, UnknownColumns,
 };
 use futures::{Stream, stream};
 use parking_lot::Mutex;
@@ -320,8 +320,9 @@ fn stream_info() -> StreamInfo {
         columns: vec![column("date", "TIMESTAMP"), column("delay", "INT")],
         event_time: Some(EventTimeInfo {
             column: "date".to_owned(),
-            unit: None,
+            unit: Some(EpochUnit::Millisecond),
         }),
+        unknown_columns: UnknownColumns::Reject,
         definition: "CREATE STREAM flights (…);".to_owned(),
         created_at: "2001-01-01T00:00:00".to_owned(),
         views: vec!["airport_delays".to_owned()],

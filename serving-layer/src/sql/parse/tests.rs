@@ -163,6 +163,7 @@ fn the_smaller_statements() {
     for (sql, show) in [
         ("SHOW STREAMS", Show::Streams),
         ("show views;", Show::Views),
+        ("show tables;", Show::Tables),
         ("SHOW RUNS", Show::Runs),
         ("DESCRIBE v", Show::Columns("v".to_owned())),
         ("desc view V", Show::Columns("v".to_owned())),
@@ -347,7 +348,7 @@ fn what_is_wrong_is_said_and_where() {
         ("DROP VIEW a, b", "expected the end"),
         ("DROP STREAM a CASCADE", "drop the views of a stream first"),
         ("UNDROP STREAM IF EXISTS a", "expected the end"),
-        ("SHOW TABLES", "`STREAMS`, `VIEWS`, `RUNS`"),
+        ("SHOW SCHEMAS", "`STREAMS`, `VIEWS`, `TABLES`, `RUNS`"),
         ("DESCRIBE SELECT 1", "expected the end"),
         ("frobnicate", "line 1, column 1"),
     ] {
