@@ -18,6 +18,12 @@ pub enum BatchError {
         /// Its name or number.
         name: String,
     },
+    /// The view was dropped.
+    #[error("view `{view}` was dropped; UNDROP VIEW {view} restores it")]
+    Dropped {
+        /// The view's name.
+        view: String,
+    },
     /// A run of the same kind is at work on the view.
     #[error("run {run} of view `{view}` is still running; wait for it or cancel it")]
     AlreadyRunning {
@@ -108,7 +114,7 @@ impl BatchError {
     /// What callers can do about it.
     pub fn kind(&self) -> ProblemKind {
         match self {
-            Self::NotFound { .. } => ProblemKind::NotFound,
+            Self::NotFound { .. } | Self::Dropped { .. } => ProblemKind::NotFound,
             Self::AlreadyRunning { .. }
             | Self::NothingToBuild(_)
             | Self::WrongOutcome { .. }

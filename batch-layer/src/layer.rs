@@ -475,11 +475,12 @@ impl BatchLayer {
         let result = driven
             .unwrap_or_else(|error| Err(BatchError::Refused(format!("the run stopped: {error}"))));
         if let Err(error) = result {
-            self.record_failure(id, &error).await;
+            self.record_failure(id, &view, &error).await;
         }
         self.in_flight.lock().remove(&id);
         self.ended.send_replace(());
-        info!(run = id.0, %view, "batch run ended");
+        let state = self.config.catalog.state();
+        info!(run = id.0, view = state.view_name(&view), id = %view, "batch run ended");
     }
 
     async fn drive(&self, begun: &Begun) -> Result<(), BatchError> {
@@ -491,14 +492,15 @@ impl BatchLayer {
         Ok(())
     }
 
-    async fn record_failure(&self, id: RunId, error: &BatchError) {
+    async fn record_failure(&self, id: RunId, view: &ViewId, error: &BatchError) {
         let outcome = if matches!(error, BatchError::Cancelled) {
             Outcome::Cancelled
         } else {
             Outcome::Failed
         };
         if outcome == Outcome::Failed {
-            warn!(run = id.0, %error, "batch run failed");
+            let state = self.config.catalog.state();
+            warn!(run = id.0, view = state.view_name(view), id = %view, %error, "batch run failed");
         }
         let now = self.config.clock.now();
         let recorded = ledger::commit(&self.config.catalog, |state| {
@@ -722,11 +724,15 @@ pub(crate) fn live_view<'a>(
     state: &'a dovetail_model::CatalogState,
     id: &ViewId,
 ) -> Result<&'a ViewState, BatchError> {
-    let view = state.views.get(id).filter(|view| view.dropped_at.is_none());
-    view.ok_or_else(|| BatchError::NotFound {
+    let view = state.views.get(id).ok_or_else(|| BatchError::NotFound {
         what: "view",
         name: id.to_string(),
-    })
+    })?;
+    if view.dropped_at.is_some() {
+        let view = view.def.name.clone();
+        return Err(BatchError::Dropped { view });
+    }
+    Ok(view)
 }
 
 /// The manifest of one of the view's generations.

@@ -145,7 +145,7 @@ impl BatchLayer {
                 &check,
             )
             .await?;
-        info!(run = id.0, view = %run.view, generation = published.live.0, "promoted");
+        info!(run = id.0, view = %view.def.name, id = %run.view, generation = published.live.0, "promoted");
         Ok(published)
     }
 
@@ -187,7 +187,7 @@ impl BatchLayer {
             self.handle(view)?.cell.remove_view(id, true);
         }
         let published = result?;
-        info!(view = %id, generation = published.live.0, "rolled back; the full schedule is paused");
+        info!(view = %view.def.name, %id, generation = published.live.0, "rolled back; the full schedule is paused");
         Ok(published)
     }
 
@@ -412,7 +412,8 @@ impl BatchLayer {
 
     async fn project_or_warn(&self, id: &ViewId) {
         if let Err(error) = self.project_view(id).await {
-            warn!(view = %id, %error, "the delta projection lags behind; it is redone at the next publish or start");
+            let state = self.config.catalog.state();
+            warn!(view = state.view_name(id), %id, %error, "the delta projection lags behind; it is redone at the next publish or start");
         }
         dovetail_log::crash_point("projection:committed");
     }

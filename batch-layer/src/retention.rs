@@ -14,7 +14,7 @@ use dovetail_model::{CatalogState, DataFile, Entry, GenerationNumber, Outcome, V
 use dovetail_seam::Generation;
 use futures::TryStreamExt as _;
 use object_store::ObjectStoreExt as _;
-use tracing::info;
+use tracing::{debug, info};
 
 use crate::{BatchError, BatchLayer, ledger};
 
@@ -106,11 +106,25 @@ fn garbage(
 }
 
 impl BatchLayer {
-    /// Expires old generations of every view and deletes files that nothing names any more.
+    /// Expires old generations of every view and deletes files that nothing names any more. Answers how many files.
     ///
     /// # Errors
     /// When the catalog or the store refuses; what was not deleted is tried again at the next sweep.
-    pub async fn sweep(&self, policy: &RetentionPolicy) -> Result<(), BatchError> {
+    pub async fn sweep(&self, policy: &RetentionPolicy) -> Result<u64, BatchError> {
+        let mut deleted = 0;
+        let swept = self.sweep_counted(policy, &mut deleted).await;
+        if deleted > 0 {
+            info!(files = deleted, "deleted files that no generation names");
+        }
+        swept.map(|()| deleted)
+    }
+
+    /// A sweep that adds to `deleted` as it goes, so that one that fails has told too.
+    async fn sweep_counted(
+        &self,
+        policy: &RetentionPolicy,
+        deleted: &mut u64,
+    ) -> Result<(), BatchError> {
         let now = self.config.clock.now();
         let state = self.config.catalog.state();
         for (id, view) in &state.views {
@@ -127,7 +141,7 @@ impl BatchLayer {
                 })
                 .await?;
             }
-            self.delete_orphans(id, policy, now).await?;
+            self.delete_orphans(id, policy, now, deleted).await?;
         }
         Ok(())
     }
@@ -137,6 +151,7 @@ impl BatchLayer {
         id: &ViewId,
         policy: &RetentionPolicy,
         now: DateTime<Utc>,
+        deleted: &mut u64,
     ) -> Result<(), BatchError> {
         let state = self.config.catalog.state();
         if state
@@ -175,7 +190,8 @@ impl BatchLayer {
                 .delete(&object_store::path::Path::from(path.as_str()))
                 .await
                 .map_err(failed("deleting"))?;
-            info!(view = %id, path, "deleted a file that no generation names");
+            *deleted += 1;
+            debug!(view = %view.def.name, %id, path, "deleted a file that no generation names");
         }
         if garbage.generations.is_empty() {
             return Ok(());

@@ -216,7 +216,7 @@ impl Scheduler {
                     Ok(())
                     | Err(BatchError::AlreadyRunning { .. } | BatchError::NothingToBuild(_)) => {}
                     Err(error) => {
-                        warn!(view = %due.view, mode = %due.mode, trigger = due.trigger, %error, "a due run could not be started")
+                        warn!(view = state.view_name(&due.view), id = %due.view, mode = %due.mode, trigger = due.trigger, %error, "a due run could not be started")
                     }
                 }
             }
@@ -247,7 +247,8 @@ impl Scheduler {
             },
         };
         let run = self.batch.start(&due.view, request).await?;
-        info!(run = run.id.0, view = %due.view, mode = %due.mode, trigger = due.trigger, "started by schedule");
+        let state = self.batch.config.catalog.state();
+        info!(run = run.id.0, view = state.view_name(&due.view), id = %due.view, mode = %due.mode, trigger = due.trigger, "started by schedule");
         Ok(())
     }
 }

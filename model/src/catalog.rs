@@ -324,6 +324,11 @@ impl CatalogState {
             .find(|v| v.dropped_at.is_none() && v.def.name == name)
     }
 
+    /// What to call a view in messages: its name, also if it was dropped, or the id where nothing is known of it.
+    pub fn view_name<'a>(&'a self, id: &'a ViewId) -> &'a str {
+        self.views.get(id).map_or(id.as_str(), |v| &v.def.name)
+    }
+
     /// Streams that are not dropped, by id.
     pub fn live_streams(&self) -> impl Iterator<Item = &StreamState> {
         self.streams.values().filter(|s| s.dropped_at.is_none())

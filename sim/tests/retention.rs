@@ -34,9 +34,10 @@ async fn run(rig: &Rig, view: &ViewId, mode: RunMode) {
     rig.run(view, request).await;
 }
 
-async fn sweep(rig: &Rig) {
+/// Answers how many files are gone.
+async fn sweep(rig: &Rig) -> usize {
     let swept = rig.batch.sweep(&RetentionPolicy::default()).await;
-    swept.expect("the sweep ends");
+    usize::try_from(swept.expect("the sweep ends")).unwrap()
 }
 
 /// The readable generations, oldest first.
@@ -78,7 +79,7 @@ async fn generations_and_their_files_go_when_their_time_is_over() {
 
     // Young: all stay, however many.
     rig.wait(HOUR * (DAYS - 1));
-    sweep(&rig).await;
+    assert_eq!(sweep(&rig).await, 0);
     assert_eq!(generations(&rig, &view), all);
     assert_eq!(stored(&rig, &view).await, named(&rig, &view, &all));
 
@@ -94,8 +95,10 @@ async fn generations_and_their_files_go_when_their_time_is_over() {
     // And then their files, once the grace is over.
     let grace = RetentionPolicy::default().orphans_after.to_std().unwrap();
     rig.wait(grace + HOUR);
-    sweep(&rig).await;
+    let before = left.len();
+    let deleted = sweep(&rig).await;
     let left = stored(&rig, &view).await;
+    assert_eq!(deleted, before - left.len());
     assert_eq!(left, named(&rig, &view, newest));
     assert!(
         files_of_old.difference(&left).count() > 0,

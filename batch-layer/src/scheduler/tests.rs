@@ -25,6 +25,20 @@ fn commit(state: &mut CatalogState, entries: Vec<Entry>) {
     state.apply(&commit).unwrap();
 }
 
+#[test]
+fn a_dropped_view_is_called_by_its_name() {
+    let (mut state, id) = scheduled();
+    commit(&mut state, vec![Entry::ViewDropped { id: id.clone() }]);
+    let error = live_view(&state, &id).err().unwrap();
+    assert_eq!(
+        error.to_string(),
+        "view `v` was dropped; UNDROP VIEW v restores it"
+    );
+    assert_eq!(state.view_name(&id), "v");
+    let unknown = "v9".parse().unwrap();
+    assert_eq!(state.view_name(&unknown), "v9");
+}
+
 /// A live view with a nightly full run at three and a refresh every minute, declared at noon.
 fn scheduled() -> (CatalogState, ViewId) {
     let mut state = CatalogState::default();

@@ -31,7 +31,7 @@ mod up;
 use std::ffi::OsString;
 use std::process::ExitCode;
 
-use clap::{CommandFactory, Parser};
+use clap::{CommandFactory, FromArgMatches};
 
 use crate::client::Client;
 use args::{Cli, Command};
@@ -43,7 +43,10 @@ pub use up::{Server, Serving, UpOptions};
 /// Runs the command that `args` (the program's name first) say, and gives the exit code. `server` is what
 /// `up` and `demo` start.
 pub fn run(args: impl IntoIterator<Item = OsString>, server: &dyn Server) -> ExitCode {
-    let cli = match Cli::try_parse_from(args) {
+    let mut command = command();
+    let matches = command.try_get_matches_from_mut(args);
+    let cli = matches.and_then(|m| Cli::from_arg_matches(&m).map_err(|e| e.format(&mut command)));
+    let cli = match cli {
         Ok(cli) => cli,
         Err(error) => {
             // Help and version go to stdout with code 0, usage errors to stderr with code 2. If even
@@ -68,6 +71,25 @@ pub fn run(args: impl IntoIterator<Item = OsString>, server: &dyn Server) -> Exi
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => error.report(&mut console),
     }
+}
+
+/// Commands that ask no server.
+const WITHOUT_SERVER: [&str; 4] = ["up", "demo", "infer", "completions"];
+
+/// The grammar of the command line. Which server to ask is an option of every command, and shown where one is asked.
+fn command() -> clap::Command {
+    let mut command = Cli::command();
+    // Brings the options of all into each.
+    command.build();
+    for name in WITHOUT_SERVER {
+        command = command.mut_subcommand(name, |command| {
+            command.mut_args(|arg| match arg.get_id().as_str() {
+                "url" | "token" => arg.hide(true),
+                _ => arg,
+            })
+        });
+    }
+    command
 }
 
 async fn dispatch(cli: Cli, console: &mut Console, server: &dyn Server) -> Result<(), CliError> {
@@ -95,7 +117,7 @@ async fn dispatch(cli: Cli, console: &mut Console, server: &dyn Server) -> Resul
         Command::Status(args) => status::run(args, &client()?, console).await,
         Command::Completions { shell } => {
             let mut script = Vec::new();
-            clap_complete::generate(shell, &mut Cli::command(), "dovetail", &mut script);
+            clap_complete::generate(shell, &mut command(), "dovetail", &mut script);
             console.bytes(&script)
         }
     }

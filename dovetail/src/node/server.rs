@@ -80,9 +80,7 @@ async fn serve(options: UpOptions, serving: Serving) -> Result<(), Problem> {
 async fn bring_into_force(node: &Node, files: &[DefinitionFile]) -> Result<(), Problem> {
     let files = files.iter();
     let definitions = parse_directory(files.map(|f| (f.name.clone(), f.sql.clone())).collect())?;
-    let changes = node.apply_definitions(definitions).await?;
-    for change in changes {
-        tracing::info!(kind = %change.kind, name = %change.name, result = %change.result, "applied");
-    }
+    // What it changes, each definition says in the log itself.
+    node.apply_definitions(definitions).await?;
     Ok(())
 }

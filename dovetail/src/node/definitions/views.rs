@@ -167,6 +167,7 @@ impl Node {
                 note: None,
             });
         };
+        info!(view = %def.name, id = %def.id, "altered");
         if let Some(open) = self.0.streams.get(&def.stream) {
             open.cell().alter_view(&def.id.clone(), Arc::new(def));
         }
@@ -281,7 +282,8 @@ impl Node {
             }
             Err(BatchError::NothingToBuild(_)) => "built from the stream's history".to_owned(),
             Err(error) => {
-                warn!(view = %id, %error, "the first full run could not start yet");
+                let state = self.0.catalog.state();
+                warn!(view = state.view_name(id), %id, %error, "the first full run could not start yet");
                 "building from the stream's history".to_owned()
             }
         }
@@ -292,13 +294,14 @@ impl Node {
             return;
         };
         if let Err(error) = self.0.batch.cancel(run.id).await {
-            warn!(run = run.id.0, %error, "a run of the old definition goes on; it will end stale");
+            warn!(run = run.id.0, view = state.view_name(id), %id, %error, "a run of the old definition goes on; it will end stale");
         }
     }
 
     async fn project_or_warn(&self, id: &ViewId) {
         if let Err(error) = self.0.batch.project_view(id).await {
-            warn!(view = %id, %error, "the delta projection lags behind");
+            let state = self.0.catalog.state();
+            warn!(view = state.view_name(id), %id, %error, "the delta projection lags behind");
         }
     }
 }
