@@ -19,7 +19,7 @@ use std::sync::Arc;
 
 use dovetail_log::catalog::Catalog;
 use dovetail_model::{Clock, StreamId};
-use dovetail_seam::StreamCell;
+use dovetail_seam::{Meter, StreamCell};
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 
@@ -45,6 +45,7 @@ pub struct Engine {
     session: Arc<QuerySession>,
     runtime: Handle,
     places: Arc<Semaphore>,
+    meter: Arc<Meter>,
 }
 
 impl Engine {
@@ -64,6 +65,15 @@ impl Engine {
             session: Arc::new(session),
             runtime,
             places,
+            meter: Arc::default(),
         }
+    }
+
+    /// The same engine, with the time of planning and starting queries on `meter`. Waiting is not work: neither for a
+    /// place nor for a position.
+    #[must_use]
+    pub fn metered(mut self, meter: Arc<Meter>) -> Self {
+        self.meter = meter;
+        self
     }
 }

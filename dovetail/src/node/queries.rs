@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The engine with a meter around it: the time in which somebody waits for rows. A client that is slow to read
-//! keeps nothing busy.
+//! The engine with a meter: the time in which it plans, and in which somebody waits for rows. A client that is slow to
+//! read keeps nothing busy, and neither does a query that waits for the position it asked for with `after=`.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -30,7 +30,7 @@ impl Node {
     /// The engine as the HTTP API asks it.
     pub(super) fn metered_queries(&self) -> MeteredQueries {
         MeteredQueries {
-            engine: self.0.engine.clone(),
+            engine: self.0.engine.clone().metered(Arc::clone(&self.0.queries)),
             meter: Arc::clone(&self.0.queries),
         }
     }
@@ -39,13 +39,11 @@ impl Node {
 #[async_trait]
 impl Queries for MeteredQueries {
     async fn query(&self, request: QueryRequest) -> Result<Answer, Problem> {
-        let _at_work = self.meter.busy();
         let answer = self.engine.query(request).await?;
         Ok(self.metered(answer))
     }
 
     async fn rows(&self, request: RowsRequest) -> Result<RowsAnswer, Problem> {
-        let _at_work = self.meter.busy();
         let rows = self.engine.rows(request).await?;
         Ok(RowsAnswer {
             answer: self.metered(rows.answer),

@@ -148,6 +148,7 @@ impl Engine {
         place: OwnedSemaphorePermit,
     ) -> Result<Answer, Problem> {
         let deadline = limits.deadline;
+        let _at_work = self.meter.busy();
         let starting = self.runtime.spawn(async move {
             let frame = planning.await?;
             frame.execute_stream().await
