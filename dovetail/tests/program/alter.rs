@@ -123,14 +123,15 @@ impl Load {
         (sent, with_notes)
     }
 
-    /// Queries never fail, and hold whole appends.
+    /// Queries never fail, and hold whole appends. Nothing may have arrived yet.
     async fn read(self: Arc<Self>) {
+        const SEEN: &str = "SELECT coalesce(sum(seen), 0) FROM parts";
         while !self.done.load(Ordering::SeqCst) {
             let sql = "SELECT count(*), sum(n), count(DISTINCT part) FROM events";
             let rows = integers(&self.node, sql, None).await;
             let parts = rows[0][2];
             assert_eq!(rows[0][0], parts * 10);
-            let seen = integers(&self.node, "SELECT sum(seen) FROM parts", None).await;
+            let seen = integers(&self.node, SEEN, None).await;
             assert!(seen[0][0] >= parts * 10, "{seen:?} after {parts} parts");
         }
     }
