@@ -151,7 +151,7 @@ async fn columns(ports: &Ports, name: &str) -> Result<Answer, Problem> {
     let event_time = |column: &ColumnInfo| {
         let event_time = stream.event_time.as_ref()?;
         (event_time.column == column.name).then(|| match event_time.unit {
-            Some(unit) => format!("event time, a number of {} in events", unit_word(unit)),
+            Some(unit) => format!("event time, a number in events counts {}", unit_word(unit)),
             None => "event time".to_owned(),
         })
     };

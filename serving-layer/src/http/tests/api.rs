@@ -134,7 +134,7 @@ async fn statements_other_than_queries_answer_tables_too() {
         rows("DESCRIBE flights").await,
         json!([
             {"column": "date", "type": "TIMESTAMP", "nullable": true, "key": false,
-             "note": "event time, a number of ms in events", "unknown_columns": "reject"},
+             "note": "event time, a number in events counts ms", "unknown_columns": "reject"},
             {"column": "delay", "type": "INT", "nullable": true, "key": false,
              "note": null, "unknown_columns": "reject"},
         ])
