@@ -17,7 +17,7 @@ use dovetail_log::parquet_files::register_store;
 use dovetail_log::raw::RawLog;
 use dovetail_model::{
     BatchRun, Clock, Column, ColumnType, Entry, EventTime, Exclusion, Manifest, ManualClock,
-    Offset, Outcome, Position, Problem, PublishReason, StreamDef, StreamId, StreamSchema,
+    Offset, Outcome, Position, Problem, PublishReason, Span, StreamDef, StreamId, StreamSchema,
     UnknownColumns, ViewDef, ViewId,
 };
 use dovetail_seam::{Archiver, Forget, Generation, StreamCell};
@@ -374,6 +374,18 @@ impl Rig {
         handle
             .archiver
             .archive_all()
+            .await
+            .expect("the archive is written");
+    }
+
+    /// Commits the tail to the raw log, and the cut never hears of it.
+    pub async fn archive_unheard(&self) {
+        let cut = self.cell.load();
+        let span = Span::new(cut.raw().archived().clone(), cut.position().clone());
+        let batches: Vec<_> = cut.tail().iter().cloned().collect();
+        let handle = self.handle();
+        let raw = handle.archiver.raw();
+        raw.archive(&span.expect("the cut covers its archive"), &batches)
             .await
             .expect("the archive is written");
     }
