@@ -80,9 +80,14 @@ async fn step(rig: &Rig, views: &[ViewId], random: &mut StdRng) -> &'static str 
             while rig.merge() {}
             "merge"
         }
-        51..59 => {
+        51..57 => {
             rig.archive().await;
             "archive"
+        }
+        57..59 => {
+            // Segments join: horizons lie inside of them from now on.
+            rig.upkeep().await;
+            "upkeep"
         }
         59..69 => {
             rig.run(view, start(RunMode::Incremental, false)).await;
