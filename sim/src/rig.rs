@@ -494,7 +494,7 @@ impl Rig {
     }
 
     /// Checks that a view's merged answer equals the oracle at its own stated position, with the exclusions
-    /// that its generation carries.
+    /// that its generation carries, which is the live one. Not while something moves the pointer.
     pub async fn check(&self, name: &str) {
         let (rows, provenance) = self
             .query(&format!("SELECT * FROM {name}"), Layer::Merged)
@@ -502,7 +502,9 @@ impl Rig {
             .expect("the view answers");
         let state = self.catalog.state();
         let view = state.view_named(name).expect("the view is there");
-        let manifest = &view.generations[&provenance.views[0].generation];
+        let answered = provenance.views[0].generation;
+        assert_eq!(Some(answered), view.live, "the cut follows the pointer");
+        let manifest = &view.generations[&answered];
         let compiled = self.compile(&manifest.sql);
         let token: dovetail_model::PositionToken =
             provenance.streams[0].position.parse().expect("a token");

@@ -2,6 +2,8 @@
 //! Generations of several files, and keys that are equal without being the same: the places where a group could
 //! be looked for in the wrong file, or not be recognised.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
+
 use dovetail_batch_layer::StartRequest;
 use dovetail_model::{RepairScope, RunMode, ViewId};
 use dovetail_sim::{Event, Rig};

@@ -316,7 +316,8 @@ async fn an_archive_that_the_cut_missed_is_followed() {
 }
 
 /// A batch run that is cancelled takes the archive that it waits for to its end.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+/// On one thread, so that nothing is archived before the waiting is over.
+#[tokio::test]
 async fn an_archive_goes_on_when_nobody_waits_for_it() {
     let rig = Rig::new(64 << 20).await;
     let view = rig.create_view("hourly", HOURLY).await;

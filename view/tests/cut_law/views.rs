@@ -356,6 +356,8 @@ const NESTED_TRAPS: &[Shape] = &[
 const FLAT_TRAPS: &[Shape] = &[
     (&["c1"], &["count(DISTINCT c0)"], None),
     (&[], &["count(DISTINCT c1)"], None),
+    (&[], &["count(DISTINCT {~c3})"], None),
+    (&["c5"], &["count(DISTINCT {~c3})", "count(*)"], None),
     (&[], &["count(*)"], None),
     (
         &[],
