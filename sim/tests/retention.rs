@@ -37,7 +37,7 @@ async fn run(rig: &Rig, view: &ViewId, mode: RunMode) {
 /// Answers how many files are gone.
 async fn sweep(rig: &Rig) -> usize {
     let swept = rig.batch.sweep(&RetentionPolicy::default()).await;
-    usize::try_from(swept.expect("the sweep ends")).unwrap()
+    usize::try_from(swept.expect("the sweep ends")).expect("few files")
 }
 
 /// The readable generations, oldest first.
