@@ -182,11 +182,7 @@ impl BatchLayer {
         let now = self.config.clock.now();
         let mut count = 0;
         ledger::commit(&self.config.catalog, |state| {
-            let cut_off = state.runs.values().filter(|run| match run.outcome {
-                Outcome::Running => true,
-                Outcome::Staged => !run.dry_run,
-                _ => false,
-            });
+            let cut_off = state.runs.values().filter(|run| run.is_at_work());
             let entries: Vec<Entry> = cut_off
                 .map(|run| {
                     let mut run = BatchRun::clone(run);

@@ -165,3 +165,14 @@ pub struct BatchRun {
     /// Who asked: `user`, `schedule`, `memory`, `build` or `upgrade`.
     pub trigger: String,
 }
+
+impl BatchRun {
+    /// Whether it will go on by itself: it computes, or is staged and about to promote itself.
+    pub fn is_at_work(&self) -> bool {
+        match self.outcome {
+            Outcome::Running => true,
+            Outcome::Staged => !self.dry_run,
+            _ => false,
+        }
+    }
+}

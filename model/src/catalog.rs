@@ -349,7 +349,7 @@ impl CatalogState {
         let lane = |run: &BatchRun| (run.mode == crate::RunMode::Incremental) == incremental;
         self.runs
             .values()
-            .find(|run| run.view == *view && run.outcome == Outcome::Running && lane(run))
+            .find(|run| run.view == *view && run.is_at_work() && lane(run))
     }
 
     /// Applies a whole commit, or leaves the state as it was.

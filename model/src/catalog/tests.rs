@@ -383,6 +383,16 @@ fn a_run_that_ended_stays_ended() {
     )
     .unwrap();
     assert!(state.running(&run.view, false).is_some() && state.running(&run.view, true).is_none());
+    // Staged, it is at work for as long as it is going to promote itself.
+    for (dry_run, at_work) in [(false, true), (true, false)] {
+        run.outcome = Outcome::Staged;
+        run.dry_run = dry_run;
+        let staged = Entry::Run {
+            run: Box::new(run.clone()),
+        };
+        commit(&mut state, vec![staged]).unwrap();
+        assert_eq!(state.running(&run.view, false).is_some(), at_work);
+    }
     run.outcome = Outcome::Failed;
     commit(
         &mut state,
