@@ -14,8 +14,8 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    BatchRun, Exclusion, ExclusionId, GenerationNumber, Manifest, Outcome, Position, RunId,
-    StreamDef, StreamId, StreamSchema, ViewDef, ViewId,
+    BatchRun, Exclusion, ExclusionId, GenerationNumber, Manifest, Position, RunId, StreamDef,
+    StreamId, StreamSchema, ViewDef, ViewId,
 };
 
 /// Why a live pointer moved.

@@ -293,17 +293,19 @@ impl StreamCell {
         joined
     }
 
-    /// The options of a view changed; its content did not.
-    pub fn alter_view(&self, id: &ViewId, def: Arc<ViewDef>) {
-        // A view that is gone has no options to change.
-        let _ = self.swap(|cut| {
-            let view = cut
-                .views
-                .get_mut(id)
-                .ok_or_else(|| SeamError::NoView(id.clone()))?;
-            view.def = def;
+    /// The options of a definition changed; its content did not. Where the cut holds another definition of the
+    /// view, because it is yet to follow the pointer, nothing changes: `def` would not be of its runs.
+    pub fn alter_view(&self, id: &ViewId, def: &Arc<ViewDef>) {
+        let result = self.swap(|cut| {
+            let held = [cut.views.get_mut(id), cut.candidates.get_mut(id)];
+            for view in held.into_iter().flatten() {
+                if view.def.version == def.version {
+                    view.def = Arc::clone(def);
+                }
+            }
             Ok(())
         });
+        debug_assert!(result.is_ok(), "options change no boundary");
     }
 
     /// A view, or only its candidate, leaves the stream. Queries that hold a cut go on.

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The laws, with every layer between event and answer: cut, snapshot, seam, old data survives.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use dovetail_batch_layer::{BatchError, RetentionPolicy, StartRequest};
@@ -286,6 +287,26 @@ async fn a_definition_after_a_rollback_is_not_taken_for_the_one_rolled_back() {
         rig.push(&flights);
         rig.check("by_origin").await;
     }
+}
+
+/// The catalog may be a definition ahead of the cut: the options of that one are not those of the runs that the cut
+/// holds, or a generation of it would be put under them.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn options_change_only_the_definition_that_they_are_of() {
+    let rig = Rig::new(64 << 20).await;
+    let view = rig.create_view("by_origin", REDEFINED).await;
+    rig.push(&[(START_US, Some("SFO"), Some(1), 200); 3]);
+    rig.redefine_view(&view, REDEFINED_AGAIN).await;
+    let mut def = rig.catalog.state().views[&view].pending.clone().unwrap();
+    let newer = def.version;
+    def.refresh_s = Some(60);
+    rig.cell.alter_view(&view, &Arc::new(def));
+    let cut = rig.cell.load();
+    let held: Vec<(u64, Option<u64>)> = cut
+        .all_views()
+        .map(|(_, view, _)| (view.def.version, view.def.refresh_s))
+        .collect();
+    assert_eq!(held, [(newer - 1, None), (newer, Some(60))]);
 }
 
 /// The raw log may be ahead of the cut: the commit got through, and whoever waited for it was gone or saw an error.

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 use super::*;
-use crate::{Column, ColumnType, GenerationInputs, Offset, RunMode, StreamSchema, UnknownColumns};
+use crate::{
+    Column, ColumnType, GenerationInputs, Offset, Outcome, RunMode, StreamSchema, UnknownColumns,
+};
 
 fn at() -> DateTime<Utc> {
     DateTime::UNIX_EPOCH

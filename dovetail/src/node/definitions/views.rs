@@ -169,7 +169,7 @@ impl Node {
         };
         info!(view = %def.name, id = %def.id, "altered");
         if let Some(open) = self.0.streams.get(&def.stream) {
-            open.cell().alter_view(&def.id.clone(), Arc::new(def));
+            open.cell().alter_view(&def.id.clone(), &Arc::new(def));
         }
         Ok(DdlAnswer {
             result: DdlResult::Altered,
