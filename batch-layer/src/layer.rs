@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Starting, executing and ending batch runs.
+//! Starting, watching and ending batch runs. What one does in between is in [`execute`].
+
+mod execute;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -10,8 +12,8 @@ use datafusion::execution::TaskContext;
 use datafusion::physical_plan::ExecutionPlan;
 use dovetail_log::catalog::Catalog;
 use dovetail_model::{
-    BatchRun, Clock, Entry, Exclusion, GenerationInputs, GenerationNumber, Manifest, Outcome,
-    Position, RepairScope, RunId, RunMode, Span, StreamId, StreamSchema, ViewId, ViewState,
+    BatchRun, Clock, Entry, Exclusion, GenerationNumber, Manifest, Outcome, RepairScope, RunId,
+    RunMode, StreamId, StreamSchema, ViewId, ViewState,
 };
 use dovetail_seam::{Generation, Pin, Poisoned};
 use dovetail_view::{Predicate, View};
@@ -20,11 +22,11 @@ use parking_lot::Mutex;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::warn;
 
-use crate::compute::{Computed, Job};
+use crate::compute::Job;
 use crate::error::outcome_name;
-use crate::ledger::{self, NewGeneration};
+use crate::ledger;
 use crate::{BatchError, StreamAccess, StreamHandle};
 
 /// What the batch layer is made of.
@@ -457,203 +459,6 @@ impl BatchLayer {
             exclusions: stream.exclusions.values().cloned().collect(),
             pointer_epoch: view.pointer_epoch,
         })
-    }
-
-    /// Drives a run in a task of its own, so that even a panic in it ends with a record.
-    async fn supervise(&self, begun: Begun) {
-        let (id, view) = (begun.run.id, begun.run.view.clone());
-        let layer = self.clone();
-        let driven = self
-            .config
-            .runtime
-            .spawn(async move { layer.drive(&begun).await })
-            .await;
-        let result = driven
-            .unwrap_or_else(|error| Err(BatchError::Refused(format!("the run stopped: {error}"))));
-        if let Err(error) = result {
-            self.record_failure(id, &view, &error).await;
-        }
-        self.in_flight.lock().remove(&id);
-        self.ended.send_replace(());
-        let state = self.config.catalog.state();
-        info!(run = id.0, view = state.view_name(&view), id = %view, "batch run ended");
-    }
-
-    async fn drive(&self, begun: &Begun) -> Result<(), BatchError> {
-        self.execute(begun).await?;
-        if begun.request.dry_run || begun.request.mode == RunMode::Incremental {
-            return Ok(());
-        }
-        self.promote(begun.run.id).await?;
-        Ok(())
-    }
-
-    async fn record_failure(&self, id: RunId, view: &ViewId, error: &BatchError) {
-        let outcome = if matches!(error, BatchError::Cancelled) {
-            Outcome::Cancelled
-        } else {
-            Outcome::Failed
-        };
-        if outcome == Outcome::Failed {
-            let state = self.config.catalog.state();
-            warn!(run = id.0, view = state.view_name(view), id = %view, %error, "batch run failed");
-        }
-        let now = self.config.clock.now();
-        let recorded = ledger::commit(&self.config.catalog, |state| {
-            let Some(run) = state.runs.get(&id).filter(|run| !run.outcome.is_final()) else {
-                return Ok(vec![]);
-            };
-            let mut run = BatchRun::clone(run);
-            ledger::end(&mut run, outcome, now);
-            run.error = Some(error.to_string());
-            Ok(vec![Entry::Run { run: Box::new(run) }])
-        })
-        .await;
-        if let Err(error) = recorded {
-            warn!(run = id.0, %error, "the end of a run could not be recorded; it will read interrupted");
-        }
-    }
-
-    /// Computes the run's generation and records it as staged; an incremental run publishes at once.
-    async fn execute(&self, begun: &Begun) -> Result<(), BatchError> {
-        match begun.request.mode {
-            RunMode::Incremental => self.execute_incremental(begun).await,
-            RunMode::Full | RunMode::Repair => self.execute_staged(begun).await,
-        }
-    }
-
-    async fn execute_incremental(&self, begun: &Begun) -> Result<(), BatchError> {
-        let view = &begun.run.view;
-        let lock = self.publish_lock(view);
-        let _publishing = lock.lock().await;
-        self.refresh_locked(view, Some(begun.run.id), &begun.progress, &begun.cancel)
-            .await?;
-        Ok(())
-    }
-
-    async fn execute_staged(&self, begun: &Begun) -> Result<(), BatchError> {
-        let view_id = &begun.run.view;
-        let start = &begun.start;
-        let state = self.config.catalog.state();
-        let stream = self.handle(live_view(&state, view_id)?)?;
-        let view = &start.target.view;
-        let (base, horizon) = self.base(begun, &stream).await?;
-        let job = self.job(view, view_id, &stream, &begun.progress);
-        let computing = async {
-            match (begun.request.mode, &base) {
-                (RunMode::Repair, Some(base)) => {
-                    job.repair(base, &begun.request.scope, &start.exclusions)
-                        .await
-                }
-                _ => job.full(&horizon, &start.exclusions).await,
-            }
-        };
-        let computed = unless_cancelled(&begun.cancel, Box::pin(computing))
-            .await
-            .map_err(|error| {
-                // What the speed layer knows holds only where no exclusion may have taken its events out.
-                let version = start.exclusions.is_empty().then_some(start.target.version);
-                let known = known_poison(&stream, view_id, version);
-                let name = &state.views[view_id].def.name;
-                let span = Span::up_to(horizon.clone());
-                error.explained(name, &stream.cell.load().stream().name, &span, &known)
-            })?;
-        dovetail_log::crash_point("run:computed");
-        let inputs = GenerationInputs {
-            horizon: horizon.clone(),
-            raw_version: job.raw.version(),
-            definition_hash: view.definition_hash().to_owned(),
-            exclusions: start.exclusions.clone(),
-            state_fingerprint: view.state_fingerprint().to_owned(),
-        };
-        let new = NewGeneration {
-            view: view_id.clone(),
-            parent: base.as_ref().map(Generation::number),
-            definition_version: start.target.version,
-            sql: view.sql().to_owned(),
-            mode: begun.request.mode,
-            run: Some(begun.run.id),
-            inputs,
-        };
-        self.stage(begun, new, &computed, base.as_ref(), horizon)
-            .await
-    }
-
-    /// The base of a full or repair run and the position to compute to: the horizon of the live generation
-    /// after an incremental run; or a fresh target and no base for a view that is building, and for a full run
-    /// where the live generation cannot be brought forward.
-    async fn base(
-        &self,
-        begun: &Begun,
-        stream: &StreamHandle,
-    ) -> Result<(Option<Generation>, Position), BatchError> {
-        if begun.start.target.building {
-            let target = unless_cancelled(&begun.cancel, self.take_target(stream)).await?;
-            return Ok((None, target.position().clone()));
-        }
-        let view = &begun.run.view;
-        let lock = self.publish_lock(view);
-        let _publishing = lock.lock().await;
-        let state = self.config.catalog.state();
-        let mergeable = live_view(&state, view)?.live_manifest().is_some_and(|m| {
-            m.inputs.state_fingerprint == begun.start.target.view.state_fingerprint()
-        });
-        if !mergeable {
-            // States of another engine never merge: this full run is the way over, without a base.
-            let target = unless_cancelled(&begun.cancel, self.take_target(stream)).await?;
-            return Ok((None, target.position().clone()));
-        }
-        let refreshed = self
-            .refresh_locked(view, None, &begun.progress, &begun.cancel)
-            .await;
-        let live = match refreshed {
-            // An exclusion that the live generation does not carry yet may be just what heals it.
-            Err(error @ BatchError::Poisoned { .. }) if begun.request.mode == RunMode::Full => {
-                info!(run = begun.run.id.0, %error, "the full run has no base to compare with");
-                let target = unless_cancelled(&begun.cancel, self.take_target(stream)).await?;
-                return Ok((None, target.position().clone()));
-            }
-            refreshed => refreshed?,
-        };
-        let state = self.config.catalog.state();
-        let manifest = manifest(live_view(&state, view)?, live)?;
-        let horizon = manifest.inputs.horizon.clone();
-        let base = Generation::new(manifest, Arc::clone(&begun.start.target.view));
-        Ok((Some(base), horizon))
-    }
-
-    async fn stage(
-        &self,
-        begun: &Begun,
-        new: NewGeneration,
-        computed: &Computed,
-        base: Option<&Generation>,
-        horizon: Position,
-    ) -> Result<(), BatchError> {
-        let now = self.config.clock.now();
-        let rows_read = begun.progress.total();
-        ledger::commit(&self.config.catalog, |state| {
-            let view = live_view(state, &begun.run.view)?;
-            let manifest = new.manifest(view, computed, now);
-            let mut run = ledger::open_run(state, begun.run.id)?;
-            run.base = base.map(Generation::number);
-            run.generation = Some(manifest.number);
-            run.span = Some(Span::up_to(horizon.clone()));
-            run.raw_version = Some(manifest.inputs.raw_version);
-            run.exclusions = manifest.inputs.exclusions.iter().map(|e| e.id).collect();
-            run.pointer_epoch = begun.start.pointer_epoch;
-            ledger::count(&mut run, computed, rows_read);
-            ledger::end(&mut run, Outcome::Staged, now);
-            Ok(vec![
-                Entry::GenerationWritten {
-                    manifest: Arc::new(manifest),
-                },
-                Entry::Run { run: Box::new(run) },
-            ])
-        })
-        .await?;
-        dovetail_log::crash_point("run:staged");
-        Ok(())
     }
 }
 
