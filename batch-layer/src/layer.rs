@@ -13,7 +13,7 @@ use datafusion::physical_plan::ExecutionPlan;
 use dovetail_log::catalog::Catalog;
 use dovetail_model::{
     BatchRun, Clock, Entry, Exclusion, GenerationNumber, Manifest, Outcome, RepairScope, RunId,
-    RunMode, StreamId, StreamSchema, ViewId, ViewState,
+    RunMode, StreamId, StreamSchema, ViewDef, ViewId, ViewState,
 };
 use dovetail_seam::{Generation, Pin, Poisoned};
 use dovetail_view::{Predicate, View};
@@ -338,15 +338,12 @@ impl BatchLayer {
         Arc::clone(self.publish_locks.lock().entry(view.clone()).or_default())
     }
 
-    pub(crate) fn handle(&self, state: &ViewState) -> Result<StreamHandle, BatchError> {
+    pub(crate) fn handle(&self, view: &ViewDef) -> Result<StreamHandle, BatchError> {
         let missing = || BatchError::NotFound {
             what: "open stream of view",
-            name: state.def.name.clone(),
+            name: view.name.clone(),
         };
-        self.config
-            .streams
-            .stream(&state.def.stream)
-            .ok_or_else(missing)
+        self.config.streams.stream(&view.stream).ok_or_else(missing)
     }
 
     /// Takes a target that covers everything durable at this moment: accumulate reaches it, it is pinned,
@@ -484,40 +481,17 @@ struct Begun {
 
 fn new_run(id: RunId, view: &ViewId, request: &StartRequest, now: DateTime<Utc>) -> BatchRun {
     BatchRun {
-        id,
-        view: view.clone(),
-        mode: request.mode,
         scope: (request.mode == RunMode::Repair).then(|| request.scope.clone()),
         dry_run: request.dry_run,
-        outcome: Outcome::Running,
-        base: None,
-        generation: None,
-        span: None,
-        exclusions: vec![],
-        raw_version: None,
-        pointer_epoch: 0,
-        rows_read: 0,
-        groups: 0,
-        bytes: 0,
-        seconds: None,
-        started_at: now,
-        ended_at: None,
-        error: None,
-        trigger: request.trigger.to_owned(),
+        ..BatchRun::begun(id, view.clone(), request.mode, request.trigger, now)
     }
 }
 
 /// Where the speed layer could not compute this version of the view.
-pub(crate) fn known_poison(
-    stream: &StreamHandle,
-    id: &ViewId,
-    version: Option<u64>,
-) -> Vec<Poisoned> {
+pub(crate) fn known_poison(stream: &StreamHandle, id: &ViewId, version: u64) -> Vec<Poisoned> {
     let cut = stream.cell.load();
-    let of_version = cut
-        .all_views()
-        .find(|(known, view, _)| *known == id && Some(view.def.version) == version);
-    of_version.map_or_else(Vec::new, |(_, view, _)| view.poisoned.clone())
+    let definition = cut.definition(id, version);
+    definition.map_or_else(Vec::new, |view| view.poisoned.clone())
 }
 
 /// A view that is not dropped.

@@ -2,7 +2,8 @@
 //! The batch layer: recompute, publish, schedule, replay and repair.
 //!
 //! Purpose: run `full`, `incremental` and `repair` batch runs over the raw log, stage or promote what they
-//! make, roll back, compare, and start runs by cron, interval and memory pressure.
+//! make, roll back, compare, and start runs by cron, interval and memory pressure; let views join, change their
+//! definition and leave.
 //! Collaborators: the catalog (`dovetail-log`) is the ledger and the only pointer; the cell
 //! (`dovetail-seam`) follows it; `dovetail-view` computes.
 //! Invariants: a generation is immutable and names its inputs; the pointer moves by compare-and-set under
@@ -17,6 +18,7 @@
 
 mod access;
 mod compute;
+mod definition;
 mod diff;
 mod error;
 mod layer;

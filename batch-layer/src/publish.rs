@@ -7,9 +7,9 @@ use std::sync::Arc;
 
 use dovetail_model::{
     BatchRun, CatalogState, Entry, Exclusion, GenerationInputs, GenerationNumber, Manifest,
-    Outcome, PublishReason, RunId, RunMode, Span, ViewDef, ViewId, ViewState,
+    Outcome, PublishReason, RunId, RunMode, Span, ViewId, ViewState,
 };
-use dovetail_seam::{Generation, Pin, SeamError};
+use dovetail_seam::{Generation, Pin, SeamError, StreamCell};
 use dovetail_view::View;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -30,6 +30,8 @@ pub struct Published {
     pub live: GenerationNumber,
     /// Whether the view's full schedule is paused now.
     pub schedule_paused: bool,
+    /// The definition that was being built, which a rollback gives up.
+    pub given_up: Option<u64>,
 }
 
 /// A generation on its way to the live pointer.
@@ -39,6 +41,35 @@ struct Candidate {
     unwritten: Option<(NewGeneration, Computed)>,
     /// Keeps its horizon an edge of the runs until the cut is swapped.
     _edge: Option<Pin>,
+}
+
+/// An old definition that is part of the stream again, so that the speed layer holds its runs when the pointer
+/// moves to a generation of it. It leaves the stream with this, unless it has become the live one. Made under the
+/// publish lock: two of one definition would take it from each other.
+struct Joined {
+    cell: Arc<StreamCell>,
+    view: ViewId,
+    version: u64,
+}
+
+impl Joined {
+    /// None when the cut holds the definition already.
+    fn new(cell: &Arc<StreamCell>, id: &ViewId, candidate: &Generation) -> Option<Self> {
+        let name = cell.load().views().get(id)?.name.clone();
+        let version = candidate.manifest().definition_version;
+        let joined = cell.join_candidate(id, &name, version, Arc::clone(candidate.view()));
+        joined.then(|| Self {
+            cell: Arc::clone(cell),
+            view: id.clone(),
+            version,
+        })
+    }
+}
+
+impl Drop for Joined {
+    fn drop(&mut self) {
+        self.cell.remove_candidate(&self.view, self.version);
+    }
 }
 
 impl BatchLayer {
@@ -54,7 +85,7 @@ impl BatchLayer {
     ) -> Result<GenerationNumber, BatchError> {
         let state = self.config.catalog.state();
         let view = live_view(&state, id)?;
-        let stream = self.handle(view)?;
+        let stream = self.handle(&view.def)?;
         let base_number = view.live.ok_or_else(|| not_built(view))?;
         let base = self.open(&state, view, manifest(view, base_number)?)?;
         check_mergeable(view, &base)?;
@@ -150,7 +181,8 @@ impl BatchLayer {
     }
 
     /// Moves the pointer back: to `target`, or to the generation that was live just before the last full or
-    /// repair promote. It is brought forward to the present first. Pauses the view's full schedule.
+    /// repair promote. It is brought forward to the present first. Pauses the view's full schedule, and gives up
+    /// a new definition that is being built: nothing is to take its place but by a user's word.
     ///
     /// # Errors
     /// When there is nothing to go back to, or its states are of another engine.
@@ -175,18 +207,10 @@ impl BatchLayer {
         }
         let candidate = self.open(&state, view, manifest(view, number)?)?;
         check_mergeable(view, &candidate)?;
-        let old_definition = candidate.manifest().definition_version != view.def.version;
-        if old_definition {
-            self.join_old_definition(view, &candidate)?;
-        }
         let check = |_: &CatalogState| Ok(());
-        let result = self
+        let published = self
             .publish_forward(id, candidate, PublishReason::RolledBack, None, &check)
-            .await;
-        if result.is_err() && old_definition {
-            self.handle(view)?.cell.remove_view(id, true);
-        }
-        let published = result?;
+            .await?;
         info!(view = %view.def.name, %id, generation = published.live.0, "rolled back; the full schedule is paused");
         Ok(published)
     }
@@ -260,7 +284,7 @@ impl BatchLayer {
     ) -> Result<Published, BatchError> {
         let asked = candidate.number();
         let state = self.config.catalog.state();
-        let stream = self.handle(live_view(&state, id)?)?;
+        let stream = self.handle(&live_view(&state, id)?.def)?;
         let first = Candidate {
             generation: candidate,
             unwritten: None,
@@ -270,17 +294,34 @@ impl BatchLayer {
 
         let lock = self.publish_lock(id);
         let _publishing = lock.lock().await;
+        let joined = Joined::new(&stream.cell, id, &near.generation);
         let last = self.catch_up(id, &stream, near, run).await?;
-        let still_there = |state: &CatalogState| {
+        let mut given_up = None;
+        let mut allowed = |state: &CatalogState| {
             check(state)?;
+            let view = live_view(state, id)?;
             // What was brought forward shares files with it: expired meanwhile, they may be gone.
-            manifest(live_view(state, id)?, asked).map(|_| ())
+            manifest(view, asked)?;
+            let version = last.generation.manifest().definition_version;
+            let pending = view.pending.as_ref().map(|pending| pending.version);
+            if joined.is_none() && version != view.def.version && pending != Some(version) {
+                return Err(BatchError::Refused(format!(
+                    "view `{}` was redefined meanwhile; ask again",
+                    view.def.name
+                )));
+            }
+            given_up = pending
+                .filter(|pending| reason == PublishReason::RolledBack && *pending != version);
+            Ok(())
         };
         let live = self
-            .move_pointer(id, &last, reason, run, &still_there)
+            .move_pointer(id, &last, reason, run, &mut allowed)
             .await?;
         dovetail_log::crash_point("pointer:moved");
         stream.cell.publish(id, Arc::clone(&live))?;
+        if let Some(version) = given_up {
+            stream.cell.remove_candidate(id, version);
+        }
         self.project_or_warn(id).await;
         let state = self.config.catalog.state();
         let schedule_paused = live_view(&state, id)?.schedule_paused;
@@ -289,6 +330,7 @@ impl BatchLayer {
             candidate: asked,
             live: live.number(),
             schedule_paused,
+            given_up,
         })
     }
 
@@ -350,12 +392,12 @@ impl BatchLayer {
         candidate: &Candidate,
         reason: PublishReason,
         run: Option<RunId>,
-        check: &(dyn Fn(&CatalogState) -> Result<(), BatchError> + Sync),
+        allowed: &mut (dyn FnMut(&CatalogState) -> Result<(), BatchError> + Send),
     ) -> Result<Arc<Generation>, BatchError> {
         let now = self.config.clock.now();
         let mut published = None;
         ledger::commit(&self.config.catalog, |state| {
-            check(state)?;
+            allowed(state)?;
             let view = live_view(state, id)?;
             let manifest = match &candidate.unwritten {
                 Some((new, computed)) => Arc::new(new.manifest(view, computed, now)),
@@ -386,31 +428,7 @@ impl BatchLayer {
         )))
     }
 
-    /// An old definition joins the stream beside the live one, so that the speed layer holds its runs when the
-    /// pointer moves back to it.
-    fn join_old_definition(
-        &self,
-        view: &ViewState,
-        candidate: &Generation,
-    ) -> Result<(), BatchError> {
-        let manifest = candidate.manifest();
-        let def = ViewDef {
-            sql: manifest.sql.clone(),
-            version: manifest.definition_version,
-            definition_hash: manifest.inputs.definition_hash.clone(),
-            ..view.def.clone()
-        };
-        let stream = self.handle(view)?;
-        stream.cell.join_view(
-            view.def.id.clone(),
-            Arc::new(def),
-            Arc::clone(candidate.view()),
-            true,
-        );
-        Ok(())
-    }
-
-    async fn project_or_warn(&self, id: &ViewId) {
+    pub(crate) async fn project_or_warn(&self, id: &ViewId) {
         if let Err(error) = self.project_view(id).await {
             let state = self.config.catalog.state();
             warn!(view = state.view_name(id), %id, %error, "the delta projection lags behind; it is redone at the next publish or start");
@@ -447,12 +465,7 @@ fn check_fresh(
     let run = staged(state.runs.get(&id), id)?;
     let view = live_view(state, &run.view)?;
     let manifest = manifest(view, number)?;
-    if view.pointer_epoch != run.pointer_epoch {
-        return Err(stale(
-            "another full or repair run, or a rollback, has moved the pointer since it started"
-                .to_owned(),
-        ));
-    }
+    check_epoch(id, view, run.pointer_epoch)?;
     let expected = view
         .pending
         .as_ref()
@@ -476,6 +489,18 @@ fn check_fresh(
     Ok(())
 }
 
+/// Whether the pointer stands as at the `epoch` when the run started, incremental runs aside.
+pub(crate) fn check_epoch(id: RunId, view: &ViewState, epoch: u64) -> Result<(), BatchError> {
+    if view.pointer_epoch == epoch {
+        return Ok(());
+    }
+    Err(BatchError::Stale {
+        run: id,
+        reason: "another full or repair run, or a rollback, has moved the pointer since it started"
+            .to_owned(),
+    })
+}
+
 /// The error of bringing `base` forward over `span`, with the way out where an expression of the view failed.
 fn explained(
     error: BatchError,
@@ -485,7 +510,7 @@ fn explained(
     span: &Span,
 ) -> BatchError {
     let version = base.manifest().definition_version;
-    let known = known_poison(stream, &view.def.id, Some(version));
+    let known = known_poison(stream, &view.def.id, version);
     error.explained(
         &view.def.name,
         &stream.cell.load().stream().name,

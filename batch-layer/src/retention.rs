@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Letting go of old generations, and of files that no generation names.
+//! Letting go of old generations, of files that no generation names, and of old records of the ledger.
 //!
 //! Purpose: bounded storage. Two ways make a file garbage, and each has its own start of the grace that queries
 //! and diffs get which read it already: a generation that was discarded or expired says in the catalog since
@@ -10,7 +10,9 @@
 use std::collections::{BTreeSet, HashMap, HashSet};
 
 use chrono::{DateTime, TimeDelta, Utc};
-use dovetail_model::{CatalogState, DataFile, Entry, GenerationNumber, Outcome, ViewId, ViewState};
+use dovetail_model::{
+    CatalogState, DataFile, Entry, GenerationNumber, Outcome, RunId, ViewId, ViewState,
+};
 use dovetail_seam::Generation;
 use futures::TryStreamExt as _;
 use object_store::ObjectStoreExt as _;
@@ -18,13 +20,16 @@ use tracing::{debug, info};
 
 use crate::{BatchError, BatchLayer, ledger};
 
-/// Which generations stay readable.
+/// Which generations and records of runs stay readable.
 #[derive(Debug, Clone, Copy)]
 pub struct RetentionPolicy {
     /// At least this many of the newest.
     pub keep_newest: usize,
     /// And all that are younger than this.
     pub keep_for: TimeDelta,
+    /// At least this many of the newest runs of each view stay in the ledger, and all that made a generation that
+    /// is readable.
+    pub keep_runs: usize,
     /// Files stay this long after the commit that expired the last generation that names them, for queries and
     /// diffs that still read them; and files that no generation ever named, after they were written, for runs
     /// that have not named them yet.
@@ -36,6 +41,7 @@ impl Default for RetentionPolicy {
         Self {
             keep_newest: 10,
             keep_for: TimeDelta::hours(24),
+            keep_runs: 1000,
             orphans_after: TimeDelta::hours(1),
         }
     }
@@ -62,6 +68,17 @@ fn expired(
     })
     .map(|(number, _)| *number)
     .collect()
+}
+
+/// The records of `view`'s runs that may go.
+fn expired_runs(state: &CatalogState, view: &ViewState, policy: &RetentionPolicy) -> Vec<RunId> {
+    let made: BTreeSet<RunId> = view.generations.values().filter_map(|m| m.run).collect();
+    let runs = state.runs.values().rev();
+    runs.filter(|run| run.view == view.def.id)
+        .skip(policy.keep_runs)
+        .filter(|run| run.outcome.is_final() && !made.contains(&run.id))
+        .map(|run| run.id)
+        .collect()
 }
 
 /// What of a view's files may go.
@@ -127,23 +144,35 @@ impl BatchLayer {
     ) -> Result<(), BatchError> {
         let now = self.config.clock.now();
         let state = self.config.catalog.state();
-        for (id, view) in &state.views {
-            if !expired(&state, view, policy, now).is_empty() {
-                ledger::commit(&self.config.catalog, |state| {
-                    let Some(view) = state.views.get(id) else {
-                        return Ok(vec![]);
-                    };
-                    let generations = expired(state, view, policy, now);
-                    Ok(vec![Entry::GenerationsExpired {
-                        view: id.clone(),
-                        generations,
-                    }])
-                })
-                .await?;
-            }
+        for id in state.views.keys() {
+            self.expire(id, policy, now).await?;
             self.delete_orphans(id, policy, now, deleted).await?;
         }
         Ok(())
+    }
+
+    /// Takes what is too old of one view out of the catalog.
+    async fn expire(
+        &self,
+        id: &ViewId,
+        policy: &RetentionPolicy,
+        now: DateTime<Utc>,
+    ) -> Result<(), BatchError> {
+        ledger::commit(&self.config.catalog, |state| {
+            let Some(view) = state.views.get(id) else {
+                return Ok(vec![]);
+            };
+            let generations = expired(state, view, policy, now);
+            let runs = expired_runs(state, view, policy);
+            let generations = (!generations.is_empty()).then(|| Entry::GenerationsExpired {
+                view: id.clone(),
+                generations,
+            });
+            let runs = (!runs.is_empty()).then_some(Entry::RunsExpired { runs });
+            Ok(generations.into_iter().chain(runs).collect())
+        })
+        .await
+        .map(|_| ())
     }
 
     async fn delete_orphans(

@@ -260,7 +260,7 @@ impl Scheduler {
         let view = live_view(&state, id)?;
         Ok(view
             .horizon()
-            .covers(&self.batch.handle(view)?.cell.durable()))
+            .covers(&self.batch.handle(&view.def)?.cell.durable()))
     }
 }
 

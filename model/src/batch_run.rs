@@ -167,6 +167,38 @@ pub struct BatchRun {
 }
 
 impl BatchRun {
+    /// The record of a run that has just begun: nothing is read or made.
+    pub fn begun(
+        id: RunId,
+        view: ViewId,
+        mode: RunMode,
+        trigger: &str,
+        now: DateTime<Utc>,
+    ) -> Self {
+        Self {
+            id,
+            view,
+            mode,
+            scope: None,
+            dry_run: false,
+            outcome: Outcome::Running,
+            base: None,
+            generation: None,
+            span: None,
+            exclusions: vec![],
+            raw_version: None,
+            pointer_epoch: 0,
+            rows_read: 0,
+            groups: 0,
+            bytes: 0,
+            seconds: None,
+            started_at: now,
+            ended_at: None,
+            error: None,
+            trigger: trigger.to_owned(),
+        }
+    }
+
     /// Whether it will go on by itself: it computes, or is staged and about to promote itself.
     pub fn is_at_work(&self) -> bool {
         match self.outcome {

@@ -7,170 +7,21 @@
 //! live pointer moves only from the generation that the entry names; ids are never given twice.
 //! Non-goals: storage, time, randomness (entries carry theirs).
 
+mod entry;
+mod state;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
-use serde::{Deserialize, Serialize};
 
 use crate::{
-    BatchRun, Exclusion, ExclusionId, GenerationNumber, Manifest, Position, RunId, StreamDef,
-    StreamId, StreamSchema, ViewDef, ViewId,
+    BatchRun, ExclusionId, GenerationNumber, Manifest, RunId, StreamDef, StreamId, StreamSchema,
+    ViewDef, ViewId,
 };
 
-/// Why a live pointer moved.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum PublishReason {
-    /// The empty generation of a new view on an empty stream.
-    Created,
-    /// An incremental run brought the live generation forward.
-    Refreshed,
-    /// A full or repair run was promoted.
-    Promoted,
-    /// An earlier generation was brought back.
-    RolledBack,
-}
-
-/// One change of the catalog.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "entry", rename_all = "snake_case")]
-pub enum Entry {
-    /// A stream was declared.
-    StreamCreated {
-        /// Its declaration.
-        stream: StreamDef,
-    },
-    /// The schema of a stream grew: nullable columns at its end, or columns that may be NULL from now on.
-    StreamAltered {
-        /// The stream.
-        id: StreamId,
-        /// All of its schema as it is now.
-        schema: StreamSchema,
-    },
-    /// A stream was dropped; its data stays until retention.
-    StreamDropped {
-        /// The stream.
-        id: StreamId,
-    },
-    /// A dropped stream was restored under its name.
-    StreamUndropped {
-        /// The stream.
-        id: StreamId,
-    },
-    /// A view was declared.
-    ViewCreated {
-        /// Its declaration.
-        view: ViewDef,
-    },
-    /// The options of a view changed; its content did not.
-    ViewAltered {
-        /// The declaration with the same version and definition.
-        view: ViewDef,
-    },
-    /// A view got a new definition, whose first generation is not there yet: the old one stays live.
-    ViewRedefined {
-        /// The declaration with the next version.
-        view: ViewDef,
-    },
-    /// A redefinition was given up before its first generation.
-    RedefinitionDropped {
-        /// The view.
-        view: ViewId,
-    },
-    /// A view was dropped; its generations stay until retention.
-    ViewDropped {
-        /// The view.
-        id: ViewId,
-    },
-    /// A dropped view was restored under its name.
-    ViewUndropped {
-        /// The view.
-        id: ViewId,
-    },
-    /// Events were declared wrong.
-    ExclusionDeclared {
-        /// The stream.
-        stream: StreamId,
-        /// Which events.
-        exclusion: Exclusion,
-    },
-    /// An exclusion was withdrawn.
-    ExclusionWithdrawn {
-        /// The stream.
-        stream: StreamId,
-        /// The exclusion.
-        id: ExclusionId,
-    },
-    /// A batch run started, was staged or ended: its record as it now reads.
-    Run {
-        /// The record.
-        run: Box<BatchRun>,
-    },
-    /// A generation's manifest was written. It is readable from now on, and live only when published.
-    GenerationWritten {
-        /// The manifest.
-        manifest: Arc<Manifest>,
-    },
-    /// The live pointer moved: the compare-and-set of promote, rollback and refresh.
-    GenerationPublished {
-        /// The view.
-        view: ViewId,
-        /// The generation that must be live for the entry to apply.
-        expected: Option<GenerationNumber>,
-        /// The generation that is live afterwards.
-        generation: GenerationNumber,
-        /// Why.
-        reason: PublishReason,
-    },
-    /// The full schedule of a view was paused or resumed.
-    SchedulePaused {
-        /// The view.
-        view: ViewId,
-        /// Whether it is paused now.
-        paused: bool,
-    },
-    /// A scheduled time was served, so that a restart knows which were missed.
-    ScheduleServed {
-        /// The view.
-        view: ViewId,
-        /// The scheduled time.
-        due: DateTime<Utc>,
-    },
-    /// Generations were discarded or removed by retention: nothing new reads them. Their files are deleted some
-    /// time after this entry, for what reads them already.
-    GenerationsExpired {
-        /// The view.
-        view: ViewId,
-        /// Which.
-        generations: Vec<GenerationNumber>,
-    },
-    /// The files of expired generations were deleted, those aside that others share.
-    GenerationsDeleted {
-        /// The view.
-        view: ViewId,
-        /// Which.
-        generations: Vec<GenerationNumber>,
-    },
-    /// Old ledger entries were removed by retention.
-    RunsExpired {
-        /// Which.
-        runs: Vec<RunId>,
-    },
-}
-
-/// One atomic, checksummed step of the catalog.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Commit {
-    /// Its place in the log, from 1 without gaps.
-    pub sequence: u64,
-    /// Random, to tell our own commit from a rival's when a put's result is unknown.
-    pub nonce: u64,
-    /// When it was made.
-    pub at: DateTime<Utc>,
-    /// The changes, applied together or not at all.
-    pub entries: Vec<Entry>,
-}
+pub use entry::{Commit, Entry, PublishReason};
+pub use state::{CatalogState, ExpiredGeneration, StreamState, ViewState};
 
 /// Why a commit cannot follow the state.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -224,134 +75,7 @@ pub enum CatalogConflict {
     Contradiction(String),
 }
 
-/// A stream as the catalog knows it.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct StreamState {
-    /// Its declaration.
-    pub def: StreamDef,
-    /// When it was dropped, if it was.
-    pub dropped_at: Option<DateTime<Utc>>,
-    /// The exclusions in force, by id.
-    pub exclusions: BTreeMap<ExclusionId, Exclusion>,
-    /// Id of the next exclusion.
-    pub next_exclusion: ExclusionId,
-}
-
-/// A generation that nothing new reads, and whose files may still be there.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct ExpiredGeneration {
-    /// Its manifest.
-    pub manifest: Arc<Manifest>,
-    /// When the commit was made that expired it.
-    pub at: DateTime<Utc>,
-}
-
-/// A view as the catalog knows it.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct ViewState {
-    /// The definition that is in force: the one of the live generation, or the first one while building.
-    pub def: ViewDef,
-    /// A newer definition whose first generation is being built.
-    pub pending: Option<ViewDef>,
-    /// Version of the next definition. A version is never used twice, even where a rollback brought an earlier
-    /// one back: runs and generations are told apart by it.
-    pub next_version: u64,
-    /// When the view was dropped, if it was.
-    pub dropped_at: Option<DateTime<Utc>>,
-    /// The live pointer. None while the first generation is being built.
-    pub live: Option<GenerationNumber>,
-    /// Where a rollback without a number goes: the generation live just before the last full or repair
-    /// promote.
-    pub before_promote: Option<GenerationNumber>,
-    /// All generations that can be read.
-    pub generations: BTreeMap<GenerationNumber, Arc<Manifest>>,
-    /// Generations that were readable, until their files are deleted.
-    #[serde(default)]
-    pub expired: BTreeMap<GenerationNumber, ExpiredGeneration>,
-    /// Number of the next generation.
-    pub next_generation: GenerationNumber,
-    /// Sequence of the commit that last moved the pointer by a promote of a full or repair run, a rollback
-    /// or a creation. A staged run that started before it is stale.
-    pub pointer_epoch: u64,
-    /// Sequence of the commit that last published a generation for any reason: the `txn` version of the
-    /// view's Delta projection.
-    pub published_at: u64,
-    /// Whether the full schedule is paused.
-    pub schedule_paused: bool,
-    /// The last scheduled time that was served.
-    pub schedule_served: Option<DateTime<Utc>>,
-}
-
-impl ViewState {
-    /// Whether the newest definition has no generation yet.
-    pub fn is_building(&self) -> bool {
-        self.live.is_none() || self.pending.is_some()
-    }
-
-    /// The live generation's manifest.
-    pub fn live_manifest(&self) -> Option<&Arc<Manifest>> {
-        self.live.and_then(|number| self.generations.get(&number))
-    }
-}
-
-/// Everything the catalog knows after some commit.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-pub struct CatalogState {
-    /// Sequence of the last commit applied; 0 before the first.
-    pub sequence: u64,
-    /// Streams, dropped ones too.
-    pub streams: BTreeMap<StreamId, StreamState>,
-    /// Views, dropped ones too.
-    pub views: BTreeMap<ViewId, ViewState>,
-    /// The ledger.
-    pub runs: BTreeMap<RunId, Arc<BatchRun>>,
-    /// Id of the next batch run.
-    pub next_run: RunId,
-}
-
 impl CatalogState {
-    /// The stream that has this name and is not dropped.
-    pub fn stream_named(&self, name: &str) -> Option<&StreamState> {
-        self.streams
-            .values()
-            .find(|s| s.dropped_at.is_none() && s.def.name == name)
-    }
-
-    /// The view that has this name and is not dropped.
-    pub fn view_named(&self, name: &str) -> Option<&ViewState> {
-        self.views
-            .values()
-            .find(|v| v.dropped_at.is_none() && v.def.name == name)
-    }
-
-    /// What to call a view in messages: its name, also if it was dropped, or the id where nothing is known of it.
-    pub fn view_name<'a>(&'a self, id: &'a ViewId) -> &'a str {
-        self.views.get(id).map_or(id.as_str(), |v| &v.def.name)
-    }
-
-    /// Streams that are not dropped, by id.
-    pub fn live_streams(&self) -> impl Iterator<Item = &StreamState> {
-        self.streams.values().filter(|s| s.dropped_at.is_none())
-    }
-
-    /// Views that are not dropped, by id.
-    pub fn live_views(&self) -> impl Iterator<Item = &ViewState> {
-        self.views.values().filter(|v| v.dropped_at.is_none())
-    }
-
-    /// Views of `stream` that are not dropped.
-    pub fn views_of<'a>(&'a self, stream: &'a StreamId) -> impl Iterator<Item = &'a ViewState> {
-        self.live_views().filter(move |v| v.def.stream == *stream)
-    }
-
-    /// The run of `view` that is at work on the same lane: incremental, or full and repair together.
-    pub fn running(&self, view: &ViewId, incremental: bool) -> Option<&Arc<BatchRun>> {
-        let lane = |run: &BatchRun| (run.mode == crate::RunMode::Incremental) == incremental;
-        self.runs
-            .values()
-            .find(|run| run.view == *view && run.is_at_work() && lane(run))
-    }
-
     /// Applies a whole commit, or leaves the state as it was.
     ///
     /// # Errors
@@ -390,6 +114,9 @@ impl CatalogState {
                     ));
                 }
                 state.def = view.clone();
+                if let Some(pending) = &mut state.pending {
+                    pending.take_options(view);
+                }
                 Ok(())
             }
             Entry::ViewRedefined { view } => {
@@ -400,6 +127,7 @@ impl CatalogState {
                     ));
                 }
                 state.next_version += 1;
+                state.def.take_options(view);
                 state.pending = Some(view.clone());
                 Ok(())
             }
@@ -627,6 +355,9 @@ impl CatalogState {
         state.live = Some(generation);
         state.published_at = sequence;
         state.adopt_definition(&manifest);
+        if reason == PublishReason::RolledBack {
+            state.pending = None;
+        }
         Ok(())
     }
 
@@ -701,13 +432,6 @@ impl ViewState {
                 .definition_hash
                 .clone_from(&manifest.inputs.definition_hash);
         }
-    }
-
-    /// Position up to which the live generation covers the stream; the start while building.
-    pub fn horizon(&self) -> Position {
-        self.live_manifest()
-            .map(|m| m.inputs.horizon.clone())
-            .unwrap_or_default()
     }
 }
 

@@ -28,3 +28,11 @@ pub struct ViewDef {
     /// When this version was declared.
     pub defined_at: DateTime<Utc>,
 }
+
+impl ViewDef {
+    /// Takes the options of `other`: they are the view's, whichever of its definitions is in force.
+    pub fn take_options(&mut self, other: &Self) {
+        self.recompute.clone_from(&other.recompute);
+        self.refresh_s = other.refresh_s;
+    }
+}

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use dovetail_log::CommittedBatch;
 use dovetail_log::raw::RawSnapshot;
-use dovetail_model::{Offset, PartitionId, Position, Span, StreamDef, ViewDef, ViewId};
+use dovetail_model::{Offset, PartitionId, Position, Span, StreamDef, ViewId};
 use dovetail_view::{Run, View};
 use parking_lot::Mutex;
 use tokio::sync::watch;
@@ -149,8 +149,9 @@ impl StreamCell {
                     from: span.from().clone(),
                 });
             }
-            for (id, view) in cut.views.iter_mut().chain(cut.candidates.iter_mut()) {
-                match runs.get(&(id.clone(), view.def.version)) {
+            let candidates = cut.candidates.iter_mut().map(|((id, _), view)| (id, view));
+            for (id, view) in cut.views.iter_mut().chain(candidates) {
+                match runs.get(&(id.clone(), view.version)) {
                     Some(made) => view.push(span, made.clone(), |at| self.pins.hold(at)),
                     None => return Err(SeamError::NoView(id.clone())),
                 }
@@ -178,18 +179,9 @@ impl StreamCell {
     pub fn replace_runs(&self, id: &ViewId, version: u64, merged: Run) -> bool {
         let merged = Arc::new(merged);
         self.swap(|cut| {
-            let slot = cut.views.get_mut(id).filter(|v| v.def.version == version);
-            let view = match slot {
-                Some(view) => view,
-                None => match cut
-                    .candidates
-                    .get_mut(id)
-                    .filter(|v| v.def.version == version)
-                {
-                    Some(view) => view,
-                    None => return Err(SeamError::NoView(id.clone())),
-                },
-            };
+            let view = cut
+                .definition_mut(id, version)
+                .ok_or_else(|| SeamError::NoView(id.clone()))?;
             if self.pins.cross(merged.span()) {
                 return Err(SeamError::NoView(id.clone()));
             }
@@ -243,7 +235,7 @@ impl StreamCell {
         })
     }
 
-    /// A view joins the stream, or a new definition of one joins as a candidate beside it.
+    /// A view joins the stream with what it has already, or another definition of one does as a candidate.
     ///
     /// Its runs and poisoned spans start at `view.start` and end at the accumulated position.
     ///
@@ -259,65 +251,52 @@ impl StreamCell {
                     from: end.clone(),
                 });
             }
-            let views = if candidate {
-                &mut cut.candidates
+            if candidate {
+                cut.candidates.insert((id, view.version), view);
             } else {
-                &mut cut.views
-            };
-            views.insert(id, view);
+                cut.views.insert(id, view);
+            }
             Ok(())
         })
     }
 
     /// A view joins at the accumulated position of this instant, with no generation and no runs. Returns
     /// that position.
-    pub fn join_view(
-        &self,
-        id: ViewId,
-        def: Arc<ViewDef>,
-        view: Arc<View>,
-        candidate: bool,
-    ) -> Position {
-        let mut joined = Position::zero();
-        let result = self.swap(|cut| {
-            joined = cut.position.clone();
-            let views = if candidate {
-                &mut cut.candidates
-            } else {
-                &mut cut.views
-            };
-            views.insert(id, ViewCut::new(def, view, cut.position.clone()));
-            Ok(())
-        });
-        debug_assert!(result.is_ok(), "joining changes no boundary");
-        joined
+    pub fn join_view(&self, id: ViewId, name: &str, version: u64, view: Arc<View>) -> Position {
+        self.change(|cut| {
+            let start = cut.position.clone();
+            let joined = ViewCut::new(name, version, view, start.clone());
+            cut.views.insert(id, joined);
+            start
+        })
     }
 
-    /// The options of a definition changed; its content did not. Where the cut holds another definition of the
-    /// view, because it is yet to follow the pointer, nothing changes: `def` would not be of its runs.
-    pub fn alter_view(&self, id: &ViewId, def: &Arc<ViewDef>) {
-        let result = self.swap(|cut| {
-            let held = [cut.views.get_mut(id), cut.candidates.get_mut(id)];
-            for view in held.into_iter().flatten() {
-                if view.def.version == def.version {
-                    view.def = Arc::clone(def);
-                }
+    /// Another definition of a view joins as a candidate, at the accumulated position of this instant. Returns
+    /// false, and changes nothing, when the cut holds the definition already.
+    pub fn join_candidate(&self, id: &ViewId, name: &str, version: u64, view: Arc<View>) -> bool {
+        self.change(|cut| {
+            if cut.definition(id, version).is_some() {
+                return false;
             }
-            Ok(())
-        });
-        debug_assert!(result.is_ok(), "options change no boundary");
+            let joined = ViewCut::new(name, version, view, cut.position.clone());
+            cut.candidates.insert((id.clone(), version), joined);
+            true
+        })
     }
 
-    /// A view, or only its candidate, leaves the stream. Queries that hold a cut go on.
-    pub fn remove_view(&self, id: &ViewId, only_candidate: bool) {
-        let result = self.swap(|cut| {
-            cut.candidates.remove(id);
-            if !only_candidate {
-                cut.views.remove(id);
-            }
-            Ok(())
+    /// A view and its candidates leave the stream. Queries that hold a cut go on.
+    pub fn remove_view(&self, id: &ViewId) {
+        self.change(|cut| {
+            cut.views.remove(id);
+            cut.candidates.retain(|(of, _), _| of != id);
         });
-        debug_assert!(result.is_ok(), "removing changes no boundary");
+    }
+
+    /// A candidate leaves the stream, unless it has become the live definition.
+    pub fn remove_candidate(&self, id: &ViewId, version: u64) {
+        self.change(|cut| {
+            cut.candidates.remove(&(id.clone(), version));
+        });
     }
 
     /// Publishes a generation: the pointer that the catalog moved is followed here, and the runs that the
@@ -337,30 +316,25 @@ impl StreamCell {
                 &horizon,
             )?;
             let version = generation.manifest().definition_version;
-            if cut
-                .candidates
-                .get(id)
-                .is_some_and(|c| c.def.version == version)
-                && let Some(candidate) = cut.candidates.remove(id)
-            {
+            if let Some(candidate) = cut.candidates.remove(&(id.clone(), version)) {
                 cut.views.insert(id.clone(), candidate);
             }
             let view = cut
                 .views
                 .get_mut(id)
                 .ok_or_else(|| SeamError::NoView(id.clone()))?;
-            if view.def.version != version {
+            if view.version != version {
                 return Err(SeamError::OtherDefinition {
-                    view: view.def.name.clone(),
+                    view: view.name.clone(),
                     generation: generation.number().0,
                     of: version,
-                    held: view.def.version,
+                    held: view.version,
                 });
             }
             in_order("the horizon", &horizon, "the horizon before", &view.start)?;
             if !view.has_edge(&horizon) {
                 return Err(SeamError::NoEdge {
-                    view: view.def.name.clone(),
+                    view: view.name.clone(),
                     generation: generation.number().0,
                     horizon,
                 });
@@ -371,6 +345,7 @@ impl StreamCell {
         })
     }
 
+    /// A swap that can fail: then the cut stays as it was.
     fn swap(
         &self,
         change: impl FnOnce(&mut Cut) -> Result<(), SeamError>,
@@ -380,6 +355,15 @@ impl StreamCell {
         change(&mut cut)?;
         self.cut.store(Arc::new(cut));
         Ok(())
+    }
+
+    /// A swap that moves no boundary, so that nothing can be wrong with it.
+    fn change<T>(&self, change: impl FnOnce(&mut Cut) -> T) -> T {
+        let _writer = self.writer.lock();
+        let mut cut = (*self.load()).clone();
+        let made = change(&mut cut);
+        self.cut.store(Arc::new(cut));
+        made
     }
 }
 

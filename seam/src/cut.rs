@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use dovetail_log::raw::RawSnapshot;
-use dovetail_model::{Position, Span, StreamDef, ViewDef, ViewId};
+use dovetail_model::{Position, Span, StreamDef, ViewId};
 use dovetail_view::{Run, View};
 
 use crate::{Accumulated, Generation, Tail};
@@ -41,9 +41,11 @@ impl Poisoned {
 /// One view at the cut's position: a generation and exactly the runs from its horizon on.
 #[derive(Debug, Clone)]
 pub struct ViewCut {
-    /// The declaration.
-    pub def: Arc<ViewDef>,
-    /// The declaration, compiled.
+    /// The view's name.
+    pub name: String,
+    /// Which of the view's definitions the runs are of: versions are never used twice.
+    pub version: u64,
+    /// The definition, compiled.
     pub view: Arc<View>,
     /// The live generation; none while the first one is being built.
     pub generation: Option<Arc<Generation>>,
@@ -56,10 +58,11 @@ pub struct ViewCut {
 }
 
 impl ViewCut {
-    /// A view that joins the stream at `start` and has no generation yet.
-    pub fn new(def: Arc<ViewDef>, view: Arc<View>, start: Position) -> Self {
+    /// A definition that joins the stream at `start` and has no generation yet.
+    pub fn new(name: &str, version: u64, view: Arc<View>, start: Position) -> Self {
         Self {
-            def,
+            name: name.to_owned(),
+            version,
             view,
             generation: None,
             start,
@@ -151,7 +154,7 @@ pub struct Cut {
     pub(crate) raw: Arc<RawSnapshot>,
     pub(crate) tail: Tail,
     pub(crate) views: BTreeMap<ViewId, ViewCut>,
-    pub(crate) candidates: BTreeMap<ViewId, ViewCut>,
+    pub(crate) candidates: BTreeMap<(ViewId, u64), ViewCut>,
 }
 
 impl Cut {
@@ -180,21 +183,32 @@ impl Cut {
         &self.views
     }
 
-    /// New definitions of views, kept fresh beside the live ones until their first generation is there.
-    pub fn candidates(&self) -> &BTreeMap<ViewId, ViewCut> {
-        &self.candidates
+    /// Live views and candidates: everything that the speed layer accumulates. A candidate is another definition
+    /// of a view, kept fresh beside the live one until the pointer moves to a generation of it: a new definition
+    /// that is being built, or an old one that is being brought back. There may be several of one view.
+    pub fn all_views(&self) -> impl Iterator<Item = (&ViewId, &ViewCut)> {
+        let candidates = self.candidates.iter().map(|((id, _), view)| (id, view));
+        self.views.iter().chain(candidates)
     }
 
-    /// Live views and candidates: everything that the speed layer accumulates.
-    pub fn all_views(&self) -> impl Iterator<Item = (&ViewId, &ViewCut, bool)> {
-        let live = self.views.iter().map(|(id, view)| (id, view, false));
-        live.chain(self.candidates.iter().map(|(id, view)| (id, view, true)))
+    /// One definition of a view, live or a candidate.
+    pub fn definition(&self, id: &ViewId, version: u64) -> Option<&ViewCut> {
+        let live = self.views.get(id).filter(|view| view.version == version);
+        live.or_else(|| self.candidates.get(&(id.clone(), version)))
+    }
+
+    pub(crate) fn definition_mut(&mut self, id: &ViewId, version: u64) -> Option<&mut ViewCut> {
+        let live = self
+            .views
+            .get_mut(id)
+            .filter(|view| view.version == version);
+        live.or_else(|| self.candidates.get_mut(&(id.clone(), version)))
     }
 
     /// Bytes that the speed layer holds in memory for this stream: runs and tail.
     pub fn bytes(&self) -> usize {
         self.all_views()
-            .map(|(_, view, _)| view.bytes())
+            .map(|(_, view)| view.bytes())
             .sum::<usize>()
             + self.tail.bytes()
     }

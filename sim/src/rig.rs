@@ -16,11 +16,11 @@ use dovetail_log::catalog::Catalog;
 use dovetail_log::parquet_files::register_store;
 use dovetail_log::raw::RawLog;
 use dovetail_model::{
-    BatchRun, Clock, Column, ColumnType, Entry, EventTime, Exclusion, Manifest, ManualClock,
-    Offset, Outcome, Position, Problem, PublishReason, Span, StreamDef, StreamId, StreamSchema,
-    UnknownColumns, ViewDef, ViewId,
+    BatchRun, Clock, Column, ColumnType, Entry, EventTime, Exclusion, GenerationNumber,
+    ManualClock, Offset, Outcome, Problem, Span, StreamDef, StreamId, StreamSchema, UnknownColumns,
+    ViewDef, ViewId,
 };
-use dovetail_seam::{Archiver, Forget, Generation, StreamCell};
+use dovetail_seam::{Archiver, Forget, StreamCell};
 use dovetail_serving_layer::engine::{CutSource, Engine, QuerySession};
 use dovetail_serving_layer::ports::{
     Answer, Layer, Limits, Provenance, Queries as _, QueryRequest,
@@ -228,30 +228,9 @@ impl Rig {
             definition_hash: view.definition_hash().to_owned(),
             defined_at: self.clock.now(),
         };
-        let id = def.id.clone();
-        let joined =
-            self.cell
-                .join_view(id.clone(), Arc::new(def.clone()), Arc::clone(&view), false);
-        let mut entries = vec![Entry::ViewCreated { view: def.clone() }];
-        if joined != Position::zero() {
-            commit(&self.catalog, entries).await;
-            return id;
-        }
-        let manifest = Arc::new(Manifest::empty(&def, view.state_fingerprint()));
-        entries.push(Entry::GenerationWritten {
-            manifest: Arc::clone(&manifest),
-        });
-        entries.push(Entry::GenerationPublished {
-            view: id.clone(),
-            expected: None,
-            generation: manifest.number,
-            reason: PublishReason::Created,
-        });
-        commit(&self.catalog, entries).await;
-        self.cell
-            .publish(&id, Arc::new(Generation::new(manifest, view)))
-            .expect("an empty generation is live at once");
-        id
+        let created = self.batch.create_view(&def, &view).await;
+        created.expect("the view is new");
+        def.id
     }
 
     /// Gives a view a new definition, which is built by the next full run.
@@ -265,9 +244,8 @@ impl Rig {
             definition_hash: view.definition_hash().to_owned(),
             ..known.def.clone()
         };
-        self.cell
-            .join_view(id.clone(), Arc::new(def.clone()), view, true);
-        commit(&self.catalog, vec![Entry::ViewRedefined { view: def }]).await;
+        let redefined = self.batch.redefine_view(&def, &view).await;
+        redefined.expect("nobody else redefines");
     }
 
     /// Compiles the SELECT of a view over the stream.
@@ -493,18 +471,27 @@ impl Rig {
         assert_eq!(shown(&rows), shown(&expected), "{sql}");
     }
 
-    /// Checks that a view's merged answer equals the oracle at its own stated position, with the exclusions
-    /// that its generation carries, which is the live one. Not while something moves the pointer.
+    /// Checks that a view's merged answer is of its live generation and equals the oracle. Not while something
+    /// moves the pointer.
     pub async fn check(&self, name: &str) {
-        let (rows, provenance) = self
-            .query(&format!("SELECT * FROM {name}"), Layer::Merged)
-            .await
-            .expect("the view answers");
+        let answered = self.check_answer(name).await.expect("the view answers");
         let state = self.catalog.state();
         let view = state.view_named(name).expect("the view is there");
-        let answered = provenance.views[0].generation;
         assert_eq!(Some(answered), view.live, "the cut follows the pointer");
-        let manifest = &view.generations[&answered];
+    }
+
+    /// Checks that a view's merged answer equals the oracle at its own stated position, for the definition and with
+    /// the exclusions of the generation that it states, and returns that.
+    ///
+    /// # Errors
+    /// What the engine refuses.
+    pub async fn check_answer(&self, name: &str) -> Result<GenerationNumber, Problem> {
+        let sql = format!("SELECT * FROM {name}");
+        let (rows, provenance) = self.query(&sql, Layer::Merged).await?;
+        let state = self.catalog.state();
+        let source = &provenance.views[0];
+        let answered = source.generation;
+        let manifest = &state.views[&source.id].generations[&answered];
         let compiled = self.compile(&manifest.sql);
         let token: dovetail_model::PositionToken =
             provenance.streams[0].position.parse().expect("a token");
@@ -513,6 +500,7 @@ impl Rig {
             .answer(&manifest.sql, &token.position, &manifest.inputs.exclusions)
             .await;
         crate::same_rows(&compiled, &rows, &expected);
+        Ok(answered)
     }
 }
 

@@ -84,15 +84,15 @@ pub fn accumulate(cell: &StreamCell, batch: &Arc<CommittedBatch>) -> Result<(), 
 type Runs = BTreeMap<(ViewId, u64), Accumulated>;
 
 fn accumulate_missing(cut: &Cut, batch: &CommittedBatch, span: &Span, runs: &mut Runs) {
-    for (id, view, _) in cut.all_views() {
-        let key = (id.clone(), view.def.version);
+    for (id, view) in cut.all_views() {
+        let key = (id.clone(), view.version);
         if runs.contains_key(&key) {
             continue;
         }
         let run = view.view.accumulate(&batch.events, span.clone()).map_err(|error| {
             // Said once: each batch behind it belongs to the same poisoned span.
             if view.poisoned.is_empty() {
-                warn!(view = %view.def.name, %span, %error, "a micro-batch could not be accumulated; the view answers again once a generation covers it");
+                warn!(view = %view.name, %span, %error, "a micro-batch could not be accumulated; the view answers again once a generation covers it");
             }
             error.to_string()
         });

@@ -75,14 +75,14 @@ fn work(cell: &StreamCell, memory: &SpeedMemory, woken: &Receiver<()>) {
 pub fn merge_once(cell: &StreamCell) -> bool {
     let cut = cell.load();
     let meter = &cell.meters().merge;
-    cut.all_views().any(|(id, view, _)| {
+    cut.all_views().any(|(id, view)| {
         let Some(runs) = window(cell, view) else {
             return false;
         };
         let _at_work = meter.busy();
         meter.count(runs.iter().map(|run| run.rows() as u64).sum());
         let merged = merge(&view.view, &runs);
-        merged.is_some_and(|merged| cell.replace_runs(id, view.def.version, merged))
+        merged.is_some_and(|merged| cell.replace_runs(id, view.version, merged))
     })
 }
 

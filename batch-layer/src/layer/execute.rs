@@ -12,6 +12,7 @@ use tracing::{info, warn};
 use super::{BatchLayer, Begun, known_poison, live_view, manifest, unless_cancelled};
 use crate::compute::Computed;
 use crate::ledger::{self, NewGeneration};
+use crate::publish::check_epoch;
 use crate::{BatchError, StreamHandle};
 
 impl BatchLayer {
@@ -91,7 +92,7 @@ impl BatchLayer {
         let view_id = &begun.run.view;
         let start = &begun.start;
         let state = self.config.catalog.state();
-        let stream = self.handle(live_view(&state, view_id)?)?;
+        let stream = self.handle(&live_view(&state, view_id)?.def)?;
         let view = &start.target.view;
         let (base, horizon) = self.base(begun, &stream).await?;
         let job = self.job(view, view_id, &stream, &begun.progress);
@@ -108,8 +109,11 @@ impl BatchLayer {
             .await
             .map_err(|error| {
                 // What the speed layer knows holds only where no exclusion may have taken its events out.
-                let version = start.exclusions.is_empty().then_some(start.target.version);
-                let known = known_poison(&stream, view_id, version);
+                let known = if start.exclusions.is_empty() {
+                    known_poison(&stream, view_id, start.target.version)
+                } else {
+                    vec![]
+                };
                 let name = &state.views[view_id].def.name;
                 let span = Span::up_to(horizon.clone());
                 error.explained(name, &stream.cell.load().stream().name, &span, &known)
@@ -151,7 +155,9 @@ impl BatchLayer {
         let lock = self.publish_lock(view);
         let _publishing = lock.lock().await;
         let state = self.config.catalog.state();
-        let mergeable = live_view(&state, view)?.live_manifest().is_some_and(|m| {
+        let live = live_view(&state, view)?;
+        check_epoch(begun.run.id, live, begun.start.pointer_epoch)?;
+        let mergeable = live.live_manifest().is_some_and(|m| {
             m.inputs.state_fingerprint == begun.start.target.view.state_fingerprint()
         });
         if !mergeable {

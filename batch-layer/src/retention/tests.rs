@@ -2,7 +2,9 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use dovetail_model::{ExpiredGeneration, GenerationInputs, Manifest, Position, ViewDef};
+use dovetail_model::{
+    BatchRun, ExpiredGeneration, GenerationInputs, Manifest, Position, RunMode, ViewDef,
+};
 
 use super::*;
 
@@ -123,4 +125,34 @@ fn a_shared_file_lives_as_long_as_the_last_generation_that_names_it() {
     );
     let twice = view(&[], &[(1, &["both"], 0), (2, &["both"], 90)]);
     assert_eq!(gone(&twice, &[("both", 0)], 100), (vec![], vec![1]));
+}
+
+#[test]
+fn the_ledger_keeps_the_newest_runs_what_is_at_work_and_what_made_a_readable_generation() {
+    let mut view = view(&[(1, &[]), (2, &[])], &[]);
+    let made = view.generations.get_mut(&GenerationNumber(2)).unwrap();
+    Arc::make_mut(made).run = Some(RunId(2));
+    let run = |(index, outcome): (usize, &Outcome)| {
+        let id = RunId(index as u64 + 1);
+        let run = BatchRun::begun(id, view.def.id.clone(), RunMode::Full, "user", at(0));
+        let outcome = *outcome;
+        (id, Arc::new(BatchRun { outcome, ..run }))
+    };
+    let outcomes = [
+        Outcome::Promoted,
+        Outcome::Promoted,
+        Outcome::Staged,
+        Outcome::Failed,
+        Outcome::Promoted,
+        Outcome::Cancelled,
+    ];
+    let state = CatalogState {
+        runs: outcomes.iter().enumerate().map(run).collect(),
+        ..CatalogState::default()
+    };
+    let policy = RetentionPolicy {
+        keep_runs: 2,
+        ..RetentionPolicy::default()
+    };
+    assert_eq!(expired_runs(&state, &view, &policy), [RunId(4), RunId(1)]);
 }

@@ -111,30 +111,12 @@ fn scheduled() -> (CatalogState, ViewId) {
 }
 
 fn run(view: &ViewId, id: u64, mode: RunMode, outcome: Outcome, started: &str) -> Entry {
-    Entry::Run {
-        run: Box::new(BatchRun {
-            id: RunId(id),
-            view: view.clone(),
-            mode,
-            scope: None,
-            dry_run: false,
-            outcome,
-            base: None,
-            generation: None,
-            span: None,
-            exclusions: vec![],
-            raw_version: None,
-            pointer_epoch: 0,
-            rows_read: 0,
-            groups: 0,
-            bytes: 0,
-            seconds: None,
-            started_at: at(started),
-            ended_at: Some(at(started)),
-            error: None,
-            trigger: "schedule".to_owned(),
-        }),
-    }
+    let run = BatchRun {
+        outcome,
+        ended_at: Some(at(started)),
+        ..BatchRun::begun(RunId(id), view.clone(), mode, "schedule", at(started))
+    };
+    Entry::Run { run: Box::new(run) }
 }
 
 fn modes(state: &CatalogState, now: &str) -> Vec<(RunMode, &'static str)> {

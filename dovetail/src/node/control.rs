@@ -239,7 +239,11 @@ impl Control for Node {
         }
         match tokio::time::timeout(POINTER_MOVE_WAIT, work).await {
             Ok(published) => {
-                answer.generation = Some(published?.live);
+                let published = published?;
+                answer.generation = Some(published.live);
+                answer.notes.extend(published.given_up.map(|version| {
+                    format!("definition {version}, which was being built, is given up")
+                }));
                 Ok(Settled::Done(answer))
             }
             Err(_) => Ok(Settled::Pending(answer)),

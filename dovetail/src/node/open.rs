@@ -304,11 +304,8 @@ impl Node {
             Some(manifest) => {
                 let compiled = compile(stream, &manifest.sql).map_err(failed)?;
                 let generation = Generation::new(Arc::clone(manifest), Arc::clone(&compiled));
-                let mut cut = ViewCut::new(
-                    Arc::new(view.def.clone()),
-                    compiled,
-                    generation.horizon().clone(),
-                );
+                let start = generation.horizon().clone();
+                let mut cut = ViewCut::new(&view.def.name, view.def.version, compiled, start);
                 let task = Arc::clone(self.0.batch.task_context());
                 let raw = Arc::clone(cell.load().raw());
                 let partitions = self.0.config.partitions;
@@ -356,11 +353,8 @@ impl Node {
         def: &ViewDef,
         start: Position,
     ) -> Result<ViewCut, String> {
-        Ok(ViewCut::new(
-            Arc::new(def.clone()),
-            compile(stream, &def.sql)?,
-            start,
-        ))
+        let compiled = compile(stream, &def.sql)?;
+        Ok(ViewCut::new(&def.name, def.version, compiled, start))
     }
 
     /// Everything that the log holds behind the archived position goes through the speed layer again.

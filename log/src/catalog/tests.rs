@@ -166,26 +166,23 @@ async fn every_kind_of_entry_survives_its_file() {
         created_at: clock().now(),
     };
     let run = BatchRun {
-        id: RunId(1),
-        view: view.id.clone(),
-        mode: RunMode::Full,
-        scope: None,
-        dry_run: false,
         outcome: Outcome::Promoted,
-        base: None,
         generation: Some(GenerationNumber(1)),
         span: Some(Span::new(Position::default(), position).unwrap()),
         exclusions: vec![ExclusionId(1)],
         raw_version: Some(3),
-        pointer_epoch: 0,
         rows_read: 7,
         groups: 1,
         bytes: 2,
         seconds: Some(0.1),
-        started_at: clock().now(),
         ended_at: Some(clock().now()),
-        error: None,
-        trigger: "user".to_owned(),
+        ..BatchRun::begun(
+            RunId(1),
+            view.id.clone(),
+            RunMode::Full,
+            "user",
+            clock().now(),
+        )
     };
     let mut grown = stream("s").schema;
     grown.columns.push(Column {

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 use super::*;
 use crate::{
-    Column, ColumnType, GenerationInputs, Offset, Outcome, RunMode, StreamSchema, UnknownColumns,
+    Column, ColumnType, GenerationInputs, Offset, Outcome, Position, RunMode, StreamSchema,
+    UnknownColumns,
 };
 
 fn at() -> DateTime<Utc> {
@@ -324,6 +325,66 @@ fn publishing_a_generation_of_another_definition_swaps_the_definition() {
 }
 
 #[test]
+fn options_are_of_the_view_and_not_of_one_of_its_definitions() {
+    let (mut state, view) = with_view();
+    let mut second = view_def("v", "v1", "s1", 2);
+    second.refresh_s = Some(10);
+    let redefined = Entry::ViewRedefined {
+        view: second.clone(),
+    };
+    commit(&mut state, vec![redefined]).unwrap();
+    let options = |state: &CatalogState| {
+        let view = &state.views[&view.id];
+        let pending = view.pending.as_ref().map(|pending| pending.refresh_s);
+        (view.def.refresh_s, pending)
+    };
+    assert_eq!(options(&state), (Some(10), Some(Some(10))));
+    assert_eq!(state.views[&view.id].def.version, 1);
+    let mut altered = state.views[&view.id].def.clone();
+    altered.refresh_s = Some(60);
+    commit(&mut state, vec![Entry::ViewAltered { view: altered }]).unwrap();
+    assert_eq!(options(&state), (Some(60), Some(Some(60))));
+    commit(
+        &mut state,
+        vec![
+            manifest(&second, 1, 1),
+            publish(&view, None, 1, PublishReason::Promoted),
+        ],
+    )
+    .unwrap();
+    assert_eq!(options(&state), (Some(60), None));
+}
+
+#[test]
+fn a_rollback_gives_up_what_is_being_built_and_a_refresh_does_not() {
+    let (mut state, view) = with_view();
+    let second = view_def("v", "v1", "s1", 2);
+    commit(
+        &mut state,
+        vec![
+            manifest(&view, 1, 1),
+            publish(&view, None, 1, PublishReason::Promoted),
+            manifest(&view, 2, 1),
+            publish(&view, Some(1), 2, PublishReason::Promoted),
+            Entry::ViewRedefined { view: second },
+            manifest(&view, 3, 2),
+            publish(&view, Some(2), 3, PublishReason::Refreshed),
+        ],
+    )
+    .unwrap();
+    assert!(state.views[&view.id].is_building());
+    commit(
+        &mut state,
+        vec![
+            manifest(&view, 4, 2),
+            publish(&view, Some(3), 4, PublishReason::RolledBack),
+        ],
+    )
+    .unwrap();
+    assert!(!state.views[&view.id].is_building());
+}
+
+#[test]
 fn a_version_is_never_used_twice_not_even_after_a_rollback() {
     let (mut state, view) = with_view();
     let second = view_def("v", "v1", "s1", 2);
@@ -355,28 +416,7 @@ fn a_version_is_never_used_twice_not_even_after_a_rollback() {
 #[test]
 fn a_run_that_ended_stays_ended() {
     let (mut state, view) = with_view();
-    let mut run = BatchRun {
-        id: RunId(1),
-        view: view.id,
-        mode: RunMode::Full,
-        scope: None,
-        dry_run: false,
-        outcome: Outcome::Running,
-        base: None,
-        generation: None,
-        span: None,
-        exclusions: vec![],
-        raw_version: None,
-        pointer_epoch: 0,
-        rows_read: 0,
-        groups: 0,
-        bytes: 0,
-        seconds: None,
-        started_at: at(),
-        ended_at: None,
-        error: None,
-        trigger: "user".to_owned(),
-    };
+    let mut run = BatchRun::begun(RunId(1), view.id, RunMode::Full, "user", at());
     commit(
         &mut state,
         vec![Entry::Run {

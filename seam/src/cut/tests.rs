@@ -1,9 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 use std::collections::BTreeSet;
 
-use dovetail_model::{
-    Clock as _, Column, ColumnType, ManualClock, Offset, StreamSchema, UnknownColumns,
-};
+use dovetail_model::{Column, ColumnType, Offset, StreamSchema, UnknownColumns};
 use proptest::prelude::*;
 
 use super::*;
@@ -31,18 +29,7 @@ fn view() -> Arc<View> {
 }
 
 fn cut_of(view: &Arc<View>) -> ViewCut {
-    let def = ViewDef {
-        id: "v1".parse().unwrap(),
-        name: "v".to_owned(),
-        stream: "s1".parse().unwrap(),
-        sql: view.sql().to_owned(),
-        recompute: None,
-        refresh_s: None,
-        version: 1,
-        definition_hash: view.definition_hash().to_owned(),
-        defined_at: ManualClock::default().now(),
-    };
-    ViewCut::new(Arc::new(def), Arc::clone(view), at(0))
+    ViewCut::new("v", 1, Arc::clone(view), at(0))
 }
 
 fn made(view: &View, span: &Span, good: bool) -> Accumulated {

@@ -340,10 +340,10 @@ fn live_source(
             ProblemKind::Unavailable,
             format!(
                 "{}; until then layer=batch answers up to `{horizon}`",
-                poisoned.explain(&view.def.name, &cut.stream().name),
+                poisoned.explain(&view.name, &cut.stream().name),
             ),
         )
-        .with("view", view.def.name.as_str())
+        .with("view", view.name.as_str())
         .with("span", poisoned.failed.to_string()));
     }
     let runs = if merged { view.runs.clone() } else { vec![] };

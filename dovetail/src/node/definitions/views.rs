@@ -5,11 +5,7 @@ use std::sync::Arc;
 
 use dovetail_batch_layer::{BatchError, StartRequest};
 use dovetail_log::catalog::random_u64;
-use dovetail_model::{
-    CatalogState, Entry, Manifest, Position, Problem, PublishReason, StreamState, ViewDef, ViewId,
-    ViewState,
-};
-use dovetail_seam::Generation;
+use dovetail_model::{CatalogState, Entry, Problem, StreamState, ViewDef, ViewId, ViewState};
 use dovetail_serving_layer::ports::{DdlAnswer, DdlResult};
 use dovetail_serving_layer::sql::{AlterView, CreateView};
 use dovetail_view::{View, ViewError};
@@ -41,51 +37,14 @@ impl Node {
             ViewId::from_random(random_u64()),
             1,
         );
-        let open = self.stream_named(&stream.def.name)?;
-        let cell = open.cell();
-        let joined = cell.join_view(
-            def.id.clone(),
-            Arc::new(def.clone()),
-            Arc::clone(&compiled),
-            false,
-        );
-        let empty = joined == Position::zero();
-        let manifest = Arc::new(Manifest::empty(&def, compiled.state_fingerprint()));
-        let committed = self
-            .commit(|_| {
-                let mut entries = vec![Entry::ViewCreated { view: def.clone() }];
-                if empty {
-                    entries.push(Entry::GenerationWritten {
-                        manifest: Arc::clone(&manifest),
-                    });
-                    entries.push(Entry::GenerationPublished {
-                        view: def.id.clone(),
-                        expected: None,
-                        generation: manifest.number,
-                        reason: PublishReason::Created,
-                    });
-                }
-                Ok(entries)
-            })
-            .await;
-        if let Err(problem) = committed {
-            cell.remove_view(&def.id, false);
-            return Err(problem);
-        }
-        info!(view = %def.name, id = %def.id, stream = %stream.def.name, "created");
-        if empty {
-            cell.publish(&def.id, Arc::new(Generation::new(manifest, compiled)))
-                .map_err(Problem::internal)?;
-            self.project_or_warn(&def.id).await;
-            return Ok(DdlAnswer {
-                result: DdlResult::Created,
-                note: None,
-            });
-        }
-        let note = self.start_build(&def.id).await;
+        let answers = self.0.batch.create_view(&def, &compiled).await?;
+        let note = match answers {
+            true => None,
+            false => Some(self.start_build(&def.id).await),
+        };
         Ok(DdlAnswer {
             result: DdlResult::Created,
-            note: Some(note),
+            note,
         })
     }
 
@@ -103,13 +62,28 @@ impl Node {
             )));
         }
         let latest = known.pending.as_ref().unwrap_or(&known.def);
+        let alter = AlterView {
+            name: create.name.clone(),
+            recompute: Some(create.options.recompute.clone()),
+            refresh_s: Some(create.options.refresh_s),
+        };
         if latest.definition_hash == compiled.definition_hash() {
-            let alter = AlterView {
-                name: create.name,
-                recompute: Some(create.options.recompute),
-                refresh_s: Some(create.options.refresh_s),
-            };
             return self.alter_view(alter).await;
+        }
+        if self
+            .0
+            .batch
+            .give_up_pending(&known.def.id, &compiled)
+            .await?
+        {
+            self.alter_view(alter).await?;
+            return Ok(DdlAnswer {
+                result: DdlResult::Redefined,
+                note: Some(
+                    "the definition that was being built is given up for the one that answers"
+                        .to_owned(),
+                ),
+            });
         }
         let def = self.view_def(
             &create,
@@ -118,17 +92,7 @@ impl Node {
             known.def.id.clone(),
             known.next_version,
         );
-        let cell = Arc::clone(self.stream_named(&stream.def.name)?.cell());
-        self.cancel_full(state, &def.id).await;
-        cell.join_view(def.id.clone(), Arc::new(def.clone()), compiled, true);
-        if let Err(problem) = self
-            .commit(|_| Ok(vec![Entry::ViewRedefined { view: def.clone() }]))
-            .await
-        {
-            cell.remove_view(&def.id, true);
-            return Err(problem);
-        }
-        info!(view = %def.name, version = def.version, "redefined; the new generation is built beside the old one");
+        self.0.batch.redefine_view(&def, &compiled).await?;
         let note = self.start_build(&def.id).await;
         Ok(DdlAnswer {
             result: DdlResult::Redefined,
@@ -168,9 +132,6 @@ impl Node {
             });
         };
         info!(view = %def.name, id = %def.id, "altered");
-        if let Some(open) = self.0.streams.get(&def.stream) {
-            open.cell().alter_view(&def.id.clone(), &Arc::new(def));
-        }
         Ok(DdlAnswer {
             result: DdlResult::Altered,
             note: None,
@@ -186,13 +147,7 @@ impl Node {
         let Some(view) = state.view_named(name) else {
             return missing("view", name, if_exists);
         };
-        let (id, stream) = (view.def.id.clone(), view.def.stream.clone());
-        self.commit(|_| Ok(vec![Entry::ViewDropped { id: id.clone() }]))
-            .await?;
-        self.cancel_full(&state, &id).await;
-        if let Some(open) = self.0.streams.get(&stream) {
-            open.cell().remove_view(&id, false);
-        }
+        self.0.batch.drop_view(&view.def.id).await?;
         Ok(DdlAnswer {
             result: DdlResult::Dropped,
             note: Some(format!("UNDROP VIEW {name} restores it")),
@@ -212,42 +167,17 @@ impl Node {
             .streams
             .get(&view.def.stream)
             .ok_or_else(|| Problem::not_found("stream of view", name))?;
-        let compiled = compile(stream, &view.def.sql);
-        let compiled = compiled
-            .ok()
-            .filter(|compiled| compiled.definition_hash() == view.def.definition_hash)
-            .ok_or_else(|| {
-                Problem::conflict(format!(
-                    "the schema of stream `{}` has changed since, and view `{name}` would be another one: create it again",
-                    stream.def.name
-                ))
-            })?;
-        let open = self.stream_named(&stream.def.name)?;
-        let id = view.def.id.clone();
-        open.cell()
-            .join_view(id.clone(), Arc::new(view.def.clone()), compiled, false);
-        if let Err(problem) = self
-            .commit(|_| Ok(vec![Entry::ViewUndropped { id: id.clone() }]))
-            .await
-        {
-            open.cell().remove_view(&id, false);
-            return Err(problem);
-        }
-        if view.live.is_none() {
-            let note = self.start_build(&id).await;
-            return Ok(DdlAnswer {
-                result: DdlResult::Undropped,
-                note: Some(note),
-            });
-        }
-        self.0
-            .batch
-            .rejoin(&id)
-            .await
-            .map_err(|error| error.problem())?;
+        let compiled = compile_again(stream, &view.def)?;
+        let pending = view.pending.as_ref();
+        let pending = pending.map(|def| compile_again(stream, def)).transpose()?;
+        let answers = self.0.batch.undrop_view(view, compiled, pending).await?;
+        let note = match answers {
+            true => None,
+            false => Some(self.start_build(&view.def.id).await),
+        };
         Ok(DdlAnswer {
             result: DdlResult::Undropped,
-            note: None,
+            note,
         })
     }
 
@@ -288,22 +218,6 @@ impl Node {
             }
         }
     }
-
-    async fn cancel_full(&self, state: &CatalogState, id: &ViewId) {
-        let Some(run) = state.running(id, false) else {
-            return;
-        };
-        if let Err(error) = self.0.batch.cancel(run.id).await {
-            warn!(run = run.id.0, view = state.view_name(id), %id, %error, "a run of the old definition goes on; it will end stale");
-        }
-    }
-
-    async fn project_or_warn(&self, id: &ViewId) {
-        if let Err(error) = self.0.batch.project_view(id).await {
-            let state = self.0.catalog.state();
-            warn!(view = state.view_name(id), %id, %error, "the delta projection lags behind");
-        }
-    }
 }
 
 /// Compiles a SELECT over whichever stream it reads.
@@ -320,6 +234,19 @@ pub(super) fn compile_any<'a>(
         .stream_named(view.stream())
         .ok_or_else(|| Problem::not_found("stream", view.stream()))?;
     Ok((stream, Arc::new(view)))
+}
+
+/// Compiles a definition that was in force before, if it still means the same.
+fn compile_again(stream: &StreamState, def: &ViewDef) -> Result<Arc<View>, Problem> {
+    let compiled = compile(stream, &def.sql).ok();
+    compiled
+        .filter(|compiled| compiled.definition_hash() == def.definition_hash)
+        .ok_or_else(|| {
+            Problem::conflict(format!(
+                "the schema of stream `{}` has changed since, and view `{}` would be another one: create it again",
+                stream.def.name, def.name
+            ))
+        })
 }
 
 fn not_a_view(state: &CatalogState, error: &ViewError) -> Problem {
