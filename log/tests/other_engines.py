@@ -46,6 +46,7 @@ types = {
     "real": "double",
     "price": "decimal(20,2)",
     "odd text": "string",
+    "note": "string",
     "day": "date",
     "_partition": "integer",
     "_offset": "long",
@@ -66,6 +67,9 @@ equal("Polars: price", row["price"], decimal.Decimal("1.07"))
 equal("Polars: day", row["day"], datetime.date(1970, 1, 2))
 equal("Polars: pair", row["pair"], {"a": 1})
 equal("Polars: list", row["list"], [1, None])
+noted = [o for o in alive if o >= events // 2]
+equal("Polars: the column added later", frame["note"].drop_nulls().to_list(), [f"n{o}" for o in noted])
+equal("Polars: null before it was added", frame["note"].null_count(), len(alive) - len(noted))
 late = datetime.datetime(2001, 1, 2)
 pruned = polars.scan_delta(f"{directory}/raw").filter(polars.col("at") >= late).collect()
 equal("Polars: pruned by time", pruned.height, sum(1 for o in alive if o * 60_000_001 >= 86_400_000_000))
@@ -73,8 +77,8 @@ equal("Polars: pruned by time", pruned.height, sum(1 for o in alive if o * 60_00
 paths = [f"{directory}/raw/{add['path']}" for add in adds]
 query = """
     SELECT count(*), sum(_offset), sum(small), sum(big), sum(price), sum("real"), count(flag),
-           max("odd text"), max(day), sum(pair.a), sum(len(list)), typeof(any_value("at"))
-    FROM read_parquet(?)
+           max("odd text"), count(note), max(day), sum(pair.a), sum(len(list)), typeof(any_value("at"))
+    FROM read_parquet(?, union_by_name = true)
 """
 answer = duckdb.execute(query, [paths]).fetchone()
 expected = (
@@ -86,6 +90,7 @@ expected = (
     sum(present) / 4,
     len(present),
     f"t{present[-1]:05}",
+    len(noted),
     datetime.date(1970, 1, 1) + datetime.timedelta(days=present[-1]),
     sum(present),
     2 * len(alive),

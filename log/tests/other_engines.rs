@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The raw log as other engines see it: delta-rs, Polars and DuckDB read it with the right types and counts.
+//! The raw log as other engines see it: delta-rs, Polars and DuckDB read it with the right types and counts, before
+//! and after its schema grew.
 //!
 //! Needs a Python with `log/tests/requirements.txt` installed; `script/test` makes one:
 //! `DOVETAIL_PYTHON=…/bin/python cargo test -p dovetail-log --test other_engines -- --ignored`
@@ -9,10 +10,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arrow::array::{
-    ArrayRef, BooleanArray, Date32Array, Decimal128Array, Float64Array, Int32Array, Int64Array,
+    ArrayRef, AsArray as _, BooleanArray, Date32Array, Decimal128Array, Float64Array, Int32Array, Int64Array,
     ListArray, RecordBatch, StringArray, StructArray, TimestampMicrosecondArray,
 };
-use arrow::datatypes::{DataType, Fields, Int32Type};
+use arrow::datatypes::{DataType, Fields, Int32Type, Int64Type};
 use bytes::Bytes;
 use dovetail_log::object::LocalStore;
 use dovetail_log::raw::{Compaction, RawLog};
@@ -132,6 +133,28 @@ fn batch(first: u64, next: u64) -> Arc<CommittedBatch> {
     })
 }
 
+/// The schema after a column was added.
+fn grown() -> StreamSchema {
+    let mut schema = schema();
+    schema.columns.push(Column {
+        name: "note".to_owned(),
+        column_type: ColumnType::Varchar,
+        nullable: true,
+    });
+    schema
+}
+
+/// A batch whose events carry a note with their offset.
+fn with_notes(batch: &CommittedBatch) -> Arc<CommittedBatch> {
+    let mut batch = batch.in_schema(&grown().events()).expect("columns added");
+    let offsets = batch.events["_offset"].as_primitive::<Int64Type>();
+    let notes = StringArray::from_iter_values(offsets.values().iter().map(|o| format!("n{o}")));
+    let mut columns = batch.events.columns().to_vec();
+    columns[schema().columns.len()] = Arc::new(notes);
+    batch.events = RecordBatch::try_new(batch.events.schema(), columns).expect("as declared");
+    Arc::new(batch)
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "needs DOVETAIL_PYTHON, a Python with log/tests/requirements.txt"]
 async fn delta_rs_polars_and_duckdb_read_the_raw_log() {
@@ -155,9 +178,15 @@ async fn delta_rs_polars_and_duckdb_read_the_raw_log() {
     for first in (0..EVENTS).step_by(STEP as usize) {
         let at = |offset| Position::single(Offset(offset));
         let span = Span::new(at(first), at(first + STEP)).unwrap();
-        log.archive(&span, &[batch(first, first + STEP)])
-            .await
-            .unwrap();
+        let mut events = batch(first, first + STEP);
+        if first == EVENTS / 2 {
+            log.widen(&grown()).await.unwrap();
+            log.adopt(&grown()).await.unwrap();
+        }
+        if first >= EVENTS / 2 {
+            events = with_notes(&events);
+        }
+        log.archive(&span, &[events]).await.unwrap();
     }
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/other_engines.py");
     let read = |files: usize| {

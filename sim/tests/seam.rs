@@ -291,6 +291,58 @@ async fn a_definition_after_a_rollback_is_not_taken_for_the_one_rolled_back() {
     }
 }
 
+/// A definition that is superseded while a generation of it is brought forward joins the cut again, as any earlier
+/// one, and what superseded it is given up.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_definition_that_is_superseded_meanwhile_is_brought_back() {
+    let rig = Rig::new(64 << 20).await;
+    let view = rig.create_view("by_origin", BY_ORIGIN).await;
+    rig.push(&[(START_US, Some("SFO"), Some(1), 200)]);
+    rig.redefine_view(&view, REDEFINED).await;
+    let staged = rig.run(&view, start(RunMode::Full, true)).await;
+    assert_eq!(held(&rig), [1, 2]);
+
+    // Something is acknowledged that no cut holds yet, so a target must wait for it.
+    rig.cell.note_acknowledged(Offset(2));
+    let mut rollback = Box::pin(rig.batch.rollback(&view, staged.generation));
+    assert!(futures::poll!(&mut rollback).is_pending());
+    rig.redefine_view(&view, REDEFINED_AGAIN).await;
+    assert_eq!(held(&rig), [1, 3]);
+    rig.push(&[(START_US, Some("JFK"), None, 200)]);
+    assert_eq!(rollback.await.unwrap().given_up, Some(3));
+    assert_eq!(held(&rig), [2]);
+    rig.check("by_origin").await;
+}
+
+/// A view that is dropped while a new definition is built comes back with both.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_view_comes_back_with_the_definition_that_was_being_built() {
+    let rig = Rig::new(64 << 20).await;
+    let view = rig.create_view("by_origin", BY_ORIGIN).await;
+    rig.push(&[(START_US, Some("SFO"), Some(1), 200)]);
+    rig.redefine_view(&view, REDEFINED).await;
+    rig.batch.drop_view(&view).await.unwrap();
+    assert!(held(&rig).is_empty());
+    rig.push(&[(START_US, Some("JFK"), None, 200)]);
+    let state = rig.catalog.state();
+    let dropped = &state.views[&view];
+    let (live, pending) = (rig.compile(BY_ORIGIN), rig.compile(REDEFINED));
+    let restored = rig.batch.undrop_view(dropped, live, Some(pending)).await;
+    assert!(restored.unwrap(), "it answers");
+    assert_eq!(held(&rig), [1, 2]);
+    rig.check("by_origin").await;
+    rig.push(&[(START_US, Some("SFO"), None, 300)]);
+    rig.run(&view, StartRequest::build()).await;
+    assert_eq!(held(&rig), [2]);
+    rig.check("by_origin").await;
+}
+
+/// Versions of the definitions that the cut holds, of all views.
+fn held(rig: &Rig) -> Vec<u64> {
+    let cut = rig.cell.load();
+    cut.all_views().map(|(_, view)| view.version).collect()
+}
+
 /// The raw log may be ahead of the cut: the commit got through, and whoever waited for it was gone or saw an error.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_archive_that_the_cut_missed_is_followed() {

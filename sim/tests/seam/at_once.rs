@@ -13,7 +13,7 @@ use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
 use tokio::task::JoinSet;
 
-use super::{BY_ORIGIN, REDEFINED, REDEFINED_AGAIN, events, first_seed, seeds, start};
+use super::{BY_ORIGIN, REDEFINED, REDEFINED_AGAIN, events, first_seed, held, seeds, start};
 
 const NAME: &str = "by_origin";
 const DEFINITIONS: [&str; 3] = [BY_ORIGIN, REDEFINED, REDEFINED_AGAIN];
@@ -151,9 +151,7 @@ impl Shared {
         let view = &state.views[&self.view];
         let named = [Some(&view.def), view.pending.as_ref()];
         let named = named.into_iter().flatten().map(|def| def.version).collect();
-        let cut = self.rig.cell.load();
-        let held = cut.all_views().map(|(_, view)| view.version).collect();
-        (named, held)
+        (named, held(&self.rig))
     }
 }
 
