@@ -9,7 +9,7 @@ use arrow::array::{RecordBatch, new_null_array};
 use arrow::datatypes::SchemaRef;
 use arrow::error::ArrowError;
 use bytes::Bytes;
-use dovetail_model::Offset;
+use dovetail_model::{Offset, PartitionId, Span};
 use serde::{Deserialize, Serialize};
 
 /// A wire format of events.
@@ -82,26 +82,25 @@ pub struct DeadLetter {
     pub origin: String,
 }
 
-/// One durable micro-batch of one partition: what the archive and the speed layer both get.
+/// The place of one event or dead letter in its stream.
+pub type Place = (PartitionId, Offset);
+
+/// One durable micro-batch: what the archive and the speed layer both get.
 ///
-/// ```text
-/// first <= offset of each event and dead letter < next
-/// ```
-/// Events and dead letters share the offsets; each takes one. Events are in offset order.
+/// It holds everything that lies in its span, of each partition that moves in it. Events and dead letters share the
+/// offsets; each takes one, and an offset may be taken by neither.
 #[derive(Debug, Clone)]
 pub struct CommittedBatch {
-    /// Offset of the first event or dead letter.
-    pub first: Offset,
-    /// Offset behind the last one.
-    pub next: Offset,
+    /// What of the stream it holds.
+    pub span: Span,
     /// When it was committed, microseconds since the Unix epoch.
     pub arrived_at_us: i64,
-    /// The events, in the stream's events schema, system columns included.
+    /// The events, in the stream's events schema, system columns included, in order of partition, then offset.
     pub events: RecordBatch,
     /// What could not be decoded.
-    pub dead_letters: Vec<(Offset, DeadLetter)>,
+    pub dead_letters: Vec<(Place, DeadLetter)>,
     /// Earlier dead letters that this append replayed and that are settled by it.
-    pub replayed: Vec<Offset>,
+    pub replayed: Vec<Place>,
 }
 
 impl CommittedBatch {

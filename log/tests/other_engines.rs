@@ -10,11 +10,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arrow::array::{
-    ArrayRef, AsArray as _, BooleanArray, Date32Array, Decimal128Array, Float64Array, Int32Array, Int64Array,
-    ListArray, RecordBatch, StringArray, StructArray, TimestampMicrosecondArray,
+    ArrayRef, AsArray as _, BooleanArray, Date32Array, Decimal128Array, Float64Array, Int32Array,
+    Int64Array, ListArray, RecordBatch, StringArray, StructArray, TimestampMicrosecondArray,
 };
 use arrow::datatypes::{DataType, Fields, Int32Type, Int64Type};
 use bytes::Bytes;
+use dovetail_log::embedded::ONLY_PARTITION;
 use dovetail_log::object::LocalStore;
 use dovetail_log::raw::{Compaction, RawLog};
 use dovetail_log::{CommittedBatch, DeadLetter, Format};
@@ -58,6 +59,11 @@ fn schema() -> StreamSchema {
         }),
         unknown_columns: UnknownColumns::Ignore,
     }
+}
+
+fn between(first: u64, next: u64) -> Span {
+    let at = |offset| Position::single(Offset(offset));
+    Span::new(at(first), at(next)).expect("it does not run backwards")
 }
 
 /// The event at offset `o` has values made from `o`; the last of each batch is a dead letter instead.
@@ -120,13 +126,12 @@ fn batch(first: u64, next: u64) -> Arc<CommittedBatch> {
         origin: "http".to_owned(),
     };
     Arc::new(CommittedBatch {
-        first: Offset(first),
-        next: Offset(next),
+        span: between(first, next),
         arrived_at_us: first as i64,
         events: RecordBatch::try_new(schema().events(), columns).expect("columns as declared"),
-        dead_letters: vec![(Offset(next - 1), letter)],
+        dead_letters: vec![((ONLY_PARTITION, Offset(next - 1)), letter)],
         replayed: if first == STEP {
-            vec![Offset(STEP - 1)]
+            vec![(ONLY_PARTITION, Offset(STEP - 1))]
         } else {
             Vec::new()
         },
@@ -176,8 +181,7 @@ async fn delta_rs_polars_and_duckdb_read_the_raw_log() {
     .await;
     let log = log.unwrap();
     for first in (0..EVENTS).step_by(STEP as usize) {
-        let at = |offset| Position::single(Offset(offset));
-        let span = Span::new(at(first), at(first + STEP)).unwrap();
+        let span = between(first, first + STEP);
         let mut events = batch(first, first + STEP);
         if first == EVENTS / 2 {
             log.widen(&grown()).await.unwrap();

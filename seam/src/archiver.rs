@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use dovetail_log::CommittedBatch;
 use dovetail_log::raw::{Compaction, RawLog, RawSnapshot};
-use dovetail_model::{Offset, PartitionId, Position, Span, StreamDef};
+use dovetail_model::{Position, Span, StreamDef};
 use futures::future::BoxFuture;
 use tokio::sync::{Mutex, MutexGuard};
 
@@ -18,7 +18,7 @@ pub trait Forget: Send + Sync + std::fmt::Debug {
     ///
     /// # Errors
     /// A sentence for the operator. Nothing is lost: the next call tries again.
-    fn forget(&self, archived: Offset) -> Result<(), String>;
+    fn forget(&self, archived: &Position) -> Result<(), String>;
 }
 
 /// The only writer of a stream's raw log in this process. Order of things, each safe to be cut off after:
@@ -85,28 +85,23 @@ impl Archiver {
         }
         let meter = &self.cell.meters().archive;
         let _at_work = meter.busy();
-        let end = position.get(PartitionId(0));
         let batches: Vec<Arc<CommittedBatch>> = cut
             .tail()
             .iter()
-            .take_while(|b| b.first < end)
+            .take_while(|b| !b.span.from().covers(position))
             .cloned()
             .collect();
-        let archived_to = batches.last().map_or_else(
-            || cut.raw().archived().clone(),
-            |b| Position::single(b.next),
-        );
+        let archived_to = batches
+            .last()
+            .map_or_else(|| cut.raw().archived().clone(), |b| b.span.to().clone());
         let span = Span::new(cut.raw().archived().clone(), archived_to)?;
         // Boxed, as what writes Parquet below: a large future inside every run would make theirs large.
         let snapshot = Box::pin(self.raw.archive(&span, &batches)).await?;
         self.cell.archived(Arc::clone(&snapshot))?;
         meter.count(batches.iter().map(|b| b.events.num_rows() as u64).sum());
-        let (log, next) = (
-            Arc::clone(&self.log),
-            snapshot.archived().get(PartitionId(0)),
-        );
+        let (log, archived) = (Arc::clone(&self.log), snapshot.archived().clone());
         // Forgetting deletes files and may rewrite the keys: not on a thread that serves others.
-        tokio::task::spawn_blocking(move || log.forget(next))
+        tokio::task::spawn_blocking(move || log.forget(&archived))
             .await
             .map_err(|error| SeamError::Forget(error.to_string()))?
             .map_err(SeamError::Forget)?;

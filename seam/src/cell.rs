@@ -7,7 +7,7 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use dovetail_log::CommittedBatch;
 use dovetail_log::raw::RawSnapshot;
-use dovetail_model::{Offset, PartitionId, Position, Span, StreamDef, ViewId};
+use dovetail_model::{Position, Span, StreamDef, ViewId};
 use dovetail_view::{Run, View};
 use parking_lot::Mutex;
 use tokio::sync::watch;
@@ -33,8 +33,9 @@ pub struct StreamCell {
 /// Batches that are durable and not accumulated yet.
 #[derive(Debug)]
 struct Durable {
-    next: Offset,
-    pending: VecDeque<(Offset, i64)>,
+    position: Position,
+    /// Where each batch ends, and when it arrived.
+    pending: VecDeque<(Position, i64)>,
 }
 
 impl StreamCell {
@@ -43,7 +44,7 @@ impl StreamCell {
     pub fn new(stream: Arc<StreamDef>, raw: Arc<RawSnapshot>) -> Self {
         let position = raw.archived().clone();
         let durable = Durable {
-            next: position.get(PartitionId(0)),
+            position: position.clone(),
             pending: VecDeque::new(),
         };
         let (sender, _) = watch::channel(position.clone());
@@ -97,19 +98,20 @@ impl StreamCell {
     /// Notes that `batch` is durable and on its way to the speed layer.
     pub fn note_durable(&self, batch: &CommittedBatch) {
         let mut durable = self.durable.lock();
-        durable.next = durable.next.max(batch.next);
-        durable.pending.push_back((batch.next, batch.arrived_at_us));
+        durable.position = durable.position.join(batch.span.to());
+        let pending = (batch.span.to().clone(), batch.arrived_at_us);
+        durable.pending.push_back(pending);
     }
 
-    /// Notes that everything before `next` is acknowledged, perhaps before its batch is handed on.
-    pub fn note_acknowledged(&self, next: Offset) {
+    /// Notes that everything before `position` is acknowledged, perhaps before its batch is handed on.
+    pub fn note_acknowledged(&self, position: &Position) {
         let mut durable = self.durable.lock();
-        durable.next = durable.next.max(next);
+        durable.position = durable.position.join(position);
     }
 
     /// The durable position.
     pub fn durable(&self) -> Position {
-        Position::single(self.durable.lock().next)
+        self.durable.lock().position.clone()
     }
 
     /// When the oldest durable event that no cut holds yet arrived; None when all are in.
@@ -138,9 +140,9 @@ impl StreamCell {
     pub fn advance(
         &self,
         batch: &Arc<CommittedBatch>,
-        span: &Span,
         runs: &BTreeMap<(ViewId, u64), Accumulated>,
     ) -> Result<(), SeamError> {
+        let span = &batch.span;
         self.swap(|cut| {
             if cut.position != *span.from() {
                 return Err(SeamError::NotAdjacent {
@@ -161,11 +163,10 @@ impl StreamCell {
             Ok(())
         })?;
         let mut durable = self.durable.lock();
-        let accumulated = span.to().get(PartitionId(0));
         while durable
             .pending
             .front()
-            .is_some_and(|(next, _)| *next <= accumulated)
+            .is_some_and(|(end, _)| span.to().covers(end))
         {
             durable.pending.pop_front();
         }

@@ -226,11 +226,10 @@ impl Cut {
             .iter()
             .filter(|s| !from.covers(s.span.to()))
             .filter_map(|s| s.arrived.map(|(first, _)| first));
-        let partition = dovetail_model::PartitionId(0);
         let tail = self
             .tail
             .iter()
-            .filter(|b| from.get(partition) < b.next)
+            .filter(|b| !from.covers(b.span.to()))
             .map(|b| b.arrived_at_us);
         archived.chain(tail).min()
     }

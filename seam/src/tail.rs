@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use arrow::array::Array as _;
 use dovetail_log::CommittedBatch;
-use dovetail_model::{PartitionId, Position};
+use dovetail_model::Position;
 
 /// Batches per chunk: a push copies at most one chunk of pointers and the list of chunks.
 const CHUNK: usize = 64;
@@ -47,16 +47,13 @@ impl Tail {
         let mut rest = Self::default();
         for batch in self
             .iter()
-            .filter(|batch| archived.get(PARTITION) < batch.next)
+            .filter(|batch| !archived.covers(batch.span.to()))
         {
             rest.push(Arc::clone(batch));
         }
         rest
     }
 }
-
-/// The embedded log's only partition.
-const PARTITION: PartitionId = PartitionId(0);
 
 fn batch_bytes(batch: &CommittedBatch) -> usize {
     let dead: usize = batch
@@ -77,19 +74,23 @@ fn batch_bytes(batch: &CommittedBatch) -> usize {
 mod tests {
     use arrow::array::RecordBatch;
     use arrow::datatypes::Schema;
-    use dovetail_model::Offset;
+    use dovetail_model::{Offset, PartitionId, Span};
 
     use super::*;
 
     fn batch(first: u64, next: u64) -> Arc<CommittedBatch> {
+        let at = |offset| Position::single(Offset(offset));
         Arc::new(CommittedBatch {
-            first: Offset(first),
-            next: Offset(next),
+            span: Span::new(at(first), at(next)).unwrap(),
             arrived_at_us: 0,
             events: RecordBatch::new_empty(Arc::new(Schema::empty())),
             dead_letters: vec![],
             replayed: vec![],
         })
+    }
+
+    fn first_of(batch: &Arc<CommittedBatch>) -> u64 {
+        batch.span.from().get(PartitionId(0)).0
     }
 
     #[test]
@@ -100,7 +101,7 @@ mod tests {
             tail.push(batch(offset, offset + 1));
             assert_eq!(before.iter().count() as u64, offset);
         }
-        let firsts: Vec<u64> = tail.iter().map(|b| b.first.0).collect();
+        let firsts: Vec<u64> = tail.iter().map(first_of).collect();
         assert_eq!(firsts, (0..200).collect::<Vec<_>>());
     }
 
@@ -111,7 +112,7 @@ mod tests {
             tail.push(batch(offset * 10, offset * 10 + 10));
         }
         let rest = tail.behind(&Position::single(Offset(700)));
-        assert_eq!(rest.iter().next().map(|b| b.first), Some(Offset(700)));
+        assert_eq!(rest.iter().next().map(first_of), Some(700));
         assert_eq!(rest.iter().count(), 30);
         assert!(rest.behind(&Position::single(Offset(1000))).is_empty());
     }

@@ -9,7 +9,7 @@ use arrow::row::{RowConverter, SortField};
 use datafusion::datasource::MemTable;
 use datafusion::prelude::{SessionConfig, SessionContext};
 use dovetail_log::CommittedBatch;
-use dovetail_model::{Exclusion, PartitionId, Position, StreamDef};
+use dovetail_model::{Exclusion, Position, StreamDef};
 use dovetail_view::View;
 
 /// Every event that was ever pushed.
@@ -54,13 +54,10 @@ impl Oracle {
             MemTable::try_new(self.def.schema.events(), vec![self.all().clone()]).expect("a table");
         ctx.register_table("everything", Arc::new(table))
             .expect("a new name");
-        let mut keep = format!("_offset < {}", position.get(PartitionId(0)));
+        let mut keep = before(position);
         for exclusion in exclusions {
-            let bound = exclusion.bound.get(PartitionId(0));
-            keep += &format!(
-                " AND NOT (_offset < {bound} AND coalesce(({}), false))",
-                exclusion.predicate
-            );
+            let (bound, predicate) = (before(&exclusion.bound), &exclusion.predicate);
+            keep += &format!(" AND NOT ({bound} AND coalesce(({predicate}), false))");
         }
         let kept = ctx
             .sql(&format!("SELECT * FROM everything WHERE {keep}"))
@@ -74,6 +71,14 @@ impl Oracle {
         rows.push(RecordBatch::new_empty(schema));
         rows
     }
+}
+
+/// The events before `position`, as a predicate.
+fn before(position: &Position) -> String {
+    let partitions = position.iter();
+    let partitions =
+        partitions.map(|(p, next)| format!(" OR (_partition = {p} AND _offset < {next})"));
+    format!("(false{})", partitions.collect::<String>())
 }
 
 /// Asserts that two answers of `view` hold the same rows, each column as equal as its aggregate promises.

@@ -17,8 +17,8 @@ use dovetail_log::parquet_files::register_store;
 use dovetail_log::raw::RawLog;
 use dovetail_model::{
     BatchRun, Clock, Column, ColumnType, Entry, EventTime, Exclusion, GenerationNumber,
-    ManualClock, Offset, Outcome, Problem, Span, StreamDef, StreamId, StreamSchema, UnknownColumns,
-    ViewDef, ViewId,
+    ManualClock, Offset, Outcome, PartitionId, Position, Problem, Span, StreamDef, StreamId,
+    StreamSchema, UnknownColumns, ViewDef, ViewId,
 };
 use dovetail_seam::{Archiver, Forget, StreamCell};
 use dovetail_serving_layer::engine::{CutSource, Engine, QuerySession};
@@ -102,7 +102,7 @@ impl CutSource for OneStream {
 struct KeepsEverything;
 
 impl Forget for KeepsEverything {
-    fn forget(&self, _: Offset) -> Result<(), String> {
+    fn forget(&self, _: &Position) -> Result<(), String> {
         Ok(())
     }
 }
@@ -124,7 +124,8 @@ pub struct Rig {
     clock: Arc<ManualClock>,
     def: Mutex<StreamDef>,
     /// Held while a batch is pushed: batches follow each other.
-    next: Mutex<Offset>,
+    next: Mutex<Position>,
+    partitions: u32,
     next_view: AtomicU64,
 }
 
@@ -132,8 +133,13 @@ pub struct Rig {
 pub type Event = (i64, Option<&'static str>, Option<i32>, i64);
 
 impl Rig {
-    /// An empty stream without views. Batch runs work in a pool of `batch_memory` bytes.
+    /// An empty stream of one partition without views. Batch runs work in a pool of `batch_memory` bytes.
     pub async fn new(batch_memory: usize) -> Self {
+        Self::with_partitions(batch_memory, 1).await
+    }
+
+    /// The same with events spread over several partitions.
+    pub async fn with_partitions(batch_memory: usize, partitions: u32) -> Self {
         let store: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
         let manual = Arc::new(ManualClock::at(1_800_000_000_000_000));
         let clock: Arc<dyn Clock> = Arc::clone(&manual) as _;
@@ -202,7 +208,8 @@ impl Rig {
             oracle,
             clock: manual,
             def: Mutex::new(def),
-            next: Mutex::new(Offset(0)),
+            next: Mutex::default(),
+            partitions,
             next_view: AtomicU64::new(1),
         }
     }
@@ -257,8 +264,8 @@ impl Rig {
     /// Commits one micro-batch, as the embedded log hands it on, and accumulates it.
     pub fn push(&self, events: &[Event]) {
         let mut at = self.next.lock().unwrap_or_else(PoisonError::into_inner);
-        let batch = self.committed(*at, events);
-        *at = batch.next;
+        let batch = self.committed(&at, events);
+        *at = batch.span.to().clone();
         self.cell.note_durable(&batch);
         self.oracle.push(&batch);
         accumulate(&self.cell, &batch).expect("the batch follows the cut");
@@ -274,8 +281,8 @@ impl Rig {
         def.schema = schema;
         let batch = {
             let mut at = self.next.lock().unwrap_or_else(PoisonError::into_inner);
-            let batch = self.committed(*at, events);
-            *at = batch.next;
+            let batch = self.committed(&at, events);
+            *at = batch.span.to().clone();
             batch
         };
         self.cell.note_durable(&batch);
@@ -309,11 +316,26 @@ impl Rig {
         self.def().schema
     }
 
-    fn committed(&self, first: Offset, events: &[Event]) -> Arc<CommittedBatch> {
+    /// `events` in order of partition from `from` on. Of several partitions, some end with an offset that no event
+    /// takes, as behind a transaction.
+    fn committed(&self, from: &Position, events: &[Event]) -> Arc<CommittedBatch> {
         self.clock.advance(1000);
-        let next = Offset(first.0 + events.len() as u64);
         let arrived = self.clock.now_us();
-        let offsets = Int64Array::from_iter_values((first.0..next.0).map(|offset| offset as i64));
+        let partition_of = |event: &Event| PartitionId(event.3 as u32 % self.partitions);
+        let mut events: Vec<&Event> = events.iter().collect();
+        events.sort_by_key(|event| partition_of(event));
+        let mut to = from.clone();
+        let mut offsets = vec![];
+        for event in &events {
+            let partition = partition_of(event);
+            let offset = to.get(partition).0;
+            offsets.push(offset);
+            to = to.with(partition, Offset(offset + 1));
+        }
+        if self.partitions > 1 && events.len() % 3 == 1 {
+            let partition = partition_of(events[0]);
+            to = to.clone().with(partition, Offset(to.get(partition).0 + 1));
+        }
         let times = |values: Vec<i64>| TimestampMicrosecondArray::from(values);
         let mut columns: Vec<arrow::array::ArrayRef> = vec![
             Arc::new(times(events.iter().map(|e| e.0).collect())),
@@ -323,17 +345,18 @@ impl Rig {
         ];
         let schema = self.schema();
         for nth in 0..schema.columns.len() - columns.len() {
-            let values = (first.0..next.0).map(|offset| more(nth, offset));
+            let values = offsets.iter().map(|offset| more(nth, *offset));
             columns.push(Arc::new(Int32Array::from_iter(values)));
         }
-        columns.push(Arc::new(Int32Array::from_value(0, events.len())));
-        columns.push(Arc::new(offsets));
+        let partitions = events.iter().map(|event| partition_of(event).0 as i32);
+        let offsets = offsets.into_iter().map(|offset| offset as i64);
+        columns.push(Arc::new(Int32Array::from_iter_values(partitions)));
+        columns.push(Arc::new(Int64Array::from_iter_values(offsets)));
         columns.push(Arc::new(times(vec![arrived; events.len()])));
         let events =
             RecordBatch::try_new(schema.events(), columns).expect("the batch fits the schema");
         Arc::new(CommittedBatch {
-            first,
-            next,
+            span: Span::new(from.clone(), to).expect("offsets grow"),
             arrived_at_us: arrived,
             events,
             dead_letters: vec![],

@@ -4,7 +4,9 @@
 use std::time::Duration;
 
 use dovetail_batch_layer::{BatchError, RetentionPolicy, StartRequest};
-use dovetail_model::{CatalogState, Entry, Offset, Outcome, Problem, RepairScope, RunMode, ViewId};
+use dovetail_model::{
+    CatalogState, Entry, Offset, Outcome, Position, Problem, RepairScope, RunMode, ViewId,
+};
 use dovetail_serving_layer::ports::Layer;
 use dovetail_sim::{MORE_COLUMNS, Rig, collect};
 use futures::TryStreamExt as _;
@@ -210,6 +212,11 @@ fn seeds() -> u64 {
         .unwrap_or(12)
 }
 
+/// Every other seed has a stream of several partitions.
+fn partitions(seed: u64) -> u32 {
+    if seed.is_multiple_of(2) { 1 } else { 3 }
+}
+
 fn first_seed() -> u64 {
     std::env::var("DOVETAIL_SIM_SEED")
         .ok()
@@ -223,7 +230,7 @@ fn first_seed() -> u64 {
 async fn every_answer_equals_the_oracle_at_its_own_position() {
     for seed in first_seed()..first_seed() + seeds() {
         let mut random = StdRng::seed_from_u64(seed);
-        let rig = Rig::new(64 << 20).await;
+        let rig = Rig::with_partitions(64 << 20, partitions(seed)).await;
         let views = [
             rig.create_view("hourly", HOURLY).await,
             rig.create_view("total", TOTAL).await,
@@ -303,7 +310,7 @@ async fn a_definition_that_is_superseded_meanwhile_is_brought_back() {
     assert_eq!(held(&rig), [1, 2]);
 
     // Something is acknowledged that no cut holds yet, so a target must wait for it.
-    rig.cell.note_acknowledged(Offset(2));
+    rig.cell.note_acknowledged(&Position::single(Offset(2)));
     let mut rollback = Box::pin(rig.batch.rollback(&view, staged.generation));
     assert!(futures::poll!(&mut rollback).is_pending());
     rig.redefine_view(&view, REDEFINED_AGAIN).await;
@@ -487,7 +494,7 @@ async fn a_rollback_to_what_expires_meanwhile_is_refused() {
     rig.run(&view, start(RunMode::Incremental, false)).await;
 
     // Something is acknowledged that no cut holds yet, so a target must wait for it.
-    rig.cell.note_acknowledged(Offset(2));
+    rig.cell.note_acknowledged(&Position::single(Offset(2)));
     let mut rollback = Box::pin(rig.batch.rollback(&view, Some(old)));
     assert!(futures::poll!(&mut rollback).is_pending());
     let expired = Entry::GenerationsExpired {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use dovetail_log::CommittedBatch;
-use dovetail_model::{Position, Span, ViewId};
+use dovetail_model::ViewId;
 use dovetail_seam::{Accumulated, Cut, SeamError, StreamCell};
 use tokio::sync::mpsc;
 use tracing::{error, warn};
@@ -38,7 +38,7 @@ impl Accumulator {
                 while let Some(batch) = batches.blocking_recv() {
                     if let Err(error) = accumulate(&cell, &batch) {
                         // The cut stays at its last sound position and says so by its freshness.
-                        error!(%error, first = batch.first.0, "the speed layer stopped; restart to rebuild it");
+                        error!(%error, span = %batch.span, "the speed layer stopped; restart to rebuild it");
                         return;
                     }
                     let cut = cell.load();
@@ -68,9 +68,8 @@ pub fn accumulate(cell: &StreamCell, batch: &Arc<CommittedBatch>) -> Result<(), 
     let mut runs = BTreeMap::new();
     loop {
         let cut = cell.load();
-        let span = Span::new(cut.position().clone(), Position::single(batch.next))?;
-        accumulate_missing(&cut, batch, &span, &mut runs);
-        match cell.advance(batch, &span, &runs) {
+        accumulate_missing(&cut, batch, &mut runs);
+        match cell.advance(batch, &runs) {
             // A view joined since the cut was loaded: it needs this batch too.
             Err(SeamError::NoView(_)) => continue,
             result => {
@@ -83,7 +82,8 @@ pub fn accumulate(cell: &StreamCell, batch: &Arc<CommittedBatch>) -> Result<(), 
 
 type Runs = BTreeMap<(ViewId, u64), Accumulated>;
 
-fn accumulate_missing(cut: &Cut, batch: &CommittedBatch, span: &Span, runs: &mut Runs) {
+fn accumulate_missing(cut: &Cut, batch: &CommittedBatch, runs: &mut Runs) {
+    let span = &batch.span;
     for (id, view) in cut.all_views() {
         let key = (id.clone(), view.version);
         if runs.contains_key(&key) {

@@ -259,7 +259,7 @@ impl Node {
     }
 }
 
-fn token(def: &StreamDef, position: &Position) -> String {
+pub(super) fn token(def: &StreamDef, position: &Position) -> String {
     PositionToken {
         name: def.name.clone(),
         stream: def.id.clone(),

@@ -6,13 +6,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use dovetail_log::DeadLetter;
 use dovetail_log::decode::{self, Decoded};
 use dovetail_log::embedded::{Append, IdempotencyKey, LogError};
 use dovetail_log::raw::{ArchivedDeadLetter, DeadLetters};
-use dovetail_model::{
-    Offset, PartitionId, Position, PositionToken, Problem, ProblemKind, StreamDef,
-};
+use dovetail_log::{DeadLetter, Place};
+use dovetail_model::{Offset, PartitionId, Position, Problem, ProblemKind};
 use dovetail_serving_layer::ports::{
     AppendAnswer, AppendRequest, DeadLetterId, DeadLetterInfo, DeadLetterPage, DeadLetterQuery,
     Ingest, OnError, ReplayAnswer, ReplayRequest,
@@ -21,6 +19,7 @@ use dovetail_serving_layer::time::iso_us;
 use parking_lot::Mutex;
 
 use super::Node;
+use super::describe::token;
 use super::open_stream::OpenStream;
 
 /// How long an append waits for memory before it is refused.
@@ -71,14 +70,15 @@ impl Ingest for Node {
             .await
             .map_err(|error| log_problem(&error))?;
         drop(held);
-        open.cell().note_acknowledged(appended.next);
+        open.cell()
+            .note_acknowledged(&Position::single(appended.next));
         if !appended.duplicate {
             meter.count(appended.accepted);
         }
         Ok(AppendAnswer {
             accepted: appended.accepted,
             rejected: appended.rejected,
-            position: token(&open.def(), appended.next),
+            position: token(&open.def(), &Position::single(appended.next)),
             duplicate: appended.duplicate,
         })
     }
@@ -116,18 +116,19 @@ impl Ingest for Node {
             .with("retry_after_s", 5)
         })?;
         // What dies while the replay goes on waits for the next one.
-        let end = open.log().durable();
+        let end = open.cell().durable();
         let ids: Option<BTreeSet<DeadLetterId>> = request.ids.map(BTreeSet::from_iter);
         if let Some(ids) = &ids {
             check_pending(&open, ids).await?;
         }
         let chosen = |letter: DeadLetterId| {
-            letter.offset < end && ids.as_ref().is_none_or(|ids| ids.contains(&letter))
+            end.is_past(letter.partition, letter.offset)
+                && ids.as_ref().is_none_or(|ids| ids.contains(&letter))
         };
         let mut answer = ReplayAnswer {
             accepted: 0,
             rejected: 0,
-            position: token(&open.def(), end),
+            position: token(&open.def(), &end),
         };
         let mut cursor = None;
         loop {
@@ -140,7 +141,7 @@ impl Ingest for Node {
                 break;
             }
         }
-        answer.position = token(&open.def(), open.log().durable());
+        answer.position = token(&open.def(), &open.cell().durable());
         Ok(answer)
     }
 }
@@ -225,7 +226,8 @@ impl Node {
             .append(append)
             .await
             .map_err(|error| log_problem(&error))?;
-        open.cell().note_acknowledged(appended.next);
+        open.cell()
+            .note_acknowledged(&Position::single(appended.next));
         Ok((appended.accepted, rejected))
     }
 }
@@ -250,15 +252,6 @@ fn info(letter: &ArchivedDeadLetter) -> DeadLetterInfo {
         text: String::from_utf8_lossy(&bytes[..bytes.len().min(SHOWN_BYTES)]).into_owned(),
         bytes: bytes.len() as u64,
     }
-}
-
-pub(crate) fn token(def: &StreamDef, next: Offset) -> String {
-    PositionToken {
-        name: def.name.clone(),
-        stream: def.id.clone(),
-        position: Position::single(next),
-    }
-    .to_string()
 }
 
 /// Refuses a replay that names what does not wait for one.
@@ -293,9 +286,9 @@ pub(crate) async fn pending_letters(
     // The cut first: what is archived meanwhile is seen twice, and told apart by its place.
     let cut = open.cell().load();
     let replayed = cut.tail().iter().flat_map(|batch| &batch.replayed);
-    let replayed: HashSet<Offset> = replayed.copied().collect();
+    let replayed: HashSet<Place> = replayed.copied().collect();
     let waits = |partition: PartitionId, offset: Offset| {
-        !replayed.contains(&offset) && wanted(DeadLetterId { partition, offset })
+        !replayed.contains(&(partition, offset)) && wanted(DeadLetterId { partition, offset })
     };
     let place = after.map(|after| (after.partition, after.offset));
     let page = open
@@ -306,12 +299,13 @@ pub(crate) async fn pending_letters(
     let mut page = page.map_err(|error| Problem::new(error.kind(), error.to_string()))?;
     let mut bytes: usize = page.letters.iter().map(|l| l.letter.bytes.len()).sum();
     for batch in cut.tail().iter() {
-        for (offset, letter) in &batch.dead_letters {
-            if page.archived.is_past(TAIL, *offset) || !waits(TAIL, *offset) {
+        for ((partition, offset), letter) in &batch.dead_letters {
+            let (partition, offset) = (*partition, *offset);
+            if page.archived.is_past(partition, offset) || !waits(partition, offset) {
                 continue;
             }
             page.total += 1;
-            if place.is_some_and(|after| (TAIL, *offset) <= after) {
+            if place.is_some_and(|after| (partition, offset) <= after) {
                 continue;
             }
             bytes += letter.bytes.len();
@@ -319,8 +313,8 @@ pub(crate) async fn pending_letters(
             page.more |= page.letters.len() >= limit || !fits;
             if !page.more {
                 page.letters.push(ArchivedDeadLetter {
-                    partition: TAIL,
-                    offset: *offset,
+                    partition,
+                    offset,
                     arrived_at_us: batch.arrived_at_us,
                     letter: letter.clone(),
                 });
@@ -329,9 +323,6 @@ pub(crate) async fn pending_letters(
     }
     Ok(page)
 }
-
-/// The embedded log's only partition.
-const TAIL: PartitionId = PartitionId(0);
 
 fn log_problem(error: &LogError) -> Problem {
     Problem::new(error.kind(), error.to_string())

@@ -2,7 +2,7 @@
 //! How busy each stage is, and which one holds the others up.
 
 use chrono::{DateTime, TimeDelta, Utc};
-use dovetail_model::{BatchRun, CatalogState, Outcome, PartitionId, Position};
+use dovetail_model::{BatchRun, CatalogState, Offset, Outcome, PartitionId, Position};
 use dovetail_seam::{Cut, Meter, Rates};
 use dovetail_serving_layer::ports::StageStatus;
 use dovetail_speed_layer::Pressure;
@@ -43,7 +43,7 @@ impl Node {
         let mut stages = vec![];
         for open in self.0.streams.all() {
             let (cut, meters) = (open.cell().load(), open.cell().meters());
-            let unarchived = at(cut.position()).saturating_sub(at(cut.raw().archived()));
+            let unarchived = offsets_between(cut.raw().archived(), cut.position());
             let mut add = |name, meter: &Meter, waiting, limited_by| {
                 stages.push(StageStatus {
                     stream: Some(open.def().name.clone()),
@@ -92,13 +92,16 @@ fn stage(name: &str, rates: Rates) -> StageStatus {
     }
 }
 
-fn at(position: &Position) -> u64 {
-    position.get(PartitionId(0)).0
+/// How many offsets, of all partitions, `to` is ahead of `from`.
+fn offsets_between(from: &Position, to: &Position) -> u64 {
+    let ahead =
+        |(partition, offset): (PartitionId, Offset)| offset.0.saturating_sub(from.get(partition).0);
+    to.iter().map(ahead).sum()
 }
 
 /// Offsets that are durable and not in the cut.
 pub(super) fn lag(open: &OpenStream, cut: &Cut) -> u64 {
-    at(&open.cell().durable()).saturating_sub(at(cut.position()))
+    offsets_between(cut.position(), &open.cell().durable())
 }
 
 type Time = (DateTime<Utc>, DateTime<Utc>);

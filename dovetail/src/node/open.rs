@@ -13,13 +13,12 @@ use datafusion::prelude::{SessionConfig, SessionContext};
 use dovetail_batch_layer::{BatchConfig, BatchLayer, Scheduler, StartRequest};
 use dovetail_log::CommittedBatch;
 use dovetail_log::catalog::Catalog;
-use dovetail_log::embedded::{EmbeddedLog, FsDisk, LogOptions};
+use dovetail_log::embedded::{EmbeddedLog, FsDisk, LogOptions, ONLY_PARTITION};
 use dovetail_log::object::LocalStore;
 use dovetail_log::parquet_files::register_store;
 use dovetail_log::raw::{RawLog, RawSnapshot};
 use dovetail_model::{
-    CatalogState, Offset, PartitionId, Position, ProblemKind, RunMode, Span, StreamState, ViewDef,
-    ViewState,
+    CatalogState, Offset, Position, ProblemKind, RunMode, Span, StreamState, ViewDef, ViewState,
 };
 use dovetail_seam::{Archiver, Generation, Poisoned, StreamCell, ViewCut};
 use dovetail_serving_layer::engine::{Engine, QuerySession};
@@ -361,7 +360,7 @@ impl Node {
     async fn replay_tail(&self, cell: &Arc<StreamCell>, log: &EmbeddedLog) -> Result<(), String> {
         let (cell, log) = (Arc::clone(cell), log.clone());
         let replaying = tokio::task::spawn_blocking(move || {
-            let archived = cell.load().position().get(PartitionId(0));
+            let archived = cell.load().position().get(ONLY_PARTITION);
             for batch in log.read(archived, log.durable()) {
                 let batch = Arc::new(batch.map_err(|error| error.to_string())?);
                 cell.note_durable(&batch);
@@ -427,7 +426,7 @@ fn cause(error: &SpeedError) -> String {
 
 /// The log must reach from the archived position to its end: what lies between is nowhere else.
 fn check_continuous(raw: &RawSnapshot, oldest: Offset, next: Offset) -> Result<(), String> {
-    let archived = raw.archived().get(PartitionId(0));
+    let archived = raw.archived().get(ONLY_PARTITION);
     if oldest > archived {
         return Err(format!(
             "events {archived} to {oldest} are lost: the raw log ends at {archived} and the log starts at {oldest}; restore the missing log segments"

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use dovetail_log::CommittedBatch;
 use dovetail_log::decode::Decoder;
-use dovetail_log::embedded::EmbeddedLog;
-use dovetail_model::{Offset, Problem, StreamDef};
+use dovetail_log::embedded::{EmbeddedLog, ONLY_PARTITION};
+use dovetail_model::{Position, Problem, StreamDef};
 use dovetail_seam::{Archiver, Forget, SeamError, StreamCell};
 use dovetail_speed_layer::{Accumulator, Merger, SpeedError, SpeedMemory};
 use parking_lot::Mutex;
@@ -52,9 +52,9 @@ pub(crate) struct ArchivePolicy {
 }
 
 impl Forget for EmbeddedForget {
-    fn forget(&self, archived: Offset) -> Result<(), String> {
+    fn forget(&self, archived: &Position) -> Result<(), String> {
         self.0
-            .forget(archived)
+            .forget(archived.get(ONLY_PARTITION))
             .map(|_| ())
             .map_err(|error| error.to_string())
     }

@@ -5,8 +5,9 @@ use arrow::array::{ArrayRef, AsArray, RecordBatch};
 use arrow::compute::concat_batches;
 use arrow::datatypes::Int64Type;
 use arrow::error::ArrowError;
-use dovetail_model::{OFFSET, Offset};
+use dovetail_model::{OFFSET, Offset, Position, Span};
 
+use super::ONLY_PARTITION;
 use super::frame::{AppendMeta, BatchMeta};
 use super::keys::{BodyHash, KeyHash};
 use super::payload::{Shape, with_system_columns};
@@ -140,24 +141,26 @@ pub(super) fn committed(
     for append in &meta.appends {
         next += append.events;
         for _ in 0..append.dead_letters {
-            dead_letters.extend(letters.next().map(|letter| (Offset(next), letter)));
+            let place = (ONLY_PARTITION, Offset(next));
+            dead_letters.extend(letters.next().map(|letter| (place, letter)));
             next += 1;
         }
     }
+    let replayed = meta.replayed.into_iter();
     CommittedBatch {
-        first,
-        next: Offset(next),
+        span: between(first, Offset(next)),
         arrived_at_us,
         events,
         dead_letters,
-        replayed: meta.replayed,
+        replayed: replayed.map(|offset| (ONLY_PARTITION, offset)).collect(),
     }
 }
 
 /// What of a batch lies in `[from, to)`. Which dead letters it settles stays with every part of it:
 /// settling one twice is settling it.
 pub(super) fn clip(mut batch: CommittedBatch, from: Offset, to: Offset) -> CommittedBatch {
-    if from <= batch.first && batch.next <= to {
+    let (first, next) = offsets(&batch);
+    if from <= first && next <= to {
         return batch;
     }
     let offsets = batch.events[OFFSET].as_primitive::<Int64Type>().values();
@@ -166,8 +169,18 @@ pub(super) fn clip(mut batch: CommittedBatch, from: Offset, to: Offset) -> Commi
     batch.events = batch.events.slice(start, end - start);
     batch
         .dead_letters
-        .retain(|(offset, _)| from <= *offset && *offset < to);
-    batch.first = batch.first.max(from);
-    batch.next = batch.next.min(to);
+        .retain(|((_, offset), _)| from <= *offset && *offset < to);
+    batch.span = between(first.max(from), next.min(to));
     batch
+}
+
+/// The first offset of a batch of this log, and the one behind it.
+pub(super) fn offsets(batch: &CommittedBatch) -> (Offset, Offset) {
+    let at = |position: &Position| position.get(ONLY_PARTITION);
+    (at(batch.span.from()), at(batch.span.to()))
+}
+
+fn between(first: Offset, next: Offset) -> Span {
+    let next = next.max(first);
+    Span::new(Position::single(first), Position::single(next)).expect("it does not run backwards")
 }

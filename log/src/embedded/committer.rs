@@ -284,7 +284,7 @@ impl Committer {
         // An append of nothing but a key is of no interest to anybody else.
         let batches = commit.batches.into_iter();
         let batches: Vec<Arc<CommittedBatch>> = batches
-            .filter(|batch| batch.first < batch.next)
+            .filter(|batch| !batch.span.is_empty())
             .map(Arc::new)
             .collect();
         if !batches.is_empty() {

@@ -40,7 +40,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arrow::array::RecordBatch;
-use dovetail_model::Offset;
+use dovetail_model::{Offset, PartitionId};
 
 pub use disk::{Disk, DiskFile, FsDisk};
 pub use error::LogError;
@@ -50,6 +50,9 @@ pub use recovery::{Recovered, TornTail};
 pub use sim_disk::SimDisk;
 
 use crate::{CommittedBatch, DeadLetter};
+
+/// The only partition of an embedded log.
+pub const ONLY_PARTITION: PartitionId = PartitionId(0);
 
 /// Takes committed batches in offset order, right after their fsync and before their acknowledgement: an
 /// append that has answered is known to everything behind the sink, so a target or an exclusion asked for

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use dovetail_model::Offset;
 
-use super::batch::{clip, committed};
+use super::batch::{clip, committed, offsets};
 use super::disk::DiskFile;
 use super::error::LogError;
 use super::frame::{FrameHeader, decode_content};
@@ -94,7 +94,10 @@ impl TailReader {
                     let (from, to) = (self.from, self.to);
                     let inside = batches
                         .into_iter()
-                        .filter(|batch| batch.first < to && batch.next > from)
+                        .filter(|batch| {
+                            let (first, next) = offsets(batch);
+                            first < to && next > from
+                        })
                         .map(|batch| clip(batch, from, to));
                     self.ready.extend(inside);
                 }

@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 //! From committed batches to what goes into each segment: pure, no I/O.
 //!
-//! Invariants checked here, where data is written: the batches of a span tile it in every partition, offsets
-//! grow, each event lies in its batch, and columns are the stream's.
+//! Invariants checked here, where data is written: the batches of a span tile it in every partition, events come
+//! in order of partition, then offset, each lies in its batch, and columns are the stream's.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::sync::Arc;
 
 use arrow::array::{Array, AsArray, RecordBatch};
@@ -27,35 +28,6 @@ pub(super) struct SegmentPlan {
     pub(super) events: Vec<RecordBatch>,
 }
 
-/// The partition of `batch`: that of its events; without any, the one that `span` moves in.
-pub(super) fn partition_of(batch: &CommittedBatch, span: &Span) -> Result<PartitionId, RawError> {
-    let bad = |reason: &str| RawError::Batch {
-        span: Box::new(span.clone()),
-        reason: reason.to_owned(),
-    };
-    if batch.events.num_rows() > 0 {
-        let column = batch
-            .events
-            .column_by_name(PARTITION)
-            .and_then(|column| column.as_primitive_opt::<Int32Type>())
-            .ok_or_else(|| bad("its events have no `_partition INT`"))?;
-        let id = column.value(0);
-        if column.null_count() > 0 || column.values().iter().any(|other| *other != id) {
-            return Err(bad("its events are of several partitions"));
-        }
-        return u32::try_from(id)
-            .map(PartitionId)
-            .map_err(|_| bad("its partition is negative"));
-    }
-    let mut moved = ranges(span).map(|(partition, _)| partition);
-    match (moved.next(), moved.next()) {
-        (Some(only), None) => Ok(only),
-        _ => Err(bad(
-            "it has no event that tells its partition, and the span moves in several",
-        )),
-    }
-}
-
 /// Cuts `batches` of `span` into segments.
 pub(super) fn plan_segments(
     span: &Span,
@@ -66,14 +38,17 @@ pub(super) fn plan_segments(
     let mut at = span.from().clone();
     let mut open = OpenSegment::at(&at);
     for batch in batches {
-        let partition = partition_of(batch, span)?;
-        let expected = at.get(partition);
-        if batch.first != expected || batch.next < batch.first {
-            return Err(gap(span, partition, expected, batch.first));
+        for (partition, moved) in ranges(&batch.span) {
+            let expected = at.get(partition);
+            if moved.start != expected.0 {
+                return Err(gap(span, partition, expected, Offset(moved.start)));
+            }
         }
-        check_offsets(span, batch)?;
-        at = at.with(partition, batch.next);
-        open.push(partition, conform(span, &batch.events, events)?);
+        let events = conform(span, &batch.events, events)?;
+        for (partition, rows) in partitions(span, batch)? {
+            open.push(partition, events.slice(rows.start, rows.len()));
+        }
+        at = at.join(batch.span.to());
         if open.bytes >= SEGMENT_MAX_BYTES {
             plans.extend(open.close(&at));
             open = OpenSegment::at(&at);
@@ -129,35 +104,65 @@ impl OpenSegment {
     }
 }
 
-fn check_offsets(span: &Span, batch: &CommittedBatch) -> Result<(), RawError> {
+/// The rows of each partition that has any, which were checked to lie in the batch in order.
+fn partitions(
+    span: &Span,
+    batch: &CommittedBatch,
+) -> Result<Vec<(PartitionId, Range<usize>)>, RawError> {
     let bad = |reason: String| RawError::Batch {
         span: Box::new(span.clone()),
         reason,
     };
-    if i64::try_from(batch.next.0).is_err() {
-        return Err(bad(format!("offset {} is beyond a BIGINT", batch.next)));
+    if let Some((_, offset)) = batch
+        .span
+        .to()
+        .iter()
+        .find(|(_, o)| i64::try_from(o.0).is_err())
+    {
+        return Err(bad(format!("offset {offset} is beyond a BIGINT")));
     }
     if batch.events.num_rows() == 0 {
-        return Ok(());
+        return Ok(vec![]);
     }
-    let offsets = batch
-        .events
-        .column_by_name(OFFSET)
-        .and_then(|column| column.as_primitive_opt::<Int64Type>())
-        .filter(|column| column.null_count() == 0)
-        .ok_or_else(|| bad("its events have no `_offset BIGINT NOT NULL`".to_owned()))?
-        .values();
+    let column = |name: &str| {
+        batch
+            .events
+            .column_by_name(name)
+            .filter(|c| c.null_count() == 0)
+    };
+    let ids = column(PARTITION).and_then(|column| column.as_primitive_opt::<Int32Type>());
+    let ids = ids.ok_or_else(|| bad("its events have no `_partition INT NOT NULL`".to_owned()))?;
+    let offsets = column(OFFSET).and_then(|column| column.as_primitive_opt::<Int64Type>());
+    let offsets =
+        offsets.ok_or_else(|| bad("its events have no `_offset BIGINT NOT NULL`".to_owned()))?;
+    let (ids, offsets) = (ids.values(), offsets.values());
+    let mut found: Vec<(PartitionId, Range<usize>)> = vec![];
+    for group in ids.chunk_by(|left, right| left == right) {
+        let start = found.last().map_or(0, |(_, rows)| rows.end);
+        let rows = start..start + group.len();
+        let partition = u32::try_from(group[0]).map(PartitionId);
+        let partition = partition.map_err(|_| bad("a partition is negative".to_owned()))?;
+        if found.last().is_some_and(|(before, _)| *before >= partition) {
+            return Err(bad("its events are not in order of partition".to_owned()));
+        }
+        check_offsets(&batch.span, partition, &offsets[rows.clone()]).map_err(bad)?;
+        found.push((partition, rows));
+    }
+    Ok(found)
+}
+
+fn check_offsets(span: &Span, partition: PartitionId, offsets: &[i64]) -> Result<(), String> {
     let grows = offsets.windows(2).all(|pair| pair[0] < pair[1]);
-    let held =
-        |offset: i64| u64::try_from(offset).is_ok_and(|o| batch.first.0 <= o && o < batch.next.0);
+    let held = |offset: i64| {
+        u64::try_from(offset).is_ok_and(|offset| span.contains(partition, Offset(offset)))
+    };
     let (first, last) = (offsets[0], offsets[offsets.len() - 1]);
     if grows && held(first) && held(last) {
         return Ok(());
     }
-    Err(bad(format!(
-        "its offsets must grow within [{}, {}), but run from {first} to {last}",
-        batch.first, batch.next
-    )))
+    Err(format!(
+        "its offsets in partition {partition} must grow within `{span}`, but run from {first} to {last}"
+    ))
 }
 
 /// `batch` with the columns of `schema`: those it lacks, which were added to the stream later, are null. A column

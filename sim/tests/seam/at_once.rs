@@ -13,7 +13,9 @@ use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
 use tokio::task::JoinSet;
 
-use super::{BY_ORIGIN, REDEFINED, REDEFINED_AGAIN, events, first_seed, held, seeds, start};
+use super::{
+    BY_ORIGIN, REDEFINED, REDEFINED_AGAIN, events, first_seed, held, partitions, seeds, start,
+};
 
 const NAME: &str = "by_origin";
 const DEFINITIONS: [&str; 3] = [BY_ORIGIN, REDEFINED, REDEFINED_AGAIN];
@@ -172,7 +174,7 @@ async fn whoever_changes_a_view_at_once_gets_it_done_or_refused() {
     let (mut redefined, mut rolled_back, mut answers) = (0, 0, 0);
     for seed in first_seed()..first_seed() + seeds().div_ceil(3) {
         println!("seed {seed}");
-        let rig = Rig::new(64 << 20).await;
+        let rig = Rig::with_partitions(64 << 20, partitions(seed)).await;
         let view = rig.create_view(NAME, BY_ORIGIN).await;
         let shared = Arc::new(Shared {
             rig,

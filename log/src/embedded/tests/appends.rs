@@ -10,6 +10,8 @@ use futures::future::join_all;
 use futures::poll;
 
 use super::*;
+use crate::embedded::ONLY_PARTITION;
+use crate::embedded::batch::offsets;
 
 #[tokio::test]
 async fn events_and_dead_letters_take_offsets_in_order() {
@@ -47,9 +49,9 @@ async fn events_and_dead_letters_take_offsets_in_order() {
         .iter()
         .flat_map(|b| b.dead_letters.clone())
         .collect();
-    let at = |offset, text| (Offset(offset), letter(text));
+    let at = |offset, text| ((ONLY_PARTITION, Offset(offset)), letter(text));
     assert_eq!(letters, [at(3, "a"), at(4, "b"), at(5, "c")]);
-    assert_eq!(batches[1].replayed, [Offset(3)]);
+    assert_eq!(batches[1].replayed, [(ONLY_PARTITION, Offset(3))]);
     log.close().await;
     same(&world.sunk.lock(), &batches);
     // And so after a restart.
@@ -61,7 +63,7 @@ fn same(sunk: &[Arc<CommittedBatch>], read: &[CommittedBatch]) {
     assert_eq!(sunk.len(), read.len());
     for (sunk, read) in sunk.iter().zip(read) {
         assert_eq!(sunk.events, read.events);
-        assert_eq!((sunk.first, sunk.next), (read.first, read.next));
+        assert_eq!(sunk.span, read.span);
         assert_eq!(sunk.dead_letters, read.dead_letters);
         assert_eq!(sunk.replayed, read.replayed);
         assert_eq!(sunk.arrived_at_us, read.arrived_at_us);
@@ -217,13 +219,14 @@ async fn any_range_is_read_exactly() {
             let expected: Vec<_> = all.iter().copied().filter(|(o, _)| inside(o)).collect();
             assert_eq!(got, expected, "{from}..{to}");
             let letters = batches.iter().flat_map(|b| &b.dead_letters);
-            let letters: Vec<u64> = letters.map(|(offset, _)| offset.0).collect();
+            let letters: Vec<u64> = letters.map(|((_, offset), _)| offset.0).collect();
             let expected: Vec<u64> = [2, 5, 8, 11, 14].into_iter().filter(inside).collect();
             assert_eq!(letters, expected);
             let mut at = from;
             for batch in &batches {
-                assert_eq!(batch.first.0, at);
-                at = batch.next.0;
+                let (first, next) = offsets(batch);
+                assert_eq!(first.0, at);
+                at = next.0;
             }
             assert_eq!(at, to.min(15).max(from), "the batches cover the range");
         }
@@ -260,7 +263,7 @@ async fn the_sink_has_an_append_before_it_is_acknowledged() {
     let log = world.open();
     for id in 0..50 {
         log.append(append(id..id + 1)).await.unwrap();
-        let last = world.sunk.lock().last().map(|batch| batch.next);
+        let last = world.sunk.lock().last().map(|batch| offsets(batch).1);
         assert_eq!(last, Some(log.durable()));
     }
 }

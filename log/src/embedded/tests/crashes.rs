@@ -10,6 +10,7 @@ use futures::future::join_all;
 use proptest::prelude::*;
 
 use super::*;
+use crate::embedded::batch::offsets;
 
 #[derive(Debug, Clone)]
 enum Step {
@@ -216,12 +217,13 @@ impl Run {
         let mut found: BTreeMap<usize, Vec<u64>> = BTreeMap::new();
         let mut at = oldest;
         for batch in read(&self.log, oldest, u64::MAX) {
-            assert_eq!(batch.first.0, at, "a gap");
-            at = batch.next.0;
+            let (first, next) = offsets(&batch);
+            assert_eq!(first.0, at, "a gap");
+            at = next.0;
             for (offset, id) in pairs(&batch) {
                 found.entry(id as usize / 100).or_default().push(offset);
             }
-            for (offset, letter) in batch.dead_letters {
+            for ((_, offset), letter) in batch.dead_letters {
                 let text = String::from_utf8(letter.bytes.to_vec()).unwrap();
                 let tag = text.split_once('/').unwrap().0.parse().unwrap();
                 found.entry(tag).or_default().push(offset.0);

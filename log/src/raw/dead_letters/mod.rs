@@ -28,7 +28,6 @@ use object_store::path::Path;
 use serde::{Deserialize, Serialize};
 
 use super::access::Access;
-use super::batches::partition_of;
 use super::delta::{CommitOutcome, DeltaCommit, DeltaLog};
 use super::nonce::nonce;
 use super::segment::{remove_of, tag_of, tags_with};
@@ -148,7 +147,7 @@ impl DeadLetterTable {
         for _ in 0..MAX_TRIES {
             let mut news = News::default();
             for batch in batches {
-                news.collect(span, batch, &self.position)?;
+                news.collect(batch, &self.position);
             }
             if news.keys.is_empty() {
                 return Ok(());
@@ -464,33 +463,21 @@ struct News {
 }
 
 impl News {
-    fn collect(
-        &mut self,
-        span: &Span,
-        batch: &CommittedBatch,
-        known: &Position,
-    ) -> Result<(), RawError> {
-        if batch.dead_letters.is_empty() && batch.replayed.is_empty() {
-            return Ok(());
-        }
-        let partition = partition_of(batch, span)?;
-        let known = known.get(partition);
-        for (offset, letter) in &batch.dead_letters {
-            if *offset >= known {
-                let key = (partition, *offset);
-                self.rows.letter(key, batch.arrived_at_us, letter);
-                self.keys.push((key, false));
+    /// Adds what `batch` tells that lies behind `known`.
+    fn collect(&mut self, batch: &CommittedBatch, known: &Position) {
+        for (key, letter) in &batch.dead_letters {
+            if !known.is_past(key.0, key.1) {
+                self.rows.letter(*key, batch.arrived_at_us, letter);
+                self.keys.push((*key, false));
             }
         }
         // Marks lie before their batch; the batch's own place says whether they are in the table.
-        if batch.next > known {
-            for offset in &batch.replayed {
-                let key = (partition, *offset);
-                self.rows.mark(key, batch.arrived_at_us);
-                self.keys.push((key, true));
+        if !known.covers(batch.span.to()) {
+            for key in &batch.replayed {
+                self.rows.mark(*key, batch.arrived_at_us);
+                self.keys.push((*key, true));
             }
         }
-        Ok(())
     }
 }
 

@@ -128,7 +128,7 @@ async fn large_dead_letters_come_in_small_pages() {
         let dead: Vec<u64> = (first..first + 10).collect();
         let events = batch(&def, 0, first..first + 10, &[]);
         let mut large = CommittedBatch::clone(&with_dead(&events, &dead, &[]));
-        for (offset, letter) in &mut large.dead_letters {
+        for ((_, offset), letter) in &mut large.dead_letters {
             // The last one alone is more than a page.
             let size = match offset.0 {
                 29 => 9 * MIB,

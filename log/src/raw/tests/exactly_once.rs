@@ -3,11 +3,14 @@
 
 use std::sync::Arc;
 
+use arrow::compute::concat_batches;
+use dovetail_model::Span;
 use object_store::ObjectStore;
 use object_store::memory::InMemory;
 
 use super::support::faulty::{Fault, FaultyStore};
 use super::support::*;
+use crate::CommittedBatch;
 use crate::raw::RawError;
 
 #[tokio::test]
@@ -62,7 +65,14 @@ async fn batches_that_do_not_tile_the_span_are_refused() {
     }
     let unsorted = batch(&def, 0, 0..10, &[1, 3, 2]);
     let outside = batch(&def, 0, 0..10, &[3, 10]);
-    for wrong in [unsorted, outside] {
+    let both = [(0, 0..5), (1, 0..5)].map(|(p, range)| batch(&def, p, range, &[0, 1]));
+    let backwards = [&both[1], &both[0]].map(|batch| &batch.events);
+    let backwards = Arc::new(CommittedBatch {
+        events: concat_batches(&def.schema.events(), backwards).unwrap(),
+        span: Span::up_to(both[0].span.to().join(both[1].span.to())),
+        ..CommittedBatch::clone(&both[0])
+    });
+    for wrong in [unsorted, outside, backwards] {
         let error = log.archive(&span(0, 10), &[wrong]).await.unwrap_err();
         assert!(matches!(error, RawError::Batch { .. }), "{error}");
     }

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use arrow::array::{AsArray, RecordBatch};
+use arrow::compute::concat_batches;
 use arrow::datatypes::{Int32Type, Int64Type};
 use dovetail_model::{ColumnType, Offset, PartitionId, Position, Span};
 use object_store::memory::InMemory;
@@ -30,10 +31,32 @@ fn batches(at: &mut Position, step: &[(u32, u64, u64)]) -> Vec<Arc<CommittedBatc
             let first = at.get(PartitionId(*partition)).0;
             let range = first..first + length;
             *at = at.clone().with(PartitionId(*partition), Offset(range.end));
-            // The first event stays, as it tells the partition.
-            let offsets = range.clone().filter(|o| *o == first || o & holes == 0);
+            let offsets = range.clone().filter(|o| o & holes == 0);
             let offsets = offsets.map(|o| o as i64).collect::<Vec<_>>();
             batch(&def, *partition, range, &offsets)
+        })
+        .collect()
+}
+
+/// Neighbours in order of partition, as one batch each.
+fn joined(batches: &[Arc<CommittedBatch>]) -> Vec<Arc<CommittedBatch>> {
+    let moved = |batch: &CommittedBatch| {
+        let mut moved = batch.span.to().iter();
+        moved.next().map(|(partition, _)| partition)
+    };
+    batches
+        .chunk_by(|left, right| moved(left) < moved(right))
+        .map(|batches| {
+            let spans = batches.iter().map(|batch| &batch.span);
+            let span = spans.fold(Span::up_to(Position::zero()), |all, span| {
+                Span::new(all.from().join(span.from()), all.to().join(span.to())).unwrap()
+            });
+            let events = batches.iter().map(|batch| &batch.events);
+            Arc::new(CommittedBatch {
+                span,
+                events: concat_batches(&plain().schema.events(), events).unwrap(),
+                ..CommittedBatch::clone(&batches[0])
+            })
         })
         .collect()
 }
@@ -46,7 +69,14 @@ fn keys(events: &RecordBatch) -> Vec<(u32, u64)> {
     pairs.map(|(p, o)| (*p as u32, *o as u64)).collect()
 }
 
-async fn check(steps: Steps, from: [u64; 2], length: [u64; 2], compact: bool, threads: usize) {
+async fn check(
+    steps: Steps,
+    join: bool,
+    from: [u64; 2],
+    length: [u64; 2],
+    compact: bool,
+    threads: usize,
+) {
     let store: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
     let log = open(&store, &plain()).await.unwrap();
     let mut at = Position::zero();
@@ -56,6 +86,7 @@ async fn check(steps: Steps, from: [u64; 2], length: [u64; 2], compact: bool, th
         let batches = batches(&mut at, step);
         all.extend(batches.iter().flat_map(|batch| keys(&batch.events)));
         let span = Span::new(from, at.clone()).unwrap();
+        let batches = if join { joined(&batches) } else { batches };
         log.archive(&span, &batches).await.unwrap();
     }
     if compact {
@@ -103,13 +134,14 @@ proptest! {
     #[test]
     fn a_scan_gives_the_events_of_its_span_in_order(
         steps in steps(),
+        join: bool,
         from in [0u64..60, 0u64..60],
         length in [0u64..60, 0u64..60],
         compact: bool,
         threads in 1usize..3,
     ) {
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-        runtime.block_on(check(steps, from, length, compact, threads));
+        runtime.block_on(check(steps, join, from, length, compact, threads));
     }
 }
 

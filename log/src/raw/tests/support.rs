@@ -165,9 +165,9 @@ pub(super) fn batch(
         arrived_at_us;
         rows
     ])));
+    let at = |offset| Position::zero().with(PartitionId(partition), Offset(offset));
     Arc::new(CommittedBatch {
-        first: Offset(range.start),
-        next: Offset(range.end),
+        span: Span::new(at(range.start), at(range.end)).unwrap(),
         arrived_at_us,
         events: RecordBatch::try_new(def.schema.events(), columns).unwrap(),
         dead_letters: Vec::new(),
@@ -188,8 +188,11 @@ pub(super) fn with_dead(
     replayed: &[u64],
 ) -> Arc<CommittedBatch> {
     let mut batch = batch.clone();
-    batch.dead_letters = offsets.iter().map(|o| (Offset(*o), letter(*o))).collect();
-    batch.replayed = replayed.iter().map(|o| Offset(*o)).collect();
+    let (partition, _) = batch.span.to().iter().next().expect("it moves");
+    let place = |offset: &u64| (partition, Offset(*offset));
+    let letters = offsets.iter().map(|o| (place(o), letter(*o)));
+    batch.dead_letters = letters.collect();
+    batch.replayed = replayed.iter().map(place).collect();
     Arc::new(batch)
 }
 
