@@ -350,6 +350,25 @@ fn held(rig: &Rig) -> Vec<u64> {
     cut.all_views().map(|(_, view)| view.version).collect()
 }
 
+/// A pin that is taken while runs are being merged makes the merge vain: the edge may become a horizon.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_merge_never_hides_an_edge_that_was_pinned_meanwhile() {
+    let rig = Rig::new(64 << 20).await;
+    let view = rig.create_view("hourly", HOURLY).await;
+    let flight = [(START_US, Some("SFO"), Some(1), 100)];
+    rig.push(&flight);
+    let (pin, _) = rig.cell.pin();
+    rig.push(&flight);
+    let held = rig.cell.load().views()[&view].clone();
+    let merged = || held.view.merge(&held.runs).unwrap();
+    assert!(!rig.cell.replace_runs(&view, held.version, merged()));
+    assert_eq!(rig.cell.load().views()[&view].runs.len(), 2);
+    drop(pin);
+    assert!(rig.cell.replace_runs(&view, held.version, merged()));
+    assert_eq!(rig.cell.load().views()[&view].runs.len(), 1);
+    rig.check("hourly").await;
+}
+
 /// The raw log may be ahead of the cut: the commit got through, and whoever waited for it was gone or saw an error.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_archive_that_the_cut_missed_is_followed() {

@@ -398,12 +398,18 @@ impl Node {
         inner.tasks.close();
     }
 
-    /// Stops everything in order: no new runs, runs cancelled, logs closed, projections finished.
-    pub async fn shutdown(&self) {
+    /// Starts no runs any more, and cancels those at work: whoever waits for one over HTTP hears of it.
+    pub(super) async fn stop_batch_layer(&self) {
         let inner = &self.0;
         inner.stop.cancel();
         inner.tasks.wait().await;
         inner.batch.cancel_all().await;
+    }
+
+    /// Stops everything in order: no new runs, runs cancelled, logs closed, projections finished.
+    pub async fn shutdown(&self) {
+        let inner = &self.0;
+        self.stop_batch_layer().await;
         for stream in inner.streams.all() {
             stream.close().await;
         }

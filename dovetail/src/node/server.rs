@@ -66,13 +66,14 @@ async fn serve(options: UpOptions, serving: Serving) -> Result<(), Problem> {
     let router = http::router(ports, ApiConfig { auth });
     // Nobody waits for the address when the caller has given up already.
     let _ = serving.ready.send(address);
-    http::serve(
-        listener,
-        router,
-        http::ServerConfig::default(),
-        serving.shutdown.cancelled_owned(),
-    )
-    .await;
+    let shutdown = serving.shutdown;
+    let batch_stops = async {
+        shutdown.cancelled().await;
+        node.stop_batch_layer().await;
+    };
+    let config = http::ServerConfig::default();
+    let requests_end = http::serve(listener, router, config, shutdown.clone().cancelled_owned());
+    tokio::join!(requests_end, batch_stops);
     node.shutdown().await;
     Ok(())
 }
