@@ -5,7 +5,7 @@ use datafusion::error::DataFusionError;
 use dovetail_log::raw::RawError;
 use dovetail_model::{CatalogConflict, Outcome, Problem, ProblemKind, RunId, Span};
 use dovetail_seam::{Poisoned, SeamError};
-use dovetail_view::{ViewError, engine_error_kind};
+use dovetail_view::{ExclusionFailed, ViewError, engine_error_kind, words_of};
 
 /// A failure of the batch layer.
 #[derive(Debug, thiserror::Error)]
@@ -69,6 +69,14 @@ pub enum BatchError {
         /// Where, and why.
         poisoned: Box<Poisoned>,
     },
+    /// The predicate of an exclusion fails on an event that the run must read.
+    #[error("{failed}; withdraw it (`dovetail unexclude {stream} {}`) and declare one that can be computed for every event, such as with nullif", failed.id)]
+    Exclusion {
+        /// The stream's name.
+        stream: String,
+        /// Which, and why.
+        failed: ExclusionFailed,
+    },
     /// Someone cancelled the run.
     #[error("cancelled")]
     Cancelled,
@@ -123,7 +131,7 @@ impl BatchError {
             | Self::Conflict(_)
             | Self::Cancelled => ProblemKind::Conflict,
             Self::Invalid(_) => ProblemKind::Invalid,
-            Self::Poisoned { .. } => ProblemKind::Unprocessable,
+            Self::Poisoned { .. } | Self::Exclusion { .. } => ProblemKind::Unprocessable,
             Self::Commit(problem) => problem.kind,
             Self::Seam(error) => error.kind(),
             Self::Raw(error) => error.kind(),
@@ -143,7 +151,13 @@ impl BatchError {
         known: &[Poisoned],
     ) -> Self {
         let reason = match &self {
-            Self::Engine(error) => error.to_string(),
+            Self::Engine(error) => match ExclusionFailed::at_root_of(error) {
+                Some(failed) => {
+                    let (stream, failed) = (stream.to_owned(), failed.clone());
+                    return Self::Exclusion { stream, failed };
+                }
+                None => words_of(error),
+            },
             Self::View(error) => error.to_string(),
             _ => return self,
         };

@@ -6,7 +6,7 @@ use std::error::Error;
 use arrow::error::ArrowError;
 use datafusion::error::DataFusionError;
 use dovetail_model::{Problem, ProblemKind};
-use dovetail_view::words_of;
+use dovetail_view::{ExclusionFailed, words_of};
 
 /// What a caller can do about an error of planning or execution. A [`Problem`] that travelled inside
 /// [`DataFusionError::External`] comes out as it went in.
@@ -21,6 +21,12 @@ pub fn problem_of(error: &DataFusionError) -> Problem {
     while let Some(inner) = source {
         if let Some(problem) = inner.downcast_ref::<Problem>() {
             return problem.clone();
+        }
+        if let Some(failed) = inner.downcast_ref::<ExclusionFailed>() {
+            return Problem::new(
+                ProblemKind::Unprocessable,
+                format!("{failed}; withdraw it, or leave `_excluded` out"),
+            );
         }
         source = inner.source();
     }

@@ -5,6 +5,7 @@ use arrow::error::ArrowError;
 use datafusion::error::DataFusionError;
 use dovetail_model::{ProblemKind, SpanError};
 
+use crate::ExclusionFailed;
 use crate::words::{words_of, words_of_definition};
 
 /// A definition that cannot be a view, or a view that could not be computed.
@@ -92,6 +93,9 @@ impl From<ArrowError> for ViewError {
 /// What an error of the engine means while it computes a view: [`ProblemKind::Unprocessable`] when an expression
 /// failed on the data, [`ProblemKind::Unavailable`] when there was no memory, else a fault.
 pub fn engine_error_kind(error: &DataFusionError) -> ProblemKind {
+    if ExclusionFailed::at_root_of(error).is_some() {
+        return ProblemKind::Unprocessable;
+    }
     match error.find_root() {
         DataFusionError::ResourcesExhausted(_) => ProblemKind::Unavailable,
         DataFusionError::Execution(_) => ProblemKind::Unprocessable,

@@ -222,3 +222,29 @@ async fn a_view_that_cannot_be_built_says_why() {
     assert_eq!(ratio(&calls).await, json!({"n": 1, "q": 20}));
     server.kill().await;
 }
+
+/// An exclusion that cannot be computed for some event is at fault itself, and not the view.
+#[tokio::test]
+async fn an_exclusion_that_cannot_be_computed_is_named() {
+    let home = tempfile::tempdir().unwrap();
+    let server = Server::start(home.path(), None).await.unwrap();
+    let calls = server.calls();
+    calls.sql(DEFINITIONS[0], json!({})).await.unwrap();
+    calls.sql(DEFINITIONS[2], json!({})).await.unwrap();
+    append(&calls, &[5, 0]).await;
+    exclude(&calls, "100 / delay > 50").await;
+    let run = calls.recompute("total", &json!({})).await.unwrap();
+    assert_eq!(run["outcome"], "failed", "{run}");
+    let error = run["error"].as_str().unwrap();
+    for part in [
+        "exclusion 1 (`100 / delay > 50`)",
+        "divide by zero",
+        "`dovetail unexclude flights 1`",
+    ] {
+        assert!(error.contains(part), "{part}: {error}");
+    }
+    let question = json!({"sql": "SELECT count(*) AS n FROM flights WHERE _excluded"});
+    let (status, problem) = calls.post("/v1/sql", &question).await.unwrap();
+    assert_eq!(status, 422, "{problem}");
+    assert_eq!(total(&calls).await, json!({"n": 2, "d": 5}));
+}

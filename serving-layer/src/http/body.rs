@@ -179,15 +179,20 @@ fn content_encoding(headers: &HeaderMap) -> Result<ContentEncoding, Problem> {
     Ok(text.parse::<ContentEncoding>()?)
 }
 
-/// A body's media type, in lower case, without parameters.
+/// What curl sends unless it is told otherwise: it says nothing about the body.
+const UNDECLARED: &str = "application/x-www-form-urlencoded";
+
+/// A body's media type, in lower case, without parameters; none if there is none, or the one that curl sends by
+/// itself. The caller then looks at the body. That a web page may send such a body to any host without asking first
+/// is what [`super::origin`] is there for.
 ///
 /// # Errors
-/// `UnsupportedMedia` for a charset that is not UTF-8, or when there is no or more than one type.
-pub(super) fn media_type(headers: &HeaderMap, known: &str) -> Result<String, Problem> {
+/// `UnsupportedMedia` for a charset that is not UTF-8, or when there is more than one type.
+pub(super) fn declared_type(headers: &HeaderMap) -> Result<Option<String>, Problem> {
     let refuse = |detail: String| Err(Problem::new(ProblemKind::UnsupportedMedia, detail));
     let mut values = headers.get_all(header::CONTENT_TYPE).iter();
     let Some(value) = values.next() else {
-        return refuse(format!("there is no `Content-Type`: use {known}"));
+        return Ok(None);
     };
     let text = match (value.to_str(), values.next()) {
         (Ok(text), None) => text,
@@ -208,23 +213,6 @@ pub(super) fn media_type(headers: &HeaderMap, known: &str) -> Result<String, Pro
             }
         }
     }
-    Ok(essence)
-}
-
-/// What curl sends unless it is told otherwise: it says nothing about the body.
-const UNDECLARED: &str = "application/x-www-form-urlencoded";
-
-/// A body's media type as [`media_type`] reads it; none if there is none, or the one that curl sends by itself.
-/// The caller then looks at the body. That a web page may send such a body to any host without asking first is
-/// what [`super::origin`] is there for.
-///
-/// # Errors
-/// `UnsupportedMedia` for a charset that is not UTF-8, or when there is more than one type.
-pub(super) fn declared_type(headers: &HeaderMap) -> Result<Option<String>, Problem> {
-    if !headers.contains_key(header::CONTENT_TYPE) {
-        return Ok(None);
-    }
-    let essence = media_type(headers, "one media type")?;
     Ok((essence != UNDECLARED).then_some(essence))
 }
 

@@ -7,7 +7,7 @@ use dovetail_model::{Problem, ProblemKind};
 use serde::de::DeserializeOwned;
 
 use super::MAX_COMMAND_BYTES;
-use super::body::{BodyReader, media_type};
+use super::body::{BodyReader, declared_type};
 
 /// Reads a JSON body that must be there.
 ///
@@ -22,7 +22,7 @@ pub(super) async fn required<T: DeserializeOwned>(
     value.ok_or_else(|| Problem::invalid("the body is empty: send a JSON object"))
 }
 
-/// Reads a JSON body, or none if it is empty.
+/// Reads a JSON body, or none if it is empty. One whose type is not said, as curl sends it, is taken for JSON.
 ///
 /// # Errors
 /// As [`required`].
@@ -35,8 +35,9 @@ pub(super) async fn optional<T: DeserializeOwned>(
     if held.bytes.is_empty() {
         return Ok(None);
     }
-    let essence = media_type(headers, "`application/json`")?;
-    if essence != "application/json" {
+    if let Some(essence) = declared_type(headers)?
+        && essence != "application/json"
+    {
         let detail = format!("`Content-Type: {essence}` is not read here: use `application/json`");
         return Err(Problem::new(ProblemKind::UnsupportedMedia, detail));
     }

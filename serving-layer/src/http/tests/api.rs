@@ -278,6 +278,14 @@ async fn what_curl_sends_by_itself_is_taken_for_what_it_looks_like() {
             let reply = send(&router, request("POST", "/v1/sql", headers, body)).await;
             assert_eq!(reply.json()["rows"][0]["name"], "flights", "{body}");
         }
+        let rollback = request(
+            "POST",
+            "/v1/views/v/rollback",
+            headers,
+            "{\"generation\": 7}",
+        );
+        assert_eq!(send(&router, rollback).await.status, 200);
+        assert!(fake.calls()[0].contains('7'), "{:?}", fake.calls());
     }
 }
 
