@@ -11,6 +11,10 @@ use tokio::runtime::{Builder, Handle, Runtime};
 /// How much lower than the others the batch threads rank: nice values run from 0 to 19.
 const BATCH_NICE: i32 = 10;
 
+/// Query threads for each core. One that computes a large batch for seconds holds up nobody then: the system shares
+/// the cores between them.
+const QUERY_THREADS_PER_CORE: usize = 4;
+
 /// The query and the batch threads.
 #[derive(Debug)]
 pub(crate) struct Runtimes {
@@ -21,7 +25,7 @@ pub(crate) struct Runtimes {
 impl Runtimes {
     pub(crate) fn new(threads: usize) -> io::Result<Self> {
         let query = Builder::new_multi_thread()
-            .worker_threads(threads)
+            .worker_threads(QUERY_THREADS_PER_CORE * threads)
             .thread_name("query")
             .enable_all()
             .build()?;

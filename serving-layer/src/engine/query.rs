@@ -11,6 +11,7 @@ use datafusion::error::DataFusionError;
 use datafusion::execution::SendableRecordBatchStream;
 use datafusion::execution::context::SessionState;
 use datafusion::logical_expr::LogicalPlanBuilder;
+use datafusion::physical_plan::execute_stream;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::sql::parser::Statement;
 use datafusion::sql::sqlparser::ast::{
@@ -20,8 +21,9 @@ use datafusion::sql::sqlparser::ast::{
 use dovetail_model::{Problem, ProblemKind, SYSTEM_COLUMNS};
 use futures::StreamExt as _;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
-use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
+use super::interrupt::{Interrupt, interruptible};
 use super::session::read_only;
 use super::snapshot::Snapshot;
 use super::{Engine, problem_of};
@@ -149,11 +151,21 @@ impl Engine {
     ) -> Result<Answer, Problem> {
         let deadline = limits.deadline;
         let _at_work = self.meter.busy();
-        let starting = self.runtime.spawn(async move {
-            let frame = planning.await?;
-            frame.execute_stream().await
-        });
-        let starting = AbortOnDrop(starting);
+        let interrupt = Interrupt {
+            gone: CancellationToken::new(),
+            deadline,
+            late: timed_out(limits),
+        };
+        let starting = {
+            let interrupt = interrupt.clone();
+            self.runtime.spawn(async move {
+                let frame = planning.await?;
+                let task = Arc::new(frame.task_ctx());
+                let plan = frame.create_physical_plan().await?;
+                execute_stream(interruptible(plan, &interrupt)?, task)
+            })
+        };
+        let starting = AbortOnDrop(starting, interrupt.gone.clone());
         let rows = tokio::time::timeout_at(deadline, starting)
             .await
             .map_err(|_| timed_out(limits))?;
@@ -163,7 +175,7 @@ impl Engine {
         let schema = rows.schema();
         let provenance = snapshot.provenance();
         let held = (place, snapshot);
-        let batches = self.forward(schema, rows, deadline, timed_out(limits), held);
+        let batches = self.forward(schema, rows, interrupt, held);
         Ok(Answer {
             batches,
             provenance,
@@ -176,18 +188,20 @@ impl Engine {
         &self,
         schema: SchemaRef,
         mut rows: SendableRecordBatchStream,
-        deadline: Instant,
-        late: Problem,
+        interrupt: Interrupt,
         held: (OwnedSemaphorePermit, Snapshot),
     ) -> SendableRecordBatchStream {
         let (sender, receiver) = mpsc::channel(BATCHES_AHEAD);
+        let gone = interrupt.gone.clone();
         let pulling = self.runtime.spawn(async move {
             let _held = held;
+            // Of its tasks some may still be in the middle of a batch when this one ends.
+            let _gone = interrupt.gone.drop_guard();
             loop {
-                let next = match tokio::time::timeout_at(deadline, rows.next()).await {
+                let next = match tokio::time::timeout_at(interrupt.deadline, rows.next()).await {
                     Ok(Some(next)) => next,
                     Ok(None) => return,
-                    Err(_) => Err(DataFusionError::External(Box::new(late.clone()))),
+                    Err(_) => Err(DataFusionError::External(Box::new(interrupt.late.clone()))),
                 };
                 let failed = next.is_err();
                 if sender.send(next).await.is_err() || failed {
@@ -195,7 +209,7 @@ impl Engine {
                 }
             }
         });
-        let state = (receiver, AbortOnDrop(pulling));
+        let state = (receiver, AbortOnDrop(pulling, gone));
         let stream = futures::stream::unfold(state, |(mut receiver, pulling)| async move {
             receiver
                 .recv()
@@ -240,8 +254,8 @@ fn timed_out(limits: &Limits) -> Problem {
     )
 }
 
-/// A task that ends with the answer that it works for.
-struct AbortOnDrop<T>(tokio::task::JoinHandle<T>);
+/// A task that ends with the answer that it works for: where it yields, or where it looks at the token.
+struct AbortOnDrop<T>(tokio::task::JoinHandle<T>, CancellationToken);
 
 impl<T> Future for AbortOnDrop<T> {
     type Output = Result<T, tokio::task::JoinError>;
@@ -256,6 +270,10 @@ impl<T> Future for AbortOnDrop<T> {
 
 impl<T> Drop for AbortOnDrop<T> {
     fn drop(&mut self) {
+        // The task that started the work has ended; the one that pulls goes on with the token.
+        if !self.0.is_finished() {
+            self.1.cancel();
+        }
         self.0.abort();
     }
 }
