@@ -82,29 +82,32 @@ impl BatchLayer {
         Ok(())
     }
 
-    /// Gives up the definition of a view that is being built, if the one before it is `wanted` again. Returns
-    /// whether there was one to give up.
+    /// Gives up the definition of a view that is being built beside the one that answers, if that is `wanted`.
+    /// Returns the version that was given up.
     ///
     /// # Errors
     /// When there is no such view, or the catalog cannot commit.
-    pub async fn give_up_pending(&self, id: &ViewId, wanted: &View) -> Result<bool, BatchError> {
+    pub async fn give_up_pending(
+        &self,
+        id: &ViewId,
+        wanted: impl Fn(&ViewDef) -> bool + Send + Sync,
+    ) -> Result<Option<u64>, BatchError> {
         let mut given_up = None;
         let state = ledger::commit(&self.config.catalog, |state| {
             let view = live_view(state, id)?;
-            given_up = pending_version(view)
-                .filter(|_| view.def.definition_hash == wanted.definition_hash());
+            given_up = pending_version(view).filter(|_| view.live.is_some() && wanted(&view.def));
             let entry = given_up.map(|_| Entry::RedefinitionDropped { view: id.clone() });
             Ok(entry.into_iter().collect())
         })
         .await?;
         let Some(version) = given_up else {
-            return Ok(false);
+            return Ok(None);
         };
         let view = live_view(&state, id)?;
         self.cell(&view.def)?.remove_candidate(id, version);
         self.cancel_running(id, false).await;
         info!(view = %view.def.name, version, "the definition that was being built is given up");
-        Ok(true)
+        Ok(Some(version))
     }
 
     /// Drops a view, once its runs are cancelled. Its generations stay until retention takes them.

@@ -189,6 +189,8 @@ impl BatchLayer {
                 .map(|run| {
                     let mut run = BatchRun::clone(run);
                     ledger::end(&mut run, Outcome::Failed, now);
+                    // Nobody knows when it stopped.
+                    run.seconds = None;
                     run.error = Some("interrupted".to_owned());
                     Entry::Run { run: Box::new(run) }
                 })

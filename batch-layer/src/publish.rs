@@ -182,7 +182,8 @@ impl BatchLayer {
 
     /// Moves the pointer back: to `target`, or to the generation that was live just before the last full or
     /// repair promote. It is brought forward to the present first. Pauses the view's full schedule, and gives up
-    /// a new definition that is being built: nothing is to take its place but by a user's word.
+    /// a new definition that is being built: nothing is to take its place but by a user's word. Where one is being
+    /// built beside a live generation and no target is named, that is all it does: what answers stays.
     ///
     /// # Errors
     /// When there is nothing to go back to, or its states are of another engine.
@@ -193,6 +194,20 @@ impl BatchLayer {
     ) -> Result<Published, BatchError> {
         let state = self.config.catalog.state();
         let view = live_view(&state, id)?;
+        if target.is_none()
+            && let Some(given_up) = self.give_up_pending(id, |_| true).await?
+        {
+            let state = self.config.catalog.state();
+            let view = live_view(&state, id)?;
+            let live = view.live.ok_or_else(|| not_built(view))?;
+            return Ok(Published {
+                view: id.clone(),
+                candidate: live,
+                live,
+                schedule_paused: view.schedule_paused,
+                given_up: Some(given_up),
+            });
+        }
         let nothing = || {
             BatchError::Refused(format!(
                 "view `{}` has no earlier promote to go back from",

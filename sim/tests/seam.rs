@@ -321,6 +321,27 @@ async fn a_definition_that_is_superseded_meanwhile_is_brought_back() {
     rig.check("by_origin").await;
 }
 
+/// To go back from what is being built is to give it up: what answers stays, and its schedule.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_rollback_while_a_definition_is_built_gives_up_that_alone() {
+    let rig = Rig::new(64 << 20).await;
+    let view = rig.create_view("by_origin", BY_ORIGIN).await;
+    rig.push(&[(START_US, Some("SFO"), Some(1), 200)]);
+    rig.redefine_view(&view, REDEFINED).await;
+    rig.run(&view, start(RunMode::Full, false)).await;
+    rig.redefine_view(&view, REDEFINED_AGAIN).await;
+    let live = rig.catalog.state().views[&view].live.unwrap();
+    let published = rig.batch.rollback(&view, None).await.unwrap();
+    assert_eq!((published.given_up, published.live), (Some(3), live));
+    assert!(!published.schedule_paused);
+    assert_eq!(held(&rig), [2]);
+    rig.check("by_origin").await;
+    let published = rig.batch.rollback(&view, None).await.unwrap();
+    assert!(published.schedule_paused);
+    assert_eq!(held(&rig), [1]);
+    rig.check("by_origin").await;
+}
+
 /// A view that is dropped while a new definition is built comes back with both.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_view_comes_back_with_the_definition_that_was_being_built() {

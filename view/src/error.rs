@@ -104,7 +104,9 @@ pub fn engine_error_kind(error: &DataFusionError) -> ProblemKind {
             | ArrowError::ArithmeticOverflow(_)
             | ArrowError::CastError(_)
             | ArrowError::ParseError(_)
-            | ArrowError::ComputeError(_) => ProblemKind::Unprocessable,
+            | ArrowError::ComputeError(_)
+            // What a narrower DECIMAL cannot hold.
+            | ArrowError::InvalidArgumentError(_) => ProblemKind::Unprocessable,
             _ => ProblemKind::Internal,
         },
         _ => ProblemKind::Internal,

@@ -62,7 +62,11 @@ impl BatchLayer {
             };
             let mut run = BatchRun::clone(run);
             ledger::end(&mut run, outcome, now);
-            run.error = Some(error.to_string());
+            run.error = Some(match error {
+                // Nothing is staged that could be discarded.
+                BatchError::Stale { reason, .. } => format!("stale: {reason}; start a new one"),
+                other => other.to_string(),
+            });
             Ok(vec![Entry::Run { run: Box::new(run) }])
         })
         .await;

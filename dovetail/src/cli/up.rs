@@ -176,14 +176,23 @@ fn read_tokens(file: &Path) -> Result<Vec<TokenEntry>, CliError> {
     Ok(tokens)
 }
 
-/// The entries of a file's text, or the line that is wrong.
-fn parse_tokens(text: &str) -> Result<Vec<TokenEntry>, (usize, TokenError)> {
-    text.lines()
-        .map(str::trim)
-        .enumerate()
-        .filter(|(_, line)| !line.is_empty() && !line.starts_with('#'))
-        .map(|(index, line)| line.parse().map_err(|error| (index + 1, error)))
-        .collect()
+/// The entries of a file's text, or the line that is wrong and why. Names and secrets are given once: one secret
+/// of two roles would be of the larger one.
+fn parse_tokens(text: &str) -> Result<Vec<TokenEntry>, (usize, String)> {
+    let lines = text.lines().map(str::trim).enumerate();
+    let mut entries: Vec<TokenEntry> = vec![];
+    for (index, line) in lines.filter(|(_, line)| !line.is_empty() && !line.starts_with('#')) {
+        let wrong = |reason: String| (index + 1, reason);
+        let entry: TokenEntry = line.parse().map_err(|e: TokenError| wrong(e.to_string()))?;
+        if let Some(known) = entries.iter().find(|known| known.clashes_with(&entry)) {
+            return Err(wrong(format!(
+                "its name or its secret is that of `{}`: each token has its own",
+                known.name()
+            )));
+        }
+        entries.push(entry);
+    }
+    Ok(entries)
 }
 
 #[cfg(test)]
@@ -207,7 +216,14 @@ mod tests {
         assert_eq!(parse_tokens(text).unwrap().len(), 2);
         let (line, error) = parse_tokens("# x\nops:root:c1b8f0d6e7a94c02").unwrap_err();
         assert_eq!(line, 2);
-        assert!(!error.to_string().contains("c1b8"), "{error}");
+        assert!(!error.contains("c1b8"), "{error}");
+        for twice in [
+            "a:read:c1b8f0d6e7a94c02\nb:admin:c1b8f0d6e7a94c02",
+            "a:read:c1b8f0d6e7a94c02\na:admin:9d1c2b7744aa4f10",
+        ] {
+            let (line, error) = parse_tokens(twice).unwrap_err();
+            assert!(line == 2 && error.contains("that of `a`"), "{error}");
+        }
     }
 
     #[test]

@@ -43,6 +43,16 @@ pub enum ClientError {
         /// The innermost cause.
         reason: String,
     },
+    /// The server began to answer and did not end.
+    #[error(
+        "the answer of `{url}` broke off, so it is not complete: the query failed on the way, or the connection was cut ({reason})"
+    )]
+    BrokenOff {
+        /// The server.
+        url: String,
+        /// The innermost cause.
+        reason: String,
+    },
     /// The server refused or failed, and said so.
     #[error("{0}")]
     Problem(Box<ProblemDocument>),
@@ -60,7 +70,7 @@ impl ClientError {
     /// Whether the same request may succeed a little later.
     pub fn is_transient(&self) -> bool {
         match self {
-            Self::Unreachable { .. } => true,
+            Self::Unreachable { .. } | Self::BrokenOff { .. } => true,
             Self::Problem(problem) => problem.is_transient(),
             Self::Url { .. } | Self::Answer { .. } => false,
         }
@@ -197,10 +207,11 @@ impl Client {
 
     /// What a failed transport means.
     pub fn broken(&self, error: &reqwest::Error) -> ClientError {
-        ClientError::Unreachable {
-            url: self.base().to_owned(),
-            reason: innermost(error),
+        let (url, reason) = (self.base().to_owned(), innermost(error));
+        if error.is_body() || error.is_decode() {
+            return ClientError::BrokenOff { url, reason };
         }
+        ClientError::Unreachable { url, reason }
     }
 }
 

@@ -141,6 +141,12 @@ impl Control for Node {
             }])
         })
         .await?;
+        // A first full run may have failed because of it: it need not wait for its next turn.
+        let state = self.0.catalog.state();
+        let views = state.views_of(&stream_named(&state, stream)?.def.id);
+        for view in views.filter(|view| view.is_building()) {
+            self.start_build(&view.def.id).await;
+        }
         withdrawn.ok_or_else(|| Problem::internal("the catalog did not commit"))
     }
 
@@ -220,7 +226,14 @@ impl Control for Node {
                 "view `{view}` has no earlier promote to go back from"
             ))
         };
-        let to = generation.or(state.before_promote).ok_or_else(nothing)?;
+        // While a new definition is being built, a rollback to nothing in particular only gives that up.
+        let stays = state
+            .live
+            .filter(|_| generation.is_none() && state.pending.is_some());
+        let to = generation
+            .or(stays)
+            .or(state.before_promote)
+            .ok_or_else(nothing)?;
         let has_schedule = state.def.recompute.is_some();
         let batch = self.0.batch.clone();
         let work = detached(async move { batch.rollback(&id, generation).await.map_err(problem) });
@@ -229,10 +242,10 @@ impl Control for Node {
             from,
             to,
             generation: None,
-            schedule_paused: true,
+            schedule_paused: stays.is_none(),
             notes: vec![],
         };
-        if has_schedule {
+        if has_schedule && stays.is_none() {
             answer.notes.push(format!(
                 "the full schedule is paused, so that it does not bring the same result back; ALTER VIEW {view} SET (recompute = …) resumes it"
             ));
@@ -241,6 +254,7 @@ impl Control for Node {
             Ok(published) => {
                 let published = published?;
                 answer.generation = Some(published.live);
+                answer.schedule_paused = published.schedule_paused;
                 answer.notes.extend(published.given_up.map(|version| {
                     format!("definition {version}, which was being built, is given up")
                 }));

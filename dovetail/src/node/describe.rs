@@ -114,7 +114,7 @@ impl Node {
             schedule_paused: view.schedule_paused,
             next_recompute: next_full(view, self.0.config.clock.now()).map(time),
             next_refresh: next_refresh.map(time),
-            rollback_to: view.before_promote,
+            rollback_to: view.before_promote.filter(|to| view.live != Some(*to)),
             generations: view
                 .generations
                 .values()

@@ -211,7 +211,10 @@ async fn archive_loop(
             () = full.notified() => {}
             () = tokio::time::sleep(policy.interval) => {}
         }
-        if cell.load().tail().is_empty() {
+        // Batch runs take runs out of memory, too.
+        let cut = cell.load();
+        memory.set(&cut.stream().id, cut.bytes());
+        if cut.tail().is_empty() {
             continue;
         }
         if let Err(error) = archiver.archive_all().await {

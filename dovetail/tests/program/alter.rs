@@ -315,8 +315,9 @@ async fn apply(node: &Node, sql: &str) -> Result<Vec<Change>, Problem> {
     assert_eq!(streams(), before, "plan changes nothing");
     let applied = node.apply(files()).await;
     assert_eq!(applied.is_ok(), planned.is_ok());
-    if let (Ok(applied), Ok(planned)) = (&applied, &planned) {
-        assert_eq!(applied, planned);
+    match (&applied, &planned) {
+        (Ok(applied), Ok(planned)) => assert_eq!(applied, planned),
+        _ => assert_eq!(streams(), before, "all of it or nothing"),
     }
     applied
 }
@@ -329,6 +330,8 @@ async fn a_directory_with_more_columns_alters_the_stream() {
     let view =
         "CREATE VIEW v AS SELECT date_trunc('day', at) AS day, count(*) AS n FROM s GROUP BY day;";
     let declared = stream("at TIMESTAMP NOT NULL, a INT NOT NULL");
+    let wrong = format!("{declared}CREATE VIEW v AS SELECT sum(b) AS b FROM s;");
+    assert!(apply(&node, &wrong).await.is_err());
     apply(&node, &format!("{declared}{view}")).await.unwrap();
     let line = "{\"at\":\"2026-01-01T00:00:00\",\"a\":1}\n";
     let early = append(&node, "s", line, OnError::Reject).await;

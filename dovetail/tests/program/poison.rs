@@ -248,3 +248,42 @@ async fn an_exclusion_that_cannot_be_computed_is_named() {
     assert_eq!(status, 422, "{problem}");
     assert_eq!(total(&calls).await, json!({"n": 2, "d": 5}));
 }
+
+/// A DECIMAL that a narrower one cannot hold stops its view as any other event that it cannot compute.
+#[tokio::test]
+async fn a_decimal_that_does_not_fit_keeps_no_server_from_starting() {
+    let home = tempfile::tempdir().unwrap();
+    let server = Server::start(home.path(), None).await.unwrap();
+    let calls = server.calls();
+    for definition in [
+        "CREATE STREAM pay (amount DECIMAL(20, 2))",
+        "CREATE VIEW narrow AS SELECT sum(CAST(amount AS DECIMAL(5, 2))) AS s FROM pay",
+        "CREATE VIEW total AS SELECT count(*) AS n FROM pay",
+    ] {
+        calls.sql(definition, json!({})).await.unwrap();
+    }
+    let events = json!([{"amount": "1.50"}, {"amount": "12345.00"}]);
+    let (status, answer) = calls.post("/v1/streams/pay", &events).await.unwrap();
+    assert_eq!(status, 200, "{answer}");
+    // Archives it, so that the next start reads it from the raw log.
+    let run = calls.recompute("total", &json!({})).await.unwrap();
+    assert_eq!(run["outcome"], "promoted", "{run}");
+    server.kill().await;
+    let server = Server::start(home.path(), None).await.unwrap();
+    let calls = server.calls();
+    let total = calls.rows("SELECT n FROM total", json!({})).await.unwrap();
+    assert_eq!(total, [json!({"n": 2})]);
+    let question = json!({"sql": "SELECT s FROM narrow"});
+    let (status, problem) = calls.post("/v1/sql", &question).await.unwrap();
+    assert_eq!(status, 503, "{problem}");
+    let exclusion = json!({"where": "amount >= 1000", "reason": "too large"});
+    let (status, answer) = calls
+        .post("/v1/streams/pay/exclusions", &exclusion)
+        .await
+        .unwrap();
+    assert!(status < 300, "{answer}");
+    let run = calls.recompute("narrow", &json!({})).await.unwrap();
+    assert_eq!(run["outcome"], "promoted", "{run}");
+    let narrow = calls.rows("SELECT s FROM narrow", json!({})).await.unwrap();
+    assert_eq!(narrow, [json!({"s": "1.50"})]);
+}

@@ -44,7 +44,8 @@ impl StreamTable {
         let declared = &cut.stream().schema;
         let schema = if system_columns {
             let mut fields = declared.events().fields().to_vec();
-            fields.push(Arc::new(Field::new(EXCLUDED, DataType::Boolean, false)));
+            // Never null in fact, but a predicate may be, and the engine sees no further.
+            fields.push(Arc::new(Field::new(EXCLUDED, DataType::Boolean, true)));
             Arc::new(Schema::new(fields))
         } else {
             declared.declared()

@@ -60,6 +60,18 @@ pub struct TokenEntry {
     hash: blake3::Hash,
 }
 
+impl TokenEntry {
+    /// What logs call it.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Whether it has the name or the secret of `other`.
+    pub fn clashes_with(&self, other: &Self) -> bool {
+        self.name == other.name || self.hash == other.hash
+    }
+}
+
 /// `name:role:secret`, as a configuration gives it; `name:role:blake3=<64 hex digits>` keeps the secret out of it.
 impl FromStr for TokenEntry {
     type Err = TokenError;

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use dovetail_batch_layer::{BatchError, StartRequest};
-use dovetail_model::{Outcome, ProblemKind, RunMode, ViewId};
+use dovetail_model::{Outcome, ProblemKind, RunMode, ViewDef, ViewId};
 use dovetail_sim::Rig;
 use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
@@ -39,9 +39,9 @@ impl Shared {
             match random.random_range(0..10) {
                 0 => self.drop_and_restore().await,
                 1..4 => {
-                    let live = self.rig.catalog.state().views[&self.view].def.sql.clone();
-                    let wanted = self.rig.compile(&live);
-                    let given_up = self.rig.batch.give_up_pending(&self.view, &wanted).await;
+                    let wanted = self.rig.compile(sql);
+                    let wanted = |live: &ViewDef| live.definition_hash == wanted.definition_hash();
+                    let given_up = self.rig.batch.give_up_pending(&self.view, wanted).await;
                     given_up.expect("giving up is always allowed");
                 }
                 _ => {
@@ -102,7 +102,7 @@ impl Shared {
                 continue;
             };
             let reason = run.error.clone().unwrap_or_default();
-            let lost = ["is stale", "was dropped", "is not served", "pointer"];
+            let lost = ["stale: ", "was dropped", "is not served", "pointer"];
             assert!(
                 run.outcome != Outcome::Failed || lost.iter().any(|part| reason.contains(part)),
                 "{reason}"

@@ -27,11 +27,12 @@ impl Node {
         Ok(changes)
     }
 
-    /// Brings `definitions` into force in order.
+    /// Brings `definitions` into force in order; none of them if one could not be.
     pub(crate) async fn apply_definitions(
         &self,
         definitions: Vec<LocatedDefinition>,
     ) -> Result<Vec<Change>, Problem> {
+        self.plan_definitions(&definitions)?;
         let mut changes: Vec<Change> = vec![];
         for located in definitions {
             let mut state = CatalogState::clone(&self.0.catalog.state());

@@ -70,12 +70,9 @@ impl Node {
         if latest.definition_hash == compiled.definition_hash() {
             return self.alter_view(alter).await;
         }
-        if self
-            .0
-            .batch
-            .give_up_pending(&known.def.id, &compiled)
-            .await?
-        {
+        let wanted = |live: &ViewDef| live.definition_hash == compiled.definition_hash();
+        let given_up = self.0.batch.give_up_pending(&known.def.id, wanted).await?;
+        if given_up.is_some() {
             self.alter_view(alter).await?;
             return Ok(DdlAnswer {
                 result: DdlResult::Redefined,
@@ -170,8 +167,9 @@ impl Node {
         let compiled = compile_again(stream, &view.def)?;
         let pending = view.pending.as_ref();
         let pending = pending.map(|def| compile_again(stream, def)).transpose()?;
+        let building = pending.is_some();
         let answers = self.0.batch.undrop_view(view, compiled, pending).await?;
-        let note = match answers {
+        let note = match answers && !building {
             true => None,
             false => Some(self.start_build(&view.def.id).await),
         };
@@ -203,7 +201,7 @@ impl Node {
     }
 
     /// Starts the first full run of a definition. The scheduler does if this cannot.
-    async fn start_build(&self, id: &ViewId) -> String {
+    pub(in crate::node) async fn start_build(&self, id: &ViewId) -> String {
         match self.0.batch.start(id, StartRequest::build()).await {
             Ok(run) => format!("building from the stream's history: run {}", run.id),
             // The scheduler saw the definition first.

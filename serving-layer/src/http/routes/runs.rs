@@ -72,6 +72,11 @@ fn recompute_request(body: RecomputeBody) -> Result<RecomputeRequest, Problem> {
             "`from` must be before `to`: the range is half open",
         ));
     }
+    if body.dry_run && body.mode == RunMode::Incremental {
+        return Err(Problem::invalid(
+            "an incremental run has nothing to stage: it adds what is new to the live generation; leave dry_run out, or use mode full",
+        ));
+    }
     let repair = body.mode == RunMode::Repair;
     if !repair && scope != RepairScope::default() {
         let detail = format!(

@@ -475,6 +475,13 @@ const CASES: &[Case] = &[
     (
         "POST /v1/views/v/recompute",
         &[JSON],
+        "{\"mode\": \"incremental\", \"dry_run\": true}",
+        400,
+        "nothing to stage",
+    ),
+    (
+        "POST /v1/views/v/recompute",
+        &[JSON],
         "{\"mode\": \"repair\", \"where\": \" \"}",
         400,
         "the predicate is empty",
