@@ -399,7 +399,11 @@ pub(crate) fn to_surface(
             sql,
             format!(
                 "its type is {}, which no column of a view can have: write CAST(… AS …) to one of BOOLEAN, INT, BIGINT, DOUBLE, DECIMAL, VARCHAR, DATE, TIMESTAMP",
-                sql_type(&data_type)
+                match data_type {
+                    // One of microseconds could be.
+                    DataType::Timestamp(_, None) => "a TIMESTAMP of another precision".to_owned(),
+                    _ => sql_type(&data_type),
+                }
             ),
         )
     })?;

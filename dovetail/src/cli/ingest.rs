@@ -51,7 +51,7 @@ pub(super) struct IngestArgs {
     /// What to do with events that cannot be decoded: dead-letter or reject
     #[arg(long, default_value_t)]
     errors: OnError,
-    /// Name this input: what has the same name and content is stored once in 24 hours
+    /// Name this input: sent again under its name within 24 hours it is stored once; other content is refused
     #[arg(long, value_name = "NAME")]
     key: Option<String>,
     /// How long to wait for a server that is busy or out of reach

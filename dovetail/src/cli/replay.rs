@@ -18,7 +18,8 @@ use crate::client::Client;
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Without --from, --to and --where every group is recomputed. With them, whole groups: those that have an \
-event in the range of event times (from is inside, to is not) and match.
+event in the range of event times (from is inside, to is not) and match. Exclusions that the view does not \
+carry yet take effect in all groups: those whose events they match are recomputed, too, wherever they lie.
 
 Examples:
   dovetail exclude flights --where 'delay > 1440' --reason 'a broken clock'
