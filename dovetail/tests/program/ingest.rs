@@ -241,7 +241,7 @@ async fn what_a_query_answers_as_csv_is_read_back_as_it_was() {
 fn large_array(dir: &Path) -> (PathBuf, usize) {
     let path = dir.join("notes.json");
     let element = format!("{{\"text\":\"{}\"}}", "x".repeat(2000));
-    let elements = 70 * MIB / element.len();
+    let elements = 160 * MIB / element.len();
     let mut file = BufWriter::new(File::create(&path).unwrap());
     for index in 0..elements {
         let separator = if index == 0 { "[\n" } else { ",\n" };
@@ -284,8 +284,8 @@ async fn an_array_larger_than_a_body_goes_through_in_little_memory() {
         .unwrap();
     assert!(child.wait().await.unwrap().success());
     assert_eq!(count(&up.run(&COUNT).await), elements as u64);
-    // A part, the pieces read ahead of it, and the program itself; the file alone is 70 MiB.
-    assert!((MIB..65 * MIB).contains(&peak), "{} MiB", peak / MIB);
+    // A part, the pieces read ahead of it, the program itself, and what its allocator keeps; the file alone is 160 MiB.
+    assert!((MIB..120 * MIB).contains(&peak), "{} MiB", peak / MIB);
 }
 
 #[tokio::test]
