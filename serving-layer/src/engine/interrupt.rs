@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::{DataType, Schema};
-use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
+use datafusion::common::tree_node::{Transformed, TreeNode};
 use datafusion::error::{DataFusionError, Result};
 use datafusion::logical_expr::ColumnarValue;
 use datafusion::physical_expr::PhysicalExpr;
@@ -64,7 +64,7 @@ pub(super) fn interruptible(
         Ok(if is_join {
             Transformed::yes(Arc::new(CooperativeExec::new(plan)) as _)
         } else {
-            Transformed::new(plan, false, TreeNodeRecursion::Continue)
+            Transformed::no(plan)
         })
     });
     changed.map(|changed| changed.data)

@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Definitions: what CREATE, ALTER, DROP and UNDROP do, and what `plan` says they would do.
 //!
-//! Order matters: a view joins the speed layer before the catalog names it, so that no event falls between;
-//! what the catalog refuses leaves the speed layer again.
+//! Names, options and words are decided here; how a view joins the cut and leaves it is the batch layer's.
 
 mod plan;
 mod schema_change;
