@@ -77,6 +77,14 @@ pub enum BatchError {
         /// Which, and why.
         failed: ExclusionFailed,
     },
+    /// What a run has to hold does not fit into its memory, though it spilled what it could.
+    #[error("the run needs more memory than the {} MiB that it may have, its share of --batch-memory: {reason}; start the server with a larger --batch-memory or with fewer --batch-runs, or repair fewer groups at a time", limit >> 20)]
+    Memory {
+        /// What one run may have, in bytes.
+        limit: usize,
+        /// What did not fit.
+        reason: String,
+    },
     /// Someone cancelled the run.
     #[error("cancelled")]
     Cancelled,
@@ -137,7 +145,23 @@ impl BatchError {
             Self::Raw(error) => error.kind(),
             Self::View(error) => error.kind(),
             Self::Engine(error) => engine_error_kind(error),
+            Self::Memory { .. } => ProblemKind::Unavailable,
             Self::Store { .. } | Self::Projection { .. } => ProblemKind::Internal,
+        }
+    }
+
+    /// The error of a computation that had `limit` bytes of memory, with its way out where they were used up.
+    pub(crate) fn within(self, limit: usize) -> Self {
+        match &self {
+            Self::Engine(error)
+                if matches!(error.find_root(), DataFusionError::ResourcesExhausted(_)) =>
+            {
+                Self::Memory {
+                    limit,
+                    reason: words_of(error),
+                }
+            }
+            _ => self,
         }
     }
 

@@ -2,10 +2,11 @@
 //! Starting, watching and ending batch runs. What one does in between is in [`execute`].
 
 mod execute;
+mod lanes;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use chrono::{DateTime, Utc};
 use datafusion::execution::TaskContext;
@@ -24,10 +25,13 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
-use crate::compute::Job;
+use crate::compute::{Job, changed_exclusions};
 use crate::error::outcome_name;
 use crate::ledger;
 use crate::{BatchError, StreamAccess, StreamHandle};
+use lanes::Lanes;
+
+pub(crate) use lanes::{Kind, Turn};
 
 /// What the batch layer is made of.
 #[derive(Debug, Clone)]
@@ -42,10 +46,14 @@ pub struct BatchConfig {
     pub clock: Arc<dyn Clock>,
     /// Runs the computations: its own threads, so that a recompute never starves ingest or queries.
     pub runtime: Handle,
-    /// Memory pool and spill directory of the computations; the store is registered in it.
+    /// Spill directory of the computations; the store is registered in it. The limit of its memory pool is what all
+    /// runs together may take: each that computes gets an even share of it.
     pub task: Arc<TaskContext>,
     /// Parallelism of one run.
     pub partitions: usize,
+    /// How many full or repair runs compute at a time, and how many incremental ones beside them: the others wait.
+    /// At least one of each.
+    pub runs: usize,
 }
 
 /// What to start.
@@ -81,6 +89,16 @@ pub struct Progress {
     now: Mutex<Option<(Arc<dyn ExecutionPlan>, u64)>>,
     /// Rows of the passes before the present one.
     before: AtomicU64,
+    waiting: AtomicBool,
+}
+
+/// Marks a run as waiting until it is dropped.
+pub(crate) struct Waiting<'a>(&'a Progress);
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.waiting.store(false, Ordering::Relaxed);
+    }
 }
 
 impl Progress {
@@ -89,6 +107,16 @@ impl Progress {
         let now = self.now.lock();
         let (plan, expected) = now.as_ref()?;
         Some((leaf_rows(plan.as_ref()), *expected))
+    }
+
+    /// Whether the run waits for others to have computed.
+    pub fn is_waiting(&self) -> bool {
+        self.waiting.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn wait(&self) -> Waiting<'_> {
+        self.waiting.store(true, Ordering::Relaxed);
+        Waiting(self)
     }
 
     /// Rows that the run has read in all its passes.
@@ -129,6 +157,7 @@ pub struct BatchLayer {
     /// Told whenever a run leaves `in_flight`.
     ended: Arc<watch::Sender<()>>,
     publish_locks: Arc<Mutex<HashMap<ViewId, Arc<tokio::sync::Mutex<()>>>>>,
+    pub(crate) lanes: Arc<Lanes>,
 }
 
 impl std::fmt::Debug for BatchLayer {
@@ -157,11 +186,13 @@ struct Start {
 impl BatchLayer {
     /// A batch layer over `config`.
     pub fn new(config: BatchConfig) -> Self {
+        let lanes = Arc::new(Lanes::new(&config.task, config.runs));
         Self {
             config,
             in_flight: Arc::default(),
             ended: Arc::new(watch::Sender::new(())),
             publish_locks: Arc::default(),
+            lanes,
         }
     }
 
@@ -170,7 +201,7 @@ impl BatchLayer {
         self.config.streams.stream(id)
     }
 
-    /// Where the computations run: memory pool, spill directory, registered store.
+    /// Spill directory and registered store, with a pool of the whole limit: for what is computed before any run.
     pub fn task_context(&self) -> &Arc<TaskContext> {
         &self.config.task
     }
@@ -295,7 +326,14 @@ impl BatchLayer {
         self.wait(id).await
     }
 
-    /// Cancels every run, and waits until all have stopped: for shutdown.
+    /// Cancels every run, and waits until all have stopped; nothing computes afterwards. For shutdown: a promote or
+    /// a rollback that waits for its turn is cancelled, too.
+    pub async fn close(&self) {
+        self.lanes.close();
+        self.cancel_all().await;
+    }
+
+    /// Cancels every run, and waits until all have stopped.
     pub async fn cancel_all(&self) {
         let running: Vec<RunId> = self
             .in_flight
@@ -358,19 +396,21 @@ impl BatchLayer {
         Ok(pin)
     }
 
+    /// What `turn` is for.
     pub(crate) fn job(
         &self,
         view: &Arc<View>,
         id: &ViewId,
         stream: &StreamHandle,
         progress: &Arc<Progress>,
+        turn: &Turn,
     ) -> Job {
         Job {
             view: Arc::clone(view),
             raw: Arc::clone(stream.cell.load().raw()),
             root: Generation::view_root(id),
             store: Arc::clone(&self.config.store),
-            task: Arc::clone(&self.config.task),
+            task: Arc::clone(turn.task()),
             partitions: self.config.partitions,
             progress: Arc::clone(progress),
         }
@@ -446,8 +486,18 @@ impl BatchLayer {
                 view.def.name, request.mode
             )));
         }
+        let exclusions: Vec<Exclusion> = stream.exclusions.values().cloned().collect();
         if request.mode == RunMode::Repair {
             check_scope(&request.scope, &stream.def.schema, &compiled)?;
+            let live = view.live_manifest();
+            let carried = live.map_or(&[][..], |live| &live.inputs.exclusions);
+            let all = request.scope == RepairScope::default();
+            if all && changed_exclusions(carried, &exclusions).is_empty() {
+                return Err(BatchError::Invalid(format!(
+                    "a repair of view `{}` needs `from`, `to` or `where` (--from, --to, --where): no exclusion has come or gone since its live generation, so nothing else says which groups to repair; to recompute every group use mode full (--mode full)",
+                    view.def.name
+                )));
+            }
         }
         Ok(Start {
             target: Target {
@@ -455,7 +505,7 @@ impl BatchLayer {
                 version: def.version,
                 building,
             },
-            exclusions: stream.exclusions.values().cloned().collect(),
+            exclusions,
             pointer_epoch: view.pointer_epoch,
         })
     }
@@ -555,12 +605,6 @@ fn check_scope(scope: &RepairScope, schema: &StreamSchema, view: &View) -> Resul
     {
         return Err(BatchError::Invalid(
             "`from` must be before `to`: the range is half open".to_owned(),
-        ));
-    }
-    if !timed && scope.predicate.is_none() {
-        return Err(BatchError::Invalid(
-            "a repair needs `from`, `to` or `where`; to recompute everything use mode full"
-                .to_owned(),
         ));
     }
     Ok(())

@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::compute::Computed;
-use crate::layer::{known_poison, live_view, manifest, staged, unless_cancelled};
+use crate::layer::{Kind, Turn, known_poison, live_view, manifest, staged, unless_cancelled};
 use crate::ledger::{self, NewGeneration};
 use crate::{BatchError, BatchLayer, Progress, StreamHandle, project};
 
@@ -89,6 +89,8 @@ impl BatchLayer {
         let base_number = view.live.ok_or_else(|| not_built(view))?;
         let base = self.open(&state, view, manifest(view, base_number)?)?;
         check_mergeable(view, &base)?;
+        let turn = self.turn_unless_current(&base, &stream, progress);
+        let turn = unless_cancelled(cancel, turn).await?;
         let pin = unless_cancelled(cancel, self.take_target(&stream)).await?;
         let span =
             Span::new(base.horizon().clone(), pin.position().clone()).map_err(SeamError::from)?;
@@ -113,10 +115,12 @@ impl BatchLayer {
             .await?;
             return Ok(base_number);
         }
-        let job = self.job(base.view(), id, &stream, progress);
-        let computed = unless_cancelled(cancel, job.incremental(&base, pin.position()))
+        let turn = unless_cancelled(cancel, self.turn_at_last(turn, progress)).await?;
+        let job = self.job(base.view(), id, &stream, progress, &turn);
+        let computed = unless_cancelled(cancel, Box::pin(job.incremental(&base, pin.position())))
             .await
             .map_err(|error| explained(error, &base, view, &stream, &span))?;
+        drop(turn);
         let new = NewGeneration {
             view: id.clone(),
             parent: Some(base_number),
@@ -349,8 +353,34 @@ impl BatchLayer {
         })
     }
 
+    /// A turn to bring `base` forward, taken before the target, so that what is pinned waits for nobody; None where
+    /// there is nothing to compute.
+    async fn turn_unless_current(
+        &self,
+        base: &Generation,
+        stream: &StreamHandle,
+        progress: &Progress,
+    ) -> Result<Option<Turn>, BatchError> {
+        if base.horizon().covers(&stream.cell.durable()) {
+            return Ok(None);
+        }
+        let turn = self.lanes.turn(Kind::Incremental, progress).await?;
+        Ok(Some(turn))
+    }
+
+    /// `turn`, or the one that is needed after all: events came just before the target was taken.
+    async fn turn_at_last(
+        &self,
+        turn: Option<Turn>,
+        progress: &Progress,
+    ) -> Result<Turn, BatchError> {
+        match turn {
+            Some(turn) => Ok(turn),
+            None => self.lanes.turn(Kind::Incremental, progress).await,
+        }
+    }
+
     /// One round: the candidate brought forward through the raw log to a fresh pinned edge.
-    ///
     async fn catch_up(
         &self,
         id: &ViewId,
@@ -358,8 +388,10 @@ impl BatchLayer {
         candidate: Candidate,
         run: Option<RunId>,
     ) -> Result<Candidate, BatchError> {
-        let pin = self.take_target(stream).await?;
         let base = &candidate.generation;
+        let progress = Arc::default();
+        let turn = self.turn_unless_current(base, stream, &progress).await?;
+        let pin = self.take_target(stream).await?;
         if base.horizon() == pin.position() {
             return Ok(Candidate {
                 _edge: Some(pin),
@@ -368,13 +400,15 @@ impl BatchLayer {
         }
         let state = self.config.catalog.state();
         let view = live_view(&state, id)?;
-        let job = self.job(base.view(), id, stream, &Arc::default());
+        let turn = self.turn_at_last(turn, &progress).await?;
+        let job = self.job(base.view(), id, stream, &progress, &turn);
         let span =
             Span::new(base.horizon().clone(), pin.position().clone()).map_err(SeamError::from)?;
         let computed = job
             .incremental(base, pin.position())
             .await
             .map_err(|error| explained(error, base, view, stream, &span))?;
+        drop(turn);
         let parent = match &candidate.unwritten {
             Some((new, _)) => new.parent,
             None => Some(base.number()),

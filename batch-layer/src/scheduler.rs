@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use croner::Cron;
-use dovetail_model::{CatalogState, Entry, Outcome, RunMode, StreamId, ViewId, ViewState};
+use dovetail_model::{CatalogState, Entry, RunMode, StreamId, ViewId, ViewState};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
@@ -71,18 +71,10 @@ fn due_full(state: &CatalogState, view: &ViewState, now: DateTime<Utc>) -> Optio
         })
     };
     if view.is_building() {
-        // A first generation that failed is tried again only after a pause, or by hand. What may have healed
-        // it, a newer definition or exclusion, makes it due at once.
-        let defined = view.pending.as_ref().unwrap_or(&view.def).defined_at;
-        let exclusions = state.streams.get(&view.def.stream).into_iter();
-        let since = exclusions
-            .flat_map(|stream| stream.exclusions.values())
-            .map(|exclusion| exclusion.declared_at)
-            .fold(defined, Ord::max);
-        return if is_backing_off(state, id, false, since, now) {
-            None
-        } else {
-            due("build", None)
+        // A first generation that failed is tried again only after a pause, or by hand.
+        return match state.rebuild_at(view) {
+            Some(again) if now < again => None,
+            _ => due("build", None),
         };
     }
     let since = view.schedule_served.unwrap_or(view.def.defined_at);
@@ -93,43 +85,6 @@ fn due_full(state: &CatalogState, view: &ViewState, now: DateTime<Utc>) -> Optio
         next = next_full(view, next)?;
     }
     passed.and_then(|time| due("schedule", Some(time)))
-}
-
-/// Pause after a failed run of a lane before the scheduler tries again; doubled by each more in a row.
-const RETRY_AFTER: TimeDelta = TimeDelta::minutes(1);
-/// How often it is doubled at most: the longest pause is about an hour.
-const MAX_DOUBLINGS: i32 = 6;
-
-/// Whether the last runs of a lane that started since `since` failed, too short a time ago to try again: what
-/// fails on its data fails every time, and must not fill the ledger. A run of either lane that was promoted
-/// ends the row of failures.
-fn is_backing_off(
-    state: &CatalogState,
-    view: &ViewId,
-    incremental: bool,
-    since: DateTime<Utc>,
-    now: DateTime<Utc>,
-) -> bool {
-    let mut failures = 0;
-    let mut last_ended = None;
-    let latest = state.runs.values().rev().filter(|run| run.view == *view);
-    for run in latest.take_while(|run| run.started_at >= since) {
-        let of_lane = (run.mode == RunMode::Incremental) == incremental;
-        match run.outcome {
-            Outcome::Promoted => break,
-            Outcome::Failed | Outcome::Cancelled if of_lane => {
-                if run.error.as_deref() == Some("interrupted") || failures > MAX_DOUBLINGS {
-                    break;
-                }
-                failures += 1;
-                last_ended = last_ended.or(run.ended_at);
-            }
-            _ => {}
-        }
-    }
-    let pause =
-        RETRY_AFTER * 2_i32.pow(u32::try_from((failures - 1).clamp(0, MAX_DOUBLINGS)).unwrap_or(0));
-    last_ended.is_some_and(|ended| now - ended < pause)
 }
 
 /// Pause between incremental runs of a view under memory pressure: time for the last one to show.
@@ -160,7 +115,8 @@ fn due_incremental(
         .rev()
         .find(|run| run.view == *id && run.mode == RunMode::Incremental);
     let since = last.map_or(view.def.defined_at, |run| run.started_at);
-    if is_backing_off(state, id, true, view.def.defined_at, now) {
+    let again = state.retry_at(id, true, view.def.defined_at);
+    if again.is_some_and(|again| now < again) {
         return None;
     }
     if pressed == Some(&view.def.stream) && now - since >= MEMORY_PAUSE {

@@ -8,6 +8,7 @@
 //! Non-goals: storage, time, randomness (entries carry theirs).
 
 mod entry;
+mod retry;
 mod state;
 
 use std::collections::BTreeMap;

@@ -191,6 +191,7 @@ impl Rig {
             runtime: Handle::current(),
             task: SessionContext::new_with_config_rt(config, runtime()).task_ctx(),
             partitions: 2,
+            runs: 1,
         });
         let session = QuerySession::new(runtime(), 2).expect("the engine starts");
         let engine = Engine::new(Arc::clone(&catalog), one, clock, session, Handle::current());

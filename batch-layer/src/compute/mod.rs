@@ -11,6 +11,7 @@ mod writer;
 use std::sync::Arc;
 
 use datafusion::execution::TaskContext;
+use datafusion::execution::memory_pool::MemoryLimit;
 use dovetail_log::raw::RawSnapshot;
 use dovetail_model::{DataFile, Exclusion, Position, RepairScope, Span};
 use dovetail_seam::Generation;
@@ -20,13 +21,17 @@ use object_store::path::Path;
 
 use crate::{BatchError, Progress};
 use events::EventsOf;
-use key_set::KeySet;
+use key_set::{KeyCollector, KeySet};
 use states::SortedStates;
 use writer::GenerationWriter;
 
 /// Groups per file that the writer aims at. Small enough that new events rewrite little, large enough
 /// that a view of a million groups is a handful of files.
 pub(crate) const FILE_ROWS: usize = 64 * 1024;
+
+/// Memory of the states in a file that the writer aims at, where groups are wide (sketches, long texts): it holds
+/// about two files' worth.
+pub(crate) const FILE_BYTES: usize = 16 * 1024 * 1024;
 
 /// Everything that a computation reads.
 #[derive(Debug, Clone)]
@@ -57,12 +62,15 @@ impl Job {
         exclusions: &[Exclusion],
     ) -> Result<Computed, BatchError> {
         let events = EventsOf::span(Span::up_to(horizon.clone())).excluding(exclusions);
-        let mut states = self.sorted_states(&events)?;
-        let mut writer = GenerationWriter::new(self);
-        while let Some(batch) = states.next().await? {
-            writer.push(&batch).await?;
-        }
-        writer.finish().await
+        let computing = async {
+            let mut states = self.sorted_states(&events)?;
+            let mut writer = GenerationWriter::new(self);
+            while let Some(batch) = states.next().await? {
+                writer.push(&batch).await?;
+            }
+            writer.finish().await
+        };
+        computing.await.map_err(|error| self.out_of_memory(error))
     }
 
     /// The base brought forward from its horizon to `to`.
@@ -75,7 +83,9 @@ impl Job {
             .map_err(dovetail_seam::SeamError::from)?;
         let events = EventsOf::span(span).excluding(&base.manifest().inputs.exclusions);
         let states = self.sorted_states(&events)?;
-        rewrite::rewrite(self, base, states, &KeySet::default()).await
+        rewrite::rewrite(self, base, states, &KeySet::default())
+            .await
+            .map_err(|error| self.out_of_memory(error))
     }
 
     /// The base with the groups of `scope` recomputed whole. Where `exclusions` differ from the base's, the
@@ -90,15 +100,31 @@ impl Job {
         scope: &RepairScope,
         exclusions: &[Exclusion],
     ) -> Result<Computed, BatchError> {
-        let span = Span::up_to(base.horizon().clone());
-        let asked = EventsOf::span(span.clone()).between(scope.from_us, scope.to_us);
-        let keys_match = match &scope.predicate {
-            Some(sql) => Some(Predicate::over_keys(sql, &self.view)?),
-            None => None,
+        let repairing = async {
+            let keys = self.keys_to_repair(base, scope, exclusions).await?;
+            self.recompute(base, exclusions, &keys).await
         };
-        let mut keys = KeySet::default();
-        keys.collect(&self.view, self.sorted_states(&asked)?, keys_match.as_ref())
-            .await?;
+        repairing.await.map_err(|error| self.out_of_memory(error))
+    }
+
+    async fn keys_to_repair(
+        &self,
+        base: &Generation,
+        scope: &RepairScope,
+        exclusions: &[Exclusion],
+    ) -> Result<KeySet, BatchError> {
+        let mut keys = KeyCollector::new(self.task.memory_pool());
+        // Of no scope are no groups: then only the exclusions say which.
+        if *scope != RepairScope::default() {
+            let span = Span::up_to(base.horizon().clone());
+            let asked = EventsOf::span(span).between(scope.from_us, scope.to_us);
+            let keys_match = match &scope.predicate {
+                Some(sql) => Some(Predicate::over_keys(sql, &self.view)?),
+                None => None,
+            };
+            keys.collect(&self.view, self.sorted_states(&asked)?, keys_match.as_ref())
+                .await?;
+        }
         let changed = changed_exclusions(&base.manifest().inputs.exclusions, exclusions);
         if !changed.is_empty() {
             // Before its bound, and no later, an event matches.
@@ -109,19 +135,29 @@ impl Job {
             keys.collect(&self.view, self.sorted_states(&touched)?, None)
                 .await?;
         }
-        let keys = keys.sorted();
+        Ok(keys.sorted())
+    }
+
+    /// The base with the groups of `keys` recomputed whole.
+    async fn recompute(
+        &self,
+        base: &Generation,
+        exclusions: &[Exclusion],
+        keys: &KeySet,
+    ) -> Result<Computed, BatchError> {
         let Some((first, last)) = keys.ends() else {
             return Ok(Computed {
                 files: base.manifest().files.clone(),
                 bytes_written: 0,
             });
         };
+        let span = Span::up_to(base.horizon().clone());
         let mut events = EventsOf::span(span).excluding(exclusions);
         if let Some((from, to)) = self.event_times_between(first, last) {
             events = events.between(Some(from), to);
         }
-        let states = self.sorted_states(&events)?.keeping(&keys);
-        rewrite::rewrite(self, base, states, &keys).await
+        let states = self.sorted_states(&events)?.keeping(keys);
+        rewrite::rewrite(self, base, states, keys).await
     }
 
     /// The event times outside of which no event falls into a group from `first` to `last`; None when all events
@@ -130,6 +166,14 @@ impl Job {
         let times = self.raw.segments().iter().filter_map(|s| s.event_time);
         let within = times.reduce(|a, b| (a.0.min(b.0), a.1.max(b.1)))?;
         self.view.event_times_between(first, last, within)
+    }
+
+    /// `error` with the way out where the memory of a run was used up.
+    fn out_of_memory(&self, error: BatchError) -> BatchError {
+        match self.task.memory_pool().memory_limit() {
+            MemoryLimit::Finite(bytes) => error.within(bytes),
+            _ => error,
+        }
     }
 
     fn sorted_states(&self, events: &EventsOf) -> Result<SortedStates, BatchError> {
@@ -142,7 +186,7 @@ impl Job {
 }
 
 /// Exclusions that are in one list and not in the other.
-fn changed_exclusions(before: &[Exclusion], now: &[Exclusion]) -> Vec<Exclusion> {
+pub(crate) fn changed_exclusions(before: &[Exclusion], now: &[Exclusion]) -> Vec<Exclusion> {
     let only = |a: &[Exclusion], b: &[Exclusion]| {
         a.iter()
             .filter(|e| !b.contains(e))
@@ -151,3 +195,6 @@ fn changed_exclusions(before: &[Exclusion], now: &[Exclusion]) -> Vec<Exclusion>
     };
     [only(before, now), only(now, before)].concat()
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,17 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Sorted states as a stream that can be taken up to a key.
+//! Sorted states as a stream that is taken piece by piece, up to a key. No more than one batch is held.
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 
 use arrow::array::{BooleanArray, RecordBatch};
 use arrow::compute::filter_record_batch;
 use arrow::row::Rows;
-use datafusion::execution::SendableRecordBatchStream;
+use datafusion::error::DataFusionError;
 use datafusion::execution::TaskContext;
 use datafusion::physical_plan::ExecutionPlan;
+use dovetail_model::DataFile;
+use dovetail_seam::{FileColumns, Generation};
 use dovetail_view::View;
-use futures::StreamExt as _;
+use futures::stream::BoxStream;
+use futures::{StreamExt as _, TryStreamExt as _};
 
 use super::key_set::KeySet;
 use crate::BatchError;
@@ -19,13 +21,40 @@ use crate::BatchError;
 /// A stream of states in sort-key order, each key once.
 pub(crate) struct SortedStates {
     view: Arc<View>,
-    stream: SendableRecordBatchStream,
-    /// Read and not taken yet.
-    ahead: VecDeque<RecordBatch>,
-    only: Option<KeySet>,
+    stream: BoxStream<'static, Result<RecordBatch, BatchError>>,
+    front: Option<Front>,
+    which: Which,
+}
+
+/// The batch that was read last, as far as it is not taken.
+struct Front {
+    states: RecordBatch,
+    keys: Rows,
+    /// The first row that is not taken: there is always one.
+    at: usize,
+}
+
+/// Which of the states are wanted.
+enum Which {
+    All,
+    Only(KeySet),
+    Without(KeySet),
 }
 
 impl SortedStates {
+    /// States in sort-key order, each key once.
+    pub(crate) fn new(
+        view: Arc<View>,
+        stream: BoxStream<'static, Result<RecordBatch, BatchError>>,
+    ) -> Self {
+        Self {
+            view,
+            stream,
+            front: None,
+            which: Which::All,
+        }
+    }
+
     /// Starts a plan with one output partition.
     pub(crate) fn start(
         view: Arc<View>,
@@ -33,36 +62,44 @@ impl SortedStates {
         task: &Arc<TaskContext>,
     ) -> Result<Self, BatchError> {
         let stream = plan.execute(0, Arc::clone(task))?;
-        Ok(Self {
-            view,
-            stream,
-            ahead: VecDeque::new(),
-            only: None,
-        })
+        Ok(Self::new(view, stream.map_err(BatchError::from).boxed()))
+    }
+
+    /// The states in a file of `base`.
+    pub(crate) fn of_file(
+        base: &Generation,
+        file: &DataFile,
+        task: &Arc<TaskContext>,
+    ) -> Result<Self, BatchError> {
+        let plan = base.scan(std::slice::from_ref(file), &FileColumns::All, None, 1)?;
+        let view = Arc::clone(base.view());
+        let stream = plan.execute(0, Arc::clone(task))?;
+        let stream = stream.map(move |batch| Ok(view.states_of_file(&batch?)?));
+        Ok(Self::new(Arc::clone(base.view()), stream.boxed()))
     }
 
     /// Only the states whose key is in `keys`.
     pub(crate) fn keeping(mut self, keys: &KeySet) -> Self {
-        self.only = Some(keys.clone());
+        self.which = Which::Only(keys.clone());
+        self
+    }
+
+    /// Only the states whose key is not in `keys`.
+    pub(crate) fn dropping(mut self, keys: &KeySet) -> Self {
+        if !keys.is_empty() {
+            self.which = Which::Without(keys.clone());
+        }
         self
     }
 
     /// The next batch, not empty.
     pub(crate) async fn next(&mut self) -> Result<Option<RecordBatch>, BatchError> {
-        if let Some(batch) = self.ahead.pop_front() {
-            return Ok(Some(batch));
+        if let Some(front) = self.front.take() {
+            let rows = front.states.num_rows() - front.at;
+            return Ok(Some(front.states.slice(front.at, rows)));
         }
         while let Some(batch) = self.stream.next().await {
-            let mut batch = batch?;
-            if let Some(only) = &self.only {
-                let keys = self.view.encode_keys(&batch)?;
-                let keep: BooleanArray = keys
-                    .iter()
-                    .map(|key| Some(only.contains(key.as_ref())))
-                    .collect();
-                batch = filter_record_batch(&batch, &keep)
-                    .map_err(datafusion::error::DataFusionError::from)?;
-            }
+            let batch = self.wanted(batch?)?;
             if batch.num_rows() > 0 {
                 return Ok(Some(batch));
             }
@@ -70,34 +107,80 @@ impl SortedStates {
         Ok(None)
     }
 
-    /// All states with a key up to and including `bound`; all that are left when there is none.
-    pub(crate) async fn take_through(
+    /// Whether there is a key up to and including `bound`; any at all when there is no bound.
+    pub(crate) async fn meets(&mut self, bound: Option<&[u8]>) -> Result<bool, BatchError> {
+        self.load().await?;
+        Ok(self.front.as_ref().is_some_and(|front| front.meets(bound)))
+    }
+
+    /// Of the batch that comes next, the last key up to and including `bound`; None if there is none in it.
+    pub(crate) async fn last_through(
         &mut self,
         bound: Option<&[u8]>,
-    ) -> Result<Vec<RecordBatch>, BatchError> {
-        let mut taken = vec![];
-        while let Some(batch) = self.next().await? {
-            let Some(bound) = bound else {
-                taken.push(batch);
-                continue;
-            };
-            let keys = self.view.encode_keys(&batch)?;
-            let inside = rows_through(&keys, bound);
-            if inside > 0 {
-                taken.push(batch.slice(0, inside));
-            }
-            if inside < batch.num_rows() {
-                self.ahead
-                    .push_front(batch.slice(inside, batch.num_rows() - inside));
-                break;
-            }
+    ) -> Result<Option<Vec<u8>>, BatchError> {
+        self.load().await?;
+        let front = self.front.as_ref().filter(|front| front.meets(bound));
+        Ok(front.map(|front| {
+            let behind = bound.map_or(front.keys.num_rows(), |bound| {
+                rows_through(&front.keys, bound)
+            });
+            front.keys.row(behind - 1).as_ref().to_vec()
+        }))
+    }
+
+    /// Takes what the batch that was looked at last holds up to and including `bound`.
+    pub(crate) fn take_through(&mut self, bound: &[u8]) -> Option<RecordBatch> {
+        let front = self.front.as_mut()?;
+        let from = front.at;
+        let to = rows_through(&front.keys, bound);
+        if to <= from {
+            return None;
         }
-        Ok(taken)
+        let taken = front.states.slice(from, to - from);
+        front.at = to;
+        if to == front.states.num_rows() {
+            self.front = None;
+        }
+        Some(taken)
+    }
+
+    async fn load(&mut self) -> Result<(), BatchError> {
+        if self.front.is_none()
+            && let Some(states) = self.next().await?
+        {
+            let keys = self.view.encode_keys(&states)?;
+            self.front = Some(Front {
+                states,
+                keys,
+                at: 0,
+            });
+        }
+        Ok(())
+    }
+
+    fn wanted(&self, batch: RecordBatch) -> Result<RecordBatch, BatchError> {
+        let (set, inside) = match &self.which {
+            Which::All => return Ok(batch),
+            Which::Only(set) => (set, true),
+            Which::Without(set) => (set, false),
+        };
+        let keys = self.view.encode_keys(&batch)?;
+        let keep: BooleanArray = keys
+            .iter()
+            .map(|key| Some(set.contains(key.as_ref()) == inside))
+            .collect();
+        Ok(filter_record_batch(&batch, &keep).map_err(DataFusionError::from)?)
+    }
+}
+
+impl Front {
+    fn meets(&self, bound: Option<&[u8]>) -> bool {
+        bound.is_none_or(|bound| self.keys.row(self.at).as_ref() <= bound)
     }
 }
 
 /// How many of the sorted `keys` are at most `bound`.
-pub(crate) fn rows_through(keys: &Rows, bound: &[u8]) -> usize {
+fn rows_through(keys: &Rows, bound: &[u8]) -> usize {
     let (mut low, mut high) = (0, keys.num_rows());
     while low < high {
         let middle = (low + high) / 2;

@@ -9,7 +9,7 @@ use dovetail_model::{
 use dovetail_seam::Generation;
 use tracing::{info, warn};
 
-use super::{BatchLayer, Begun, known_poison, live_view, manifest, unless_cancelled};
+use super::{BatchLayer, Begun, Kind, Start, known_poison, live_view, manifest, unless_cancelled};
 use crate::compute::Computed;
 use crate::ledger::{self, NewGeneration};
 use crate::publish::check_epoch;
@@ -86,7 +86,7 @@ impl BatchLayer {
     async fn execute_incremental(&self, begun: &Begun) -> Result<(), BatchError> {
         let view = &begun.run.view;
         let lock = self.publish_lock(view);
-        let _publishing = lock.lock().await;
+        let _publishing = unless_cancelled(&begun.cancel, async { Ok(lock.lock().await) }).await?;
         self.refresh_locked(view, Some(begun.run.id), &begun.progress, &begun.cancel)
             .await?;
         Ok(())
@@ -94,12 +94,14 @@ impl BatchLayer {
 
     async fn execute_staged(&self, begun: &Begun) -> Result<(), BatchError> {
         let view_id = &begun.run.view;
-        let start = &begun.start;
+        let waiting = self.lanes.turn(Kind::Full, &begun.progress);
+        let turn = unless_cancelled(&begun.cancel, waiting).await?;
+        let start = &self.start_at_turn(begun)?;
         let state = self.config.catalog.state();
         let stream = self.handle(&live_view(&state, view_id)?.def)?;
         let view = &start.target.view;
-        let (base, horizon) = self.base(begun, &stream).await?;
-        let job = self.job(view, view_id, &stream, &begun.progress);
+        let (base, horizon) = self.base(begun, start, &stream).await?;
+        let job = self.job(view, view_id, &stream, &begun.progress, &turn);
         let computing = async {
             match (begun.request.mode, &base) {
                 (RunMode::Repair, Some(base)) => {
@@ -122,6 +124,7 @@ impl BatchLayer {
                 let span = Span::up_to(horizon.clone());
                 error.explained(name, &stream.cell.load().stream().name, &span, &known)
             })?;
+        drop(turn);
         dovetail_log::crash_point("run:computed");
         let inputs = GenerationInputs {
             horizon: horizon.clone(),
@@ -143,27 +146,44 @@ impl BatchLayer {
             .await
     }
 
+    /// What a full or repair run starts from when it is its turn: exclusions that came or went while it waited count.
+    /// A pointer that moved or another definition take its ground away, before it has computed in vain.
+    fn start_at_turn(&self, begun: &Begun) -> Result<Start, BatchError> {
+        let state = self.config.catalog.state();
+        let view = live_view(&state, &begun.run.view)?;
+        check_epoch(begun.run.id, view, begun.start.pointer_epoch)?;
+        let start = self.start_of(&state, view, &begun.request)?;
+        if start.target.version != begun.start.target.version {
+            return Err(BatchError::Stale {
+                run: begun.run.id,
+                reason: "the view has been redefined since it started".to_owned(),
+            });
+        }
+        Ok(start)
+    }
+
     /// The base of a full or repair run and the position to compute to: the horizon of the live generation
     /// after an incremental run; or a fresh target and no base for a view that is building, and for a full run
     /// where the live generation cannot be brought forward.
     async fn base(
         &self,
         begun: &Begun,
+        start: &Start,
         stream: &StreamHandle,
     ) -> Result<(Option<Generation>, Position), BatchError> {
-        if begun.start.target.building {
+        if start.target.building {
             let target = unless_cancelled(&begun.cancel, self.take_target(stream)).await?;
             return Ok((None, target.position().clone()));
         }
         let view = &begun.run.view;
         let lock = self.publish_lock(view);
-        let _publishing = lock.lock().await;
+        let _publishing = unless_cancelled(&begun.cancel, async { Ok(lock.lock().await) }).await?;
         let state = self.config.catalog.state();
         let live = live_view(&state, view)?;
-        check_epoch(begun.run.id, live, begun.start.pointer_epoch)?;
-        let mergeable = live.live_manifest().is_some_and(|m| {
-            m.inputs.state_fingerprint == begun.start.target.view.state_fingerprint()
-        });
+        check_epoch(begun.run.id, live, start.pointer_epoch)?;
+        let mergeable = live
+            .live_manifest()
+            .is_some_and(|m| m.inputs.state_fingerprint == start.target.view.state_fingerprint());
         if !mergeable {
             // States of another engine never merge: this full run is the way over, without a base.
             let target = unless_cancelled(&begun.cancel, self.take_target(stream)).await?;
@@ -184,7 +204,7 @@ impl BatchLayer {
         let state = self.config.catalog.state();
         let manifest = manifest(live_view(&state, view)?, live)?;
         let horizon = manifest.inputs.horizon.clone();
-        let base = Generation::new(manifest, Arc::clone(&begun.start.target.view));
+        let base = Generation::new(manifest, Arc::clone(&start.target.view));
         Ok((Some(base), horizon))
     }
 

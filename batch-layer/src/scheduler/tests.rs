@@ -3,8 +3,8 @@ use std::sync::Arc;
 
 use chrono::TimeZone as _;
 use dovetail_model::{
-    BatchRun, Column, ColumnType, Commit, GenerationInputs, GenerationNumber, Manifest, Position,
-    PublishReason, RunId, StreamDef, StreamSchema, UnknownColumns, ViewDef,
+    BatchRun, Column, ColumnType, Commit, GenerationInputs, GenerationNumber, Manifest, Outcome,
+    Position, PublishReason, RunId, StreamDef, StreamSchema, UnknownColumns, ViewDef,
 };
 
 use super::*;

@@ -162,7 +162,8 @@ pub(super) async fn wait_while(
                     return Ok(run);
                 }
                 bar.set_message(format!(
-                    "{outcome}: {} events read, {} groups",
+                    "{}: {} events read, {} groups",
+                    standing(&run),
                     table::plain(&run["rows_read"], "0"),
                     table::plain(&run["groups"], "0"),
                 ));
@@ -249,7 +250,7 @@ pub(super) const COLUMNS: &[Column] = &[
     Column::new("view", |run| run["view"].clone()),
     Column::new("mode", |run| run["mode"].clone()),
     Column::new("outcome", |run| {
-        let outcome = table::plain(&run["outcome"], "-");
+        let outcome = standing(run);
         if !run["stale"].is_null() {
             return format!("{outcome}, stale").into();
         }
@@ -270,6 +271,14 @@ pub(super) const COLUMNS: &[Column] = &[
     Column::new("started", |run| table::to_the_second(&run["started_at"])),
     Column::new("by", |run| run["trigger"].clone()),
 ];
+
+/// How a run stands in one word: its outcome, or that it waits for other runs to have computed.
+fn standing(run: &Value) -> String {
+    match run["waiting"].as_bool() {
+        Some(true) => "waiting".to_owned(),
+        _ => table::plain(&run["outcome"], "-"),
+    }
+}
 
 /// What `dovetail diff` takes.
 #[derive(Debug, Args)]

@@ -109,13 +109,13 @@ const VIEWS: &[Column] = &[
         if building.is_null() {
             return view["phase"].clone();
         }
+        let phase = table::plain(&view["phase"], "-");
+        if building["waiting"] == true {
+            return format!("{phase}, waits for other runs").into();
+        }
         let read = table::plain(&building["rows_read"], "?");
         let total = table::plain(&building["rows_total"], "?");
-        format!(
-            "{}, {read} of {total} events read",
-            table::plain(&view["phase"], "-")
-        )
-        .into()
+        format!("{phase}, {read} of {total} events read").into()
     }),
     Column::new("generation", |view| view["generation"].clone()),
     Column::new("seam", |view| view["horizon"].clone()),

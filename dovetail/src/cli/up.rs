@@ -15,6 +15,8 @@ use super::console::Console;
 use super::logging::{self, LogArgs};
 use super::{CliError, DefinitionFile, definitions};
 
+const MIB: usize = 1024 * 1024;
+
 /// What a second signal ends the program with, as shells expect of an interrupt.
 const EXIT_INTERRUPTED: i32 = 130;
 
@@ -61,7 +63,43 @@ pub(super) struct UpArgs {
     #[arg(long, env = "DOVETAIL_TOKENS", value_name = "FILE")]
     tokens: Option<PathBuf>,
     #[command(flatten)]
+    batch: BatchLimits,
+    #[command(flatten)]
     log: LogArgs,
+}
+
+/// What batch runs may take.
+#[derive(Debug, Clone, Copy, Args)]
+pub struct BatchLimits {
+    /// Memory of all batch runs together, such as 512MiB or 2GiB: each that computes has an even share, and spills
+    /// to disk beyond it
+    #[arg(
+        long = "batch-memory",
+        env = "DOVETAIL_BATCH_MEMORY",
+        value_name = "SIZE",
+        default_value = "512MiB",
+        value_parser = batch_memory
+    )]
+    pub memory_bytes: usize,
+    /// How many full or repair runs compute at a time, and as many incremental ones beside them; others wait. A run
+    /// uses all cores, so more of them mostly share the memory
+    #[arg(
+        long = "batch-runs",
+        env = "DOVETAIL_BATCH_RUNS",
+        value_name = "N",
+        default_value_t = 1,
+        value_parser = at_least_one
+    )]
+    pub runs: usize,
+}
+
+impl Default for BatchLimits {
+    fn default() -> Self {
+        Self {
+            memory_bytes: 512 * MIB,
+            runs: 1,
+        }
+    }
 }
 
 /// How a server is to run.
@@ -75,6 +113,8 @@ pub struct UpOptions {
     pub apply: Vec<DefinitionFile>,
     /// Who may do what; without any, loopback only and every caller is admin.
     pub tokens: Vec<TokenEntry>,
+    /// What batch runs may take.
+    pub batch: BatchLimits,
 }
 
 /// How a server tells that it serves, and learns that it shall stop.
@@ -109,6 +149,7 @@ pub(super) async fn run(
             Some(file) => read_tokens(file)?,
             None => Vec::new(),
         },
+        batch: args.batch,
     };
     let (ready, listening) = oneshot::channel();
     let shutdown = CancellationToken::new();
@@ -157,6 +198,32 @@ pub(super) fn address(text: &str) -> Result<SocketAddr, String> {
     by_number
         .parse()
         .map_err(|_| "it is an IP address and a port, such as 127.0.0.1:8080".to_owned())
+}
+
+/// Below this, a sort has no room for what it reads back.
+const BATCH_MEMORY_MIN: usize = 64 * MIB;
+
+fn batch_memory(text: &str) -> Result<usize, String> {
+    let bytes = size(text)?;
+    if bytes < BATCH_MEMORY_MIN {
+        return Err(format!("at least {}MiB", BATCH_MEMORY_MIN / MIB));
+    }
+    Ok(bytes)
+}
+
+/// Reads an amount of memory: a whole number and its unit.
+fn size(text: &str) -> Result<usize, String> {
+    let units = [("MiB", MIB), ("GiB", 1024 * MIB)];
+    let found = units.iter().find_map(|(unit, bytes)| {
+        let number = text.strip_suffix(unit)?.trim_end().parse::<usize>().ok()?;
+        number.checked_mul(*bytes)
+    });
+    found.ok_or_else(|| "it is a whole number of MiB or GiB, such as 512MiB".to_owned())
+}
+
+fn at_least_one(text: &str) -> Result<usize, String> {
+    let number = text.parse().ok().filter(|number| *number > 0);
+    number.ok_or_else(|| "it is a whole number, at least 1".to_owned())
 }
 
 /// Reads a tokens file: an entry on each line, `#` for comments.
@@ -208,6 +275,25 @@ mod tests {
         for wrong in ["localhost", ":8080", "example.org:80", "8080"] {
             assert!(address(wrong).unwrap_err().contains("such as"), "{wrong}");
         }
+    }
+
+    #[test]
+    fn an_amount_of_memory_has_a_unit_and_enough() {
+        assert_eq!(batch_memory("512MiB"), Ok(512 * MIB));
+        assert_eq!(batch_memory("2 GiB"), Ok(2048 * MIB));
+        assert_eq!(
+            batch_memory("512MiB"),
+            Ok(BatchLimits::default().memory_bytes)
+        );
+        for wrong in ["512", "1TB", "-1MiB", "1.5GiB", "99999999999999GiB", ""] {
+            assert!(
+                batch_memory(wrong).unwrap_err().contains("such as"),
+                "{wrong}"
+            );
+        }
+        assert_eq!(batch_memory("63MiB"), Err("at least 64MiB".to_owned()));
+        assert_eq!(at_least_one("2"), Ok(2));
+        assert!(at_least_one("0").is_err() && at_least_one("x").is_err());
     }
 
     #[test]

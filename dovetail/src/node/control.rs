@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use dovetail_batch_layer::{BatchError, StartRequest};
 use dovetail_model::{
     BatchRun, CatalogState, DiffSummary, Entry, Exclusion, ExclusionId, GenerationNumber, Outcome,
-    PositionToken, Problem, ProblemKind, RepairScope, RunId, RunMode, StreamState, ViewState,
+    PositionToken, Problem, ProblemKind, RunId, StreamState, ViewState,
 };
 use dovetail_serving_layer::ports::{
     Change, Control, DdlAnswer, ExclusionInfo, ExclusionRequest, LocatedDefinition,
@@ -153,13 +153,9 @@ impl Control for Node {
     async fn recompute(&self, view: &str, request: RecomputeRequest) -> Result<RunInfo, Problem> {
         let state = self.0.catalog.state();
         let id = view_named(&state, view)?.def.id.clone();
-        let scope = request.scope.unwrap_or_default();
-        // A repair of nothing in particular is a full run.
-        let whole = request.mode == RunMode::Repair && scope == RepairScope::default();
-        let mode = if whole { RunMode::Full } else { request.mode };
         let start = StartRequest {
-            mode,
-            scope,
+            mode: request.mode,
+            scope: request.scope.unwrap_or_default(),
             dry_run: request.dry_run,
             trigger: "user",
             ..StartRequest::default()
@@ -304,6 +300,7 @@ impl Node {
             info.outcome = Outcome::Running;
         }
         if let Some(progress) = self.0.batch.progress(run.id) {
+            info.waiting = progress.is_waiting();
             info.rows_read = info.rows_read.max(progress.total());
         }
         Ok(info)

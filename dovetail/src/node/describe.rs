@@ -194,11 +194,12 @@ impl Node {
             (None, Some(_)) => return None,
         };
         let run = state.running(&view.def.id, false);
-        let progress = run
-            .and_then(|run| self.0.batch.progress(run.id))
-            .and_then(|progress| progress.rows());
-        let (rows_read, rows_total) =
-            progress.map_or((0, None), |(read, total)| (read, Some(total)));
+        let progress = run.and_then(|run| self.0.batch.progress(run.id));
+        let waiting = progress
+            .as_ref()
+            .is_some_and(|progress| progress.is_waiting());
+        let rows = progress.and_then(|progress| progress.rows());
+        let (rows_read, rows_total) = rows.map_or((0, None), |(read, total)| (read, Some(total)));
         let elapsed = run.map(|run| {
             (self.0.config.clock.now() - run.started_at)
                 .num_milliseconds()
@@ -213,6 +214,7 @@ impl Node {
         };
         Some(BuildProgress {
             run: run.map(|run| run.id),
+            waiting,
             version,
             rows_read,
             rows_total,

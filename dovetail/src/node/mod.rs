@@ -56,8 +56,10 @@ pub struct NodeConfig {
     pub speed_hard_bytes: usize,
     /// Memory of all queries together.
     pub query_memory_bytes: usize,
-    /// Memory of a batch run before it spills.
+    /// Memory of all batch runs together, in even shares; a run spills what does not fit into its share.
     pub batch_memory_bytes: usize,
+    /// How many full or repair runs compute at a time, and how many incremental ones beside them.
+    pub batch_runs: usize,
     /// A tail is archived at least this often.
     pub archive_interval: Duration,
     /// And as soon as it holds this many bytes.
@@ -79,6 +81,7 @@ impl NodeConfig {
             speed_hard_bytes: 1024 * MIB,
             query_memory_bytes: 1024 * MIB,
             batch_memory_bytes: 512 * MIB,
+            batch_runs: 1,
             archive_interval: Duration::from_secs(5),
             archive_bytes: 64 * MIB,
             retention: RetentionPolicy::default(),

@@ -121,6 +121,7 @@ impl Node {
             runtime: runtimes.batch(),
             task: task_context(batch_runtime, config.partitions),
             partitions: config.partitions,
+            runs: config.batch_runs,
         });
         let engine = Engine::new(
             Arc::clone(&catalog),
@@ -403,7 +404,7 @@ impl Node {
         let inner = &self.0;
         inner.stop.cancel();
         inner.tasks.wait().await;
-        inner.batch.cancel_all().await;
+        inner.batch.close().await;
     }
 
     /// Stops everything in order: no new runs, runs cancelled, logs closed, projections finished.

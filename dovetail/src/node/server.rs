@@ -50,7 +50,12 @@ async fn serve(options: UpOptions, serving: Serving) -> Result<(), Problem> {
         .await
         .map_err(cannot_listen)?;
     let address = listener.local_addr().map_err(cannot_listen)?;
-    let node = Node::open(NodeConfig::new(options.data))
+    let config = NodeConfig {
+        batch_memory_bytes: options.batch.memory_bytes,
+        batch_runs: options.batch.runs,
+        ..NodeConfig::new(options.data)
+    };
+    let node = Node::open(config)
         .await
         .map_err(|error| Problem::new(error.kind(), error.to_string()))?;
     if let Err(problem) = bring_into_force(&node, &options.apply).await {

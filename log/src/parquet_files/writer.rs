@@ -29,6 +29,11 @@ const ROWS_PER_POLL: usize = 8 * 1024;
 /// Wide rows end a row group sooner, so that writing one needs little memory.
 const ROW_GROUP_MAX_BYTES: usize = 64 * 1024 * 1024;
 
+/// Bytes on their way to the store: a part that fills up, and those that are sent. Parts are made one after the other,
+/// so more of them in flight would mostly be more memory.
+const PART_BYTES: usize = 10 * 1024 * 1024;
+const PARTS_IN_FLIGHT: usize = 2;
+
 /// How a file is laid out.
 #[derive(Debug, Clone)]
 pub struct WriterOptions {
@@ -116,7 +121,8 @@ impl ParquetFileWriter {
         options: &WriterOptions,
     ) -> Result<Self> {
         let sink = HashingWriter {
-            inner: BufWriter::new(store, path.clone()),
+            inner: BufWriter::with_capacity(store, path.clone(), PART_BYTES)
+                .with_max_concurrency(PARTS_IN_FLIGHT),
             hasher: blake3::Hasher::new(),
             bytes: 0,
         };
@@ -158,6 +164,13 @@ impl ParquetFileWriter {
     /// About how large the file is so far, what is still in memory included.
     pub fn bytes(&self) -> u64 {
         (self.writer.bytes_written() + self.writer.in_progress_size()) as u64
+    }
+
+    /// Memory that it holds: the row group that is being encoded (64 MiB of it end one), and what is on its way to
+    /// the store (at most 30 MiB).
+    pub fn memory_bytes(&self) -> usize {
+        let on_its_way = (PARTS_IN_FLIGHT + 1) * PART_BYTES;
+        self.writer.memory_size() + self.writer.bytes_written().min(on_its_way)
     }
 
     /// Ends the file; when this returns it is durable under its path.

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use datafusion::catalog::TableProvider;
 use dovetail_model::{
     CatalogState, GenerationNumber, Outcome, Position, PositionToken, Problem, ProblemKind,
-    RunMode, StreamId, ViewState,
+    StreamId, ViewState,
 };
 use dovetail_seam::{Cut, Generation, StreamCell, ViewCut};
 use dovetail_view::View;
@@ -205,7 +205,9 @@ impl Snapshot {
         let mut notes = vec![];
         if state.pending.is_some() {
             let mut note = "a new definition is building; this answers the old one".to_owned();
-            note.extend(build_failure(state, catalog));
+            if let Some(failure) = build_failure(state, catalog) {
+                note += &format!("; {failure}");
+            }
             notes.push(note);
         }
         let source = match limits.generation {
@@ -384,29 +386,44 @@ fn earlier_generation(
     })
 }
 
+/// A view without a generation: its first one is on its way, or the attempt at it came to nothing.
 fn building(state: &ViewState, catalog: &CatalogState) -> Problem {
     let name = &state.def.name;
-    let mut detail = format!(
-        "view `{name}` is building its first generation; GET /v1/views/{name}/status shows the progress"
-    );
-    detail.extend(build_failure(state, catalog));
+    let mut detail = format!("view `{name}` ");
+    match build_failure(state, catalog) {
+        Some(failure) => {
+            detail += &format!("has no generation yet, and none is being built: {failure}")
+        }
+        None => {
+            detail += &format!(
+                "is building its first generation; GET /v1/views/{name}/status shows the progress"
+            )
+        }
+    }
     Problem::new(ProblemKind::Unavailable, detail)
         .with("view", name.as_str())
         .with("retry_after_s", 1)
 }
 
-/// Why the last attempt to build a definition failed, if none is at work since.
+/// How the last attempt to build a definition ended, if it came to nothing and none is at work since, with the way
+/// out.
 fn build_failure(state: &ViewState, catalog: &CatalogState) -> Option<String> {
-    let id = &state.def.id;
-    let defined = state.pending.as_ref().unwrap_or(&state.def).defined_at;
-    let runs = catalog.runs.values().rev().filter(|run| run.view == *id);
-    let last = runs
-        .take_while(|run| run.started_at >= defined)
-        .find(|run| run.mode == RunMode::Full)
-        .filter(|run| run.outcome == Outcome::Failed)?;
-    let error = last.error.as_deref()?;
+    let last = catalog.failed_build(state)?;
+    let how = match (last.outcome, &last.error) {
+        (Outcome::Failed, Some(error)) => format!("failed: {error}"),
+        (Outcome::Failed, None) => "failed".to_owned(),
+        _ => "was cancelled".to_owned(),
+    };
+    let again = catalog.rebuild_at(state).map_or_else(
+        || "it is tried again soon".to_owned(),
+        |at| {
+            let at = at.format("%Y-%m-%dT%H:%M:%SZ");
+            format!("it is tried again by itself after {at}")
+        },
+    );
+    let name = &state.def.name;
     Some(format!(
-        "; the last attempt, run {}, failed: {error}",
+        "the last attempt, run {}, {how}; {again}, and at once with `dovetail recompute {name}`",
         last.id
     ))
 }

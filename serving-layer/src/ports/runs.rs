@@ -90,6 +90,9 @@ pub struct RunInfo {
     pub dry_run: bool,
     /// Where it stands, or how it ended.
     pub outcome: Outcome,
+    /// While it runs: whether it waits for others to have computed, of which only so many do at a time.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub waiting: bool,
     /// For a staged run: why it can no longer be promoted, if it cannot.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stale: Option<String>,
@@ -134,6 +137,7 @@ impl RunInfo {
             }),
             dry_run: run.dry_run,
             outcome: run.outcome,
+            waiting: false,
             stale: None,
             base: run.base,
             generation: run.generation,

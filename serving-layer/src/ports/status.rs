@@ -171,6 +171,9 @@ pub struct ViewInfo {
 pub struct BuildProgress {
     /// The run that builds it.
     pub run: Option<RunId>,
+    /// Whether that run waits for others to have computed, of which only so many do at a time.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub waiting: bool,
     /// Version of the definition.
     pub version: u64,
     /// Events read.

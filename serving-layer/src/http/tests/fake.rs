@@ -371,6 +371,7 @@ fn run_info(id: RunId, outcome: Outcome) -> RunInfo {
         scope: None,
         dry_run: false,
         outcome,
+        waiting: false,
         stale: None,
         base: Some(GenerationNumber(3)),
         generation: None,

@@ -1,0 +1,234 @@
+// SPDX-License-Identifier: Apache-2.0
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use arrow::array::TimestampMicrosecondArray;
+use arrow::array::{ArrayRef, Int32Array, Int64Array, RecordBatch, StringArray};
+use datafusion::execution::memory_pool::{FairSpillPool, MemoryPool};
+use datafusion::execution::runtime_env::RuntimeEnvBuilder;
+use dovetail_log::parquet_files::register_store;
+use dovetail_log::raw::RawLog;
+use dovetail_model::{
+    Column, ColumnType, Manifest, ManualClock, Offset, StreamDef, StreamSchema, UnknownColumns,
+    ViewDef,
+};
+use futures::{StreamExt as _, TryStreamExt as _};
+use object_store::memory::InMemory;
+
+use super::*;
+
+const MEMORY: usize = 256 << 20;
+/// Groups of a batch.
+const ROWS: i64 = 4096;
+
+fn schema() -> StreamSchema {
+    let column = |name: &str, column_type| Column {
+        name: name.to_owned(),
+        column_type,
+        nullable: false,
+    };
+    StreamSchema {
+        columns: vec![
+            column("n", ColumnType::BigInt),
+            column("text", ColumnType::Varchar),
+        ],
+        event_time: None,
+        unknown_columns: UnknownColumns::Ignore,
+    }
+}
+
+async fn job(sql: &str) -> Job {
+    let store: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
+    let clock = Arc::new(ManualClock::at(0));
+    let def = StreamDef {
+        id: "s1".parse().unwrap(),
+        name: "s".to_owned(),
+        schema: schema(),
+        created_at: dovetail_model::Clock::now(clock.as_ref()),
+    };
+    let root = Path::from("streams/s1");
+    let raw = RawLog::open(Arc::clone(&store), root, &def, clock)
+        .await
+        .unwrap();
+    let schemas = BTreeMap::from([("s".to_owned(), schema())]);
+    let runtime = RuntimeEnvBuilder::new()
+        .with_memory_pool(Arc::new(FairSpillPool::new(MEMORY)))
+        .build_arc()
+        .unwrap();
+    register_store(&runtime, Arc::clone(&store));
+    Job {
+        view: Arc::new(View::compile(sql, &schemas).unwrap()),
+        raw: raw.snapshot(),
+        root: Path::from("views/v1"),
+        store,
+        task: Arc::new(TaskContext::default().with_runtime(runtime)),
+        partitions: 1,
+        progress: Arc::default(),
+    }
+}
+
+/// The states of one event each of the numbers from `first` on, every one with a text of `width` bytes.
+fn states(view: &View, first: i64, width: usize) -> RecordBatch {
+    let numbers = || first..first + ROWS;
+    let text = "x".repeat(width);
+    let texts = numbers().map(|n| format!("{n:09}{text}"));
+    let columns: Vec<ArrayRef> = vec![
+        Arc::new(Int64Array::from_iter_values(numbers())),
+        Arc::new(StringArray::from_iter_values(texts)),
+        Arc::new(Int32Array::from_iter_values(numbers().map(|_| 0))),
+        Arc::new(Int64Array::from_iter_values(numbers())),
+        Arc::new(TimestampMicrosecondArray::from_iter_values(
+            numbers().map(|_| 0),
+        )),
+    ];
+    let events = RecordBatch::try_new(schema().events(), columns).unwrap();
+    let at = |offset: i64| Position::single(Offset(offset.cast_unsigned()));
+    let span = Span::new(at(first), at(first + ROWS)).unwrap();
+    let run = view.accumulate(&events, span).unwrap();
+    assert_eq!(run.states().len(), 1);
+    run.states()[0].clone()
+}
+
+fn generation(job: &Job, computed: Computed) -> Generation {
+    let def = ViewDef {
+        id: "v1".parse().unwrap(),
+        name: "v".to_owned(),
+        stream: "s1".parse().unwrap(),
+        sql: job.view.sql().to_owned(),
+        recompute: None,
+        refresh_s: None,
+        version: 1,
+        definition_hash: job.view.definition_hash().to_owned(),
+        defined_at: dovetail_model::Clock::now(&ManualClock::at(0)),
+    };
+    let manifest = Manifest {
+        files: computed.files,
+        ..Manifest::empty(&def, job.view.state_fingerprint())
+    };
+    Generation::new(Arc::new(manifest), Arc::clone(&job.view))
+}
+
+/// What a rewrite held at most, seen whenever it asks for more states: groups that were handed to it and are in no
+/// file yet, and bytes that it had reserved.
+#[derive(Default)]
+struct Most {
+    groups: AtomicUsize,
+    bytes: AtomicUsize,
+}
+
+/// Merges `batches` of states, from the group `first` on, into `base`.
+async fn rewritten(
+    job: &Job,
+    base: &Generation,
+    (first, batches): (i64, i64),
+    width: usize,
+) -> (Computed, Arc<Most>) {
+    let most = Arc::<Most>::default();
+    let (seen, view) = (Arc::clone(&most), Arc::clone(&job.view));
+    let (store, task) = (Arc::clone(&job.store), Arc::clone(&job.task));
+    let root = job.root.clone();
+    let incoming = futures::stream::iter(0..batches).then(move |batch| {
+        let (seen, view) = (Arc::clone(&seen), Arc::clone(&view));
+        let (store, task, root) = (Arc::clone(&store), Arc::clone(&task), root.clone());
+        async move {
+            let files: Vec<_> = store.list(Some(&root)).try_collect().await.unwrap();
+            // About: a file is as many groups as there may be in it.
+            let written = files.len() * FILE_ROWS;
+            let handed = usize::try_from(batch * ROWS).unwrap();
+            seen.groups
+                .fetch_max(handed.saturating_sub(written), Ordering::Relaxed);
+            seen.bytes
+                .fetch_max(task.memory_pool().reserved(), Ordering::Relaxed);
+            Ok(states(&view, first + batch * ROWS, width))
+        }
+    });
+    let incoming = SortedStates::new(Arc::clone(&job.view), incoming.boxed());
+    let computed = rewrite::rewrite(job, base, incoming, &KeySet::default())
+        .await
+        .unwrap();
+    (computed, most)
+}
+
+async fn keys(job: &Job, computed: Computed) -> Vec<Vec<u8>> {
+    let written = generation(job, computed);
+    let mut keys = vec![];
+    for file in &written.manifest().files {
+        let mut states = SortedStates::of_file(&written, file, &job.task).unwrap();
+        while let Some(batch) = states.next().await.unwrap() {
+            let rows = job.view.encode_keys(&batch).unwrap();
+            keys.extend(rows.iter().map(|key| key.as_ref().to_vec()));
+        }
+    }
+    keys
+}
+
+fn ascend(keys: &[Vec<u8>]) -> bool {
+    keys.windows(2).all(|two| two[0] < two[1])
+}
+
+const NARROW: &str = "SELECT n, count(*) AS events FROM s GROUP BY n";
+const WIDE: &str = "SELECT text, count(*) AS events FROM s GROUP BY text";
+
+/// As with a key that follows time: a span's groups are all behind those of the base.
+#[tokio::test]
+async fn groups_behind_the_last_file_are_written_as_they_come() {
+    let job = job(NARROW).await;
+    let nothing = generation(&job, Computed::default());
+    let (base, _) = rewritten(&job, &nothing, (0, 4), 0).await;
+    let base = generation(&job, base);
+    let (computed, most) = rewritten(&job, &base, (2 * ROWS, 100), 0).await;
+    let held = most.groups.load(Ordering::Relaxed);
+    assert!(held <= 3 * FILE_ROWS, "{held} groups were held at once");
+    let keys = keys(&job, computed).await;
+    assert_eq!(keys.len() as i64, 102 * ROWS, "two batches were merged");
+    assert!(ascend(&keys));
+    assert_eq!(job.task.memory_pool().reserved(), 0);
+}
+
+/// As with a key that hashes: a span's groups are between those of the base, and many more.
+#[tokio::test]
+async fn groups_between_those_of_a_file_are_written_as_they_come() {
+    let job = job(NARROW).await;
+    let mut writer = GenerationWriter::new(&job);
+    for batch in [0, 100] {
+        writer
+            .push(&states(&job.view, batch * ROWS, 0))
+            .await
+            .unwrap();
+    }
+    let base = generation(&job, writer.finish().await.unwrap());
+    assert_eq!(base.manifest().files.len(), 1);
+    let (computed, most) = rewritten(&job, &base, (ROWS / 2, 99), 0).await;
+    let held = most.groups.load(Ordering::Relaxed);
+    assert!(held <= 3 * FILE_ROWS, "{held} groups were held at once");
+    let keys = keys(&job, computed).await;
+    assert_eq!(keys.len() as i64, 101 * ROWS - ROWS / 2);
+    assert!(ascend(&keys));
+}
+
+#[tokio::test]
+async fn wide_groups_make_smaller_files_and_are_counted() {
+    let job = job(WIDE).await;
+    let pool: &Arc<dyn MemoryPool> = job.task.memory_pool();
+    let nothing = generation(&job, Computed::default());
+    // 64 MiB of states in 16 Ki groups.
+    let (computed, most) = rewritten(&job, &nothing, (0, 4), 4 << 10).await;
+    let files = computed.files.len();
+    assert!((3..=5).contains(&files), "{files} files");
+    let most = most.bytes.load(Ordering::Relaxed);
+    assert!(
+        (FILE_BYTES..=4 * FILE_BYTES).contains(&most),
+        "{} MiB were counted",
+        most >> 20
+    );
+    assert_eq!(pool.reserved(), 0);
+    assert_eq!(keys(&job, computed).await.len() as i64, 4 * ROWS);
+}
+
+/// A sort would take the whole pool, and what is written would come on top of it.
+#[tokio::test]
+async fn a_part_of_the_memory_is_set_aside_for_what_is_written() {
+    let job = job(NARROW).await;
+    let _writer = GenerationWriter::new(&job);
+    assert_eq!(job.task.memory_pool().reserved(), MEMORY / 8);
+}
