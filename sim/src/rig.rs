@@ -133,14 +133,18 @@ pub struct Rig {
 pub type Event = (i64, Option<&'static str>, Option<i32>, i64);
 
 impl Rig {
-    /// An empty stream of one partition without views. Batch runs work in a pool of `batch_memory` bytes.
+    /// An empty stream of one partition without views. Batch runs share `batch_memory` bytes.
     pub async fn new(batch_memory: usize) -> Self {
         Self::with_partitions(batch_memory, 1).await
     }
 
     /// The same with events spread over several partitions.
     pub async fn with_partitions(batch_memory: usize, partitions: u32) -> Self {
-        let store: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
+        Self::over(Arc::new(InMemory::new()), batch_memory, partitions).await
+    }
+
+    /// The same over an empty `store`.
+    pub async fn over(store: Arc<dyn ObjectStore>, batch_memory: usize, partitions: u32) -> Self {
         let manual = Arc::new(ManualClock::at(1_800_000_000_000_000));
         let clock: Arc<dyn Clock> = Arc::clone(&manual) as _;
         let catalog = Arc::new(
