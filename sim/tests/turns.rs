@@ -327,3 +327,35 @@ async fn a_repair_needs_something_to_repair() {
         .await;
     assert!(matches!(again, Err(BatchError::Invalid(_))));
 }
+
+/// Who asks a view whose first build came to nothing is told so, and what makes it answer.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cancelled_build_is_not_called_building() {
+    let world = World::new(0).await;
+    let view = world.rig.create_view("new", BY_ORIGIN).await;
+    let ask = async || world.rig.check_answer("new").await.unwrap_err().to_string();
+    let run = world.rig.batch.start(&view, StartRequest::build()).await;
+    world.at_gate(&[&view]).await;
+    let building = ask().await;
+    assert!(building.contains("shows the progress"), "{building}");
+
+    let cancelled = world.rig.batch.cancel(run.unwrap().id).await.unwrap();
+    let told = ask().await;
+    assert!(!told.contains("shows the progress"), "{told}");
+    let again = cancelled.ended_at.unwrap() + Duration::from_secs(60);
+    for part in [
+        "run 1, was cancelled".to_owned(),
+        format!("after {}", again.format("%Y-%m-%dT%H:%M:%SZ")),
+        "`dovetail recompute new`".to_owned(),
+    ] {
+        assert!(told.contains(&part), "{told}");
+    }
+
+    world.gate.set_open(true);
+    let request = StartRequest {
+        trigger: "user",
+        ..StartRequest::default()
+    };
+    world.rig.run(&view, request).await;
+    world.rig.check("new").await;
+}

@@ -17,7 +17,7 @@ use object_store::memory::InMemory;
 
 use super::*;
 
-const MEMORY: usize = 256 << 20;
+const MEMORY: usize = 64 << 20;
 /// Groups of a batch.
 const ROWS: i64 = 4096;
 
