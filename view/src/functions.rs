@@ -2,12 +2,13 @@
 //! Functions that views and queries have beyond DataFusion's.
 //!
 //! Purpose: sketches whose states are small, and aggregates whose answer does not depend on the order of
-//! rows, under the names SQL users know. Invariants: a function of
+//! rows nor wraps around, under the names SQL users know. Invariants: a function of
 //! the same name means the same in a view, in a query over a stream, and in tests. Non-goals: functions
 //! that read or write anything.
 
 mod approx_distinct;
 mod min_max;
+mod sum;
 
 use std::sync::Arc;
 
@@ -17,6 +18,7 @@ use datafusion::logical_expr::AggregateUDF;
 
 pub use approx_distinct::{APPROX_DISTINCT_RELATIVE_ERROR, ApproxDistinct};
 pub use min_max::MinMax;
+pub use sum::Sum;
 
 /// Registers our functions, in place of DataFusion's of the same name. Takes a `SessionState` or a
 /// `SessionContext`.
@@ -27,5 +29,6 @@ pub fn register_functions(registry: &mut dyn FunctionRegistry) -> Result<()> {
     registry.register_udaf(Arc::new(AggregateUDF::from(ApproxDistinct::new())))?;
     registry.register_udaf(Arc::new(AggregateUDF::from(MinMax::min())))?;
     registry.register_udaf(Arc::new(AggregateUDF::from(MinMax::max())))?;
+    registry.register_udaf(Arc::new(AggregateUDF::from(Sum::new())))?;
     Ok(())
 }

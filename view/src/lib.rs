@@ -44,7 +44,9 @@ pub use engine::type_planner;
 pub use equality::Equality;
 pub use error::{ViewError, engine_error_kind};
 pub use exclusions::{ExclusionFailed, exclusion_predicate};
-pub use functions::{APPROX_DISTINCT_RELATIVE_ERROR, ApproxDistinct, MinMax, register_functions};
+pub use functions::{
+    APPROX_DISTINCT_RELATIVE_ERROR, ApproxDistinct, MinMax, Sum, register_functions,
+};
 pub use predicate::Predicate;
 pub use run::Run;
 pub use types::sql_type;

@@ -7,6 +7,8 @@
 //!   output   output columns
 //! ```
 //!
+//! A finished `sum` is its own state too, in a narrower type: a file holds it once.
+//!
 //! Invariants: a row of a file holds everything a state holds; types in files are Delta's.
 
 use std::sync::Arc;
@@ -18,13 +20,13 @@ use datafusion::physical_expr::expressions::Column;
 use crate::aggregates::is_own_state;
 use crate::compile::{Parts, stage_fields};
 use crate::ops::Operators;
-use crate::storage::{from_stored, stored_type, to_stored};
+use crate::storage::{from_stored, stored_type, to_stored, widened, widens};
 use crate::{KeyColumn, ViewError};
 
 /// Where a file keeps a column of the state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kept {
-    /// In an output column, as it is.
+    /// In an output column: as it is, or in a narrower type.
     Output(usize),
     /// In a column of its own, at this index of the file, in its stored type.
     State(usize),
@@ -118,7 +120,7 @@ impl Layout {
             .iter()
             .zip(self.state.fields())
             .map(|(kept, field)| match kept {
-                Kept::Output(index) => Ok(Arc::clone(file.column(*index))),
+                Kept::Output(index) => widened(file.column(*index), field.data_type()),
                 Kept::State(index) => from_stored(file.column(*index), field.data_type()),
             })
             .collect();
@@ -217,7 +219,7 @@ fn bare_output(parts: &Parts, index: usize, output: &Schema) -> Option<usize> {
     })?;
     let storable = |t: &DataType| stored_type(t).as_ref() == Some(t);
     let data_type = output.field(column).data_type();
-    (data_type == state.data_type() && storable(data_type)).then_some(column)
+    (widens(data_type, state.data_type()) && storable(data_type)).then_some(column)
 }
 
 /// The key columns of a batch of any of the three schemas, found by name, in the order of `keys`.

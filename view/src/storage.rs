@@ -11,13 +11,14 @@
 use std::sync::Arc;
 
 use arrow::array::{
-    Array, ArrayRef, AsArray, ListArray, NullArray, PrimitiveArray, StructArray, new_null_array,
+    Array, ArrayRef, AsArray, BinaryBuilder, ListArray, NullArray, PrimitiveArray, StructArray,
+    new_null_array,
 };
 use arrow::buffer::ScalarBuffer;
-use arrow::compute::cast;
+use arrow::compute::{CastOptions, cast, cast_with_options};
 use arrow::datatypes::{
-    ArrowPrimitiveType, DataType, Field, FieldRef, Fields, Int8Type, Int16Type, Int32Type,
-    Int64Type, TimeUnit, UInt8Type, UInt16Type, UInt32Type, UInt64Type,
+    ArrowPrimitiveType, DataType, Decimal256Type, Field, FieldRef, Fields, Int8Type, Int16Type,
+    Int32Type, Int64Type, TimeUnit, UInt8Type, UInt16Type, UInt32Type, UInt64Type, i256,
 };
 use arrow::error::ArrowError;
 
@@ -101,7 +102,9 @@ pub(crate) fn stored_type(data_type: &DataType) -> Option<DataType> {
         | DataType::Timestamp(_, _)
         | DataType::Duration(_) => DataType::Int64,
         DataType::Utf8View | DataType::LargeUtf8 => DataType::Utf8,
-        DataType::BinaryView | DataType::LargeBinary => DataType::Binary,
+        DataType::BinaryView | DataType::LargeBinary | DataType::Decimal256(_, _) => {
+            DataType::Binary
+        }
         DataType::Null => DataType::Boolean,
         DataType::List(item) => DataType::List(element(stored_type(item.data_type())?)),
         DataType::Struct(fields) if !fields.is_empty() => {
@@ -136,6 +139,7 @@ pub(crate) fn to_stored(array: &ArrayRef) -> Result<ArrayRef, ArrowError> {
         (DataType::UInt16, _) => reinterpret::<UInt16Type, Int16Type>(array),
         (DataType::UInt32, _) => reinterpret::<UInt32Type, Int32Type>(array),
         (DataType::UInt64, _) => reinterpret::<UInt64Type, Int64Type>(array),
+        (DataType::Decimal256(_, _), _) => bytes_of_decimals(array),
         (DataType::Null, _) => new_null_array(&stored, array.len()),
         (DataType::List(_), DataType::List(item)) => {
             let list = array.as_list::<i32>();
@@ -179,6 +183,7 @@ pub(crate) fn from_stored(array: &ArrayRef, data_type: &DataType) -> Result<Arra
         (DataType::UInt16, DataType::Int16) => reinterpret::<Int16Type, UInt16Type>(array),
         (DataType::UInt32, DataType::Int32) => reinterpret::<Int32Type, UInt32Type>(array),
         (DataType::UInt64, DataType::Int64) => reinterpret::<Int64Type, UInt64Type>(array),
+        (DataType::Decimal256(_, _), DataType::Binary) => decimals_of_bytes(array, data_type)?,
         (DataType::Null, DataType::Boolean) => Arc::new(NullArray::new(array.len())),
         (DataType::List(item), DataType::List(_)) => {
             let list = array.as_list::<i32>();
@@ -196,6 +201,78 @@ pub(crate) fn from_stored(array: &ArrayRef, data_type: &DataType) -> Result<Arra
         (to, from) if stored_type(to).as_ref() == Some(from) => cast(array, to)?,
         _ => return Err(mismatch()),
     })
+}
+
+/// Numbers of 256 bits, big-endian, without the leading bytes that only repeat the sign: few are that large.
+fn bytes_of_decimals(array: &ArrayRef) -> ArrayRef {
+    let numbers = array.as_primitive::<Decimal256Type>();
+    let mut stored = BinaryBuilder::with_capacity(numbers.len(), numbers.len() * 16);
+    for number in numbers {
+        let Some(number) = number else {
+            stored.append_null();
+            continue;
+        };
+        let bytes = number.to_be_bytes();
+        let sign = if number.is_negative() { u8::MAX } else { 0 };
+        let repeats = |pair: &&[u8]| pair[0] == sign && (pair[0] ^ pair[1]) < 0x80;
+        let redundant = bytes.windows(2).take_while(repeats).count();
+        stored.append_value(&bytes[redundant..]);
+    }
+    Arc::new(stored.finish())
+}
+
+fn decimals_of_bytes(array: &ArrayRef, data_type: &DataType) -> Result<ArrayRef, ArrowError> {
+    let number = |stored: &[u8]| {
+        let sign = stored
+            .first()
+            .map(|first| if *first < 0x80 { 0 } else { u8::MAX });
+        let mut bytes = [sign.unwrap_or_default(); 32];
+        let first = bytes
+            .len()
+            .checked_sub(stored.len())
+            .filter(|_| sign.is_some());
+        let first = first.ok_or_else(|| {
+            ArrowError::ParseError(format!("a number of {} bytes is none", stored.len()))
+        })?;
+        bytes[first..].copy_from_slice(stored);
+        Ok(i256::from_be_bytes(bytes))
+    };
+    let stored = array.as_binary::<i32>();
+    let numbers: Result<PrimitiveArray<Decimal256Type>, ArrowError> = stored
+        .iter()
+        .map(|stored| stored.map(number).transpose())
+        .collect();
+    Ok(Arc::new(numbers?.with_data_type(data_type.clone())))
+}
+
+/// Whether [`widened`] leads from one type to the other: it is the same, or a DECIMAL that holds every value.
+pub(crate) fn widens(narrow: &DataType, wide: &DataType) -> bool {
+    match (narrow, wide) {
+        (DataType::Int64, DataType::Decimal128(38, 0)) => true,
+        (
+            DataType::Decimal128(_, scale),
+            DataType::Decimal128(38, wide) | DataType::Decimal256(76, wide),
+        ) => scale == wide,
+        (narrow, wide) => narrow == wide,
+    }
+}
+
+/// The same values in a type that [`widens`] theirs.
+///
+/// # Errors
+/// When it does not.
+pub(crate) fn widened(array: &ArrayRef, wide: &DataType) -> Result<ArrayRef, ArrowError> {
+    if array.data_type() == wide {
+        return Ok(Arc::clone(array));
+    }
+    cast_with_options(
+        array,
+        wide,
+        &CastOptions {
+            safe: false,
+            ..CastOptions::default()
+        },
+    )
 }
 
 fn struct_from_stored(structs: &StructArray, fields: &Fields) -> Result<StructArray, ArrowError> {

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 use arrow::array::{
-    BinaryViewArray, BooleanArray, Decimal128Array, DurationMicrosecondArray, Float64Array,
-    Int32Array, StringArray, StringViewArray, TimestampNanosecondArray, UInt8Array, UInt16Array,
-    UInt32Array, UInt64Array,
+    BinaryViewArray, BooleanArray, Decimal128Array, Decimal256Array, DurationMicrosecondArray,
+    Float64Array, Int32Array, StringArray, StringViewArray, TimestampNanosecondArray, UInt8Array,
+    UInt16Array, UInt32Array, UInt64Array,
 };
 use arrow::buffer::{NullBuffer, OffsetBuffer};
 use proptest::prelude::*;
@@ -24,7 +24,7 @@ fn array() -> impl Strategy<Value = ArrayRef> {
 
 fn flat() -> impl Strategy<Value = ArrayRef> {
     let numbers = proptest::collection::vec(proptest::option::of(any::<u64>()), 0..20);
-    (numbers, 0..15_usize).prop_map(|(numbers, kind)| flat_of(&numbers, kind))
+    (numbers, 0..16_usize).prop_map(|(numbers, kind)| flat_of(&numbers, kind))
 }
 
 fn flat_of(numbers: &[Option<u64>], kind: usize) -> ArrayRef {
@@ -90,11 +90,25 @@ fn flat_of(numbers: &[Option<u64>], kind: usize) -> ArrayRef {
             numbers().map(|n| n.map(u64::to_le_bytes)),
         )),
         13 => Arc::new(NullArray::new(numbers().count())),
+        14 => Arc::new(
+            numbers()
+                .map(|n| n.map(wide_number))
+                .collect::<Decimal256Array>(),
+        ),
         _ => Arc::new(
             numbers()
                 .map(|n| n.map(|n| n as i64))
                 .collect::<arrow::array::Time64NanosecondArray>(),
         ),
+    }
+}
+
+/// Numbers of one, of eight and of all 32 bytes, of both signs.
+fn wide_number(n: u64) -> i256 {
+    match n % 3 {
+        0 => i256::from((n >> 8) as i8),
+        1 => i256::from(n as i64),
+        _ => i256::from_parts(u128::from(n), i128::from(n as i64) << 64),
     }
 }
 
