@@ -32,6 +32,9 @@ fn simple_types() -> Vec<ColumnType> {
 
 fn draw_type(draw: &mut Draw) -> ColumnType {
     let simple = simple_types();
+    if draw.one_in(16) {
+        return ColumnType::Decimal(38, 2);
+    }
     if !draw.one_in(5) {
         return draw.one_of(&simple);
     }
@@ -106,6 +109,17 @@ pub(crate) fn nested() -> StreamSchema {
     stream_of(types.into_iter().map(|t| (t, true)).collect(), None)
 }
 
+/// A stream of numbers that may be large: `c0` an INT, `c1` a BIGINT, `c2` a DECIMAL(38, 2), `c3` a DECIMAL(30, 2).
+pub(crate) fn large_numbers() -> StreamSchema {
+    let types = [
+        ColumnType::Int,
+        ColumnType::BigInt,
+        ColumnType::Decimal(38, 2),
+        ColumnType::Decimal(30, 2),
+    ];
+    stream_of(types.into_iter().map(|t| (t, true)).collect(), None)
+}
+
 /// The events that `rows` stand for, in `StreamSchema::events()`, spread over two partitions.
 pub(crate) fn build(stream: &StreamSchema, rows: &[[u8; MAX_COLUMNS]]) -> RecordBatch {
     let mut columns: Vec<ArrayRef> = Vec::new();
@@ -114,6 +128,15 @@ pub(crate) fn build(stream: &StreamSchema, rows: &[[u8; MAX_COLUMNS]]) -> Record
         columns.push(values(&column.column_type, column.nullable, &codes));
     }
     let partitions: Vec<i32> = rows.iter().map(|row| i32::from(row[7] % 2)).collect();
+    placed(stream, columns, partitions)
+}
+
+/// Events of these declared columns, each in its partition.
+pub(crate) fn placed(
+    stream: &StreamSchema,
+    mut columns: Vec<ArrayRef>,
+    partitions: Vec<i32>,
+) -> RecordBatch {
     let mut next = [0_i64; 2];
     let offsets: Vec<i64> = partitions
         .iter()
@@ -123,7 +146,7 @@ pub(crate) fn build(stream: &StreamSchema, rows: &[[u8; MAX_COLUMNS]]) -> Record
             *offset - 1
         })
         .collect();
-    let arrived: Vec<i64> = (0..rows.len() as i64).collect();
+    let arrived: Vec<i64> = (0..partitions.len() as i64).collect();
     columns.push(Arc::new(Int32Array::from(partitions)));
     columns.push(Arc::new(Int64Array::from(offsets)));
     columns.push(Arc::new(TimestampMicrosecondArray::from(arrived)));
@@ -143,6 +166,8 @@ fn values(column_type: &ColumnType, nullable: bool, codes: &[u8]) -> ArrayRef {
     take(&pool, &indices, None).unwrap()
 }
 
+/// 38 nines.
+pub(crate) const GREATEST: i128 = 10_i128.pow(38) - 1;
 const HOUR_US: i64 = 3_600_000_000;
 
 fn pool(column_type: &ColumnType) -> ArrayRef {
@@ -161,6 +186,12 @@ fn pool(column_type: &ColumnType) -> ArrayRef {
             f64::INFINITY,
             f64::MIN_POSITIVE,
         ])),
+        // Sums of these pass the end of 38 digits as often as not.
+        ColumnType::Decimal(38, scale) => Arc::new(
+            Decimal128Array::from(vec![100, GREATEST, 0, -GREATEST, -250, GREATEST / 2])
+                .with_precision_and_scale(38, *scale)
+                .unwrap(),
+        ),
         ColumnType::Decimal(precision, scale) => Arc::new(
             Decimal128Array::from(vec![100, 1, 0, -250, 9_999_999_999])
                 .with_precision_and_scale(*precision, *scale)

@@ -7,27 +7,33 @@ use arrow::array::RecordBatch;
 use arrow::compute::concat_batches;
 use arrow::datatypes::Schema;
 use datafusion::datasource::MemTable;
+use datafusion::error::Result;
 use datafusion::execution::SessionStateBuilder;
 use datafusion::prelude::{SessionConfig, SessionContext};
 use dovetail_view::{register_functions, type_planner};
 
 use crate::compare::in_key_order;
 
-/// The answer over all events, as table `s`, to queries with the same keys: their outputs side by side.
-pub(crate) async fn answers(queries: &[String], keys: usize, events: &RecordBatch) -> RecordBatch {
+/// The answer over all events, as table `s`, to queries with the same keys: their outputs side by side. An error
+/// where a value passes the end of its type.
+pub(crate) async fn answers(
+    queries: &[String],
+    keys: usize,
+    events: &RecordBatch,
+) -> Result<RecordBatch> {
     let mut fields = Vec::new();
     let mut columns = Vec::new();
     for sql in queries {
-        let answer = in_key_order(&answer(sql, events).await, keys);
+        let answer = in_key_order(&answer(sql, events).await?, keys);
         let seen = if columns.is_empty() { 0 } else { keys };
         fields.extend(answer.schema().fields().iter().skip(seen).cloned());
         columns.extend(answer.columns().iter().skip(seen).cloned());
     }
-    RecordBatch::try_new(Arc::new(Schema::new(fields)), columns).unwrap()
+    Ok(RecordBatch::try_new(Arc::new(Schema::new(fields)), columns).unwrap())
 }
 
 /// The answer of `sql` over all events.
-async fn answer(sql: &str, events: &RecordBatch) -> RecordBatch {
+async fn answer(sql: &str, events: &RecordBatch) -> Result<RecordBatch> {
     let mut config = SessionConfig::new().with_target_partitions(2);
     config.options_mut().sql_parser.map_string_types_to_utf8view = false;
     let mut state = SessionStateBuilder::new()
@@ -44,10 +50,7 @@ async fn answer(sql: &str, events: &RecordBatch) -> RecordBatch {
         .await
         .unwrap_or_else(|error| panic!("the oracle cannot plan {sql}: {error}"));
     let schema = Arc::clone(frame.schema().inner());
-    let batches = frame
-        .collect()
-        .await
-        .unwrap_or_else(|error| panic!("the oracle cannot answer {sql}: {error}"));
+    let batches = frame.collect().await?;
     let schema = batches.first().map_or(schema, |batch| batch.schema());
-    concat_batches(&schema, &batches).unwrap()
+    Ok(concat_batches(&schema, &batches).unwrap())
 }

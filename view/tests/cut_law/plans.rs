@@ -11,7 +11,7 @@ use datafusion::execution::memory_pool::FairSpillPool;
 use datafusion::execution::runtime_env::RuntimeEnvBuilder;
 use datafusion::physical_plan::{ExecutionPlan, collect};
 use datafusion::prelude::{SessionConfig, SessionContext};
-use dovetail_view::View;
+use dovetail_view::{View, ViewError};
 
 use crate::draw::Draw;
 
@@ -38,7 +38,7 @@ pub(crate) async fn batch_layer(
     view: &View,
     events: &RecordBatch,
     cut: &mut Draw,
-) -> Vec<RecordBatch> {
+) -> Result<Vec<RecordBatch>, ViewError> {
     let partitions = 1 + cut.below(3);
     let rows = events.num_rows().div_ceil(partitions).max(1);
     let parts: Vec<Vec<RecordBatch>> = (0..partitions)
@@ -63,25 +63,31 @@ pub(crate) async fn batch_layer(
     let plan = view.sort_plan(plan).unwrap();
     assert_eq!(plan.schema(), view.state_schema());
     let states = collect(plan, bounded(64 << 20)).await.unwrap();
-    states.iter().map(|s| view.to_file(s).unwrap()).collect()
+    states.iter().map(|s| view.to_file(s)).collect()
 }
 
 /// Finishes states whose keys repeat.
-pub(crate) async fn serving_layer(view: &View, states: &[RecordBatch]) -> RecordBatch {
+pub(crate) async fn serving_layer(
+    view: &View,
+    states: &[RecordBatch],
+) -> Result<RecordBatch, ViewError> {
     let leaf = leaf(view.state_schema(), &[states.to_vec(), vec![]]);
     let plan = view.finish_plan(leaf).unwrap();
     assert_eq!(plan.schema(), view.output_schema());
-    let batches = collect(plan, bounded(64 << 20)).await.unwrap();
-    concat_batches(&view.output_schema(), &batches).unwrap()
+    let batches = collect(plan, bounded(64 << 20)).await?;
+    Ok(concat_batches(&view.output_schema(), &batches).unwrap())
 }
 
 /// Merges states and writes them out, and reads the finished columns of the file.
-pub(crate) async fn incremental_run(view: &View, states: &[RecordBatch]) -> RecordBatch {
+pub(crate) async fn incremental_run(
+    view: &View,
+    states: &[RecordBatch],
+) -> Result<RecordBatch, ViewError> {
     let leaf = leaf(view.state_schema(), &[states.to_vec()]);
     let plan = view.sort_plan(view.merge_plan(leaf).unwrap()).unwrap();
     let merged = collect(plan, bounded(64 << 20)).await.unwrap();
     let merged = concat_batches(&view.state_schema(), &merged).unwrap();
-    let file = view.to_file(&merged).unwrap();
+    let file = view.to_file(&merged)?;
     let finished = file.project(view.file_output_columns()).unwrap();
-    view.output_of_file(&finished).unwrap()
+    view.output_of_file(&finished)
 }

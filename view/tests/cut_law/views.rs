@@ -37,6 +37,10 @@ fn int(column_type: &ColumnType) -> bool {
     matches!(column_type, ColumnType::Int | ColumnType::BigInt)
 }
 
+fn decimal(column_type: &ColumnType) -> bool {
+    matches!(column_type, ColumnType::Decimal(_, _))
+}
+
 fn double(column_type: &ColumnType) -> bool {
     matches!(column_type, ColumnType::Double)
 }
@@ -93,7 +97,9 @@ const AGGREGATES: &[(&str, Fits)] = &[
     ("count(DISTINCT {~x})", double),
     ("avg(DISTINCT {~x})", double),
     ("sum({x})", number),
+    ("sum({x})", decimal),
     ("sum(DISTINCT {x})", int),
+    ("sum(DISTINCT {x})", decimal),
     ("min({x})", ordered),
     ("max({x})", ordered),
     ("min({x})", double),
@@ -246,9 +252,12 @@ fn case(
         .collect();
     // DataFusion reverses the order of a DISTINCT aggregate where another asks for the opposite one, so
     // the oracle asks for each by itself.
-    let apart = outputs
-        .iter()
-        .any(|o| o.contains("DISTINCT") && o.contains("ORDER BY"));
+    // For one with DISTINCT beside a plain sum it plans sums of sums, of which the inner may pass the end of the
+    // type where the whole does not.
+    let distinct = outputs.iter().any(|o| o.contains("DISTINCT"));
+    let apart = outputs.iter().any(|o| {
+        (o.contains("DISTINCT") && o.contains("ORDER BY")) || (distinct && o.contains("sum("))
+    });
     let asked: Vec<&[String]> = if apart {
         named.chunks(1).collect()
     } else {
