@@ -239,3 +239,6 @@ impl AggregateUDFImpl for Sum {
         self.inner.documentation()
     }
 }
+
+#[cfg(test)]
+mod tests;

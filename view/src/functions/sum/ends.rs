@@ -53,7 +53,7 @@ impl<A, S: DecimalType> Argument<S> for A where
 }
 
 /// What is known of one `sum` besides its numbers. `S` is the type of the state.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub(super) struct Ends<S: DecimalType> {
     /// The call, for errors.
     name: String,
@@ -91,7 +91,7 @@ where
             ),
         };
         Self {
-            name: name.to_owned(),
+            name: call(name).to_owned(),
             state,
             result,
             least,
@@ -134,6 +134,19 @@ impl<S: DecimalType> Ends<S> {
             sql_type(&self.result)
         ))
     }
+}
+
+/// `sum(x)` of `sum(x) FILTER (WHERE …)` and of what a window adds.
+fn call(name: &str) -> &str {
+    let mut open = 0_usize;
+    let end = name.find(|c| {
+        open += usize::from(c == '(');
+        c == ')' && {
+            open = open.saturating_sub(1);
+            open == 0
+        }
+    });
+    end.map_or(name, |end| &name[..=end])
 }
 
 /// Where there is a wider type.
