@@ -11,7 +11,10 @@ use datafusion::error::Result;
 use datafusion::execution::SessionStateBuilder;
 use datafusion::execution::context::{SQLOptions, SessionState};
 use datafusion::execution::runtime_env::RuntimeEnv;
+use datafusion::optimizer::OptimizerRule as _;
 use datafusion::prelude::{SessionConfig, SessionContext};
+
+use super::distinct::DistinctToGroupBy;
 
 /// The catalog and schema that our tables are in.
 const CATALOG: &str = "dovetail";
@@ -51,6 +54,9 @@ impl QuerySession {
             .set_bool("datafusion.sql_parser.map_string_types_to_utf8view", false);
         let mut ctx = SessionContext::new_with_config_rt(config, runtime);
         dovetail_view::register_functions(&mut ctx)?;
+        let distinct = DistinctToGroupBy::default();
+        ctx.remove_optimizer_rule(distinct.name());
+        ctx.add_optimizer_rule(Arc::new(distinct));
         for name in UNBOUNDED {
             ctx.deregister_udf(name);
         }
