@@ -15,10 +15,11 @@ use arrow::array::{
     new_null_array,
 };
 use arrow::buffer::ScalarBuffer;
-use arrow::compute::{CastOptions, cast, cast_with_options};
+use arrow::compute::cast;
 use arrow::datatypes::{
-    ArrowPrimitiveType, DataType, Decimal256Type, Field, FieldRef, Fields, Int8Type, Int16Type,
-    Int32Type, Int64Type, TimeUnit, UInt8Type, UInt16Type, UInt32Type, UInt64Type, i256,
+    ArrowPrimitiveType, DataType, Decimal128Type, Decimal256Type, Field, FieldRef, Fields,
+    Int8Type, Int16Type, Int32Type, Int64Type, TimeUnit, UInt8Type, UInt16Type, UInt32Type,
+    UInt64Type, i256,
 };
 use arrow::error::ArrowError;
 
@@ -262,17 +263,33 @@ pub(crate) fn widens(narrow: &DataType, wide: &DataType) -> bool {
 /// # Errors
 /// When it does not.
 pub(crate) fn widened(array: &ArrayRef, wide: &DataType) -> Result<ArrayRef, ArrowError> {
-    if array.data_type() == wide {
-        return Ok(Arc::clone(array));
-    }
-    cast_with_options(
-        array,
-        wide,
-        &CastOptions {
-            safe: false,
-            ..CastOptions::default()
-        },
-    )
+    Ok(match (array.data_type(), wide) {
+        (narrow, wide) if narrow == wide => Arc::clone(array),
+        (DataType::Int64, DataType::Decimal128(38, 0)) => {
+            let numbers: PrimitiveArray<Decimal128Type> =
+                array.as_primitive::<Int64Type>().unary(i128::from);
+            Arc::new(numbers.with_data_type(wide.clone()))
+        }
+        (DataType::Decimal128(_, _), DataType::Decimal128(_, _))
+            if widens(array.data_type(), wide) =>
+        {
+            let numbers = array.as_primitive::<Decimal128Type>().clone();
+            Arc::new(numbers.with_data_type(wide.clone()))
+        }
+        (DataType::Decimal128(_, _), DataType::Decimal256(_, _))
+            if widens(array.data_type(), wide) =>
+        {
+            let numbers: PrimitiveArray<Decimal256Type> = array
+                .as_primitive::<Decimal128Type>()
+                .unary(i256::from_i128);
+            Arc::new(numbers.with_data_type(wide.clone()))
+        }
+        (narrow, wide) => {
+            return Err(ArrowError::SchemaError(format!(
+                "a state of type {wide} cannot be read from {narrow}"
+            )));
+        }
+    })
 }
 
 fn struct_from_stored(structs: &StructArray, fields: &Fields) -> Result<StructArray, ArrowError> {

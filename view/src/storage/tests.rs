@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 use arrow::array::{
     BinaryViewArray, BooleanArray, Decimal128Array, Decimal256Array, DurationMicrosecondArray,
-    Float64Array, Int32Array, StringArray, StringViewArray, TimestampNanosecondArray, UInt8Array,
-    UInt16Array, UInt32Array, UInt64Array,
+    Float64Array, Int32Array, Int64Array, StringArray, StringViewArray, TimestampNanosecondArray,
+    UInt8Array, UInt16Array, UInt32Array, UInt64Array,
 };
 use arrow::buffer::{NullBuffer, OffsetBuffer};
 use proptest::prelude::*;
@@ -205,4 +205,33 @@ fn finished_types_hold_every_value_or_there_is_none() {
     let cast = cast(&all, &DataType::Decimal128(20, 0)).unwrap();
     let values = cast.as_primitive::<arrow::datatypes::Decimal128Type>();
     assert_eq!(values.values().to_vec(), vec![i128::from(u64::MAX), 0]);
+}
+
+#[test]
+fn a_narrower_number_becomes_a_state_only_where_it_stays_the_same() {
+    let bigints: ArrayRef = Arc::new(Int64Array::from(vec![Some(i64::MIN), None, Some(7)]));
+    let (min, seven) = (i128::from(i64::MIN), 7);
+    let wide = widened(&bigints, &DataType::Decimal128(38, 0)).unwrap();
+    let wide: Vec<Option<i128>> = wide.as_primitive::<Decimal128Type>().iter().collect();
+    assert_eq!(wide, [Some(min), None, Some(seven)]);
+
+    let decimals = Decimal128Array::from(vec![Some(min), None, Some(seven)]);
+    let decimals: ArrayRef = Arc::new(decimals.with_precision_and_scale(29, 2).unwrap());
+    for wide in [DataType::Decimal128(38, 2), DataType::Decimal256(76, 2)] {
+        assert!(widens(decimals.data_type(), &wide));
+        let widened = widened(&decimals, &wide).unwrap();
+        assert_eq!(widened.data_type(), &wide);
+        assert_eq!(
+            cast(&widened, decimals.data_type()).unwrap().as_ref(),
+            decimals.as_ref()
+        );
+    }
+    for other in [
+        DataType::Decimal128(38, 0),
+        DataType::Decimal256(76, 3),
+        DataType::Int64,
+    ] {
+        assert!(!widens(decimals.data_type(), &other));
+        assert!(widened(&decimals, &other).is_err());
+    }
 }

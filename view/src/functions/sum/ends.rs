@@ -106,11 +106,27 @@ impl<S: DecimalType> Ends<S> {
     /// # Errors
     /// When it does not fit, with what to write instead.
     pub(super) fn finish<R: Narrow<S::Native>>(&self, total: S::Native) -> Result<R> {
-        if self.least <= total && total <= self.greatest {
+        if self.fits(total) {
             Ok(R::low_bits(total))
         } else {
             Err(self.passed())
         }
+    }
+
+    /// The totals as results.
+    ///
+    /// # Errors
+    /// When one does not fit, with what to write instead.
+    pub(super) fn finish_all<R: Narrow<S::Native>>(&self, totals: &[S::Native]) -> Result<Vec<R>> {
+        if totals.iter().all(|total| self.fits(*total)) {
+            Ok(totals.iter().map(|total| R::low_bits(*total)).collect())
+        } else {
+            Err(self.passed())
+        }
+    }
+
+    fn fits(&self, total: S::Native) -> bool {
+        self.least <= total && total <= self.greatest
     }
 
     /// An error of the data, not of the statement: `Execution`, as of an overflow in an expression.

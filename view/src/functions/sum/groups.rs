@@ -91,9 +91,8 @@ where
     fn evaluate(&mut self, emit_to: EmitTo) -> Result<ArrayRef> {
         let sums = emit_to.take_needed(&mut self.sums);
         let nulls = self.seen.build(emit_to);
-        let results: Result<Vec<A::Native>> =
-            sums.into_iter().map(|sum| self.ends.finish(sum)).collect();
-        let results = PrimitiveArray::<A>::new(results?.into(), nulls);
+        let results: Vec<A::Native> = self.ends.finish_all(&sums)?;
+        let results = PrimitiveArray::<A>::new(results.into(), nulls);
         Ok(Arc::new(results.with_data_type(self.ends.result.clone())))
     }
 
