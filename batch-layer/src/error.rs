@@ -5,7 +5,7 @@ use datafusion::error::DataFusionError;
 use dovetail_log::raw::RawError;
 use dovetail_model::{CatalogConflict, Outcome, Problem, ProblemKind, RunId, Span};
 use dovetail_seam::{Poisoned, SeamError};
-use dovetail_view::{ExclusionFailed, ViewError, engine_error_kind, words_of};
+use dovetail_view::{ExclusionFailed, FinishFailed, ViewError, engine_error_kind, words_of};
 
 /// A failure of the batch layer.
 #[derive(Debug, thiserror::Error)]
@@ -68,6 +68,14 @@ pub enum BatchError {
         stream: String,
         /// Where, and why.
         poisoned: Box<Poisoned>,
+    },
+    /// The select list of the view fails on a group that the run must write.
+    #[error("{}", failed.explain(view))]
+    Finish {
+        /// The view's name.
+        view: String,
+        /// Which column of which group, and why.
+        failed: Box<FinishFailed>,
     },
     /// The predicate of an exclusion fails on an event that the run must read.
     #[error("{failed}; withdraw it (`dovetail unexclude {stream} {}`) and declare one that can be computed for every event, such as with nullif", failed.id)]
@@ -137,12 +145,16 @@ impl BatchError {
             | Self::Stale { .. }
             | Self::Refused(_)
             | Self::Conflict(_)
+            | Self::Poisoned { .. }
+            | Self::Exclusion { .. }
+            | Self::Finish { .. }
             | Self::Cancelled => ProblemKind::Conflict,
             Self::Invalid(_) => ProblemKind::Invalid,
-            Self::Poisoned { .. } | Self::Exclusion { .. } => ProblemKind::Unprocessable,
             Self::Commit(problem) => problem.kind,
             Self::Seam(error) => error.kind(),
             Self::Raw(error) => error.kind(),
+            // No request contradicts an earlier one here: the data stands against it.
+            Self::View(_) | Self::Engine(_) if self.is_of_the_data() => ProblemKind::Conflict,
             Self::View(error) => error.kind(),
             Self::Engine(error) => engine_error_kind(error),
             Self::Memory { .. } => ProblemKind::Unavailable,
@@ -165,6 +177,16 @@ impl BatchError {
         }
     }
 
+    /// Whether an expression failed on the data.
+    fn is_of_the_data(&self) -> bool {
+        let kind = match self {
+            Self::View(error) => error.kind(),
+            Self::Engine(error) => engine_error_kind(error),
+            _ => return false,
+        };
+        kind == ProblemKind::Unprocessable
+    }
+
     /// The error of a computation over `span` with its way out, where an expression of the view failed on some
     /// event there. `known` is what the speed layer knows of it: a narrower span, if the view is poisoned.
     pub(crate) fn explained(
@@ -182,10 +204,15 @@ impl BatchError {
                 }
                 None => words_of(error),
             },
+            // No event is at fault: the state of the whole group is.
+            Self::View(ViewError::Finish(failed)) => {
+                let (view, failed) = (view.to_owned(), failed.clone());
+                return Self::Finish { view, failed };
+            }
             Self::View(error) => error.to_string(),
             _ => return self,
         };
-        if self.kind() != ProblemKind::Unprocessable {
+        if !self.is_of_the_data() {
             return self;
         }
         let inside = |at: &&Poisoned| {

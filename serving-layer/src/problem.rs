@@ -23,10 +23,7 @@ pub fn problem_of(error: &DataFusionError) -> Problem {
             return problem.clone();
         }
         if let Some(failed) = inner.downcast_ref::<ExclusionFailed>() {
-            return Problem::new(
-                ProblemKind::Unprocessable,
-                format!("{failed}; withdraw it, or leave `_excluded` out"),
-            );
+            return Problem::conflict(format!("{failed}; withdraw it, or leave `_excluded` out"));
         }
         source = inner.source();
     }

@@ -67,6 +67,8 @@ pub(crate) struct Parts {
     pub(crate) input_order: Option<LexOrdering>,
     /// The select list over keys and finished aggregates: projections one after the other.
     pub(crate) stages: Vec<Vec<Named>>,
+    /// The name of each output column, and the expression of the select list that it comes from.
+    pub(crate) outputs: Vec<(String, String)>,
     pub(crate) keys: Vec<KeyColumn>,
     pub(crate) time_key: Option<usize>,
     pub(crate) equality: Vec<Equality>,
@@ -188,6 +190,11 @@ impl Physical {
             filters: self.partial.filter_expr().to_vec(),
             input_order: input_order(&self.partial)?,
             stages,
+            outputs: analysed
+                .outputs
+                .into_iter()
+                .map(|o| (o.name, o.sql))
+                .collect(),
             keys,
             time_key: analysed.time_key,
             equality: analysed.equality,

@@ -46,6 +46,9 @@ pub enum ViewError {
         /// The first difference.
         detail: String,
     },
+    /// The select list fails on a group of the data. Later events may make the group sound again.
+    #[error("{0}")]
+    Finish(#[source] Box<FinishFailed>),
     /// The engine failed on the data: an overflow, a division by zero, a cast, or no more memory.
     #[error("{}", words_of(.0))]
     Engine(#[from] DataFusionError),
@@ -60,6 +63,7 @@ impl ViewError {
             | Self::UnknownStream { .. }
             | Self::Definition(_) => ProblemKind::Invalid,
             Self::Span(_) | Self::Schema { .. } => ProblemKind::Internal,
+            Self::Finish(_) => ProblemKind::Unprocessable,
             Self::Engine(error) => engine_error_kind(error),
         }
     }
@@ -81,6 +85,46 @@ impl ViewError {
             what: "a view",
             reason: reason.into(),
         }
+    }
+}
+
+/// A column of the select list cannot be computed for a group, such as `10 / (sum(i) - 2)` where the sum is 2.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{}", self.of(None))]
+pub struct FinishFailed {
+    /// The output column.
+    pub column: String,
+    /// What the select list computes it from.
+    pub expression: String,
+    /// The keys of the group, in words; none without GROUP BY.
+    pub group: Option<String>,
+    /// What the engine said.
+    pub reason: String,
+}
+
+impl FinishFailed {
+    /// What the author of the view needs to know: the view, the column, the group, the error and the way out.
+    pub fn explain(&self, view: &str) -> String {
+        format!(
+            "{}; until later events change that, redefine the view so that its select list can be computed for every group (such as with nullif for a divisor, or a cast to a wider type)",
+            self.of(Some(view))
+        )
+    }
+
+    fn of(&self, view: Option<&str>) -> String {
+        let view = view.map(|view| format!(" of view `{view}`"));
+        let group = self
+            .group
+            .as_ref()
+            .map(|group| format!(" for the group {group}"));
+        format!(
+            "the select list{} fails: column `{}` (`{}`) cannot be computed{}: {}",
+            view.unwrap_or_default(),
+            self.column,
+            self.expression,
+            group.unwrap_or_default(),
+            self.reason
+        )
     }
 }
 

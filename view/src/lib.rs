@@ -42,7 +42,7 @@ mod words;
 pub use compile::KeyColumn;
 pub use engine::type_planner;
 pub use equality::Equality;
-pub use error::{ViewError, engine_error_kind};
+pub use error::{FinishFailed, ViewError, engine_error_kind};
 pub use exclusions::{ExclusionFailed, exclusion_predicate};
 pub use functions::{
     APPROX_DISTINCT_RELATIVE_ERROR, ApproxDistinct, MinMax, Sum, register_functions,

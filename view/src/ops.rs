@@ -9,6 +9,7 @@
 //! `PartialReduce`, field by field. Groups come in no particular order (hash collisions decide it).
 //! Non-goals: bounded memory. A micro-batch and a run fit in memory by construction.
 
+mod blame;
 mod steps;
 mod table;
 
@@ -53,6 +54,8 @@ pub(crate) struct Operators {
     finished_schema: SchemaRef,
     /// The select list.
     stages: Vec<(Vec<Arc<dyn PhysicalExpr>>, SchemaRef)>,
+    /// The name of each output column and what it was written as, for errors.
+    outputs: Vec<(String, String)>,
 }
 
 impl Operators {
@@ -88,6 +91,7 @@ impl Operators {
             state_schema,
             finished_schema,
             stages,
+            outputs: parts.outputs.clone(),
         })
     }
 
@@ -141,20 +145,27 @@ impl Operators {
     }
 
     /// The finished rows of any number of batches of states.
-    pub(crate) fn finish<'a>(
-        &self,
-        states: impl IntoIterator<Item = &'a RecordBatch>,
-    ) -> Result<RecordBatch, ViewError> {
-        let mut table = self.merged(states)?;
-        let keys = table.take_keys()?;
-        self.emit_output(table, keys)
+    pub(crate) fn finish(&self, states: &[RecordBatch]) -> Result<RecordBatch, ViewError> {
+        let finished = self.finish_all(states);
+        finished.map_err(|error| self.blamed(error, || self.reduce(states)))
     }
 
     /// The finished rows of one batch of states whose keys are unique, in the same order. Nothing is
     /// hashed: each row is a group.
     pub(crate) fn finish_unique(&self, states: &RecordBatch) -> Result<RecordBatch, ViewError> {
+        let finished = self.finish_each(states);
+        finished.map_err(|error| self.blamed(error, || Ok(states.clone())))
+    }
+
+    fn finish_all(&self, states: &[RecordBatch]) -> Result<RecordBatch, ViewError> {
+        let mut table = self.merged(states)?;
+        let keys = table.take_keys()?;
+        self.emit_output(table, keys)
+    }
+
+    fn finish_each(&self, states: &RecordBatch) -> Result<RecordBatch, ViewError> {
         if self.groups.is_empty() {
-            return self.finish([states]);
+            return self.finish_all(std::slice::from_ref(states));
         }
         let mut table = self.table_of(Groups::EachRow(states.num_rows()))?;
         self.merge_into(&mut table, states)?;

@@ -194,7 +194,9 @@ impl BatchLayer {
             .await;
         let live = match refreshed {
             // An exclusion that the live generation does not carry yet may be just what heals it.
-            Err(error @ BatchError::Poisoned { .. }) if begun.request.mode == RunMode::Full => {
+            Err(error @ (BatchError::Poisoned { .. } | BatchError::Finish { .. }))
+                if begun.request.mode == RunMode::Full =>
+            {
                 info!(run = begun.run.id.0, %error, "the full run has no base to compare with");
                 let target = unless_cancelled(&begun.cancel, self.take_target(stream)).await?;
                 return Ok((None, target.position().clone()));

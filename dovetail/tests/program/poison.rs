@@ -223,6 +223,71 @@ async fn a_view_that_cannot_be_built_says_why() {
     server.kill().await;
 }
 
+/// A select list that fails on one group: queries and runs name the view, the column, the group and the way out,
+/// and later events heal it.
+#[tokio::test]
+async fn a_select_list_that_fails_on_a_group_is_named_and_heals() {
+    let home = tempfile::tempdir().unwrap();
+    let server = Server::start(home.path(), None).await.unwrap();
+    let calls = server.calls();
+    let definitions = [
+        DEFINITIONS[0],
+        DEFINITIONS[2],
+        "CREATE VIEW share AS SELECT origin, 10 / (sum(delay) - 2) AS r, count(*) AS n FROM flights GROUP BY origin",
+    ];
+    for definition in definitions {
+        calls.sql(definition, json!({})).await.unwrap();
+    }
+    append(&calls, &[3]).await;
+    calls
+        .recompute("share", &json!({"mode": "incremental"}))
+        .await
+        .unwrap();
+    append(&calls, &[-1]).await;
+
+    let names_all = |text: &Value| {
+        let text = text.as_str().unwrap();
+        for part in [
+            "the select list of view `share` fails: column `r` (`10 / ",
+            "for the group origin = 'SFO': divide by zero error",
+            "later events",
+            "nullif",
+            "redefine",
+        ] {
+            assert!(text.contains(part), "{part}: {text}");
+        }
+    };
+    let question = json!({"sql": "SELECT n FROM share"});
+    let (status, problem) = calls.post("/v1/sql", &question).await.unwrap();
+    assert_eq!(status, 503, "{problem}");
+    names_all(&problem["detail"]);
+    assert_eq!(problem["view"], "share");
+    assert_eq!(problem["column"], "r");
+    for request in [
+        json!({"mode": "incremental"}),
+        json!({}),
+        json!({"mode": "repair", "where": "origin = 'SFO'"}),
+    ] {
+        let run = calls.recompute("share", &request).await.unwrap();
+        assert_eq!(run["outcome"], "failed", "{run}");
+        names_all(&run["error"]);
+        assert!(
+            !run["error"].as_str().unwrap().contains("event of stream"),
+            "{run}"
+        );
+    }
+
+    append(&calls, &[5]).await;
+    let share = calls.rows("SELECT r, n FROM share", json!({})).await;
+    assert_eq!(share.unwrap(), [json!({"r": 2, "n": 3})]);
+    let run = calls
+        .recompute("share", &json!({"mode": "incremental"}))
+        .await
+        .unwrap();
+    assert_eq!(run["outcome"], "promoted", "{run}");
+    server.kill().await;
+}
+
 /// An exclusion that cannot be computed for some event is at fault itself, and not the view.
 #[tokio::test]
 async fn an_exclusion_that_cannot_be_computed_is_named() {
@@ -245,7 +310,7 @@ async fn an_exclusion_that_cannot_be_computed_is_named() {
     }
     let question = json!({"sql": "SELECT count(*) AS n FROM flights WHERE _excluded"});
     let (status, problem) = calls.post("/v1/sql", &question).await.unwrap();
-    assert_eq!(status, 422, "{problem}");
+    assert_eq!(status, 409, "{problem}");
     assert_eq!(total(&calls).await, json!({"n": 2, "d": 5}));
 }
 

@@ -33,9 +33,9 @@ use datafusion::physical_plan::{
     ChildrenPropertiesMode, DisplayAs, DisplayFormatType, ExecutionPlan, Partitioning,
     PlanProperties, ReplaceChildrenOptions,
 };
-use dovetail_model::DataFile;
+use dovetail_model::{DataFile, Problem, ProblemKind};
 use dovetail_seam::FileColumns;
-use dovetail_view::{Run, View};
+use dovetail_view::{Run, View, ViewError};
 use futures::stream::{self, BoxStream, StreamExt as _, TryStreamExt as _};
 
 use super::view_table::ViewSource;
@@ -43,7 +43,6 @@ use super::view_table::ViewSource;
 /// The leaf of a plan that reads a merged view.
 #[derive(Debug)]
 pub(crate) struct MergedScan {
-    name: String,
     shared: Arc<Shared>,
     /// Contiguous files of each partition.
     groups: Vec<Vec<FileSlot>>,
@@ -66,6 +65,8 @@ struct FileSlot {
 /// What the partitions have in common.
 #[derive(Debug)]
 struct Shared {
+    /// The view's.
+    name: String,
     source: ViewSource,
     /// Over key columns by name.
     predicate: Option<Arc<dyn PhysicalExpr>>,
@@ -102,6 +103,7 @@ impl MergedScan {
             Boundedness::Bounded,
         );
         let shared = Shared {
+            name: name.to_owned(),
             source,
             predicate,
             projection,
@@ -109,7 +111,6 @@ impl MergedScan {
             merged: OnceLock::new(),
         };
         Ok(Self {
-            name: name.to_owned(),
             shared: Arc::new(shared),
             groups,
             limit,
@@ -191,6 +192,22 @@ impl Shared {
         Ok(MergedRuns { states, keys })
     }
 
+    /// The finished rows of `states`; where the select list fails, it says of which view.
+    fn finish(&self, states: &[RecordBatch]) -> Result<RecordBatch> {
+        self.view().finish(states).map_err(|error| match error {
+            ViewError::Finish(failed) => {
+                // As with a view that is poisoned: the question is right, and may be answered later.
+                let problem = Problem::new(ProblemKind::Unavailable, failed.explain(&self.name));
+                external(
+                    problem
+                        .with("view", self.name.as_str())
+                        .with("column", failed.column),
+                )
+            }
+            error => external(error),
+        })
+    }
+
     /// The part of the merged runs that goes with a file.
     fn part(&self, merged: &MergedRuns, slot: &FileSlot) -> std::ops::Range<usize> {
         let behind = |bound: &Option<Vec<u8>>, none: usize| {
@@ -235,7 +252,7 @@ impl Shared {
             .as_ref()
             .map(|m| m.states.slice(part.start, part.len()));
         let Some(file) = slot.file else {
-            let finished = self.view().finish(states.as_slice()).map_err(external)?;
+            let finished = self.finish(states.as_slice())?;
             return Ok(stream::iter([self.projected(&finished)]).boxed());
         };
         match (merged, states) {
@@ -297,7 +314,7 @@ impl Shared {
                 let rest = filter_record_batch(&batch, &not(&mask)?)?;
                 untouched.push(view.output_of_file(&rest).map_err(external)?);
             }
-            let finished = view.finish(&touched).map_err(external)?;
+            let finished = self.finish(&touched)?;
             untouched.push(finished);
             let output = untouched.into_iter().map(|batch| {
                 let batch = match &self.predicate {
@@ -361,7 +378,7 @@ impl DisplayAs for MergedScan {
         write!(
             f,
             "MergedScan: view={}, layer={}, generation={}, horizon={}, files={files}, runs={}",
-            self.name,
+            self.shared.name,
             if source.merged { "merged" } else { "batch" },
             source.generation.number(),
             source.generation.horizon(),

@@ -2,6 +2,7 @@
 //! Definitions of views: which are refused and what the refusal says, and what the others become.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod finishing;
 mod meaning;
 mod refusals;
 

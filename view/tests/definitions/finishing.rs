@@ -1,0 +1,84 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What a select list that fails on some group says: which column, of which group, and why.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, Int32Array, RecordBatch, StringArray, new_null_array};
+use dovetail_model::{Offset, Position, ProblemKind, Span};
+use dovetail_view::{FinishFailed, View, ViewError};
+
+use crate::{stream, streams};
+
+/// Delays of flights, with their origins.
+fn events(flights: &[(Option<&str>, i32)]) -> RecordBatch {
+    let origins: StringArray = flights.iter().map(|(origin, _)| *origin).collect();
+    let delays: Int32Array = flights.iter().map(|(_, delay)| Some(*delay)).collect();
+    let given = BTreeMap::<&str, ArrayRef>::from([
+        ("origin", Arc::new(origins) as ArrayRef),
+        ("delay", Arc::new(delays)),
+    ]);
+    let schema = stream().declared();
+    let columns = schema.fields().iter().map(|field| {
+        let missing = || new_null_array(field.data_type(), flights.len());
+        given
+            .get(field.name().as_str())
+            .map_or_else(missing, Arc::clone)
+    });
+    let columns = columns.collect();
+    RecordBatch::try_new(schema, columns).unwrap()
+}
+
+fn failure(sql: &str, flights: &[(Option<&str>, i32)]) -> FinishFailed {
+    let view = View::compile(sql, &streams()).unwrap();
+    let span = Span::up_to(Position::single(Offset(flights.len() as u64)));
+    let run = view.accumulate(&events(flights), span).unwrap();
+    let error = view.finish(run.states()).unwrap_err();
+    assert_eq!(error.kind(), ProblemKind::Unprocessable);
+    let ViewError::Finish(failed) = error else {
+        panic!("{error}");
+    };
+    if let [states] = run.states() {
+        let unique = view.finish_unique(states).unwrap_err();
+        assert_eq!(unique.to_string(), failed.to_string());
+        assert!(matches!(view.to_file(states), Err(ViewError::Finish(_))));
+    }
+    *failed
+}
+
+#[test]
+fn it_names_the_column_and_the_group() {
+    let flights = [
+        (Some("SFO"), 1),
+        (Some("O'Hare"), 2),
+        (Some("SFO"), 3),
+        (None, 7),
+    ];
+    let sql =
+        "SELECT count(*) AS n, 10 / (sum(delay) - 2) AS r, origin FROM flights GROUP BY origin";
+    let failed = failure(sql, &flights);
+    assert_eq!(failed.column, "r");
+    assert!(failed.expression.starts_with("10 / "), "{failed}");
+    assert_eq!(failed.group.as_deref(), Some("origin = 'O''Hare'"));
+    assert_eq!(failed.reason, "divide by zero error");
+
+    let sql = "SELECT origin, 10 / (sum(delay) - 7) AS r FROM flights GROUP BY origin";
+    assert_eq!(
+        failure(sql, &flights).group.as_deref(),
+        Some("origin = NULL")
+    );
+}
+
+#[test]
+fn a_part_that_several_columns_share_is_found_in_one_of_them() {
+    let sql = "SELECT count(*) AS n, 10 / (sum(delay) - 2) + 1 AS a, 10 / (sum(delay) - 2) + 2 AS b FROM flights";
+    let failed = failure(sql, &[(None, 2)]);
+    assert_eq!(
+        (failed.column.as_str(), failed.group.as_deref()),
+        ("a", None)
+    );
+    let explained = failed.explain("v");
+    for part in ["view `v`", "`a`", "divide by zero", "nullif", "redefine"] {
+        assert!(explained.contains(part), "{part}: {explained}");
+    }
+}
