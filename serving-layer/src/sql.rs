@@ -10,6 +10,7 @@
 mod alter;
 mod column;
 mod create;
+mod locate;
 mod nesting;
 mod options;
 mod parse;
@@ -19,6 +20,7 @@ mod source;
 mod statement;
 
 pub use dovetail_view::sql_type;
+pub use locate::problem_in;
 pub use nesting::PLANNING_STACK_BYTES;
 pub use options::render_interval;
 pub use parse::{check_predicate, parse, parse_definitions, parse_directory};

@@ -56,6 +56,8 @@ pub struct LocatedDefinition {
     pub file: String,
     /// Line of the statement's first word, from 1.
     pub line: u64,
+    /// The statement as it is written there.
+    pub text: String,
     /// `CREATE STREAM` or `CREATE VIEW`.
     pub definition: Definition,
 }

@@ -49,12 +49,14 @@ pub fn parse_definitions(file: &str, sql: &str) -> Result<Vec<LocatedDefinition>
         .statements()
         .map(|tokens| {
             let location = tokens.location();
+            let text = tokens.rest_text().to_owned();
             match statement(tokens)? {
                 Statement::Define(
                     definition @ (Definition::CreateStream(_) | Definition::CreateView(_)),
                 ) => Ok(LocatedDefinition {
                     file: file.to_owned(),
                     line: location.line,
+                    text,
                     definition,
                 }),
                 _ => Err(problem_at(

@@ -61,6 +61,11 @@ fn make_total(function: &mut Function, tie_break: &[OrderByExpr]) -> Result<(), 
     let FunctionArguments::List(arguments) = &mut function.args else {
         return Err(without_order());
     };
+    let place = arguments.args.get(1).map(ToString::to_string);
+    if name == "nth_value" && place.is_some_and(|place| place.parse() == Ok(0_i64)) {
+        let reason = "places count from 1, or from -1 back from the end: there is none at 0";
+        return Err(ViewError::refused(&text, reason));
+    }
     let distinct = arguments.duplicate_treatment == Some(DuplicateTreatment::Distinct);
     for clause in &mut arguments.clauses {
         if let FunctionArgumentClause::OrderBy(order_by) = clause {

@@ -3,14 +3,22 @@
 //! which key, and how precise each output is.
 
 use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 
-use arrow::datatypes::DataType;
+use arrow::array::{RecordBatch, RecordBatchOptions};
+use arrow::datatypes::{DataType, Schema};
+use datafusion::common::DFSchema;
 use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
+use datafusion::logical_expr::execution_props::ExecutionProps;
 use datafusion::logical_expr::expr::ScalarFunction;
+use datafusion::logical_expr::physical_planning_context::PhysicalPlanningContext;
 use datafusion::logical_expr::{Aggregate, Expr, ExprSchemable, LogicalPlan, Volatility};
+use datafusion::physical_expr::create_physical_expr;
+use datafusion::scalar::ScalarValue;
 use dovetail_model::StreamSchema;
 
 use crate::aggregates;
+use crate::words::words_of;
 use crate::{Equality, ViewError, sql_type};
 
 /// An output column.
@@ -118,6 +126,7 @@ fn unfit(expr: &Expr) -> Option<String> {
                 function.func.name()
             ))
         }
+        Expr::ScalarFunction(function) => not_written_out(function),
         Expr::AggregateFunction(function) => {
             let name = function.func.name();
             if function.params.distinct
@@ -148,6 +157,40 @@ fn unfit(expr: &Expr) -> Option<String> {
         }
         _ => None,
     }
+}
+
+/// Why a call fails on every event: these functions take some arguments as constants only, and would say so when
+/// the first event comes.
+fn not_written_out(call: &ScalarFunction) -> Option<String> {
+    let name = call.func.name();
+    let instead = match name {
+        "date_trunc" => "write the unit itself, as in date_trunc('hour', …)",
+        "date_bin" => "write the stride itself, as in date_bin(INTERVAL '15 minutes', …)",
+        _ => return None,
+    };
+    let varies = |arg: &Expr| !arg.column_refs().is_empty();
+    let first = call.args.first()?;
+    if varies(first) {
+        return Some(format!(
+            "`{name}` takes one that is the same for all events: {instead}; for several, CASE has a branch for each"
+        ));
+    }
+    (name == "date_trunc")
+        .then(|| unknown_unit(call, first))
+        .flatten()
+}
+
+/// What `date_trunc` says of its unit, if it does not know it. Tried on some time, as events are still to come.
+fn unknown_unit(call: &ScalarFunction, unit: &Expr) -> Option<String> {
+    let some_time = ScalarValue::TimestampMicrosecond(Some(0), None);
+    let args = vec![unit.clone(), Expr::Literal(some_time, None)];
+    let tried = Expr::ScalarFunction(ScalarFunction::new_udf(Arc::clone(&call.func), args));
+    let row = RecordBatchOptions::new().with_row_count(Some(1));
+    let row = RecordBatch::try_new_with_options(Arc::new(Schema::empty()), vec![], &row).ok()?;
+    let (nothing, props) = (DFSchema::empty(), ExecutionProps::new());
+    let planning = PhysicalPlanningContext::default();
+    let made = create_physical_expr(&tried, &nothing, &props, &planning).ok()?;
+    made.evaluate(&row).err().map(|error| words_of(&error))
 }
 
 /// Why an aggregate cannot be one of DISTINCT values.
@@ -232,6 +275,16 @@ fn key_output(group: &Expr, outputs: &[Expr]) -> Result<usize, ViewError> {
             _ => false,
         })
         .ok_or_else(|| {
+            let shadowed = outputs.iter().find(|output| output.qualified_name().1 == name);
+            if let (Expr::Column(_), Some(output)) = (group, shadowed) {
+                let shown = unaliased(output).human_display().to_string();
+                return ViewError::refused(
+                    format!("GROUP BY {name}"),
+                    format!(
+                        "there `{name}` is the stream's column, as SQL has it, and not the output that is called so: give the output another name, or group by what it is, `{shown}`"
+                    ),
+                );
+            }
             ViewError::refused(
                 unaliased(group).human_display(),
                 "every group expression must be in the select list: add it there, or leave it out of GROUP BY",

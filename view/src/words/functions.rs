@@ -20,15 +20,10 @@ pub(crate) fn allowed_in_views(name: &str) -> bool {
     }
 }
 
-/// `Invalid function 'x'.\nDid you mean 'y'?`, with `y` only where it is near and allowed.
+/// `Invalid function 'x'.\nDid you mean 'y'?`; what is proposed instead is ours to say.
 pub(super) fn unknown_function(text: &str, allowed: impl Fn(&str) -> bool) -> Option<String> {
-    let (name, rest) = text.strip_prefix("Invalid function '")?.split_once('\'')?;
-    let near = rest
-        .split_once('\'')
-        .and_then(|(_, rest)| rest.split_once('\''))
-        .map(|(near, _)| near)
-        .filter(|near| levenshtein(name, near) <= typos(name) && allowed(near));
-    Some(match near {
+    let (name, _) = text.strip_prefix("Invalid function '")?.split_once('\'')?;
+    Some(match nearest(name, allowed) {
         Some(near) => format!("there is no function `{name}`: did you mean `{near}`?"),
         None => format!(
             "there is no function `{name}`: docs/sql.md lists the aggregates, https://datafusion.apache.org/user-guide/sql/scalar_functions.html the others"
@@ -36,9 +31,51 @@ pub(super) fn unknown_function(text: &str, allowed: impl Fn(&str) -> bool) -> Op
     })
 }
 
+/// The function that was probably meant: a slip or an abbreviation away. Letters are left out more often than
+/// mistaken for others, and aggregates are what views are made of: `cnt` is `count`, not `cot`.
+fn nearest(name: &str, allowed: impl Fn(&str) -> bool) -> Option<String> {
+    let state = session();
+    let aggregates = state.aggregate_functions().keys().map(|n| (false, n));
+    let scalars = state.scalar_functions().keys().map(|n| (true, n));
+    aggregates
+        .chain(scalars)
+        .filter(|(_, near)| levenshtein(name, near) <= typos(name) || abbreviates(name, near))
+        .filter(|(_, near)| allowed(near))
+        .map(|(scalar, near)| (edits(name, near), scalar, near))
+        .min()
+        .map(|(_, _, near)| near.clone())
+}
+
 /// So many wrong letters still look like a slip.
 fn typos(name: &str) -> usize {
     if name.len() < 6 { 1 } else { 2 }
+}
+
+/// Whether `short` is `long` with some letters inside left out, fewer than it has.
+fn abbreviates(short: &str, long: &str) -> bool {
+    let ends = |name: &str| (name.chars().next(), name.chars().last());
+    short.len() > 1
+        && long.len() < 2 * short.len()
+        && ends(short) == ends(long)
+        && edits(short, long) == long.len() - short.len()
+}
+
+/// How many letters are to be added or taken away to make one name of the other.
+fn edits(one: &str, other: &str) -> usize {
+    let mut row: Vec<usize> = (0..=other.len()).collect();
+    for (above, a) in one.bytes().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = above + 1;
+        for (at, b) in other.bytes().enumerate() {
+            let shortest = if a == b {
+                diagonal
+            } else {
+                row[at].min(row[at + 1]) + 1
+            };
+            diagonal = std::mem::replace(&mut row[at + 1], shortest);
+        }
+    }
+    row[other.len()]
 }
 
 /// `… No function matches the given name and argument types 'f(A, B)'. … Candidate functions: …`

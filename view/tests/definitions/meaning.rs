@@ -35,6 +35,63 @@ fn unnamed_outputs_get_the_names_that_postgres_gives() {
     assert_eq!(names, expected);
 }
 
+/// As in PostgreSQL: in GROUP BY a name is the stream's column first, and an output's after that.
+#[test]
+fn an_output_that_is_called_as_a_column_is_not_grouped_by() {
+    let events = |schema: &StreamSchema, delays: Vec<i32>, distances: Vec<i32>| {
+        let schema = schema.declared();
+        let columns = schema
+            .fields()
+            .iter()
+            .map(|field| match field.name().as_str() {
+                "delay" => Arc::new(Int32Array::from(delays.clone())) as ArrayRef,
+                "distance" => Arc::new(Int32Array::from(distances.clone())),
+                _ => new_null_array(field.data_type(), delays.len()),
+            });
+        RecordBatch::try_new(Arc::clone(&schema), columns.collect()).unwrap()
+    };
+    let streams = streams();
+    let events = events(&streams["flights"], vec![1, 2, 2], vec![5, 6, 6]);
+    for (sql, keys) in [
+        (
+            "SELECT delay AS raw, delay / 2 AS delay, count(*) AS n FROM flights GROUP BY delay",
+            ["raw"].as_slice(),
+        ),
+        (
+            "SELECT delay AS distance, distance AS delay, count(*) AS n FROM flights GROUP BY delay, distance",
+            &["distance", "delay"],
+        ),
+    ] {
+        let view = View::compile(sql, &streams).unwrap();
+        let named: Vec<&str> = view.keys().iter().map(|key| key.name.as_str()).collect();
+        assert_eq!(named, keys);
+        let run = view
+            .accumulate(&events, Span::up_to(Position::single(Offset(3))))
+            .unwrap();
+        let rows = view.finish(run.states()).unwrap();
+        let mut shown: Vec<Vec<i64>> = (0..rows.num_rows())
+            .map(|row| {
+                let values = rows.columns().iter();
+                values
+                    .map(|c| {
+                        cast(c, &arrow::datatypes::DataType::Int64)
+                            .unwrap()
+                            .as_primitive::<Int64Type>()
+                            .value(row)
+                    })
+                    .collect()
+            })
+            .collect();
+        shown.sort();
+        let expected = if keys.len() == 1 {
+            [[1, 0, 1], [2, 1, 2]]
+        } else {
+            [[1, 5, 1], [2, 6, 2]]
+        };
+        assert_eq!(shown, expected, "{sql}");
+    }
+}
+
 #[test]
 fn the_definition_hash_follows_the_meaning_and_the_types_that_are_read() {
     let hash = |sql: &str, streams: &BTreeMap<String, StreamSchema>| {

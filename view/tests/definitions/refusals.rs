@@ -16,6 +16,32 @@ fn refusal(sql: &str) -> String {
 
 /// The definition, what the message must name, and what it must say to do.
 const REFUSED: &[(&str, &str, &str)] = &[
+    (
+        "SELECT nth_value(delay, 0 ORDER BY distance) AS x FROM flights",
+        "`nth_value(delay, 0 ORDER BY distance)`",
+        "places count from 1",
+    ),
+    (
+        "SELECT cnt(*) FROM flights",
+        "`cnt`",
+        "did you mean `count`?",
+    ),
+    ("SELECT summ(delay) FROM flights", "`summ`", "`sum`?"),
+    (
+        "SELECT date_trunc(origin, date) AS t, count(*) FROM flights GROUP BY t",
+        "date_trunc",
+        "date_trunc('hour', …)",
+    ),
+    (
+        "SELECT date_trunc('fortnight', date) AS t, count(*) FROM flights GROUP BY t",
+        "fortnight",
+        "",
+    ),
+    (
+        "SELECT date_trunc('hour', date) AS date, count(*) FROM flights GROUP BY date",
+        "`GROUP BY date`",
+        "the stream's column",
+    ),
     ("", "no statement", ""),
     ("SELECT count(*) FROM", "cannot read the SQL", ""),
     (

@@ -6,7 +6,7 @@ use dovetail_model::{
     CatalogState, Entry, Problem, ProblemKind, StreamDef, StreamId, ViewDef, ViewId,
 };
 use dovetail_serving_layer::ports::{Change, DdlResult, LocatedDefinition};
-use dovetail_serving_layer::sql::{CreateStream, CreateView, Definition};
+use dovetail_serving_layer::sql::{CreateStream, CreateView, Definition, problem_in};
 
 use super::schema_change::{check_views, details, growth, statement};
 use super::views::compile_any;
@@ -21,7 +21,8 @@ impl Node {
         let mut state = CatalogState::clone(&self.0.catalog.state());
         let mut changes = vec![];
         for located in definitions {
-            let change = plan_one(&mut state, located).map_err(|problem| at(located, problem))?;
+            let change =
+                plan_one(&mut state, located).map_err(|problem| problem_in(located, problem))?;
             changes.push(change);
         }
         Ok(changes)
@@ -50,18 +51,12 @@ impl Node {
                 Err(problem) => {
                     let applied: Vec<String> =
                         changes.iter().map(|change| change.name.clone()).collect();
-                    return Err(at(&located, problem).with("applied", applied));
+                    return Err(problem_in(&located, problem).with("applied", applied));
                 }
             }
         }
         Ok(changes)
     }
-}
-
-fn at(located: &LocatedDefinition, problem: Problem) -> Problem {
-    problem
-        .with("file", located.file.clone())
-        .with("line", located.line)
 }
 
 /// In a directory, a definition says how things are to be: what is there is replaced.
