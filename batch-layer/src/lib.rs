@@ -35,4 +35,4 @@ pub use layer::{BatchConfig, BatchLayer, Progress, StartRequest};
 pub use projection::project;
 pub use publish::Published;
 pub use retention::RetentionPolicy;
-pub use scheduler::{Due, PressedStream, Scheduler, due_runs, next_full};
+pub use scheduler::{Due, PressedStream, Scheduler, due_runs, next_full, next_incremental};

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use croner::Cron;
-use dovetail_model::{CatalogState, Entry, RunMode, StreamId, ViewId, ViewState};
+use dovetail_model::{BatchRun, CatalogState, Entry, RunMode, StreamId, ViewId, ViewState};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
@@ -39,6 +39,33 @@ pub fn next_full(view: &ViewState, after: DateTime<Utc>) -> Option<DateTime<Utc>
         .ok()?
         .find_next_occurrence(&after, false)
         .ok()
+}
+
+/// The next time of the view's incremental schedule: `now` when it is due, later when runs of it fail; None when it
+/// has none, or no generation yet.
+pub fn next_incremental(
+    state: &CatalogState,
+    view: &ViewState,
+    now: DateTime<Utc>,
+) -> Option<DateTime<Utc>> {
+    view.live?;
+    let again = state.retry_at(&view.def.id, true, view.def.defined_at);
+    let next = refresh_due(state, view)?.max(now);
+    Some(again.map_or(next, |again| next.max(again)))
+}
+
+/// When the view's interval since its last incremental run is over.
+fn refresh_due(state: &CatalogState, view: &ViewState) -> Option<DateTime<Utc>> {
+    let interval = TimeDelta::try_seconds(i64::try_from(view.def.refresh_s?).ok()?)?;
+    last_incremental(state, view).checked_add_signed(interval)
+}
+
+/// When the last incremental run started, or the definition was made.
+fn last_incremental(state: &CatalogState, view: &ViewState) -> DateTime<Utc> {
+    let of_view =
+        |run: &&Arc<BatchRun>| run.view == view.def.id && run.mode == RunMode::Incremental;
+    let last = state.runs.values().rev().find(of_view);
+    last.map_or(view.def.defined_at, |run| run.started_at)
 }
 
 /// Which runs are due at `now`, one per view and lane. Pure: the caller starts them.
@@ -109,21 +136,14 @@ fn due_incremental(
             due: None,
         })
     };
-    let last = state
-        .runs
-        .values()
-        .rev()
-        .find(|run| run.view == *id && run.mode == RunMode::Incremental);
-    let since = last.map_or(view.def.defined_at, |run| run.started_at);
     let again = state.retry_at(id, true, view.def.defined_at);
     if again.is_some_and(|again| now < again) {
         return None;
     }
-    if pressed == Some(&view.def.stream) && now - since >= MEMORY_PAUSE {
+    if pressed == Some(&view.def.stream) && now - last_incremental(state, view) >= MEMORY_PAUSE {
         return due("memory");
     }
-    let interval = TimeDelta::try_seconds(i64::try_from(view.def.refresh_s?).ok()?)?;
-    if now - since >= interval {
+    if refresh_due(state, view)? <= now {
         due("schedule")
     } else {
         None

@@ -27,6 +27,6 @@ pub use parse::{check_predicate, parse, parse_definitions, parse_directory};
 pub use render::{render_stream, render_stream_schema, render_view};
 pub(crate) use render::{unit_word, unknown_columns_word};
 pub use statement::{
-    AlterStream, AlterView, CreateStream, CreateView, Definition, ObjectKind, Show, Statement,
-    ViewOptions,
+    AddColumn, AlterStream, AlterView, CreateStream, CreateView, Definition, ObjectKind, Show,
+    Statement, ViewOptions,
 };

@@ -201,6 +201,13 @@ impl BatchLayer {
                 let target = unless_cancelled(&begun.cancel, self.take_target(stream)).await?;
                 return Ok((None, target.position().clone()));
             }
+            Err(error @ (BatchError::Poisoned { .. } | BatchError::Finish { .. }))
+                if begun.request.mode == RunMode::Repair =>
+            {
+                return Err(BatchError::Refused(format!(
+                    "{error}; a range is recomputed beside what is live, which this stands against: replay without a range"
+                )));
+            }
             refreshed => refreshed?,
         };
         let state = self.config.catalog.state();

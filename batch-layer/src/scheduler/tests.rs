@@ -255,7 +255,16 @@ fn what_fails_again_and_again_is_tried_less_and_less_until_something_is_promoted
     let (mut state, id) = scheduled();
     let failed = |number, started| run(&id, number, RunMode::Incremental, Outcome::Failed, started);
     let due = vec![(RunMode::Incremental, "schedule")];
+    let next = |state: &CatalogState, now| next_incremental(state, &state.views[&id], at(now));
     commit(&mut state, vec![failed(1, "2026-01-01 12:01:00")]);
+    let told = next(&state, "2026-01-01 12:01:10");
+    assert_eq!(
+        told,
+        Some(at("2026-01-01 12:02:00")),
+        "not before it is tried again"
+    );
+    let told = next(&state, "2026-01-01 12:30:00");
+    assert_eq!(told, Some(at("2026-01-01 12:30:00")), "never in the past");
     assert_eq!(modes(&state, "2026-01-01 12:01:59"), vec![]);
     assert_eq!(modes(&state, "2026-01-01 12:02:00"), due);
     commit(&mut state, vec![failed(2, "2026-01-01 12:02:00")]);

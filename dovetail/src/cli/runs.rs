@@ -255,7 +255,7 @@ pub(super) const COLUMNS: &[Column] = &[
             return format!("{outcome}, stale").into();
         }
         match run["error"].as_str() {
-            Some(error) => format!("{outcome}: {error}").into(),
+            Some(error) => shortened(&format!("{outcome}: {error}")).into(),
             None => outcome.into(),
         }
     }),
@@ -278,6 +278,18 @@ fn standing(run: &Value) -> String {
         Some(true) => "waiting".to_owned(),
         _ => table::plain(&run["outcome"], "-"),
     }
+}
+
+/// The longest text of an outcome in a list; `dovetail runs N` shows the whole.
+const SHOWN: usize = 72;
+
+/// The beginning of a text, up to a word's end.
+fn shortened(text: &str) -> String {
+    let Some((end, _)) = text.char_indices().nth(SHOWN) else {
+        return text.to_owned();
+    };
+    let words = text[..end].rfind(' ').unwrap_or(end);
+    format!("{}…", &text[..words])
 }
 
 /// What `dovetail diff` takes.
@@ -443,6 +455,19 @@ mod tests {
             recompute_body("repair", &scope, true),
             json!({"mode": "repair", "from": "2001-01-03", "where": "origin = 'SFO'", "dry_run": true})
         );
+    }
+
+    #[test]
+    fn an_error_is_short_in_a_list_and_whole_alone() {
+        let error = "view `ratio` cannot compute an event of stream `flights` in [0@3, 0@5): divide by zero error";
+        let run = json!({"id": 7, "outcome": "failed", "error": error});
+        let listed = table::list(COLUMNS, std::slice::from_ref(&run)).to_string();
+        let shown = "failed: view `ratio` cannot compute an event of stream `flights` in…";
+        assert!(
+            listed.contains(shown) && !listed.contains("0@3"),
+            "{listed}"
+        );
+        assert!(table::record(&run).to_string().contains(error));
     }
 
     #[test]

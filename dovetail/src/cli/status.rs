@@ -62,6 +62,11 @@ fn render(status: &Value) -> String {
         if !records.is_empty() {
             shown.push_str(&format!("\n{title}\n{}\n", table::list(columns, records)));
         }
+        for view in records {
+            for note in table::items(&view["notes"], "") {
+                shown.push_str(&format!("{}: {}\n", text(&view["name"]), text(note)));
+            }
+        }
     }
     let bottleneck = status["bottleneck"].as_str();
     let bottleneck =
@@ -171,6 +176,7 @@ mod tests {
                 {"name": "a", "phase": "live", "generation": 3, "horizon": "flights~k3f:0@50", "position": "flights~k3f:0@90",
                  "freshness_ms": 12, "runs": 4, "run_bytes": 4096, "schedule_paused": true, "next_refresh": "2001-01-01T00:05:00"},
                 {"name": "b", "phase": "building", "building": {"rows_read": 5, "rows_total": null}},
+                {"name": "c", "phase": "poisoned", "notes": ["view `c` cannot compute an event"]},
             ],
             "runs": [],
         });
@@ -199,7 +205,9 @@ mod tests {
         ╞══════╪══════════════════════════════╪════════════╪══════════════════╪═══════╪═══════════╪══════╪═══════════╪═══════════╪═════════════════════╡
         │ a    ┆ live                         ┆          3 ┆ flights~k3f:0@50 ┆ 0@90  ┆        12 ┆    4 ┆ 4.00 KiB  ┆ paused    ┆ 2001-01-01T00:05:00 │
         │ b    ┆ building, 5 of ? events read ┆ -          ┆ -                ┆ -     ┆ -         ┆ -    ┆ -         ┆ -         ┆ -                   │
+        │ c    ┆ poisoned                     ┆ -          ┆ -                ┆ -     ┆ -         ┆ -    ┆ -         ┆ -         ┆ -                   │
         └──────┴──────────────────────────────┴────────────┴──────────────────┴───────┴───────────┴──────┴───────────┴───────────┴─────────────────────┘
+        c: view `c` cannot compute an event
 
         bottleneck: accumulate of flights
         "#);

@@ -3,11 +3,10 @@
 
 use std::sync::Arc;
 
-use chrono::{TimeDelta, Utc};
-use dovetail_batch_layer::next_full;
+use chrono::Utc;
+use dovetail_batch_layer::{next_full, next_incremental};
 use dovetail_model::{
-    CatalogState, Outcome, Position, PositionToken, Problem, RunMode, StreamDef, StreamState,
-    ViewState,
+    CatalogState, Outcome, Position, PositionToken, Problem, StreamDef, StreamState, ViewState,
 };
 use dovetail_seam::{Cut, ViewCut};
 use dovetail_serving_layer::engine::freshness_ms;
@@ -57,7 +56,7 @@ impl Node {
             position: token(def, &open.cell().durable()),
             accumulated: token(def, cut.position()),
             archived: token(def, cut.raw().archived()),
-            freshness_ms: self.freshness(&open, &cut),
+            freshness_ms: self.freshness(&open, &cut, cut.position()),
             lag: load::lag(&open, &cut),
             archived_events: cut.raw().rows(),
             archived_bytes: cut.raw().bytes(),
@@ -92,28 +91,23 @@ impl Node {
             .views()
             .get(&def.id)
             .ok_or_else(|| Problem::not_found("view", &def.name))?;
-        let next_refresh = def
-            .refresh_s
-            .and_then(|s| i64::try_from(s).ok())
-            .map(|refresh_s| {
-                let last = state
-                    .runs
-                    .values()
-                    .rev()
-                    .find(|run| run.view == def.id && run.mode == RunMode::Incremental);
-                last.map_or(def.defined_at, |run| run.started_at) + TimeDelta::seconds(refresh_s)
-            });
+        let now = self.0.config.clock.now();
+        let info = self.view_info(view, &stream.def, &cut, in_cut);
+        let covered = match info.phase {
+            ViewPhase::Live => cut.position(),
+            ViewPhase::Building | ViewPhase::Batch | ViewPhase::Poisoned => &in_cut.start,
+        };
         let time = |at: chrono::DateTime<Utc>| iso_us(at.timestamp_micros());
         Ok(ViewStatus {
-            view: self.view_info(view, &stream.def, &cut, in_cut),
-            freshness_ms: self.freshness(&open, &cut),
+            view: info,
+            freshness_ms: self.freshness(&open, &cut, covered),
             runs: in_cut.runs.len() as u64,
             run_groups: in_cut.runs.iter().map(|run| run.rows() as u64).sum(),
             run_bytes: in_cut.bytes() as u64,
             building: self.build_progress(state, view),
             schedule_paused: view.schedule_paused,
-            next_recompute: next_full(view, self.0.config.clock.now()).map(time),
-            next_refresh: next_refresh.map(time),
+            next_recompute: next_full(view, now).map(time),
+            next_refresh: next_incremental(state, view, now).map(time),
             rollback_to: view.before_promote.filter(|to| view.live != Some(*to)),
             generations: view
                 .generations
@@ -153,10 +147,9 @@ impl Node {
         }
         let phase = match &in_cut.generation {
             None => ViewPhase::Building,
-            Some(generation) if generation.is_mergeable() && in_cut.poisoned.is_empty() => {
-                ViewPhase::Live
-            }
-            Some(_) => ViewPhase::Batch,
+            Some(generation) if !generation.is_mergeable() => ViewPhase::Batch,
+            Some(_) if in_cut.poisoned.is_empty() => ViewPhase::Live,
+            Some(_) => ViewPhase::Poisoned,
         };
         let keys: Vec<usize> = in_cut
             .view
@@ -251,13 +244,9 @@ impl Node {
         })
     }
 
-    fn freshness(&self, open: &Arc<OpenStream>, cut: &Cut) -> u64 {
-        freshness_ms(
-            open.cell(),
-            cut,
-            cut.position(),
-            self.0.config.clock.as_ref(),
-        )
+    /// The age of the oldest durable event that does not lie before `position`.
+    fn freshness(&self, open: &Arc<OpenStream>, cut: &Cut, position: &Position) -> u64 {
+        freshness_ms(open.cell(), cut, position, self.0.config.clock.as_ref())
     }
 }
 

@@ -73,7 +73,8 @@ async fn refuses(calls: &Calls, span: &str, n: i64, d: i64) {
     assert_eq!(total(calls).await, json!({"n": n, "d": d}));
     let status = calls.get("/v1/views/ratio/status").await.unwrap();
     names_all(&status["notes"][0], span);
-    assert_eq!(status["phase"], "batch");
+    assert_eq!(status["phase"], "poisoned");
+    assert!(status["freshness_ms"].as_u64().unwrap() > 0, "{status}");
     assert_eq!(
         status["runs"], 0,
         "nothing piles up behind what it cannot compute"
@@ -128,6 +129,11 @@ async fn a_view_that_cannot_compute_an_event_stands_alone_and_heals() {
         let run = calls.recompute("ratio", &request).await.unwrap();
         assert_eq!(run["outcome"], "failed", "{run}");
         names_all(&run["error"], "[0@3, 0@5)");
+        let without = run["error"]
+            .as_str()
+            .unwrap()
+            .contains("replay without a range");
+        assert_eq!(without, request["mode"] == "repair", "{run}");
     }
     calls
         .recompute("total", &json!({"mode": "incremental"}))

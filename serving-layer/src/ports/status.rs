@@ -121,6 +121,8 @@ pub enum ViewPhase {
     Live,
     /// From the generation alone, see `notes`.
     Batch,
+    /// It cannot compute some event, see `notes`: merged queries get 503, `layer=batch` answers.
+    Poisoned,
 }
 
 impl ViewPhase {
@@ -130,6 +132,7 @@ impl ViewPhase {
             Self::Building => "building",
             Self::Live => "live",
             Self::Batch => "batch",
+            Self::Poisoned => "poisoned",
         }
     }
 }
@@ -231,7 +234,7 @@ pub struct ViewStatus {
     pub schedule_paused: bool,
     /// When the next full run is due.
     pub next_recompute: Option<String>,
-    /// When the next incremental run is due.
+    /// When the next incremental run is due: now at the earliest, later than its interval says when such runs fail.
     pub next_refresh: Option<String>,
     /// Where a rollback without a number goes.
     pub rollback_to: Option<GenerationNumber>,

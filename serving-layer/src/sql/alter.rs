@@ -8,9 +8,9 @@ use super::column::{column, column_name};
 use super::options::{Options, checked_cron, parse_interval};
 use super::parse::{object_kind, object_name};
 use super::source::Tokens;
-use super::statement::{AlterStream, AlterView, Definition, ObjectKind};
+use super::statement::{AddColumn, AlterStream, AlterView, Definition, ObjectKind};
 
-/// `ALTER STREAM name ADD COLUMN …, ALTER COLUMN … DROP NOT NULL` or `ALTER VIEW name SET (…)`
+/// `ALTER STREAM name ADD COLUMN [IF NOT EXISTS] …, ALTER COLUMN … DROP NOT NULL` or `ALTER VIEW name SET (…)`
 pub(super) fn alter(tokens: &mut Tokens<'_>) -> Result<Definition, Problem> {
     tokens.expect_words(&["ALTER"])?;
     let definition = match object_kind(tokens)? {
@@ -29,7 +29,11 @@ fn alter_stream(tokens: &mut Tokens<'_>) -> Result<AlterStream, Problem> {
     loop {
         if tokens.eat_words(&["ADD"]) {
             tokens.eat_words(&["COLUMN"]);
-            alter.add.push(added_column(tokens)?);
+            let if_not_exists = tokens.eat_words(&["IF", "NOT", "EXISTS"]);
+            alter.add.push(AddColumn {
+                column: added_column(tokens)?,
+                if_not_exists,
+            });
         } else if tokens.eat_words(&["ALTER"]) {
             tokens.eat_words(&["COLUMN"]);
             let name = column_name(tokens)?;

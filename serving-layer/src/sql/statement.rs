@@ -143,9 +143,18 @@ pub struct AlterStream {
     /// The stream.
     pub name: String,
     /// The columns to add, all nullable: earlier events have no value for them.
-    pub add: Vec<Column>,
+    pub add: Vec<AddColumn>,
     /// The columns that may be NULL from now on.
     pub drop_not_null: Vec<String>,
+}
+
+/// `ADD COLUMN [IF NOT EXISTS] name type`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AddColumn {
+    /// The column.
+    pub column: Column,
+    /// Whether a column of that name, of whatever type, may be there already; then it stays as it is.
+    pub if_not_exists: bool,
 }
 
 /// `ALTER VIEW … SET (…)`. An option that is not named stays; `NULL` takes it away.

@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use dovetail_model::{
     CatalogState, Column, Problem, SchemaGrowth, StreamSchema, StreamState, ViewState,
 };
-use dovetail_serving_layer::sql::AlterStream;
+use dovetail_serving_layer::sql::{AddColumn, AlterStream};
 use dovetail_view::View;
 
 /// `schema` after `alter`.
@@ -21,7 +21,19 @@ pub(super) fn altered(schema: &StreamSchema, alter: &AlterStream) -> Result<Stre
         let column = column.ok_or_else(|| Problem::not_found("column", name))?;
         column.nullable = true;
     }
-    next.columns.extend(alter.add.iter().cloned());
+    for add in &alter.add {
+        let there = next.columns.iter().any(|c| c.name == add.column.name);
+        match (there, add.if_not_exists) {
+            (false, _) => next.columns.push(add.column.clone()),
+            (true, true) => {}
+            (true, false) => {
+                return Err(Problem::conflict(format!(
+                    "column `{}` is there already; ADD COLUMN IF NOT EXISTS leaves it as it is",
+                    add.column.name
+                )));
+            }
+        }
+    }
     Ok(next)
 }
 
@@ -29,8 +41,15 @@ pub(super) fn altered(schema: &StreamSchema, alter: &AlterStream) -> Result<Stre
 pub(super) fn statement(name: &str, growth: SchemaGrowth) -> AlterStream {
     AlterStream {
         name: name.to_owned(),
-        add: growth.added,
+        add: growth.added.into_iter().map(added).collect(),
         drop_not_null: growth.relaxed,
+    }
+}
+
+fn added(column: Column) -> AddColumn {
+    AddColumn {
+        column,
+        if_not_exists: false,
     }
 }
 

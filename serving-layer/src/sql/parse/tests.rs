@@ -7,7 +7,8 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::sql::{
-    AlterStream, AlterView, CreateStream, CreateView, ViewOptions, render_stream, render_view,
+    AddColumn, AlterStream, AlterView, CreateStream, CreateView, ViewOptions, render_stream,
+    render_view,
 };
 
 fn define(sql: &str) -> Definition {
@@ -140,14 +141,20 @@ fn the_smaller_statements() {
     let add = AlterStream {
         name: "s".to_owned(),
         add: vec![
-            column("x", ColumnType::Decimal(5, 2), true),
-            column("y", ColumnType::Int, true),
+            AddColumn {
+                column: column("x", ColumnType::Decimal(5, 2), true),
+                if_not_exists: false,
+            },
+            AddColumn {
+                column: column("y", ColumnType::Int, true),
+                if_not_exists: true,
+            },
         ],
         drop_not_null: vec!["z".to_owned()],
     };
     assert_eq!(
         define(
-            "ALTER STREAM s ADD COLUMN x DECIMAL(5, 2), ALTER COLUMN z DROP NOT NULL, ADD y INT"
+            "ALTER STREAM s ADD COLUMN x DECIMAL(5, 2), ALTER COLUMN z DROP NOT NULL, ADD if not exists y INT"
         ),
         Definition::AlterStream(add)
     );
