@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! connection cap, timeouts, lingering close   server -> connection_io
-//!   log, common headers, panic -> 500         router
+//!   log, common headers, panic -> 500         router -> compress
 //!     Host and Origin, or bearer token        origin, auth
 //!       role, parameters, body                routes -> params, body, json_body
 //!         port                                crate::ports
@@ -13,11 +13,12 @@
 //! Collaborators: [`Ports`](crate::ports::Ports) behind it, [`serve`] in front.
 //! Invariants: every refusal is a problem document, unknown routes and bad parameters too; an answer that
 //! fails after its headers breaks the connection and is never well formed; a caller that leaves drops the
-//! answer's stream. Non-goals: TLS, compression of answers, sessions.
+//! answer's stream. Non-goals: TLS, sessions.
 
 mod answer;
 mod auth;
 mod body;
+mod compress;
 mod connection_io;
 mod encode;
 mod format;

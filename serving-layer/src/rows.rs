@@ -21,7 +21,7 @@ use literal::literal;
 use crate::ports::{Filter, FilterOp, OrderBy, Page, RowsRequest};
 
 /// What may stand in the query string, for someone who has mistyped one.
-const FILTER_HINT: &str = "a filter reads `column=value` or `column.op=value` with op eq, gt, gte, lt, lte or in; other parameters are columns, order, limit, cursor, after, layer, generation, timeout_ms and format";
+const FILTER_HINT: &str = "a filter reads `column=value` or `column.op=value` with op eq, gt, gte, lt, lte or in, or `column.is=null`, `column.is=not_null`; other parameters are columns, order, limit, cursor, after, layer, generation, timeout_ms and format";
 
 /// A rows request against the schema of its view.
 #[derive(Debug, Clone, PartialEq)]
@@ -177,7 +177,11 @@ impl Columns<'_> {
     }
 
     fn filter(&self, filter: &Filter) -> Result<Expr, Problem> {
-        let index = self.find_comparable(&filter.column).map_err(|problem| {
+        let found = match filter.op {
+            FilterOp::IsNull | FilterOp::IsNotNull => self.find(&filter.column),
+            _ => self.find_comparable(&filter.column),
+        };
+        let index = found.map_err(|problem| {
             let detail = format!("{}; {FILTER_HINT}", problem.detail);
             Problem { detail, ..problem }
         })?;
@@ -188,15 +192,20 @@ impl Columns<'_> {
             .map(|text| literal(field, text).map(lit))
             .collect::<Result<Vec<_>, _>>()?;
         let column = self.expr(index);
-        if filter.op == FilterOp::In {
-            return Ok(column.in_list(values, false));
+        match filter.op {
+            FilterOp::In => return Ok(column.in_list(values, false)),
+            FilterOp::IsNull => return Ok(column.is_null()),
+            FilterOp::IsNotNull => return Ok(column.is_not_null()),
+            _ => {}
         }
         let Ok([value]) = <[Expr; 1]>::try_from(values) else {
             let detail = format!("a filter on `{}` needs one value", filter.column);
             return Err(Problem::invalid(detail));
         };
         Ok(match filter.op {
-            FilterOp::Eq | FilterOp::In => column.eq(value),
+            FilterOp::Eq | FilterOp::In | FilterOp::IsNull | FilterOp::IsNotNull => {
+                column.eq(value)
+            }
             FilterOp::Gt => column.gt(value),
             FilterOp::GtEq => column.gt_eq(value),
             FilterOp::Lt => column.lt(value),

@@ -18,6 +18,7 @@ use tracing::debug;
 
 use super::auth::{AuthConfig, Caller};
 use super::body::BodyReader;
+use super::compress::compress;
 use super::params::Params;
 use super::problem::{Refusal, panicked, unknown_route, wrong_method};
 use super::{origin, routes};
@@ -49,6 +50,7 @@ pub fn router(ports: Ports, config: ApiConfig) -> Router {
         .method_not_allowed_fallback(wrong_method)
         .with_state(api.clone())
         .layer(CatchPanicLayer::custom(panicked))
+        .layer(from_fn(compress))
         .layer(from_fn_with_state(api, authenticate))
         .layer(from_fn(finish))
 }

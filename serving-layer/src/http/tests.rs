@@ -3,6 +3,7 @@
 //! everything behind it.
 
 mod api;
+mod compression;
 mod fake;
 mod refusals;
 mod roles;

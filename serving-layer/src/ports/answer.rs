@@ -91,6 +91,10 @@ pub enum FilterOp {
     LtEq,
     /// `IN (…)`
     In,
+    /// `IS NULL`
+    IsNull,
+    /// `IS NOT NULL`
+    IsNotNull,
 }
 
 /// One condition on one column. Conditions are joined by AND.
@@ -100,7 +104,7 @@ pub struct Filter {
     pub column: String,
     /// How it compares.
     pub op: FilterOp,
-    /// The literals as text: one, or any number for [`FilterOp::In`].
+    /// The literals as text: one; any number for [`FilterOp::In`], none for those that ask for null.
     pub values: Vec<String>,
 }
 

@@ -119,6 +119,22 @@ fn what_a_view_cannot_answer_is_named() {
 }
 
 #[test]
+fn null_is_asked_for_by_name() {
+    for (op, sql) in [
+        (FilterOp::IsNull, "origin IS NULL"),
+        (FilterOp::IsNotNull, "origin IS NOT NULL"),
+    ] {
+        let mut request = request();
+        request.filters = vec![Filter {
+            values: vec![],
+            ..filter("origin", op, "")
+        }];
+        let plan = RowsPlan::new(&request, &schema(), &[]).unwrap();
+        assert_eq!(plan.filter.unwrap().to_string(), sql);
+    }
+}
+
+#[test]
 fn literals_keep_their_value() {
     let plan = |column: &str, value: &str| {
         let mut request = request();

@@ -69,11 +69,7 @@ pub(in super::super) async fn rows(
             .number("limit", 1, MAX_LIMIT)?
             .unwrap_or(DEFAULT_LIMIT) as usize,
         cursor: params.text("cursor")?,
-        filters: params
-            .rest()
-            .into_iter()
-            .map(|(name, value)| filter_of(&name, value))
-            .collect::<Result<_, _>>()?,
+        filters: filters(params.rest())?,
         limits: limits.clone(),
     };
     let limit = request.limit;
@@ -105,7 +101,25 @@ fn order_of(text: &str) -> Result<Vec<OrderBy>, Problem> {
     Ok(list_of("order", text)?.into_iter().map(by).collect())
 }
 
-/// `column=value` or `column.op=value`. Only what stands behind the last dot can be an operator, so a
+/// The filters of a query string. One that is given twice is a slip: joined by AND, as all are, both would hold of
+/// nothing, or one of them would be idle.
+fn filters(pairs: Vec<(String, String)>) -> Result<Vec<Filter>, Problem> {
+    let mut filters: Vec<Filter> = Vec::with_capacity(pairs.len());
+    for (name, value) in pairs {
+        let filter = filter_of(&name, value)?;
+        let same = |other: &Filter| (&other.column, other.op) == (&filter.column, filter.op);
+        if filters.iter().any(same) {
+            let column = &filter.column;
+            let why =
+                format!("it is given twice; for one of several values write `{column}.in=a,b`");
+            return Err(parameter(&name, why));
+        }
+        filters.push(filter);
+    }
+    Ok(filters)
+}
+
+/// `column=value`, `column.op=value` or `column.is=null`. Only what stands behind the last dot can be an operator, so a
 /// column with dots in its name is reached too.
 fn filter_of(name: &str, value: String) -> Result<Filter, Problem> {
     let op = |suffix: &str| match suffix {
@@ -115,12 +129,29 @@ fn filter_of(name: &str, value: String) -> Result<Filter, Problem> {
         "lt" => Some(FilterOp::Lt),
         "lte" => Some(FilterOp::LtEq),
         "in" => Some(FilterOp::In),
+        "is" => Some(FilterOp::IsNull),
+
         _ => None,
     };
     let (column, op) = name
         .rsplit_once('.')
         .and_then(|(column, suffix)| Some((column, op(suffix)?)))
         .unwrap_or((name, FilterOp::Eq));
+    if op == FilterOp::IsNull {
+        let op = match value.as_str() {
+            "null" => op,
+            "not_null" => FilterOp::IsNotNull,
+            other => {
+                let why = format!("`{other}` is neither `null` nor `not_null`");
+                return Err(parameter(name, why));
+            }
+        };
+        return Ok(Filter {
+            column: column.to_owned(),
+            op,
+            values: vec![],
+        });
+    }
     let values = if op == FilterOp::In {
         split_values(&value).ok_or_else(|| {
             parameter(
