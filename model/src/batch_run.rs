@@ -148,7 +148,9 @@ pub struct BatchRun {
     /// The view's pointer epoch when it started: another one now makes a staged run stale.
     #[serde(default)]
     pub pointer_epoch: u64,
-    /// Events read from the raw log.
+    /// Rows read from the raw log until it was staged or had ended, by all passes together. An event counts once for
+    /// each pass that reads it: a full or repair run brings the live generation forward first, and a repair reads once
+    /// to find its groups and once more to recompute them.
     pub rows_read: u64,
     /// Groups written.
     pub groups: u64,

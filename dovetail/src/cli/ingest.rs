@@ -108,6 +108,8 @@ pub(super) async fn run(
     };
     let sender = Sender::new(client.clone(), &args.stream, args.errors, retry);
     let mut totals = Totals::default();
+    let interrupted = tokio::signal::ctrl_c();
+    tokio::pin!(interrupted);
     for file in &files {
         let sent = send_file(
             file,
@@ -117,18 +119,14 @@ pub(super) async fn run(
             console,
             &mut totals,
         );
-        if let Err(error) = sent.await {
-            if totals.position.is_some() {
+        let (sent, stopped) = tokio::select! {
+            sent = sent => (sent, false),
+            Ok(()) = &mut interrupted => (Err(CliError::Failed("interrupted".to_owned())), true),
+        };
+        if let Err(error) = sent {
+            if stopped || totals.position.is_some() {
                 let resumable = file != Path::new("-") || args.key.is_some();
-                console.note(&format!(
-                    "{} events were stored{}",
-                    HumanCount(totals.accepted),
-                    if resumable {
-                        "; running the same command again goes on from there"
-                    } else {
-                        ""
-                    }
-                ));
+                console.note(&how_far(&totals, resumable));
             }
             return Err(error);
         }
@@ -140,6 +138,23 @@ pub(super) async fn run(
         ));
     }
     console.line(totals.summary())
+}
+
+/// What an ingest that did not end has stored, and how to go on.
+fn how_far(totals: &Totals, resumable: bool) -> String {
+    format!(
+        "{} events were stored{}{}",
+        HumanCount(totals.accepted),
+        match &totals.position {
+            Some(position) => format!(", up to `{position}`"),
+            None => String::new(),
+        },
+        if resumable {
+            "; running the same command again goes on from there"
+        } else {
+            "; a pipe that is not named with --key cannot be resumed"
+        }
+    )
 }
 
 async fn send_file(

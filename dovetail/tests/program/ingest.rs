@@ -11,7 +11,7 @@ use std::sync::Arc;
 use arrow::array::{Array, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray};
 use arrow::ipc::writer::{FileWriter, StreamWriter};
 use parquet::arrow::ArrowWriter;
-use rustix::process::Signal;
+use rustix::process::{Pid, Signal};
 use serde_json::Value;
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::{TcpListener, TcpStream};
@@ -369,6 +369,51 @@ async fn a_kill_in_the_middle_is_resumed_and_nothing_doubles() {
     let up = Up::start(&data, &[]).await;
     assert_eq!(up.run(&ingest).await.code, 0);
     assert_eq!(count(&up.run(&COUNT).await), elements as u64);
+}
+
+#[tokio::test]
+async fn an_interrupt_says_how_far_it_got_and_how_to_go_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let (file, elements) = large_array(dir.path());
+    let up = Up::start(&dir.path().join("data"), &[]).await;
+    declare_notes(&up).await;
+    let (url, stalled) = stalling_proxy(up.url.clone(), 22 * MIB).await;
+    let child = program(&["--url", &url, "ingest", "notes", file.to_str().unwrap()])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    tokio::time::timeout(PATIENCE, stalled)
+        .await
+        .unwrap()
+        .unwrap();
+    let pid = child.id().and_then(|pid| Pid::from_raw(pid.cast_signed()));
+    rustix::process::kill_process(pid.unwrap(), Signal::INT).unwrap();
+    let ended = tokio::time::timeout(PATIENCE, child.wait_with_output());
+    let ended = ended.await.unwrap().unwrap();
+    let (out, err) = (ended.stdout, String::from_utf8(ended.stderr).unwrap());
+    assert_eq!((ended.status.code(), out.len()), (Some(1), 0), "{err}");
+    assert!(err.contains("interrupted"), "{err}");
+    let told = err
+        .lines()
+        .find(|line| line.contains(" events were stored"));
+    let told = told.unwrap();
+    assert!(
+        told.contains("running the same command again goes on"),
+        "{told}"
+    );
+    // The request that stood still was not whole, so what had been answered is all there is.
+    let digits: String = told
+        .split(" events")
+        .next()
+        .unwrap()
+        .chars()
+        .filter(char::is_ascii_digit)
+        .collect();
+    let said: u64 = digits.parse().unwrap();
+    let part = (PART_BYTES / elements_bytes(elements, &file)) as u64;
+    assert!(said >= 5 * part, "{told}");
+    assert_eq!(count(&up.run(&COUNT).await), said, "{told}");
 }
 
 /// Bytes of one element of a file.

@@ -22,6 +22,8 @@ use super::convert::Converter;
 use super::guard::guarded;
 use super::sink::Sink;
 
+/// What an Arrow file begins with, and no stream can.
+const FILE_MAGIC: &[u8] = b"ARROW1";
 /// Marks the length of a message behind it.
 const CONTINUATION: [u8; 4] = [0xff; 4];
 /// Bytes of dictionaries that are checked again, in all. About a second.
@@ -40,6 +42,10 @@ pub(super) fn decode(
 ) -> Result<RecordBatch, DecodeError> {
     if body.is_empty() {
         let reason = "the body is empty; an Arrow stream starts with a schema";
+        return Err(DecodeError::body(reason));
+    }
+    if body.starts_with(FILE_MAGIC) {
+        let reason = "the body is an Arrow file, and an Arrow stream is read here: write it with a stream writer (`pyarrow.ipc.new_stream`), or send it by `dovetail ingest`";
         return Err(DecodeError::body(reason));
     }
     let mut buffer = if body.as_ptr().addr().is_multiple_of(ALIGNMENT) {

@@ -10,6 +10,12 @@ use super::DecodeError;
 
 /// Largest window of a zstd body, as RFC 9659 asks for: 8 MiB. A frame could claim 128 and cost us that.
 const ZSTD_WINDOW_LOG_MAX: u32 = 23;
+/// What every gzip member begins with.
+const GZIP_MAGIC: &[u8] = &[0x1f, 0x8b];
+/// What a zstd frame begins with; a skippable one has any nibble before `MAGIC_SKIPPABLE`.
+const ZSTD_MAGIC: &[u8] = &[0x28, 0xb5, 0x2f, 0xfd];
+/// The last three bytes of a skippable frame's magic number.
+const ZSTD_SKIPPABLE: &[u8] = &[0x2a, 0x4d, 0x18];
 /// How much is read at once.
 const CHUNK: usize = 64 << 10;
 
@@ -61,10 +67,14 @@ pub fn decompress(
         ContentEncoding::Identity if body.len() > limit => Err(too_large(limit)),
         ContentEncoding::Identity => Ok(body),
         ContentEncoding::Gzip => {
+            check_magic("gzip", &body, begins_as(&body, GZIP_MAGIC))?;
             let reader = flate2::bufread::MultiGzDecoder::new(&body[..]);
             read_all("gzip", reader, body.len(), limit)
         }
         ContentEncoding::Zstd => {
+            let skippable = matches!(body[..], [first, ..] if first & 0xf0 == 0x50)
+                && begins_as(&body[1..], ZSTD_SKIPPABLE);
+            check_magic("zstd", &body, begins_as(&body, ZSTD_MAGIC) || skippable)?;
             let mut reader = zstd::stream::read::Decoder::with_buffer(&body[..])
                 .map_err(|error| damaged("zstd", &error))?;
             reader
@@ -75,15 +85,31 @@ pub fn decompress(
     }
 }
 
+/// Whether `body`, or as much as there is of it, begins with `magic`.
+fn begins_as(body: &[u8], magic: &[u8]) -> bool {
+    let length = body.len().min(magic.len());
+    body[..length] == magic[..length]
+}
+
+/// Tells a body that was never compressed from one that is damaged.
+fn check_magic(name: &str, body: &[u8], matches: bool) -> Result<(), DecodeError> {
+    if body.is_empty() {
+        return Err(DecodeError::body(format!("the {name} body is empty")));
+    }
+    if !matches {
+        return Err(DecodeError::body(format!(
+            "the body is not {name}, although `Content-Encoding` says so: leave that header out, or compress the body"
+        )));
+    }
+    Ok(())
+}
+
 fn read_all(
     name: &str,
     mut reader: impl Read,
     compressed: usize,
     limit: usize,
 ) -> Result<Bytes, DecodeError> {
-    if compressed == 0 {
-        return Err(DecodeError::body(format!("the {name} body is empty")));
-    }
     let mut out = Vec::with_capacity(compressed.saturating_mul(4).min(limit));
     let mut chunk = vec![0; CHUNK];
     loop {
@@ -169,9 +195,20 @@ mod tests {
                     "{length}: {error}"
                 );
             }
-            let garbage = Bytes::from_static(b"not compressed at all");
-            let error = decompress(encoding, garbage, 1 << 20).unwrap_err();
+            let mut garbage = body.clone();
+            garbage[4..].fill(0xff);
+            let error = decompress(encoding, garbage.into(), 1 << 20).unwrap_err();
             assert!(error.to_string().contains("not valid"), "{error}");
+            for never_compressed in ["{", "{}", "not compressed at all", "P"] {
+                let plain = Bytes::from_static(never_compressed.as_bytes());
+                let error = decompress(encoding, plain, 1 << 20)
+                    .unwrap_err()
+                    .to_string();
+                let told = error.contains("although `Content-Encoding` says so");
+                // One byte of a skippable frame could be the beginning of one.
+                let may_be = encoding == ContentEncoding::Zstd && never_compressed == "P";
+                assert_eq!(told, !may_be, "{error}");
+            }
         }
     }
 

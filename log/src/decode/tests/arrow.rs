@@ -7,7 +7,7 @@ use arrow::array::*;
 use arrow::buffer::{NullBuffer, OffsetBuffer, ScalarBuffer};
 use arrow::datatypes::{DataType, Field, Fields, Int8Type, Schema, TimeUnit};
 use arrow::ipc::CompressionType;
-use arrow::ipc::writer::{IpcWriteOptions, StreamWriter};
+use arrow::ipc::writer::{FileWriter, IpcWriteOptions, StreamWriter};
 use dovetail_model::{ColumnType, EpochUnit, ProblemKind, StreamSchema};
 
 use super::cells::{Cell, rows_of};
@@ -369,6 +369,19 @@ fn schemas_that_do_not_fit() {
         ),
         "column `y`: the stream has no such column and refuses unknown ones"
     );
+}
+
+#[test]
+fn a_file_is_not_a_stream() {
+    let to = schema(vec![column("x", ColumnType::Varchar)]);
+    let numbers: ArrayRef = Arc::new(StringArray::from(vec!["a"]));
+    let whole = batch(vec![("x", numbers)]);
+    let mut writer = FileWriter::try_new(vec![], &whole.schema()).unwrap();
+    writer.write(&whole).unwrap();
+    let file = writer.into_inner().unwrap();
+    let error = rejected(&to, Arrow, &file).to_string();
+    assert!(error.contains("the body is an Arrow file"), "{error}");
+    assert!(error.contains("dovetail ingest"), "{error}");
 }
 
 #[test]

@@ -441,7 +441,7 @@ const CASES: &[Case] = &[
         &[NDJSON, ("content-encoding", "gzip")],
         "{}",
         400,
-        "the gzip body is cut off",
+        "the body is not gzip, although `Content-Encoding` says so",
     ),
     (
         "POST /v1/streams/flights",
