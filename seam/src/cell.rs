@@ -236,27 +236,27 @@ impl StreamCell {
         })
     }
 
-    /// A view joins the stream with what it has already, or another definition of one does as a candidate.
-    ///
-    /// Its runs and poisoned spans start at `view.start` and end at the accumulated position.
+    /// A view joins the stream with what it has already: runs and poisoned spans from `view.start` to the
+    /// accumulated position.
     ///
     /// # Errors
-    /// When the runs do not reach the accumulated position.
-    pub fn add_view(&self, id: ViewId, view: ViewCut, candidate: bool) -> Result<(), SeamError> {
+    /// When they do not reach the accumulated position.
+    pub fn restore_view(&self, id: ViewId, view: ViewCut) -> Result<(), SeamError> {
         self.swap(|cut| {
-            let end = view.end();
-            if *end != cut.position {
-                return Err(SeamError::NotAdjacent {
-                    stream: cut.stream.name.clone(),
-                    at: cut.position.clone(),
-                    from: end.clone(),
-                });
-            }
-            if candidate {
-                cut.candidates.insert((id, view.version), view);
-            } else {
-                cut.views.insert(id, view);
-            }
+            check_reaches(cut, &view)?;
+            cut.views.insert(id, view);
+            Ok(())
+        })
+    }
+
+    /// Another definition of a view joins as a candidate, with what it has already, as [`Self::restore_view`] has it.
+    ///
+    /// # Errors
+    /// When its runs do not reach the accumulated position.
+    pub fn restore_candidate(&self, id: ViewId, view: ViewCut) -> Result<(), SeamError> {
+        self.swap(|cut| {
+            check_reaches(cut, &view)?;
+            cut.candidates.insert((id, view.version), view);
             Ok(())
         })
     }
@@ -366,6 +366,19 @@ impl StreamCell {
         self.cut.store(Arc::new(cut));
         made
     }
+}
+
+/// Whether `view` has everything up to where the cut stands.
+fn check_reaches(cut: &Cut, view: &ViewCut) -> Result<(), SeamError> {
+    let end = view.end();
+    if *end == cut.position {
+        return Ok(());
+    }
+    Err(SeamError::NotAdjacent {
+        stream: cut.stream.name.clone(),
+        at: cut.position.clone(),
+        from: end.clone(),
+    })
 }
 
 fn replace_raw(cut: &mut Cut, raw: Arc<RawSnapshot>) -> Result<(), SeamError> {

@@ -1,12 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Exclusions as one expression over events.
 
-use std::fmt;
-use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
 use arrow::array::RecordBatch;
-use arrow::datatypes::{DataType, Schema};
 use datafusion::common::Result as EngineResult;
 use datafusion::error::DataFusionError;
 use datafusion::logical_expr::{ColumnarValue, Operator};
@@ -15,7 +12,7 @@ use datafusion::physical_expr::expressions::{BinaryExpr, col, lit};
 use dovetail_model::{Exclusion, ExclusionId, OFFSET, PARTITION, Position, StreamSchema};
 
 use crate::words::words_of;
-use crate::{Predicate, ViewError};
+use crate::{Hook, Hooked, Predicate, ViewError};
 
 /// True (or null) for an event that one of `exclusions` matches and that lies before its bound; over
 /// columns of the stream's events schema. An exclusion that cannot be computed for some event fails with
@@ -29,11 +26,12 @@ pub fn exclusion_predicate(
 ) -> Result<Arc<dyn PhysicalExpr>, ViewError> {
     let mut any: Arc<dyn PhysicalExpr> = lit(false);
     for exclusion in exclusions {
-        let matches = Arc::new(Named {
+        let predicate = Predicate::over_events(&exclusion.predicate, schema)?;
+        let named = Named {
             id: exclusion.id,
             predicate: exclusion.predicate.clone(),
-            matches: Predicate::over_events(&exclusion.predicate, schema)?.expr(),
-        });
+        };
+        let matches = Arc::new(Hooked::new(predicate.expr(), named));
         let matches = binary(before(&exclusion.bound, schema)?, Operator::And, matches);
         any = binary(any, Operator::Or, matches);
     }
@@ -62,47 +60,20 @@ impl ExclusionFailed {
     }
 }
 
-/// The predicate of one exclusion; its errors name it.
-#[derive(Debug)]
+/// Which exclusion a predicate is of; its errors name it.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct Named {
     id: ExclusionId,
     predicate: String,
-    matches: Arc<dyn PhysicalExpr>,
 }
 
-impl PartialEq for Named {
-    fn eq(&self, other: &Self) -> bool {
-        self.id == other.id && self.predicate == other.predicate && self.matches.eq(&other.matches)
-    }
-}
-
-impl Eq for Named {}
-
-impl Hash for Named {
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        self.id.hash(state);
-        self.predicate.hash(state);
-        self.matches.hash(state);
-    }
-}
-
-impl fmt::Display for Named {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.matches.fmt(f)
-    }
-}
-
-impl PhysicalExpr for Named {
-    fn data_type(&self, schema: &Schema) -> EngineResult<DataType> {
-        self.matches.data_type(schema)
-    }
-
-    fn nullable(&self, schema: &Schema) -> EngineResult<bool> {
-        self.matches.nullable(schema)
-    }
-
-    fn evaluate(&self, batch: &RecordBatch) -> EngineResult<ColumnarValue> {
-        self.matches.evaluate(batch).map_err(|error| {
+impl Hook for Named {
+    fn evaluate(
+        &self,
+        inner: &dyn PhysicalExpr,
+        batch: &RecordBatch,
+    ) -> EngineResult<ColumnarValue> {
+        inner.evaluate(batch).map_err(|error| {
             let failed = ExclusionFailed {
                 id: self.id,
                 predicate: self.predicate.clone(),
@@ -110,28 +81,6 @@ impl PhysicalExpr for Named {
             };
             DataFusionError::External(Box::new(failed))
         })
-    }
-
-    fn children(&self) -> Vec<&Arc<dyn PhysicalExpr>> {
-        vec![&self.matches]
-    }
-
-    fn with_new_children(
-        self: Arc<Self>,
-        children: Vec<Arc<dyn PhysicalExpr>>,
-    ) -> EngineResult<Arc<dyn PhysicalExpr>> {
-        let [matches] = children.try_into().map_err(|_| {
-            DataFusionError::Internal("the predicate of an exclusion has one child".to_owned())
-        })?;
-        Ok(Arc::new(Self {
-            id: self.id,
-            predicate: self.predicate.clone(),
-            matches,
-        }))
-    }
-
-    fn fmt_sql(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.matches.fmt_sql(f)
     }
 }
 

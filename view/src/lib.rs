@@ -26,6 +26,7 @@ mod equality;
 mod error;
 mod exclusions;
 mod functions;
+mod hooked;
 mod identity;
 mod ops;
 mod plans;
@@ -47,6 +48,7 @@ pub use exclusions::{ExclusionFailed, exclusion_predicate};
 pub use functions::{
     APPROX_DISTINCT_RELATIVE_ERROR, ApproxDistinct, MinMax, Sum, register_functions,
 };
+pub use hooked::{Hook, Hooked};
 pub use predicate::Predicate;
 pub use run::Run;
 pub use types::sql_type;

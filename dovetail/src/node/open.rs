@@ -337,11 +337,11 @@ impl Node {
                 cut
             }
         };
-        cell.add_view(id.clone(), cut, false)
+        cell.restore_view(id.clone(), cut)
             .map_err(|error| failed(error.to_string()))?;
         if let Some(pending) = &view.pending {
             let candidate = self.building(stream, pending, archived).map_err(failed)?;
-            cell.add_view(id, candidate, true)
+            cell.restore_candidate(id, candidate)
                 .map_err(|error| failed(error.to_string()))?;
         }
         Ok(())

@@ -135,6 +135,13 @@ async fn a_view_that_cannot_compute_an_event_stands_alone_and_heals() {
             .contains("replay without a range");
         assert_eq!(without, request["mode"] == "repair", "{run}");
     }
+    // Neither does a rollback, which brings the earlier generation forward: the data stands against it.
+    let path = "/v1/views/ratio/rollback";
+    let earlier = json!({"generation": 1});
+    let (status, problem) = calls.post(path, &earlier).await.unwrap();
+    assert_eq!(status, 409, "{problem}");
+    assert_eq!(problem["title"], "in conflict with the current state");
+    names_all(&problem["detail"], "[0@3, 0@5)");
     calls
         .recompute("total", &json!({"mode": "incremental"}))
         .await

@@ -5,12 +5,10 @@
 //! of batches out of one, and a nested loop join computes its filter for every row of one side against a batch
 //! of the other before it yields at all: abandoned, it would go on for minutes and hold up who waits behind it.
 
-use std::fmt;
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
 use arrow::array::RecordBatch;
-use arrow::datatypes::{DataType, Schema};
 use datafusion::common::tree_node::{Transformed, TreeNode};
 use datafusion::error::{DataFusionError, Result};
 use datafusion::logical_expr::ColumnarValue;
@@ -22,6 +20,7 @@ use datafusion::physical_plan::joins::{
     CrossJoinExec, HashJoinExec, NestedLoopJoinExec, NestedLoopJoinExecBuilder, SortMergeJoinExec,
 };
 use dovetail_model::Problem;
+use dovetail_view::{Hook, Hooked};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -75,10 +74,8 @@ fn watched(
     filter: &JoinFilter,
     interrupt: &Interrupt,
 ) -> Result<NestedLoopJoinExec> {
-    let expression = Arc::new(Watched {
-        inner: Arc::clone(filter.expression()),
-        interrupt: interrupt.clone(),
-    });
+    let expression = Arc::clone(filter.expression());
+    let expression = Arc::new(Hooked::new(expression, interrupt.clone()));
     let columns = filter.column_indices().to_vec();
     let filter = JoinFilter::new(expression, columns, Arc::clone(filter.schema()));
     let (left, right) = (Arc::clone(join.left()), Arc::clone(join.right()));
@@ -88,64 +85,25 @@ fn watched(
         .build()
 }
 
-/// An expression that fails once its query is to stop.
-#[derive(Debug)]
-struct Watched {
-    inner: Arc<dyn PhysicalExpr>,
-    interrupt: Interrupt,
+impl Hook for Interrupt {
+    fn evaluate(&self, inner: &dyn PhysicalExpr, batch: &RecordBatch) -> Result<ColumnarValue> {
+        self.check()?;
+        inner.evaluate(batch)
+    }
 }
 
-impl PartialEq for Watched {
+/// Of one query, which is all that expressions are ever compared within: there the deadline tells as much as all of it.
+impl PartialEq for Interrupt {
     fn eq(&self, other: &Self) -> bool {
-        self.inner.eq(&other.inner)
+        self.deadline == other.deadline
     }
 }
 
-impl Eq for Watched {}
+impl Eq for Interrupt {}
 
-impl Hash for Watched {
+impl Hash for Interrupt {
     fn hash<H: Hasher>(&self, state: &mut H) {
-        self.inner.hash(state);
-    }
-}
-
-impl fmt::Display for Watched {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.inner.fmt(f)
-    }
-}
-
-impl PhysicalExpr for Watched {
-    fn data_type(&self, schema: &Schema) -> Result<DataType> {
-        self.inner.data_type(schema)
-    }
-
-    fn nullable(&self, schema: &Schema) -> Result<bool> {
-        self.inner.nullable(schema)
-    }
-
-    fn evaluate(&self, batch: &RecordBatch) -> Result<ColumnarValue> {
-        self.interrupt.check()?;
-        self.inner.evaluate(batch)
-    }
-
-    fn children(&self) -> Vec<&Arc<dyn PhysicalExpr>> {
-        vec![&self.inner]
-    }
-
-    fn with_new_children(
-        self: Arc<Self>,
-        children: Vec<Arc<dyn PhysicalExpr>>,
-    ) -> Result<Arc<dyn PhysicalExpr>> {
-        let [inner] = children.try_into().map_err(|_| {
-            DataFusionError::Internal("a watched expression has one child".to_owned())
-        })?;
-        let interrupt = self.interrupt.clone();
-        Ok(Arc::new(Self { inner, interrupt }))
-    }
-
-    fn fmt_sql(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.inner.fmt_sql(f)
+        self.deadline.hash(state);
     }
 }
 

@@ -266,6 +266,14 @@ mod tests {
         assert_eq!(read("limit.eq"), ("limit".to_owned(), FilterOp::Eq));
         assert_eq!(read("a.b.lt"), ("a.b".to_owned(), FilterOp::Lt));
         assert_eq!(read("a.ne"), ("a.ne".to_owned(), FilterOp::Eq));
+        for (value, op) in [
+            ("null", FilterOp::IsNull),
+            ("not_null", FilterOp::IsNotNull),
+        ] {
+            let filter = filter_of("a.is", value.to_owned()).unwrap();
+            assert_eq!((filter.column.as_str(), filter.op), ("a", op));
+            assert!(filter.values.is_empty());
+        }
     }
 
     #[test]
