@@ -2,7 +2,7 @@
 //! An expression that something else is done with when it is evaluated.
 
 use std::fmt;
-use std::hash::Hash;
+use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
 use arrow::array::RecordBatch;
@@ -22,7 +22,7 @@ pub trait Hook: fmt::Debug + Clone + Eq + Hash + Send + Sync + 'static {
 }
 
 /// An expression with a [`Hook`]. In everything else it is the expression.
-#[derive(Debug, Clone, Eq, Hash)]
+#[derive(Debug, Clone, Eq)]
 pub struct Hooked<H> {
     inner: Arc<dyn PhysicalExpr>,
     hook: H,
@@ -39,6 +39,13 @@ impl<H: Hook> Hooked<H> {
 impl<H: PartialEq> PartialEq for Hooked<H> {
     fn eq(&self, other: &Self) -> bool {
         self.inner.eq(&other.inner) && self.hook == other.hook
+    }
+}
+
+impl<H: Hash> Hash for Hooked<H> {
+    fn hash<S: Hasher>(&self, state: &mut S) {
+        self.inner.hash(state);
+        self.hook.hash(state);
     }
 }
 
