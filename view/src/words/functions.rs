@@ -55,7 +55,7 @@ fn typos(name: &str) -> usize {
 fn abbreviates(short: &str, long: &str) -> bool {
     let ends = |name: &str| (name.chars().next(), name.chars().last());
     short.len() > 1
-        && long.len() < 2 * short.len()
+        && (short.len() + 1..2 * short.len()).contains(&long.len())
         && ends(short) == ends(long)
         && edits(short, long) == long.len() - short.len()
 }

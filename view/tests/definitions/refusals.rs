@@ -28,6 +28,11 @@ const REFUSED: &[(&str, &str, &str)] = &[
     ),
     ("SELECT summ(delay) FROM flights", "`summ`", "`sum`?"),
     (
+        "SELECT cabaret(*) FROM flights",
+        "`cabaret`",
+        "lists the aggregates",
+    ),
+    (
         "SELECT date_trunc(origin, date) AS t, count(*) FROM flights GROUP BY t",
         "date_trunc",
         "date_trunc('hour', …)",
