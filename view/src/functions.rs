@@ -20,6 +20,20 @@ pub use approx_distinct::{APPROX_DISTINCT_RELATIVE_ERROR, ApproxDistinct};
 pub use min_max::MinMax;
 pub use sum::Sum;
 
+/// Functions that can make a value of any size out of a few bytes of SQL: the memory pool does not see them.
+/// Queries do not have them, and nobody is told to use one.
+pub const UNBOUNDED_FUNCTIONS: [&str; 9] = [
+    "repeat",
+    "lpad",
+    "rpad",
+    "range",
+    "generate_series",
+    "array_repeat",
+    "list_repeat",
+    "array_resize",
+    "list_resize",
+];
+
 /// Registers our functions, in place of DataFusion's of the same name. Takes a `SessionState` or a
 /// `SessionContext`.
 ///

@@ -20,19 +20,6 @@ use super::distinct::DistinctToGroupBy;
 const CATALOG: &str = "dovetail";
 const SCHEMA: &str = "public";
 
-/// Functions that can make a value of any size out of a few bytes of SQL: the memory pool does not see them.
-const UNBOUNDED: [&str; 9] = [
-    "repeat",
-    "lpad",
-    "rpad",
-    "range",
-    "generate_series",
-    "array_repeat",
-    "list_repeat",
-    "array_resize",
-    "list_resize",
-];
-
 /// Makes the session state of each query.
 #[derive(Debug)]
 pub struct QuerySession {
@@ -57,7 +44,7 @@ impl QuerySession {
         let distinct = DistinctToGroupBy::default();
         ctx.remove_optimizer_rule(distinct.name());
         ctx.add_optimizer_rule(Arc::new(distinct));
-        for name in UNBOUNDED {
+        for name in dovetail_view::UNBOUNDED_FUNCTIONS {
             ctx.deregister_udf(name);
         }
         for name in ["range", "generate_series"] {

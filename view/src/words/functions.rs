@@ -6,6 +6,7 @@ use datafusion::execution::FunctionRegistry as _;
 use datafusion::logical_expr::Volatility;
 
 use super::typed::{split_list, with_sql_types};
+use crate::UNBOUNDED_FUNCTIONS;
 use crate::aggregates;
 use crate::engine::session;
 
@@ -40,7 +41,7 @@ fn nearest(name: &str, allowed: impl Fn(&str) -> bool) -> Option<String> {
     aggregates
         .chain(scalars)
         .filter(|(_, near)| levenshtein(name, near) <= typos(name) || abbreviates(name, near))
-        .filter(|(_, near)| allowed(near))
+        .filter(|(_, near)| !UNBOUNDED_FUNCTIONS.contains(&near.as_str()) && allowed(near))
         .map(|(scalar, near)| (edits(name, near), scalar, near))
         .min()
         .map(|(_, _, near)| near.clone())
