@@ -82,3 +82,13 @@ fn a_part_that_several_columns_share_is_found_in_one_of_them() {
         assert!(explained.contains(part), "{part}: {explained}");
     }
 }
+
+#[test]
+fn a_sum_that_does_not_fit_names_the_first_column_that_it_is_in() {
+    let sql = "SELECT origin, count(*) AS n, -sum(9000000000000000000 + delay) AS s FROM flights GROUP BY origin";
+    let flights = [(Some("SFO"), 1), (Some("OAK"), 2), (Some("OAK"), 3)];
+    let failed = failure(sql, &flights);
+    assert_eq!(failed.column, "s");
+    assert_eq!(failed.group.as_deref(), Some("origin = 'OAK'"));
+    assert!(failed.reason.contains("does not fit"), "{failed}");
+}
