@@ -4,6 +4,8 @@
 # Versions of the tools that are not part of the clone.
 cargo_deny_version=0.20.2
 
+kafka_version=4.3.1
+
 cache="${XDG_CACHE_HOME:-$HOME/.cache}/dovetail"
 
 say() { printf '%s\n' "$*" >&2; }
@@ -32,17 +34,24 @@ use_shared_target() {
 need_system() {
     local missing=()
     have cc || missing+=(build-essential)
+    # OpenSSL's own build asks for it.
+    have perl || missing+=(perl)
     python3 -c 'import venv, ensurepip' 2>/dev/null || missing+=(python3 python3-venv)
     have curl || missing+=(curl ca-certificates)
-    if [ ${#missing[@]} -eq 0 ]; then
+    install_system "${missing[@]}"
+}
+
+# Installs Debian packages, if any are named.
+install_system() { # PACKAGE...
+    if [ $# -eq 0 ]; then
         return
     fi
     if [ "$(id -u)" -eq 0 ] && have apt-get; then
-        say "installing ${missing[*]}"
+        say "installing $*"
         apt-get -qq update
-        DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends "${missing[@]}" >/dev/null
+        DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends "$@" >/dev/null
     else
-        die "install ${missing[*]} first (on Debian: apt-get install ${missing[*]})"
+        die "install $* first (on Debian: apt-get install $*)"
     fi
 }
 
@@ -77,4 +86,24 @@ need_venv() { # DIR REQUIREMENTS
     python3 -m venv "$1"
     "$1/bin/pip" install --quiet --disable-pip-version-check -r "$2"
     cp "$2" "$1/made-from"
+}
+
+# The broker of the Kafka tests: its jars in the cache, and a Java to run them.
+kafka_jars="$cache/kafka-$kafka_version"
+need_kafka() {
+    local missing=()
+    have java || missing+=(default-jre-headless)
+    if [ ! -f "$kafka_jars/kafka_2.13-$kafka_version.jar" ]; then
+        have mvn || missing+=(maven)
+    fi
+    install_system "${missing[@]}"
+    if [ -f "$kafka_jars/kafka_2.13-$kafka_version.jar" ]; then
+        return
+    fi
+    say "fetching Kafka $kafka_version into $kafka_jars (once)"
+    rm -rf "$kafka_jars.new"
+    mvn -B -q -f testkit/kafka/pom.xml dependency:copy-dependencies \
+        -DoutputDirectory="$kafka_jars.new" -DincludeScope=runtime >&2
+    rm -rf "$kafka_jars"
+    mv "$kafka_jars.new" "$kafka_jars"
 }

@@ -170,6 +170,7 @@ async fn delta_rs_polars_and_duckdb_read_the_raw_log() {
         id: "k3f".parse().unwrap(),
         name: "flights".to_owned(),
         schema: schema(),
+        source: dovetail_model::Source::Embedded,
         created_at: chrono::DateTime::UNIX_EPOCH,
     };
     let log = RawLog::open(

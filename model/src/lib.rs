@@ -18,6 +18,7 @@ mod ids;
 mod position;
 mod problem;
 mod schema;
+mod source;
 mod span;
 mod stream;
 mod token;
@@ -42,6 +43,7 @@ pub use schema::{
     ARRIVED_AT, Column, ColumnType, EXCLUDED, EpochUnit, EventTime, MAX_NAME_BYTES, NameError,
     OFFSET, PARTITION, SYSTEM_COLUMNS, StreamSchema, UnknownColumns, check_name,
 };
+pub use source::{KafkaSettings, KafkaSource, MessageFormat, Source, StartAt, Tombstones};
 pub use span::{Span, SpanError};
 pub use stream::StreamDef;
 pub use token::{PositionToken, TokenError};

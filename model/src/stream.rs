@@ -4,7 +4,7 @@
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
-use crate::{StreamId, StreamSchema};
+use crate::{Source, StreamId, StreamSchema};
 
 /// A named append-only sequence of events with a declared schema.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -15,6 +15,9 @@ pub struct StreamDef {
     pub name: String,
     /// What an event looks like.
     pub schema: StreamSchema,
+    /// Where its events come from.
+    #[serde(default, skip_serializing_if = "Source::is_embedded")]
+    pub source: Source,
     /// When it was declared.
     pub created_at: DateTime<Utc>,
 }

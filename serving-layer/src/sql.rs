@@ -10,6 +10,7 @@
 mod alter;
 mod column;
 mod create;
+mod kafka_options;
 mod locate;
 mod nesting;
 mod options;

@@ -157,6 +157,7 @@ impl Rig {
             id: stream.clone(),
             name: STREAM.to_owned(),
             schema: event_schema(),
+            source: dovetail_model::Source::Embedded,
             created_at: clock.now(),
         };
         commit(

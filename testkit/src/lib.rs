@@ -1,1 +1,3 @@
-//! What the tests of several crates share: generators, an oracle, temporary places.
+//! What the tests of several crates share: real servers on loopback.
+
+pub mod kafka;

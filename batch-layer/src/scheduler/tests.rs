@@ -56,6 +56,7 @@ fn scheduled() -> (CatalogState, ViewId) {
         id: "s1".parse().unwrap(),
         name: "s".to_owned(),
         schema,
+        source: dovetail_model::Source::Embedded,
         created_at: noon,
     };
     let view = ViewDef {

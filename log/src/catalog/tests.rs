@@ -70,6 +70,7 @@ fn stream(name: &str) -> StreamDef {
             }),
             unknown_columns: UnknownColumns::Reject,
         },
+        source: dovetail_model::Source::Embedded,
         created_at: clock().now(),
     }
 }

@@ -22,11 +22,14 @@ mod guard;
 mod infer;
 mod json;
 mod json_array;
+mod messages;
 mod ndjson;
 mod number;
 mod sink;
 mod text;
 mod time;
+
+use std::sync::Arc;
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
@@ -41,6 +44,7 @@ pub use compress::{ContentEncoding, decompress};
 pub use error::{DecodeError, Place};
 pub use guard::{guarded, panics_are_caught};
 pub use infer::infer;
+pub use messages::{BadMessage, Messages};
 pub use sink::OnError;
 
 /// What one body may take in memory: a few bytes of text can ask for wide rows of nulls.
@@ -118,17 +122,26 @@ impl Decoder {
         body: &[u8],
         sink: &mut Sink<'_>,
     ) -> Result<RecordBatch, DecodeError> {
+        let mut columns = self.row();
+        decode(body, &mut columns, self.schema.unknown_columns, sink)?;
+        batch_of(columns, &self.declared)
+    }
+
+    /// Columns that wait for events.
+    fn row(&self) -> Row {
         let epoch = self.schema.event_time.as_ref().and_then(|event_time| {
             let unit = event_time.epoch?;
             Some((event_time.column.as_str(), unit))
         });
-        let mut columns = Row::new(&self.schema.columns, epoch);
-        decode(body, &mut columns, self.schema.unknown_columns, sink)?;
-        columns
-            .finish()
-            .and_then(|columns| RecordBatch::try_new(self.declared.clone(), columns))
-            .map_err(|error| DecodeError::body(format!("the events do not form a batch: {error}")))
+        Row::new(&self.schema.columns, epoch)
     }
+}
+
+fn batch_of(columns: Row, declared: &SchemaRef) -> Result<RecordBatch, DecodeError> {
+    columns
+        .finish()
+        .and_then(|columns| RecordBatch::try_new(Arc::clone(declared), columns))
+        .map_err(|error| DecodeError::body(format!("the events do not form a batch: {error}")))
 }
 
 /// Decodes a whole text into columns, and hands what is bad to the sink.

@@ -25,6 +25,7 @@ fn stream(name: &str, id: &str) -> Entry {
             id: id.parse().unwrap(),
             name: name.to_owned(),
             schema,
+            source: Source::Embedded,
             created_at: at(),
         },
     }

@@ -5,6 +5,7 @@ use datafusion::sql::sqlparser::tokenizer::Token;
 use dovetail_model::{EpochUnit, EventTime, Problem, StreamSchema, UnknownColumns};
 
 use super::column::column;
+use super::kafka_options;
 use super::options::{Options, checked_cron, parse_interval};
 use super::parse::{Purpose, check_query, object_kind, object_name};
 use super::source::Tokens;
@@ -38,10 +39,11 @@ fn create_stream(tokens: &mut Tokens<'_>) -> Result<CreateStream, Problem> {
             return Err(tokens.expected("`NOT NULL`, `,` or `)` behind a column's type"));
         }
     }
-    let mut options = Options::parse(
-        tokens,
-        &["event_time", "event_time_unit", "unknown_columns"],
-    )?;
+    let known: Vec<&str> = ["event_time", "event_time_unit", "unknown_columns", "source"]
+        .into_iter()
+        .chain(kafka_options::KNOWN)
+        .collect();
+    let mut options = Options::parse(tokens, &known)?;
     tokens.expect_end()?;
     let unit = options.take("event_time_unit");
     let event_time = match (options.take("event_time"), unit) {
@@ -69,10 +71,12 @@ fn create_stream(tokens: &mut Tokens<'_>) -> Result<CreateStream, Problem> {
     schema
         .check()
         .map_err(|e| super::source::problem_at(name_at, format!("stream `{name}`: {e}")))?;
+    let kafka = kafka_options::kafka_settings(&mut options, &schema)?;
     Ok(CreateStream {
         name,
         if_not_exists,
         schema,
+        kafka,
     })
 }
 

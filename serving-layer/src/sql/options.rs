@@ -21,6 +21,11 @@ enum Value {
 }
 
 impl OptionValue {
+    /// Its name.
+    pub(super) fn key(&self) -> &str {
+        &self.key
+    }
+
     /// A problem with the option.
     pub(super) fn problem(&self, message: impl AsRef<str>) -> Problem {
         problem_at(self.location, message).with("option", self.key.as_str())
@@ -92,6 +97,11 @@ impl Options {
             }
             tokens.expect(&Token::Comma)?;
         }
+    }
+
+    /// The first that is left.
+    pub(super) fn first(&self) -> Option<&OptionValue> {
+        self.0.first()
     }
 
     /// Takes an option out.

@@ -1,18 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Declarations as the SQL that declares them again.
 
-use dovetail_model::{EpochUnit, StreamDef, StreamSchema, UnknownColumns, ViewDef};
+use dovetail_model::{EpochUnit, Source, StreamDef, StreamSchema, UnknownColumns, ViewDef};
 
 use super::create::{UNITS, UNKNOWN_COLUMNS};
+use super::kafka_options::render_kafka;
 use super::options::render_interval;
 
 /// A text as a SQL literal.
-fn literal(text: &str) -> String {
+pub(super) fn literal(text: &str) -> String {
     format!("'{}'", text.replace('\'', "''"))
 }
 
 /// The word for `value` among an option's values.
-fn word<T: PartialEq>(known: &[(&'static str, T)], value: &T) -> &'static str {
+pub(super) fn word<T: PartialEq>(known: &[(&'static str, T)], value: &T) -> &'static str {
     let known = known.iter().find(|(_, v)| v == value);
     known.map_or("", |(word, _)| word)
 }
@@ -29,13 +30,19 @@ pub(crate) fn unknown_columns_word(unknown: UnknownColumns) -> &'static str {
 
 /// The `CREATE STREAM` statement of a stream, one column a line, with a closing semicolon.
 pub fn render_stream(stream: &StreamDef) -> String {
-    render_stream_schema(&stream.name, &stream.schema)
+    render(&stream.name, &stream.schema, &stream.source)
 }
 
 /// The `CREATE STREAM` statement that declares `schema` under `name`.
 pub fn render_stream_schema(name: &str, schema: &StreamSchema) -> String {
+    render(name, schema, &Source::Embedded)
+}
+
+fn render(name: &str, schema: &StreamSchema, source: &Source) -> String {
     let columns: Vec<String> = schema.columns.iter().map(|c| format!("  {c}")).collect();
-    let mut options = Vec::new();
+    let mut options = source
+        .kafka()
+        .map_or_else(Vec::new, |kafka| render_kafka(&kafka.settings));
     if let Some(event_time) = &schema.event_time {
         options.push(format!("event_time = {}", literal(&event_time.column)));
         if let Some(unit) = &event_time.epoch {

@@ -3,7 +3,7 @@
 
 use std::fmt;
 
-use dovetail_model::{Column, StreamSchema};
+use dovetail_model::{Column, KafkaSettings, StreamSchema};
 
 /// One statement.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -111,6 +111,8 @@ pub struct CreateStream {
     pub if_not_exists: bool,
     /// Its columns and options; passes [`StreamSchema::check`].
     pub schema: StreamSchema,
+    /// The Kafka topic that it reads; none for a stream of the embedded log.
+    pub kafka: Option<KafkaSettings>,
 }
 
 /// `CREATE VIEW`

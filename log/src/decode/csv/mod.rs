@@ -10,8 +10,9 @@ mod value;
 
 use std::collections::HashSet;
 
-use dovetail_model::UnknownColumns;
+use dovetail_model::{StreamSchema, UnknownColumns};
 
+use super::budget::Budget;
 use super::column::Row;
 use super::error::{DecodeError, Place};
 use super::fault::{Described, Outcome, What, excerpt, fault};
@@ -45,15 +46,14 @@ pub(super) fn decode(
     while let Some(whole) = records.next() {
         let record = records.bytes();
         let read = check(record, checked).and(whole).and_then(|()| {
-            same_count(records.found(), targets.len())?;
-            sink.budget.charge(columns.width())?;
-            for (value, target) in records.values().iter().zip(&targets) {
-                if let Some(index) = target {
-                    let named = &mut columns.columns[*index];
-                    reader.read(record, value, named, &mut sink.budget)?;
-                }
-            }
-            columns.fill(rows)
+            read_record(
+                &records,
+                &targets,
+                &mut reader,
+                columns,
+                rows,
+                &mut sink.budget,
+            )
         });
         match read {
             Ok(()) => rows += 1,
@@ -66,6 +66,78 @@ pub(super) fn decode(
         }
     }
     Ok(())
+}
+
+/// Puts the values of the current record into the columns that `targets` names.
+fn read_record(
+    records: &Records<'_>,
+    targets: &[Option<usize>],
+    reader: &mut ValueReader,
+    columns: &mut Row,
+    row: usize,
+    budget: &mut Budget,
+) -> Outcome<()> {
+    same_count(records.found(), targets.len())?;
+    budget.charge(columns.width())?;
+    for (value, target) in records.values().iter().zip(targets) {
+        if let Some(index) = target {
+            let named = &mut columns.columns[*index];
+            reader.read(records.bytes(), value, named, budget)?;
+        }
+    }
+    columns.fill(row)
+}
+
+/// Reads records that come one by one and without a header.
+pub(super) struct RecordReader {
+    reader: ValueReader,
+    targets: Vec<Option<usize>>,
+    keeps_empty: bool,
+}
+
+impl RecordReader {
+    /// A reader of records that have all columns of `schema` in their order.
+    pub(super) fn new(schema: &StreamSchema) -> Self {
+        Self {
+            reader: ValueReader::new(schema.unknown_columns),
+            targets: (0..schema.columns.len()).map(Some).collect(),
+            keeps_empty: matches!(&schema.columns[..], [only] if only.nullable),
+        }
+    }
+
+    /// Reads the one record that `text` must be.
+    pub(super) fn read_alone(
+        &mut self,
+        text: &[u8],
+        columns: &mut Row,
+        row: usize,
+        budget: &mut Budget,
+    ) -> Outcome<()> {
+        let text = if text.is_empty() && self.keeps_empty {
+            b"\n"
+        } else {
+            text
+        };
+        let mut records = Records::new(text);
+        if self.keeps_empty {
+            records.keep_empty_lines();
+        }
+        let Some(whole) = records.next() else {
+            return fault(What::Expected("a CSV record"), 0..0);
+        };
+        whole?;
+        if !records.at_end() {
+            return fault(What::Expected("one CSV record"), 0..0);
+        }
+        read_record(
+            &records,
+            &self.targets,
+            &mut self.reader,
+            columns,
+            row,
+            budget,
+        )
+    }
 }
 
 fn same_count(found: usize, expected: usize) -> Outcome<()> {

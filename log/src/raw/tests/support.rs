@@ -78,6 +78,7 @@ pub(super) fn def(columns: Vec<Column>, event_time: Option<&str>) -> StreamDef {
             }),
             unknown_columns: UnknownColumns::Ignore,
         },
+        source: dovetail_model::Source::Embedded,
         created_at: DateTime::UNIX_EPOCH,
     }
 }

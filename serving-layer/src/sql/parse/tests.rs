@@ -52,6 +52,7 @@ fn the_statements_of_the_design_page() {
         name: "flights".to_owned(),
         if_not_exists: false,
         schema,
+        kafka: None,
     };
     assert_eq!(stream, Definition::CreateStream(expected));
 
@@ -516,10 +517,11 @@ proptest! {
             id: "s1".parse().unwrap(),
             name: "some_stream".to_owned(),
             schema: schema.clone(),
+            source: dovetail_model::Source::Embedded,
             created_at: DateTime::UNIX_EPOCH,
         };
         let text = render_stream(&stream);
-        let expected = CreateStream { name: stream.name, if_not_exists: false, schema };
+        let expected = CreateStream { name: stream.name, if_not_exists: false, schema, kafka: None };
         prop_assert_eq!(parse(&text), Ok(Statement::Define(Definition::CreateStream(expected))));
     }
 

@@ -1,0 +1,170 @@
+// SPDX-License-Identifier: Apache-2.0
+//! From a stream's options to librdkafka's properties.
+
+use std::ffi::CString;
+use std::time::Duration;
+
+use dovetail_model::{KafkaSettings, StreamId};
+
+use crate::KafkaError;
+use crate::native::{Ask, Consumer, Fault, c_string};
+
+/// A topic and a connection to its cluster.
+#[derive(Debug)]
+pub(crate) struct Topic {
+    pub(crate) consumer: Consumer,
+    pub(crate) name: String,
+    native_name: CString,
+    brokers: String,
+    group: String,
+}
+
+impl Topic {
+    /// Makes the client. It connects in the background; nothing is asked of a broker yet.
+    ///
+    /// # Errors
+    /// When a secret cannot be read, or librdkafka does not take the options.
+    pub(crate) fn connect(settings: &KafkaSettings, stream: &StreamId) -> Result<Self, KafkaError> {
+        let group = format!("dovetail-{stream}");
+        let mut properties = fixed(&settings.brokers, &group);
+        for (option, value) in &settings.security {
+            let (name, value) = security(option, value)?;
+            properties.push((name, value));
+        }
+        let options = |fault: Fault| KafkaError::Options(fault.text);
+        Ok(Self {
+            consumer: Consumer::new(&properties).map_err(options)?,
+            name: settings.topic.clone(),
+            native_name: c_string(&settings.topic).map_err(options)?,
+            brokers: settings.brokers.clone(),
+            group,
+        })
+    }
+
+    /// The topic's id and its partitions.
+    pub(crate) fn describe(&self, timeout: Duration) -> Result<(String, Vec<i32>), KafkaError> {
+        let described = self.consumer.describe(&self.native_name, timeout);
+        described.map_err(|fault| self.failed(fault))
+    }
+
+    /// An offset of each partition.
+    pub(crate) fn offsets(
+        &self,
+        partitions: &[i32],
+        ask: Ask,
+        timeout: Duration,
+    ) -> Result<Vec<(i32, i64)>, KafkaError> {
+        let found = self
+            .consumer
+            .offsets(&self.native_name, partitions, ask, timeout);
+        found.map_err(|fault| self.failed(fault))
+    }
+
+    /// Reads these partitions from these offsets on.
+    pub(crate) fn assign(&self, from: &[(i32, i64)]) -> Result<(), KafkaError> {
+        let assigned = self.consumer.assign(&self.native_name, from);
+        assigned.map_err(|fault| self.failed(fault))
+    }
+
+    /// What a fault of a call means here. That no answer came has a reason that was heard of elsewhere.
+    pub(crate) fn failed(&self, fault: Fault) -> KafkaError {
+        let fault = match self.consumer.heard() {
+            Some(heard) if fault.is_transient() => heard,
+            _ => fault,
+        };
+        KafkaError::of(fault, &self.brokers, &self.name, &self.group)
+    }
+}
+
+/// What is the same for every stream.
+fn fixed(brokers: &str, group: &str) -> Vec<(&'static str, String)> {
+    [
+        ("bootstrap.servers", brokers),
+        ("client.id", "dovetail"),
+        // We assign partitions ourselves; librdkafka asks for a group all the same.
+        ("group.id", group),
+        ("enable.auto.commit", "false"),
+        ("enable.auto.offset.store", "false"),
+        ("isolation.level", "read_committed"),
+        // An offset that is not there is a hole, not a reason to jump.
+        ("auto.offset.reset", "error"),
+        ("allow.auto.create.topics", "false"),
+        // How we learn of offsets that no consumer sees.
+        ("enable.partition.eof", "true"),
+        ("check.crcs", "true"),
+        // The queue refills as it is emptied: the default pause of a second starves the reader.
+        ("fetch.queue.backoff.ms", "1"),
+        ("queued.max.messages.kbytes", "32768"),
+        ("queued.min.messages", "100000"),
+        ("fetch.error.backoff.ms", "100"),
+        ("reconnect.backoff.max.ms", "2000"),
+        ("topic.metadata.refresh.interval.ms", "5000"),
+        ("socket.keepalive.enable", "true"),
+        ("log.connection.close", "false"),
+    ]
+    .map(|(name, value)| (name, value.to_owned()))
+    .into()
+}
+
+/// The property of an option, its secret read from where the option says.
+fn security(option: &str, value: &str) -> Result<(&'static str, String), KafkaError> {
+    let known = [
+        ("security_protocol", "security.protocol"),
+        ("sasl_mechanism", "sasl.mechanism"),
+        ("sasl_username", "sasl.username"),
+        ("sasl_password", "sasl.password"),
+        ("ssl_ca_location", "ssl.ca.location"),
+        ("ssl_certificate_location", "ssl.certificate.location"),
+        ("ssl_key_location", "ssl.key.location"),
+        ("ssl_key_password", "ssl.key.password"),
+    ];
+    let found = known.iter().find(|(name, _)| *name == option);
+    let Some((_, property)) = found else {
+        let reason = format!("`{option}` is of a newer version of Dovetail");
+        return Err(KafkaError::Options(reason));
+    };
+    let value = if option.ends_with("_password") {
+        secret(value).map_err(|reason| KafkaError::Secret {
+            option: option.to_owned(),
+            reference: value.to_owned(),
+            reason,
+        })?
+    } else {
+        value.to_owned()
+    };
+    Ok((property, value))
+}
+
+/// The secret behind `env:NAME` or `file:/path`; a line end at the end of a file is not part of it.
+fn secret(reference: &str) -> Result<String, String> {
+    match reference.split_once(':') {
+        Some(("env", name)) => std::env::var(name).map_err(|error| error.to_string()),
+        Some(("file", path)) => std::fs::read_to_string(path)
+            .map(|text| text.trim_end_matches(['\r', '\n']).to_owned())
+            .map_err(|error| error.to_string()),
+        _ => Err("it is neither `env:NAME` nor `file:/path`".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_secret_comes_from_where_its_option_says() {
+        let dir = std::env::temp_dir().join(format!("dovetail-secret-{}", std::process::id()));
+        std::fs::write(&dir, "hunter2\n").expect("a file");
+        let file = format!("file:{}", dir.display());
+        let found = security("sasl_password", &file).expect("it is there");
+        assert_eq!(found, ("sasl.password", "hunter2".to_owned()));
+        std::fs::remove_file(&dir).expect("it is ours");
+        let gone = security("sasl_password", &file).expect_err("it is gone");
+        assert!(
+            gone.to_string()
+                .contains("`sasl_password` refers to `file:"),
+            "{gone}"
+        );
+        let unset = security("ssl_key_password", "env:DOVETAIL_NOT_SET").expect_err("not set");
+        assert!(unset.to_string().contains("DOVETAIL_NOT_SET"), "{unset}");
+    }
+}

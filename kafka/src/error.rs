@@ -1,0 +1,169 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What can stand between a stream and its topic.
+
+use dovetail_model::{Offset, PartitionId, ProblemKind};
+use rdkafka_sys::rd_kafka_resp_err_t as Code;
+
+use crate::native::Fault;
+
+/// What went wrong, and what to do about it.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum KafkaError {
+    /// No broker can be spoken to.
+    #[error(
+        "no broker of `{brokers}` answers: {reason}; check that Kafka runs there, and `brokers`"
+    )]
+    Unreachable {
+        /// As declared.
+        brokers: String,
+        /// What librdkafka says.
+        reason: String,
+    },
+    /// The brokers refuse who we are.
+    #[error(
+        "the brokers at `{brokers}` refuse the credentials: {reason}; check `security_protocol`, `sasl_mechanism`, `sasl_username` and what `sasl_password` refers to"
+    )]
+    Authentication {
+        /// As declared.
+        brokers: String,
+        /// What librdkafka says.
+        reason: String,
+    },
+    /// The brokers know us and say no.
+    #[error(
+        "topic `{topic}` may not be read or described: {reason}; grant READ and DESCRIBE on the topic to the user, and READ on group `{group}`"
+    )]
+    Forbidden {
+        /// Its name.
+        topic: String,
+        /// The consumer group that fetches are made for.
+        group: String,
+        /// What the broker says.
+        reason: String,
+    },
+    /// There is no such topic.
+    #[error("there is no topic `{0}` at the brokers: create it, or correct `topic`")]
+    NoTopic(String),
+    /// A secret that an option refers to is not there.
+    #[error("`{option}` refers to `{reference}`, which cannot be read: {reason}")]
+    Secret {
+        /// The option.
+        option: String,
+        /// What it says; never the secret.
+        reference: String,
+        /// Why.
+        reason: String,
+    },
+    /// An option that librdkafka does not take.
+    #[error("the options of the topic do not work together: {0}")]
+    Options(String),
+    /// A start that the topic cannot give.
+    #[error("{0}")]
+    Start(String),
+    /// Retention took what the stream has not read.
+    #[error(
+        "topic `{topic}` no longer keeps offsets {from} to {kept} of partition {partition}, which the stream has not read: its retention was shorter than the stream was behind. Answers stay as of {from}. Bring the records back under their offsets, or drop the stream and declare it again with start = 'earliest' to go on without them"
+    )]
+    Hole {
+        /// Its name.
+        topic: String,
+        /// The partition.
+        partition: PartitionId,
+        /// The next offset that the stream would have read.
+        from: Offset,
+        /// The first that is kept.
+        kept: Offset,
+    },
+    /// The partition ends before what was read of it.
+    #[error(
+        "partition {partition} of topic `{topic}` ends at offset {end}, but the stream has read up to {read}: the topic lost records or was replaced. Answers stay as of {read}. Restore the topic, or drop the stream and declare it again"
+    )]
+    Backwards {
+        /// Its name.
+        topic: String,
+        /// The partition.
+        partition: PartitionId,
+        /// What the stream has read.
+        read: Offset,
+        /// Where the partition ends.
+        end: Offset,
+    },
+    /// A topic of the same name that is another one.
+    #[error(
+        "topic `{topic}` was deleted and created again: its id is {found}, the stream was declared on {declared}. Its offsets mean other events, so none is read. Drop the stream and declare it again to read the new topic"
+    )]
+    OtherTopic {
+        /// Its name.
+        topic: String,
+        /// The id of the topic that the stream reads.
+        declared: String,
+        /// The id that is there now.
+        found: String,
+    },
+    /// Anything else.
+    #[error("topic `{topic}`: {reason}")]
+    Other {
+        /// Its name.
+        topic: String,
+        /// What librdkafka says.
+        reason: String,
+    },
+}
+
+impl KafkaError {
+    /// How the API reports it.
+    pub fn kind(&self) -> ProblemKind {
+        match self {
+            Self::Unreachable { .. } | Self::Other { .. } => ProblemKind::Unavailable,
+            Self::Hole { .. } | Self::Backwards { .. } | Self::OtherTopic { .. } => {
+                ProblemKind::Conflict
+            }
+            Self::Authentication { .. }
+            | Self::Forbidden { .. }
+            | Self::NoTopic(_)
+            | Self::Secret { .. }
+            | Self::Options(_)
+            | Self::Start(_) => ProblemKind::Invalid,
+        }
+    }
+
+    /// Whether going on would lose, double or mix up events: then only an operator can help.
+    pub fn is_final(&self) -> bool {
+        matches!(
+            self,
+            Self::Hole { .. } | Self::Backwards { .. } | Self::OtherTopic { .. }
+        )
+    }
+
+    /// What a fault of a call means for the topic.
+    pub(crate) fn of(fault: Fault, brokers: &str, topic: &str, group: &str) -> Self {
+        let brokers = brokers.to_owned();
+        match fault.code {
+            Code::RD_KAFKA_RESP_ERR__AUTHENTICATION
+            | Code::RD_KAFKA_RESP_ERR_SASL_AUTHENTICATION_FAILED
+            | Code::RD_KAFKA_RESP_ERR__SSL => Self::Authentication {
+                brokers,
+                reason: fault.text,
+            },
+            Code::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED
+            | Code::RD_KAFKA_RESP_ERR_GROUP_AUTHORIZATION_FAILED
+            | Code::RD_KAFKA_RESP_ERR_CLUSTER_AUTHORIZATION_FAILED => Self::Forbidden {
+                topic: topic.to_owned(),
+                group: group.to_owned(),
+                reason: fault.text,
+            },
+            Code::RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART
+            | Code::RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_ID
+            | Code::RD_KAFKA_RESP_ERR__UNKNOWN_TOPIC
+            | Code::RD_KAFKA_RESP_ERR_TOPIC_EXCEPTION => Self::NoTopic(topic.to_owned()),
+            _ if fault.is_transient() => Self::Unreachable {
+                brokers,
+                reason: fault.text,
+            },
+            _ => Self::Other {
+                topic: topic.to_owned(),
+                reason: fault.text,
+            },
+        }
+    }
+}

@@ -1,0 +1,382 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The thread that reads a topic.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use dovetail_log::CommittedBatch;
+use dovetail_model::{
+    Clock, KafkaSource, Offset, PartitionId, Position, StreamDef, StreamId, StreamSchema,
+};
+use parking_lot::{Condvar, Mutex};
+use rdkafka_sys::rd_kafka_resp_err_t as Code;
+use tracing::{error, info, warn};
+
+use crate::connect::Topic;
+use crate::gather::Gatherer;
+use crate::native::{Ask, Fault};
+use crate::probe::{partition_id, place};
+use crate::{KafkaError, PartitionLag, Phase, State};
+
+/// Where what is read goes.
+pub trait Sink: Send {
+    /// Takes the next batch. False when the stream is closing: then nothing more is read.
+    fn take(&mut self, batch: Arc<CommittedBatch>) -> bool;
+}
+
+/// Records of one batch at most.
+const MOST_RECORDS: usize = 16_384;
+/// How long one call waits for a record when there is none.
+const WAIT: Duration = Duration::from_millis(100);
+/// How long a broker has to answer.
+const TIMEOUT: Duration = Duration::from_secs(5);
+/// Between two looks at the topic: whether it is the same, has more partitions, and where they end.
+const LOOK: Duration = Duration::from_secs(3);
+/// Between two attempts to connect.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// Reads the topic of one stream, from where the stream stands, until it is closed.
+#[derive(Clone)]
+pub struct KafkaLog(Arc<Inner>);
+
+struct Inner {
+    shared: Arc<Shared>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+/// What the thread and its handle both see.
+struct Shared {
+    stream: StreamId,
+    name: String,
+    source: KafkaSource,
+    clock: Arc<dyn Clock>,
+    gatherer: Mutex<Arc<Gatherer>>,
+    state: Mutex<State>,
+    stop: Mutex<bool>,
+    stopped: Condvar,
+    /// The connection that reads, for questions from other threads.
+    topic: Mutex<Option<Arc<Topic>>>,
+}
+
+impl fmt::Debug for KafkaLog {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("KafkaLog")
+            .field("stream", &self.0.shared.name)
+            .finish_non_exhaustive()
+    }
+}
+
+impl KafkaLog {
+    /// Starts to read `source`, the topic of `def`, at `from`, the stream's archived position, or at its start where
+    /// that is further on. What it reads goes to `sink`; what stands in the way is in [`KafkaLog::state`].
+    ///
+    /// # Errors
+    /// When no thread can be started.
+    pub fn open(
+        def: &StreamDef,
+        source: &KafkaSource,
+        from: &Position,
+        clock: Arc<dyn Clock>,
+        sink: Box<dyn Sink>,
+    ) -> std::io::Result<Self> {
+        let shared = Arc::new(Shared {
+            stream: def.id.clone(),
+            name: def.name.clone(),
+            gatherer: Mutex::new(Arc::new(Gatherer::new(&def.schema, &source.settings))),
+            source: source.clone(),
+            clock,
+            state: Mutex::default(),
+            stop: Mutex::new(false),
+            stopped: Condvar::new(),
+            topic: Mutex::new(None),
+        });
+        let mut reader = Reader {
+            shared: Arc::clone(&shared),
+            at: from.clone(),
+            sink,
+        };
+        let thread = std::thread::Builder::new()
+            .name(format!("kafka-{}", def.name))
+            .spawn(move || reader.run())?;
+        Ok(Self(Arc::new(Inner {
+            shared,
+            thread: Mutex::new(Some(thread)),
+        })))
+    }
+
+    /// From now on values are decoded into `schema`, the stream's schema, grown.
+    pub fn evolve(&self, schema: &StreamSchema) {
+        let shared = &self.0.shared;
+        let gatherer = Gatherer::new(schema, &shared.source.settings);
+        *shared.gatherer.lock() = Arc::new(gatherer);
+    }
+
+    /// How it stands to its topic.
+    pub fn state(&self) -> State {
+        self.0.shared.state.lock().clone()
+    }
+
+    /// Where the committed records of the topic end now. Blocks for up to 5 s.
+    ///
+    /// # Errors
+    /// Why the stream is not reading, or no broker answers.
+    pub fn stable_end(&self) -> Result<Position, KafkaError> {
+        let shared = &self.0.shared;
+        let topic = shared.topic.lock().clone();
+        let Some(topic) = topic else {
+            return Err(match shared.state.lock().phase.clone() {
+                Phase::Retrying(error) | Phase::Stopped(error) => error,
+                Phase::Connecting | Phase::Reading => KafkaError::Unreachable {
+                    brokers: shared.source.settings.brokers.clone(),
+                    reason: "it is connecting".to_owned(),
+                },
+            });
+        };
+        let (_, partitions) = topic.describe(TIMEOUT)?;
+        let ends = topic.offsets(&partitions, Ask::Stable, TIMEOUT)?;
+        Ok(ends.into_iter().map(place).collect())
+    }
+
+    /// Stops reading and waits for the thread to end. What was handed to the sink stays.
+    pub fn close(&self) {
+        *self.0.shared.stop.lock() = true;
+        self.0.shared.stopped.notify_all();
+        let thread = self.0.thread.lock().take();
+        if let Some(thread) = thread
+            && thread.join().is_err()
+        {
+            error!(stream = %self.0.shared.name, "the thread that reads the topic panicked");
+        }
+    }
+}
+
+struct Reader {
+    shared: Arc<Shared>,
+    /// Everything before it went to the sink.
+    at: Position,
+    sink: Box<dyn Sink>,
+}
+
+/// Why a session ended in order.
+struct Closed;
+
+impl Reader {
+    fn run(&mut self) {
+        loop {
+            let ended = self.session();
+            *self.shared.topic.lock() = None;
+            let Err(error) = ended else { return };
+            let name = &self.shared.name;
+            if error.is_final() {
+                error!(stream = %name, %error, "the stream reads no more");
+                self.shared.state.lock().phase = Phase::Stopped(error);
+                return;
+            }
+            self.shared.retrying(error);
+            if self.shared.wait(PAUSE) {
+                return;
+            }
+        }
+    }
+
+    /// One connection, until it is of no more use.
+    fn session(&mut self) -> Result<Closed, KafkaError> {
+        let settings = &self.shared.source.settings;
+        let topic = Arc::new(Topic::connect(settings, &self.shared.stream)?);
+        let mut partitions = self.look(&topic)?;
+        topic.assign(&self.places(&partitions))?;
+        *self.shared.topic.lock() = Some(Arc::clone(&topic));
+        self.shared.reading();
+        let mut looked = Instant::now();
+        while !*self.shared.stop.lock() {
+            let batch = topic.consumer.consume(MOST_RECORDS, WAIT);
+            let faults = if batch.is_empty() {
+                Vec::new()
+            } else {
+                let gatherer = Arc::clone(&self.shared.gatherer.lock());
+                let arrived_at_us = self.shared.clock.now().timestamp_micros();
+                let mut gathered = gatherer.gather(&batch, arrived_at_us);
+                drop(batch);
+                self.shared
+                    .note(&gathered.next, &gathered.timestamps_ms, gathered.skipped);
+                if let Some(batch) = gatherer.commit(&mut gathered, &self.at, arrived_at_us) {
+                    let to = batch.span.to().clone();
+                    if !self.sink.take(Arc::new(batch)) {
+                        return Ok(Closed);
+                    }
+                    self.at = to;
+                    self.shared.reading();
+                }
+                gathered.faults
+            };
+            for (partition, fault) in faults {
+                self.judge(&topic, partition, fault)?;
+            }
+            if let Some(heard) = topic.consumer.heard() {
+                self.shared.retrying(topic.failed(heard));
+                // Whether it still stands in the way is for the next look to say.
+            }
+            if looked.elapsed() >= LOOK {
+                looked = Instant::now();
+                let found = self.look(&topic)?;
+                self.shared.reading();
+                if found != partitions {
+                    info!(stream = %self.shared.name, partitions = found.len(), "the topic has more partitions");
+                    topic.assign(&self.places(&found))?;
+                    partitions = found;
+                }
+            }
+        }
+        Ok(Closed)
+    }
+
+    /// Whether the topic is the one that the stream was declared on; its partitions, and where they end.
+    fn look(&self, topic: &Topic) -> Result<Vec<i32>, KafkaError> {
+        let (id, partitions) = topic.describe(TIMEOUT)?;
+        let source = &self.shared.source;
+        if id != source.topic_id {
+            return Err(KafkaError::OtherTopic {
+                topic: source.settings.topic.clone(),
+                declared: source.topic_id.clone(),
+                found: id,
+            });
+        }
+        let ends = topic.offsets(&partitions, Ask::Stable, TIMEOUT)?;
+        let mut state = self.shared.state.lock();
+        let known = std::mem::take(&mut state.partitions);
+        state.partitions = ends
+            .into_iter()
+            .map(place)
+            .map(|(partition, end)| PartitionLag {
+                partition,
+                position: self.next(partition),
+                end,
+                last_timestamp_ms: known
+                    .iter()
+                    .find(|lag| lag.partition == partition)
+                    .and_then(|lag| lag.last_timestamp_ms),
+            })
+            .collect();
+        Ok(partitions)
+    }
+
+    /// The next offset of a partition.
+    fn next(&self, partition: PartitionId) -> Offset {
+        self.at
+            .get(partition)
+            .max(self.shared.source.start.get(partition))
+    }
+
+    fn places(&self, partitions: &[i32]) -> Vec<(i32, i64)> {
+        let next = |p: i32| i64::try_from(self.next(partition_id(p)).0).unwrap_or(i64::MAX);
+        partitions.iter().map(|p| (*p, next(*p))).collect()
+    }
+
+    /// What a fault of a partition means.
+    fn judge(&self, topic: &Topic, partition: i32, fault: Fault) -> Result<(), KafkaError> {
+        match fault.code {
+            Code::RD_KAFKA_RESP_ERR__AUTO_OFFSET_RESET
+            | Code::RD_KAFKA_RESP_ERR_OFFSET_OUT_OF_RANGE
+            | Code::RD_KAFKA_RESP_ERR__LOG_TRUNCATION => {
+                Err(self.out_of_range(topic, partition, &fault)?)
+            }
+            _ if fault.is_transient() => {
+                self.shared.retrying(topic.failed(fault));
+                Ok(())
+            }
+            // A topic that is gone, or is another one now, is told apart by the next session's first look.
+            _ => Err(topic.failed(fault)),
+        }
+    }
+
+    /// The next offset of a partition is not there: on which side of what is?
+    fn out_of_range(
+        &self,
+        topic: &Topic,
+        partition: i32,
+        fault: &Fault,
+    ) -> Result<KafkaError, KafkaError> {
+        // Another topic of that name explains it better.
+        self.look(topic)?;
+        let bound = |ask| {
+            let found = topic.offsets(&[partition], ask, TIMEOUT)?;
+            Ok::<Offset, KafkaError>(found.first().map_or(Offset(0), |at| place(*at).1))
+        };
+        let (kept, end) = (bound(Ask::Earliest)?, bound(Ask::Stable)?);
+        let partition = partition_id(partition);
+        let at = self.next(partition);
+        let name = topic.name.clone();
+        Ok(if at < kept {
+            KafkaError::Hole {
+                topic: name,
+                partition,
+                from: at,
+                kept,
+            }
+        } else if end < at {
+            KafkaError::Backwards {
+                topic: name,
+                partition,
+                read: at,
+                end,
+            }
+        } else {
+            // It is there by now: read on.
+            KafkaError::Other {
+                topic: name,
+                reason: fault.text.clone(),
+            }
+        })
+    }
+}
+
+impl Shared {
+    /// Waits, and says whether the stream is closing.
+    fn wait(&self, pause: Duration) -> bool {
+        let mut stop = self.stop.lock();
+        if !*stop {
+            self.stopped.wait_for(&mut stop, pause);
+        }
+        *stop
+    }
+
+    fn reading(&self) {
+        let mut state = self.state.lock();
+        if state.phase != Phase::Reading {
+            info!(stream = %self.name, topic = %self.source.settings.topic, "reading");
+            state.phase = Phase::Reading;
+        }
+    }
+
+    fn retrying(&self, error: KafkaError) {
+        let mut state = self.state.lock();
+        let phase = Phase::Retrying(error);
+        if state.phase != phase {
+            if let Phase::Retrying(error) = &phase {
+                warn!(stream = %self.name, %error, "cannot read for now; it goes on trying");
+            }
+            state.phase = phase;
+        }
+    }
+
+    fn note(
+        &self,
+        next: &BTreeMap<PartitionId, Offset>,
+        timestamps_ms: &BTreeMap<PartitionId, i64>,
+        skipped: u64,
+    ) {
+        let mut state = self.state.lock();
+        state.skipped_tombstones += skipped;
+        for lag in &mut state.partitions {
+            if let Some(next) = next.get(&lag.partition) {
+                lag.position = *next;
+                lag.end = lag.end.max(*next);
+            }
+            let millis = timestamps_ms.get(&lag.partition);
+            lag.last_timestamp_ms = millis.copied().or(lag.last_timestamp_ms);
+        }
+    }
+}

@@ -1,0 +1,107 @@
+// SPDX-License-Identifier: Apache-2.0
+use chrono::DateTime;
+use dovetail_model::{KafkaSource, Position, Source, StreamDef};
+
+use crate::sql::statement::{CreateStream, Definition, Statement};
+use crate::sql::{parse, render_stream};
+
+const COLUMNS: &str =
+    "id BIGINT NOT NULL, k VARCHAR, at TIMESTAMP, h LIST<STRUCT<name VARCHAR, value VARCHAR>>";
+
+fn create(options: &str) -> Result<CreateStream, String> {
+    match parse(&format!("CREATE STREAM s ({COLUMNS}) WITH ({options})")) {
+        Ok(Statement::Define(Definition::CreateStream(create))) => Ok(create),
+        Ok(other) => panic!("{other:?}"),
+        Err(problem) => Err(problem.detail),
+    }
+}
+
+const PLAIN: &str = "source = 'kafka', brokers = 'a:9092,b:9092', topic = 't'";
+const SASL: &str = "security_protocol = 'SASL_SSL', sasl_mechanism = 'SCRAM-SHA-512', sasl_username = 'd', sasl_password = 'env:KAFKA_PASSWORD'";
+
+#[test]
+fn what_is_shown_declares_the_same_stream() {
+    for more in [
+        "",
+        ", format = 'csv', start = 'latest', tombstones = 'skip'",
+        ", start = '0@12,3@40', key_column = 'k', timestamp_column = 'at', headers_column = 'h'",
+        &format!(
+            ", start = '2026-01-31T00:00:00Z', event_time = 'at', {SASL}, ssl_ca_location = '/etc/o''k.pem'"
+        ),
+    ] {
+        let created = create(&format!("{PLAIN}{more}")).expect(more);
+        let stream = StreamDef {
+            id: "s1".parse().expect("an id"),
+            name: "s".to_owned(),
+            schema: created.schema.clone(),
+            source: Source::Kafka(Box::new(KafkaSource {
+                settings: created.kafka.clone().expect("it reads Kafka"),
+                topic_id: "id".to_owned(),
+                start: Position::zero(),
+            })),
+            created_at: DateTime::UNIX_EPOCH,
+        };
+        let shown = render_stream(&stream);
+        let again = Statement::Define(Definition::CreateStream(created));
+        assert_eq!(parse(&shown), Ok(again), "{shown}");
+    }
+}
+
+#[test]
+fn what_contradicts_itself_is_refused_with_the_way_out() {
+    for (options, says) in [
+        ("source = 'pulsar'", "one of 'embedded', 'kafka'"),
+        ("topic = 't'", "add source = 'kafka'"),
+        (
+            "source = 'embedded', brokers = 'a:1'",
+            "add source = 'kafka'",
+        ),
+        ("source = 'kafka', topic = 't'", "needs `brokers`"),
+        ("source = 'kafka', brokers = 'a:1'", "needs `topic`"),
+        (
+            "source = 'kafka', brokers = ' ', topic = 't'",
+            "`brokers` is empty",
+        ),
+        (&format!("{PLAIN}, format = 'xml'"), "one of 'json', 'csv'"),
+        (
+            &format!("{PLAIN}, start = 'first'"),
+            "'earliest', 'latest', a time",
+        ),
+        (
+            &format!("{PLAIN}, key_column = 'id'"),
+            "declare it as VARCHAR, not BIGINT",
+        ),
+        (
+            &format!("{PLAIN}, key_column = 'nothing'"),
+            "which is not declared",
+        ),
+        (
+            &format!("{PLAIN}, sasl_username = 'd'"),
+            "security_protocol is 'PLAINTEXT'",
+        ),
+        (
+            &format!("{PLAIN}, security_protocol = 'SSL', sasl_username = 'd'"),
+            "`sasl_username` says nothing",
+        ),
+        (
+            &format!("{PLAIN}, security_protocol = 'SASL_SSL'"),
+            "needs `sasl_mechanism`",
+        ),
+        (
+            &format!("{PLAIN}, security_protocol = 'tls'"),
+            "one of 'PLAINTEXT', 'SSL'",
+        ),
+        (
+            &format!("{PLAIN}, security_protocol = 'SSL', ssl_key_location = '/k'"),
+            "needs `ssl_certificate_location`",
+        ),
+        (
+            &format!("{PLAIN}, {}", SASL.replace("env:KAFKA_PASSWORD", "hunter2")),
+            "'env:NAME' or 'file:/path'",
+        ),
+    ] {
+        let detail = create(options).expect_err(options);
+        assert!(detail.contains(says), "{options}: {detail}");
+        assert!(!detail.contains("hunter2"), "{detail}");
+    }
+}

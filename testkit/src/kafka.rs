@@ -1,0 +1,331 @@
+// SPDX-License-Identifier: Apache-2.0
+//! A real Kafka broker of one node (KRaft), and what producers and admins do to it.
+//!
+//! Invariants: it listens on loopback only, on ports that were free; it ends with its [`Broker`], or with the
+//! process that started it, however that ends; a broker that does not start fails the test with its log.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::net::TcpListener;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use futures::executor::block_on;
+use rdkafka::ClientConfig;
+use rdkafka::admin::{AdminClient, AdminOptions, NewPartitions, NewTopic, TopicReplication};
+use rdkafka::client::DefaultClientContext;
+use rdkafka::message::{Header, OwnedHeaders};
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
+use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+
+/// Runs a command and kills it when its own input ends, which it does with whoever holds the other end.
+const KEEPER: &str = r#""$@" & pid=$!; exec >/dev/null; cat >/dev/null; kill -9 $pid; wait"#;
+
+const TIMEOUT: Duration = Duration::from_secs(30);
+
+/// As in `kafka/pom.xml`.
+const VERSION: &str = "4.3.1";
+
+/// A running broker.
+#[derive(Debug)]
+pub struct Broker {
+    dir: tempfile::TempDir,
+    port: u16,
+    process: Option<Child>,
+}
+
+impl Broker {
+    /// Starts a broker on an empty directory.
+    pub fn start() -> Self {
+        let dir = tempfile::tempdir().expect("a directory");
+        let [port, controller] = free_ports();
+        let log_dir = dir.path().join("data");
+        let properties = format!(
+            "process.roles=broker,controller\n\
+             node.id=1\n\
+             controller.quorum.voters=1@127.0.0.1:{controller}\n\
+             listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}\n\
+             advertised.listeners=PLAINTEXT://127.0.0.1:{port}\n\
+             controller.listener.names=CONTROLLER\n\
+             listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT\n\
+             log.dirs={}\n\
+             num.partitions=1\n\
+             auto.create.topics.enable=false\n\
+             offsets.topic.replication.factor=1\n\
+             offsets.topic.num.partitions=1\n\
+             transaction.state.log.replication.factor=1\n\
+             transaction.state.log.min.isr=1\n\
+             transaction.state.log.num.partitions=1\n\
+             share.coordinator.state.topic.replication.factor=1\n\
+             share.coordinator.state.topic.min.isr=1\n\
+             group.initial.rebalance.delay.ms=0\n",
+            log_dir.display()
+        );
+        fs::write(dir.path().join("server.properties"), properties).expect("its properties");
+        fs::write(dir.path().join("log4j2.properties"), LOG4J).expect("its log's properties");
+        let mut broker = Self {
+            dir,
+            port,
+            process: None,
+        };
+        let formatted = broker
+            .java("kafka.tools.StorageTool")
+            .args(["format", "-t", "AAAAAAAAQACAAAAAAAAAAQ", "-c"])
+            .arg(broker.dir.path().join("server.properties"))
+            .output()
+            .expect("java runs");
+        assert!(
+            formatted.status.success(),
+            "kafka's storage cannot be formatted: {}{}",
+            String::from_utf8_lossy(&formatted.stdout),
+            String::from_utf8_lossy(&formatted.stderr)
+        );
+        broker.run();
+        broker
+    }
+
+    /// `host:port` of its listener.
+    pub fn address(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
+    }
+
+    /// Starts it again after [`Broker::kill`].
+    pub fn run(&mut self) {
+        let java = self.java("kafka.Kafka");
+        let mut process = Command::new("sh")
+            .args(["-c", KEEPER, "kafka"])
+            .arg(java.get_program())
+            .args(java.get_args())
+            .arg(self.dir.path().join("server.properties"))
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::inherit())
+            .spawn()
+            .expect("java runs");
+        let mut said = String::new();
+        let mut lines = BufReader::new(process.stdout.take().expect("it is piped")).lines();
+        let started = lines.by_ref().any(|line| {
+            let line = line.unwrap_or_default();
+            let started = line.contains("Kafka Server started");
+            writeln!(said, "{line}").expect("a string takes it");
+            started
+        });
+        assert!(started, "kafka ended before it started:\n{said}");
+        // It must not stop at a full pipe.
+        std::thread::spawn(move || lines.for_each(drop));
+        self.process = Some(process);
+    }
+
+    /// Ends it at once, as kill -9 does.
+    pub fn kill(&mut self) {
+        if let Some(mut process) = self.process.take() {
+            drop(process.stdin.take());
+            process.wait().expect("it is ours");
+        }
+    }
+
+    /// Makes a topic of so many partitions.
+    pub fn create_topic(&self, topic: &str, partitions: i32) {
+        let new = NewTopic::new(topic, partitions, TopicReplication::Fixed(1));
+        let made = block_on(self.admin().create_topics([&new], &options())).expect("it answers");
+        made[0].as_ref().expect("the topic is made");
+    }
+
+    /// Deletes a topic.
+    pub fn delete_topic(&self, topic: &str) {
+        let gone = block_on(self.admin().delete_topics(&[topic], &options())).expect("it answers");
+        gone[0].as_ref().expect("the topic is deleted");
+    }
+
+    /// Raises the number of a topic's partitions.
+    pub fn add_partitions(&self, topic: &str, total: usize) {
+        let more = NewPartitions::new(topic, total);
+        let made =
+            block_on(self.admin().create_partitions([&more], &options())).expect("it answers");
+        made[0].as_ref().expect("the partitions are made");
+    }
+
+    /// Deletes what lies before an offset, as retention does.
+    pub fn delete_before(&self, topic: &str, partition: i32, offset: i64) {
+        let mut list = TopicPartitionList::new();
+        list.add_partition_offset(topic, partition, Offset::Offset(offset))
+            .expect("an offset");
+        block_on(self.admin().delete_records(&list, &options())).expect("the records are deleted");
+    }
+
+    /// A producer without transactions; its records are acknowledged by all.
+    pub fn producer(&self) -> Producer {
+        Producer(self.config().create().expect("a producer"))
+    }
+
+    /// A producer whose records count once it commits.
+    pub fn transactional(&self, id: &str) -> Producer {
+        let mut config = self.config();
+        config.set("transactional.id", id);
+        let producer: BaseProducer = config.create().expect("a producer");
+        producer.init_transactions(TIMEOUT).expect("transactions");
+        Producer(producer)
+    }
+
+    fn config(&self) -> ClientConfig {
+        let mut config = ClientConfig::new();
+        config
+            .set("bootstrap.servers", self.address())
+            .set("acks", "all")
+            .set("linger.ms", "1")
+            .set("enable.idempotence", "true");
+        config
+    }
+
+    fn admin(&self) -> AdminClient<DefaultClientContext> {
+        self.config().create().expect("an admin")
+    }
+
+    fn java(&self, main: &str) -> Command {
+        let mut java = Command::new("java");
+        java.args(["-Xmx256m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"])
+            .arg(format!(
+                "-Dlog4j2.configurationFile={}",
+                self.dir.path().join("log4j2.properties").display()
+            ))
+            .arg("-cp")
+            .arg(format!("{}/*", jars().display()))
+            .arg(main);
+        java
+    }
+}
+
+impl Drop for Broker {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+/// Puts records into topics.
+pub struct Producer(BaseProducer);
+
+impl std::fmt::Debug for Producer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Producer")
+    }
+}
+
+/// One record to be.
+#[derive(Debug, Clone, Default)]
+pub struct Record<'a> {
+    /// Its partition.
+    pub partition: i32,
+    /// Its value; none makes a tombstone.
+    pub value: Option<&'a [u8]>,
+    /// Its key.
+    pub key: Option<&'a str>,
+    /// Its timestamp, milliseconds since the Unix epoch; now if none.
+    pub timestamp_ms: Option<i64>,
+    /// Its headers.
+    pub headers: &'a [(&'a str, &'a str)],
+}
+
+impl Producer {
+    /// Begins a transaction.
+    pub fn begin(&self) {
+        self.0.begin_transaction().expect("a transaction begins");
+    }
+
+    /// Commits it.
+    pub fn commit(&self) {
+        self.0.commit_transaction(TIMEOUT).expect("it is committed");
+    }
+
+    /// Aborts it. Records that were sent stay in the log, and no consumer sees them.
+    pub fn abort(&self) {
+        self.flush();
+        self.0.abort_transaction(TIMEOUT).expect("it is aborted");
+    }
+
+    /// Sends values to a partition and waits until they are acknowledged.
+    pub fn send(&self, topic: &str, partition: i32, values: impl IntoIterator<Item = String>) {
+        for value in values {
+            self.queue(
+                topic,
+                &Record {
+                    partition,
+                    value: Some(value.as_bytes()),
+                    ..Record::default()
+                },
+            );
+        }
+        self.flush();
+    }
+
+    /// Sends one record and waits until it is acknowledged.
+    pub fn send_one(&self, topic: &str, record: &Record<'_>) {
+        self.queue(topic, record);
+        self.flush();
+    }
+
+    fn queue(&self, topic: &str, record: &Record<'_>) {
+        let mut headers = OwnedHeaders::new();
+        for (key, value) in record.headers {
+            headers = headers.insert(Header {
+                key,
+                value: Some(*value),
+            });
+        }
+        let mut message = BaseRecord::<str, [u8]>::to(topic)
+            .partition(record.partition)
+            .headers(headers);
+        message.payload = record.value;
+        message.key = record.key;
+        message.timestamp = record.timestamp_ms;
+        while let Err((error, back)) = self.0.send(message) {
+            assert_eq!(
+                error.rdkafka_error_code(),
+                Some(rdkafka::types::RDKafkaErrorCode::QueueFull),
+                "{error}"
+            );
+            self.0.poll(Duration::from_millis(10));
+            message = back;
+        }
+    }
+
+    fn flush(&self) {
+        self.0.flush(TIMEOUT).expect("all is acknowledged");
+    }
+}
+
+fn options() -> AdminOptions {
+    AdminOptions::new().operation_timeout(Some(TIMEOUT))
+}
+
+/// Where `script/kafka-jars` puts them.
+fn jars() -> PathBuf {
+    let cache = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
+    let cache = cache.or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cache")));
+    let jars = cache
+        .unwrap_or_default()
+        .join(format!("dovetail/kafka-{VERSION}"));
+    let found = jars.join(format!("kafka_2.13-{VERSION}.jar")).is_file();
+    assert!(
+        found,
+        "no Kafka in {}: run script/kafka-jars once",
+        jars.display()
+    );
+    jars
+}
+
+/// Two ports that nothing listens on.
+fn free_ports() -> [u16; 2] {
+    let bound = [(); 2].map(|()| TcpListener::bind(("127.0.0.1", 0)).expect("a free port"));
+    bound.map(|listener| listener.local_addr().expect("it is bound").port())
+}
+
+const LOG4J: &str = "rootLogger.level=WARN\n\
+    rootLogger.appenderRef.out.ref=out\n\
+    appender.out.type=Console\n\
+    appender.out.name=out\n\
+    appender.out.layout.type=PatternLayout\n\
+    appender.out.layout.pattern=%p %c: %m%n\n\
+    logger.server.name=kafka.server.KafkaRaftServer\n\
+    logger.server.level=INFO\n";
