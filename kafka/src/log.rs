@@ -25,6 +25,10 @@ use crate::{KafkaError, PartitionLag, Phase, State};
 pub trait Sink: Send {
     /// Takes the next batch. False when the stream is closing: then nothing more is read.
     fn take(&mut self, batch: Arc<CommittedBatch>) -> bool;
+
+    /// The topic holds records that were not read yet; the oldest was made about then, milliseconds since the Unix
+    /// epoch. None when all that is known of is read.
+    fn unread_since(&mut self, since_ms: Option<i64>);
 }
 
 /// Records of one batch at most.
@@ -190,6 +194,7 @@ impl Reader {
         topic.assign(&self.places(&partitions))?;
         *self.shared.topic.lock() = Some(Arc::clone(&topic));
         self.shared.reading();
+        self.sink.unread_since(self.shared.unread_since());
         let mut looked = Instant::now();
         while !*self.shared.stop.lock() {
             let batch = topic.consumer.consume(MOST_RECORDS, WAIT);
@@ -208,6 +213,7 @@ impl Reader {
                         return Ok(Closed);
                     }
                     self.at = to;
+                    self.sink.unread_since(self.shared.unread_since());
                     self.shared.reading();
                 }
                 gathered.faults
@@ -222,6 +228,7 @@ impl Reader {
             if looked.elapsed() >= LOOK {
                 looked = Instant::now();
                 let found = self.look(&topic)?;
+                self.sink.unread_since(self.shared.unread_since());
                 self.shared.reading();
                 if found != partitions {
                     info!(stream = %self.shared.name, partitions = found.len(), "the topic has more partitions");
@@ -245,6 +252,7 @@ impl Reader {
             });
         }
         let ends = topic.offsets(&partitions, Ask::Stable, TIMEOUT)?;
+        let now_ms = self.shared.clock.now().timestamp_millis();
         let mut state = self.shared.state.lock();
         let known = std::mem::take(&mut state.partitions);
         state.partitions = ends
@@ -257,7 +265,8 @@ impl Reader {
                 last_timestamp_ms: known
                     .iter()
                     .find(|lag| lag.partition == partition)
-                    .and_then(|lag| lag.last_timestamp_ms),
+                    .and_then(|lag| lag.last_timestamp_ms)
+                    .or(Some(now_ms)),
             })
             .collect();
         Ok(partitions)
@@ -360,6 +369,13 @@ impl Shared {
             }
             state.phase = phase;
         }
+    }
+
+    /// When the oldest record that was not read was made, about: not before the last one that was.
+    fn unread_since(&self) -> Option<i64> {
+        let state = self.state.lock();
+        let behind = state.partitions.iter().filter(|lag| lag.offsets() > 0);
+        behind.filter_map(|lag| lag.last_timestamp_ms).min()
     }
 
     fn note(

@@ -39,7 +39,8 @@ pub struct PartitionLag {
     pub position: Offset,
     /// The last stable offset, as last heard; it may be behind `position`.
     pub end: Offset,
-    /// When the record read last was made or appended, milliseconds since the Unix epoch.
+    /// When the record read last was made or appended, milliseconds since the Unix epoch; before the first one, when
+    /// the partition was first looked at.
     pub last_timestamp_ms: Option<i64>,
 }
 

@@ -77,6 +77,8 @@ impl Sink for Channel {
     fn take(&mut self, batch: Arc<CommittedBatch>) -> bool {
         self.0.send(batch).is_ok()
     }
+
+    fn unread_since(&mut self, _: Option<i64>) {}
 }
 
 impl Stream {

@@ -36,6 +36,8 @@ struct Durable {
     position: Position,
     /// Where each batch ends, and when it arrived.
     pending: VecDeque<(Position, i64)>,
+    /// When the oldest event was made that the log has and has not handed on, as far as it told.
+    unread_since_us: Option<i64>,
 }
 
 impl StreamCell {
@@ -46,6 +48,7 @@ impl StreamCell {
         let durable = Durable {
             position: position.clone(),
             pending: VecDeque::new(),
+            unread_since_us: None,
         };
         let (sender, _) = watch::channel(position.clone());
         let cut = Cut {
@@ -112,6 +115,17 @@ impl StreamCell {
     /// The durable position.
     pub fn durable(&self) -> Position {
         self.durable.lock().position.clone()
+    }
+
+    /// Notes that the log holds events which it has not handed on yet, the oldest made about then (microseconds
+    /// since the Unix epoch); none when there are none.
+    pub fn note_unread_since(&self, micros: Option<i64>) {
+        self.durable.lock().unread_since_us = micros;
+    }
+
+    /// What was noted so last.
+    pub fn unread_since_us(&self) -> Option<i64> {
+        self.durable.lock().unread_since_us
     }
 
     /// When the oldest durable event that no cut holds yet arrived; None when all are in.

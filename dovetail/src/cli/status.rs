@@ -100,6 +100,7 @@ const STREAMS: &[Column] = &[
     Column::new("archived", |stream| offsets(&stream["archived"])),
     Column::new("behind ms", |stream| stream["freshness_ms"].clone()),
     Column::new("lag", |stream| stream["lag"].clone()),
+    Column::new("source", source),
     Column::new("archived bytes", |stream| {
         bytes(&stream["archived_bytes"]).into()
     }),
@@ -139,6 +140,26 @@ const VIEWS: &[Column] = &[
         table::to_the_second(&view["next_refresh"])
     }),
 ];
+
+/// Where a stream's events come from, and whether they do.
+fn source(stream: &Value) -> Value {
+    let source = &stream["source"];
+    if source.is_null() {
+        return "embedded".into();
+    }
+    let text = |value: &Value| table::plain(value, "-");
+    let behind = match source["lag"].as_u64() {
+        Some(0) | None => String::new(),
+        Some(lag) => format!(", {lag} behind"),
+    };
+    format!(
+        "{} {}: {}{behind}",
+        text(&source["kind"]),
+        text(&source["topic"]),
+        text(&source["phase"])
+    )
+    .into()
+}
 
 /// The offsets of a token, where the name of its stream stands next to it already.
 fn offsets(token: &Value) -> Value {

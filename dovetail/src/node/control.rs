@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use dovetail_batch_layer::{BatchError, StartRequest};
 use dovetail_model::{
     BatchRun, CatalogState, DiffSummary, Entry, Exclusion, ExclusionId, GenerationNumber, Outcome,
-    PositionToken, Problem, ProblemKind, RunId, StreamState, ViewState,
+    PositionToken, Problem, ProblemKind, RunId, StreamState, ViewId, ViewState,
 };
 use dovetail_serving_layer::ports::{
     Change, Control, DdlAnswer, ExclusionInfo, ExclusionRequest, LocatedDefinition,
@@ -85,6 +85,7 @@ impl Control for Node {
         let open = self.stream_named(stream)?;
         Predicate::over_events(&request.predicate, &open.def().schema)
             .map_err(|error| Problem::new(error.kind(), error.to_string()))?;
+        open.feed().catch_up(open.cell()).await;
         let now = self.0.config.clock.now();
         let mut declared = None;
         let state = self
@@ -160,6 +161,7 @@ impl Control for Node {
             trigger: "user",
             ..StartRequest::default()
         };
+        self.catch_up(&state, &id).await;
         let run = self.0.batch.start(&id, start).await.map_err(problem)?;
         self.run_info(&self.0.catalog.state(), &run)
     }
@@ -262,6 +264,14 @@ impl Control for Node {
 }
 
 impl Node {
+    /// Waits until the view's stream has read what its topic holds: a run that a user asks for covers that.
+    async fn catch_up(&self, state: &CatalogState, view: &ViewId) {
+        let stream = state.views.get(view).map(|view| &view.def.stream);
+        if let Some(open) = stream.and_then(|stream| self.0.streams.get(stream)) {
+            open.feed().catch_up(open.cell()).await;
+        }
+    }
+
     fn settled(
         &self,
         run: RunId,

@@ -62,6 +62,9 @@ impl Node {
             archived_bytes: cut.raw().bytes(),
             dead_letters: pending_letters(&open, None, 0, &|_| true).await?.total,
             exclusions: stream.exclusions.len() as u64,
+            source: open
+                .feed()
+                .info(self.0.config.clock.now().timestamp_millis()),
         })
     }
 

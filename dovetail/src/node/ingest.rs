@@ -35,6 +35,7 @@ const REPLAY_PAGE: usize = 1000;
 impl Ingest for Node {
     async fn append(&self, stream: &str, request: AppendRequest) -> Result<AppendAnswer, Problem> {
         let open = self.stream_named(stream)?;
+        let log = open.feed().embedded(&open.def())?;
         self.admit(&open).await?;
         let meter = &open.cell().meters().ingest;
         let _at_work = meter.busy();
@@ -64,11 +65,8 @@ impl Ingest for Node {
             key,
             replayed: vec![],
         };
-        let appended = open
-            .log()
-            .append(append)
-            .await
-            .map_err(|error| log_problem(&error))?;
+        let appended = log.append(append).await;
+        let appended = appended.map_err(|error| log_problem(&error))?;
         drop(held);
         open.cell()
             .note_acknowledged(&Position::single(appended.next));
@@ -104,6 +102,7 @@ impl Ingest for Node {
         request: ReplayRequest,
     ) -> Result<ReplayAnswer, Problem> {
         let open = self.stream_named(stream)?;
+        open.feed().embedded(&open.def())?;
         let _one_at_a_time = open.replaying().lock().await;
         // What another replay has settled is pending no more, once the cut holds it.
         let durable = open.cell().durable();
@@ -221,11 +220,9 @@ impl Node {
             key: None,
             replayed: settled,
         };
-        let appended = open
-            .log()
-            .append(append)
-            .await
-            .map_err(|error| log_problem(&error))?;
+        let log = open.feed().embedded(&open.def())?;
+        let appended = log.append(append).await;
+        let appended = appended.map_err(|error| log_problem(&error))?;
         open.cell()
             .note_acknowledged(&Position::single(appended.next));
         Ok((appended.accepted, rejected))

@@ -11,7 +11,13 @@ mod control;
 mod data_dir;
 mod definitions;
 mod describe;
+mod feed;
 mod ingest;
+#[cfg(feature = "kafka")]
+mod kafka;
+#[cfg(not(feature = "kafka"))]
+#[path = "no_kafka.rs"]
+mod kafka;
 mod load;
 mod open;
 mod open_stream;

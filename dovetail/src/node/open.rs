@@ -18,7 +18,8 @@ use dovetail_log::object::LocalStore;
 use dovetail_log::parquet_files::register_store;
 use dovetail_log::raw::{RawLog, RawSnapshot};
 use dovetail_model::{
-    CatalogState, Offset, Position, ProblemKind, RunMode, Span, StreamState, ViewDef, ViewState,
+    CatalogState, Offset, Position, ProblemKind, RunMode, Span, StreamDef, StreamState, ViewDef,
+    ViewState,
 };
 use dovetail_seam::{Archiver, Generation, Poisoned, StreamCell, ViewCut};
 use dovetail_serving_layer::engine::{Engine, QuerySession};
@@ -32,7 +33,9 @@ use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
 use super::data_dir::{DataDir, DataDirError};
-use super::open_stream::{ArchivePolicy, EmbeddedForget, OpenStream, QUEUE};
+use super::feed::Feed;
+use super::kafka::{Destination, KafkaFeed};
+use super::open_stream::{ArchivePolicy, OpenStream, QUEUE};
 use super::runtimes::Runtimes;
 use super::streams::{MemoryPressure, Streams};
 use super::{Inner, Node, NodeConfig};
@@ -232,40 +235,33 @@ impl Node {
         .map_err(|error| failed(error.to_string()))?;
         let cell = Arc::new(StreamCell::new(Arc::new(def.clone()), raw.snapshot()));
         let (sender, receiver) = mpsc::channel(QUEUE);
-        let sink = {
-            let cell = Arc::clone(&cell);
-            Box::new(move |batches: Vec<Arc<CommittedBatch>>| {
-                for batch in batches {
-                    cell.note_durable(&batch);
-                    // The receiver is gone only when the stream is closed; the batch is durable all the same.
-                    let _ = sender.blocking_send(batch);
+        let feed = match def.source.kafka() {
+            None => {
+                let log = self.open_log(def, &cell, sender).await.map_err(failed)?;
+                for view in state.views_of(&def.id) {
+                    self.add_view(&cell, stream, view).await?;
                 }
-            })
+                self.replay_tail(&cell, &log).await.map_err(failed)?;
+                Feed::Embedded(log)
+            }
+            // What lies behind the archived position is read again.
+            Some(source) => {
+                for view in state.views_of(&def.id) {
+                    self.add_view(&cell, stream, view).await?;
+                }
+                let to = Destination {
+                    cell: Arc::clone(&cell),
+                    batches: sender,
+                    memory: Arc::clone(&inner.memory),
+                };
+                let clock = Arc::clone(&inner.config.clock);
+                let started = KafkaFeed::start(def, source, clock, to);
+                Feed::Kafka(started.map_err(|error| failed(error.to_string()))?)
+            }
         };
-        let directory = inner.data_dir.log(&def.id);
-        let (schema, clock) = (def.schema.clone(), Arc::clone(&inner.config.clock));
-        let opening = tokio::task::spawn_blocking(move || {
-            let disk = FsDisk::open(directory).map_err(|error| error.to_string())?;
-            EmbeddedLog::open(Arc::new(disk), &schema, LogOptions::default(), clock, sink)
-                .map_err(|error| error.to_string())
-        });
-        let (log, recovered) = opening
-            .await
-            .map_err(|error| failed(error.to_string()))?
-            .map_err(failed)?;
-        info!(stream = %def.name, events = recovered.next.0, oldest = recovered.oldest.0, dropped = ?recovered.dropped, "opened the log");
-        check_continuous(&raw.snapshot(), recovered.oldest, recovered.next).map_err(failed)?;
-        for view in state.views_of(&def.id) {
-            self.add_view(&cell, stream, view).await?;
-        }
-        self.replay_tail(&cell, &log).await.map_err(failed)?;
         let cut = cell.load();
         inner.memory.set(&def.id, cut.bytes());
-        let archiver = Archiver::new(
-            Arc::clone(&cell),
-            raw,
-            Arc::new(EmbeddedForget(log.clone())),
-        );
+        let archiver = Archiver::new(Arc::clone(&cell), raw, feed.forgets());
         let policy = ArchivePolicy {
             interval: inner.config.archive_interval,
             bytes: inner.config.archive_bytes,
@@ -273,7 +269,7 @@ impl Node {
         let open = OpenStream::start(
             cell,
             archiver,
-            log,
+            feed,
             receiver,
             Arc::clone(&inner.memory),
             policy,
@@ -281,6 +277,36 @@ impl Node {
         .map_err(|error| failed(error.to_string()))?;
         inner.streams.insert(open);
         Ok(())
+    }
+
+    /// Opens the embedded log of a stream; `batches` gets what it commits from then on.
+    async fn open_log(
+        &self,
+        def: &StreamDef,
+        cell: &Arc<StreamCell>,
+        batches: mpsc::Sender<Arc<CommittedBatch>>,
+    ) -> Result<EmbeddedLog, String> {
+        let sink = {
+            let cell = Arc::clone(cell);
+            Box::new(move |committed: Vec<Arc<CommittedBatch>>| {
+                for batch in committed {
+                    cell.note_durable(&batch);
+                    // The receiver is gone only when the stream is closed; the batch is durable all the same.
+                    let _ = batches.blocking_send(batch);
+                }
+            })
+        };
+        let directory = self.0.data_dir.log(&def.id);
+        let (schema, clock) = (def.schema.clone(), Arc::clone(&self.0.config.clock));
+        let opening = tokio::task::spawn_blocking(move || {
+            let disk = FsDisk::open(directory).map_err(|error| error.to_string())?;
+            EmbeddedLog::open(Arc::new(disk), &schema, LogOptions::default(), clock, sink)
+                .map_err(|error| error.to_string())
+        });
+        let (log, recovered) = opening.await.map_err(|error| error.to_string())??;
+        info!(stream = %def.name, events = recovered.next.0, oldest = recovered.oldest.0, dropped = ?recovered.dropped, "opened the log");
+        check_continuous(cell.load().raw(), recovered.oldest, recovered.next)?;
+        Ok(log)
     }
 
     /// A view of the catalog enters the cell: its live generation and the runs from its horizon to the

@@ -6,14 +6,15 @@ use std::time::Duration;
 
 use dovetail_log::CommittedBatch;
 use dovetail_log::decode::Decoder;
-use dovetail_log::embedded::{EmbeddedLog, ONLY_PARTITION};
-use dovetail_model::{Position, Problem, StreamDef};
-use dovetail_seam::{Archiver, Forget, SeamError, StreamCell};
+use dovetail_model::{Problem, StreamDef};
+use dovetail_seam::{Archiver, SeamError, StreamCell};
 use dovetail_speed_layer::{Accumulator, Merger, SpeedError, SpeedMemory};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, RwLock, RwLockReadGuard, mpsc};
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
+
+use super::feed::Feed;
 
 /// Batches between the log and the speed layer. A full queue makes the log wait: nothing is dropped.
 pub(crate) const QUEUE: usize = 64;
@@ -29,7 +30,7 @@ const ARCHIVE_PAUSE: Duration = Duration::from_secs(1);
 pub(crate) struct OpenStream {
     cell: Arc<StreamCell>,
     archiver: Arc<Archiver>,
-    log: EmbeddedLog,
+    feed: Feed,
     /// Read from decoding to acknowledging, so that the schema does not change under an append.
     decoder: RwLock<Arc<Decoder>>,
     workers: Mutex<Option<Workers>>,
@@ -51,26 +52,13 @@ pub(crate) struct ArchivePolicy {
     pub(crate) bytes: usize,
 }
 
-impl Forget for EmbeddedForget {
-    fn forget(&self, archived: &Position) -> Result<(), String> {
-        self.0
-            .forget(archived.get(ONLY_PARTITION))
-            .map(|_| ())
-            .map_err(|error| error.to_string())
-    }
-}
-
-/// The embedded log, as the archiver sees it.
-#[derive(Debug)]
-pub(crate) struct EmbeddedForget(pub(crate) EmbeddedLog);
-
 impl OpenStream {
     /// Starts the workers of a stream whose cell holds everything that the log had when it was opened;
     /// `batches` brings what is committed from now on.
     pub(crate) fn start(
         cell: Arc<StreamCell>,
         archiver: Archiver,
-        log: EmbeddedLog,
+        feed: Feed,
         batches: mpsc::Receiver<Arc<CommittedBatch>>,
         memory: Arc<SpeedMemory>,
         policy: ArchivePolicy,
@@ -109,7 +97,7 @@ impl OpenStream {
         Ok(Self {
             cell,
             archiver,
-            log,
+            feed,
             decoder,
             workers: Mutex::new(Some(workers)),
             replaying: tokio::sync::Mutex::new(()),
@@ -129,8 +117,8 @@ impl OpenStream {
         &self.archiver
     }
 
-    pub(crate) fn log(&self) -> &EmbeddedLog {
-        &self.log
+    pub(crate) fn feed(&self) -> &Feed {
+        &self.feed
     }
 
     /// The decoder of the present schema. Held until what it decoded is committed: meanwhile the schema does not
@@ -160,8 +148,7 @@ impl OpenStream {
         commit.await?;
         dovetail_log::crash_point("schema:committed");
         prepared.finish().await.map_err(seam)?;
-        let evolved = self.log.evolve(&def.schema).await;
-        evolved.map_err(|error| Problem::new(error.kind(), error.to_string()))?;
+        self.feed.evolve(&def.schema).await?;
         *decoder = decoder_of(&def);
         Ok(())
     }
@@ -173,7 +160,7 @@ impl OpenStream {
 
     /// Stops taking appends, makes what was acknowledged durable, and ends the workers.
     pub(crate) async fn close(&self) {
-        self.log.close().await;
+        self.feed.close().await;
         let Some(workers) = self.workers.lock().take() else {
             return;
         };
@@ -181,7 +168,7 @@ impl OpenStream {
         if let Err(error) = workers.archiving.await {
             warn!(stream = %self.def().name, %error, "the archiver did not end well");
         }
-        // The log has dropped its end of the queue, so the accumulator ends when the queue is empty.
+        // The feed has dropped its end of the queue, so the accumulator ends when the queue is empty.
         let joining = tokio::task::spawn_blocking(move || {
             workers.accumulator.join();
             workers.merger.join();

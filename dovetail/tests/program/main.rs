@@ -14,6 +14,8 @@ mod cli;
 mod crash;
 mod dead_letters;
 mod ingest;
+#[cfg(feature = "kafka")]
+mod kafka;
 mod poison;
 mod sql_files;
 mod support;

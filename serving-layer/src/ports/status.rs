@@ -3,8 +3,8 @@
 
 use arrow::datatypes::Field;
 use dovetail_model::{
-    Column, EpochUnit, EventTime, ExclusionId, GenerationNumber, RunId, RunMode, StreamId,
-    UnknownColumns, ViewId,
+    Column, EpochUnit, EventTime, ExclusionId, GenerationNumber, Offset, PartitionId, RunId,
+    RunMode, StreamId, UnknownColumns, ViewId,
 };
 use serde::{Deserialize, Serialize};
 
@@ -109,6 +109,45 @@ pub struct StreamInfo {
     pub dead_letters: u64,
     /// Exclusions in force.
     pub exclusions: u64,
+    /// How it stands to the topic that it reads; none for a stream of the embedded log.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source: Option<SourceInfo>,
+}
+
+/// How a stream stands to its topic.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct SourceInfo {
+    /// `kafka`.
+    pub kind: String,
+    /// The topic.
+    pub topic: String,
+    /// `connecting`, `reading`, `retrying`, or `stopped` until an operator has decided.
+    pub phase: String,
+    /// Why it is not reading.
+    pub reason: Option<String>,
+    /// Offsets that it is behind, at most so many events; of all partitions.
+    pub lag: u64,
+    /// Age of the record that was read last, of the partition that is furthest behind; 0 when none is.
+    pub lag_seconds: f64,
+    /// Each partition.
+    pub partitions: Vec<PartitionInfo>,
+    /// Records without a value that were left out since the server started.
+    pub skipped_tombstones: u64,
+}
+
+/// How far a stream is in one partition of its topic.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct PartitionInfo {
+    /// Its number.
+    pub partition: PartitionId,
+    /// The next offset that is read.
+    pub position: Offset,
+    /// The last stable offset, as last heard.
+    pub end: Offset,
+    /// Offsets between the two.
+    pub lag: u64,
+    /// Age of the record that was read last, while there are more; in seconds.
+    pub lag_seconds: f64,
 }
 
 /// How a view answers now.

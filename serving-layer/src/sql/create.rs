@@ -71,7 +71,7 @@ fn create_stream(tokens: &mut Tokens<'_>) -> Result<CreateStream, Problem> {
     schema
         .check()
         .map_err(|e| super::source::problem_at(name_at, format!("stream `{name}`: {e}")))?;
-    let kafka = kafka_options::kafka_settings(&mut options, &schema)?;
+    let kafka = kafka_options::kafka_settings(&mut options, &schema)?.map(Box::new);
     Ok(CreateStream {
         name,
         if_not_exists,

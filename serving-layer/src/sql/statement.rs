@@ -112,7 +112,7 @@ pub struct CreateStream {
     /// Its columns and options; passes [`StreamSchema::check`].
     pub schema: StreamSchema,
     /// The Kafka topic that it reads; none for a stream of the embedded log.
-    pub kafka: Option<KafkaSettings>,
+    pub kafka: Option<Box<KafkaSettings>>,
 }
 
 /// `CREATE VIEW`

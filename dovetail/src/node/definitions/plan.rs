@@ -3,7 +3,7 @@
 
 use dovetail_log::catalog::random_u64;
 use dovetail_model::{
-    CatalogState, Entry, Problem, ProblemKind, StreamDef, StreamId, ViewDef, ViewId,
+    CatalogState, Entry, Problem, ProblemKind, Source, StreamDef, StreamId, ViewDef, ViewId,
 };
 use dovetail_serving_layer::ports::{Change, DdlResult, LocatedDefinition};
 use dovetail_serving_layer::sql::{CreateStream, CreateView, Definition, problem_in};
@@ -103,6 +103,7 @@ type Planned = (&'static str, String, DdlResult, Vec<String>);
 
 fn plan_stream(state: &mut CatalogState, create: &CreateStream) -> Result<Planned, Problem> {
     if let Some(known) = state.stream_named(&create.name) {
+        same_source(&known.def, create)?;
         let growth = growth(known, &create.schema)?;
         if growth.is_empty() {
             return Ok(("stream", create.name.clone(), DdlResult::Unchanged, vec![]));
@@ -120,6 +121,7 @@ fn plan_stream(state: &mut CatalogState, create: &CreateStream) -> Result<Planne
         id: StreamId::from_random(random_u64()),
         name: create.name.clone(),
         schema: create.schema.clone(),
+        source: Source::Embedded,
         created_at: chrono::DateTime::UNIX_EPOCH,
     };
     simulate(state, Entry::StreamCreated { stream: def })?;
@@ -130,6 +132,18 @@ fn plan_stream(state: &mut CatalogState, create: &CreateStream) -> Result<Planne
         .map(ToString::to_string)
         .collect();
     Ok(("stream", create.name.clone(), DdlResult::Created, columns))
+}
+
+/// A stream keeps its source: its offsets mean events of that log and no other.
+fn same_source(known: &StreamDef, create: &CreateStream) -> Result<(), Problem> {
+    let settings = known.source.kafka().map(|kafka| &kafka.settings);
+    if settings == create.kafka.as_deref() {
+        return Ok(());
+    }
+    Err(Problem::conflict(format!(
+        "stream `{}` is declared on another source or with other options of it, and these stay: declare a new stream, or drop this one first",
+        known.name
+    )))
 }
 
 fn plan_view(state: &mut CatalogState, create: &CreateView) -> Result<Planned, Problem> {

@@ -2,14 +2,14 @@
 //! CREATE, ALTER, DROP and UNDROP of streams.
 
 use dovetail_log::catalog::random_u64;
-use dovetail_model::{CatalogState, Entry, Problem, StreamDef, StreamId};
+use dovetail_model::{CatalogState, Entry, Problem, Source, StreamDef, StreamId};
 use dovetail_serving_layer::ports::{DdlAnswer, DdlResult};
 use dovetail_serving_layer::sql::{AlterStream, CreateStream};
 use tracing::info;
 
 use super::missing;
 use super::schema_change::{altered, check_views, details, growth};
-use crate::node::Node;
+use crate::node::{Node, kafka};
 
 impl Node {
     pub(super) async fn create_stream(&self, create: CreateStream) -> Result<DdlAnswer, Problem> {
@@ -17,17 +17,29 @@ impl Node {
         if let Some(known) = state.stream_named(&create.name)
             && create.if_not_exists
         {
-            let same = known.def.schema == create.schema;
-            let note = (!same).then(|| "it was there already, with another schema".to_owned());
+            let settings = known.def.source.kafka().map(|kafka| &kafka.settings);
+            let same = known.def.schema == create.schema && settings == create.kafka.as_deref();
+            let note = (!same).then(|| "it was there already, declared otherwise".to_owned());
             return Ok(DdlAnswer {
                 result: DdlResult::Unchanged,
                 note,
             });
         }
+        // Whoever asks for a name that is taken shall not wait for a broker first.
+        if state.stream_named(&create.name).is_some() {
+            let name = &create.name;
+            return Err(Problem::conflict(format!("stream `{name}` exists already")));
+        }
+        let id = StreamId::from_random(random_u64());
+        let source = match create.kafka {
+            None => Source::Embedded,
+            Some(settings) => kafka::declare(*settings, id.clone()).await?,
+        };
         let def = StreamDef {
-            id: StreamId::from_random(random_u64()),
+            id,
             name: create.name,
             schema: create.schema,
+            source,
             created_at: self.0.config.clock.now(),
         };
         let state = self

@@ -118,6 +118,7 @@ fn provenance(request: &Limits) -> Provenance {
             horizon: "flights~k3f:0@1000".to_owned(),
             layer: request.layer,
             runs: 2,
+            source: None,
             exclusions: vec![],
             notes: vec![],
         }],

@@ -35,7 +35,7 @@ fn what_is_shown_declares_the_same_stream() {
             name: "s".to_owned(),
             schema: created.schema.clone(),
             source: Source::Kafka(Box::new(KafkaSource {
-                settings: created.kafka.clone().expect("it reads Kafka"),
+                settings: *created.kafka.clone().expect("it reads Kafka"),
                 topic_id: "id".to_owned(),
                 start: Position::zero(),
             })),

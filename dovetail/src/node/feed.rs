@@ -1,0 +1,113 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The log below an open stream, whichever it is.
+
+use std::sync::Arc;
+
+use dovetail_log::embedded::{EmbeddedLog, ONLY_PARTITION};
+use dovetail_model::{Position, Problem, StreamDef, StreamSchema};
+use dovetail_seam::{Forget, StreamCell};
+use dovetail_serving_layer::ports::SourceInfo;
+
+use super::kafka::KafkaFeed;
+
+/// Where the events of a stream come from.
+#[derive(Debug, Clone)]
+pub(crate) enum Feed {
+    /// Appends over HTTP.
+    Embedded(EmbeddedLog),
+    /// A topic.
+    Kafka(KafkaFeed),
+}
+
+impl Feed {
+    /// The log that takes appends.
+    ///
+    /// # Errors
+    /// When the stream reads a topic: producers write there.
+    pub(crate) fn embedded(&self, def: &StreamDef) -> Result<&EmbeddedLog, Problem> {
+        match (self, def.source.kafka()) {
+            (Self::Embedded(log), _) => Ok(log),
+            (Self::Kafka(_), kafka) => {
+                let topic = kafka.map_or("", |kafka| &kafka.settings.topic);
+                Err(Problem::conflict(format!(
+                    "stream `{}` reads the Kafka topic `{topic}`: produce to the topic; what is committed there is in the stream",
+                    def.name
+                ))
+                .with("topic", topic))
+            }
+        }
+    }
+
+    /// What is told of archived events.
+    pub(crate) fn forgets(&self) -> Arc<dyn Forget> {
+        match self {
+            Self::Embedded(log) => Arc::new(EmbeddedForget(log.clone())),
+            Self::Kafka(_) => Arc::new(KeptByRetention),
+        }
+    }
+
+    /// Events from now on are of this schema, the former one grown.
+    ///
+    /// # Errors
+    /// When the log cannot write it down.
+    pub(crate) async fn evolve(&self, schema: &StreamSchema) -> Result<(), Problem> {
+        match self {
+            Self::Embedded(log) => {
+                let evolved = log.evolve(schema).await;
+                evolved.map_err(|error| Problem::new(error.kind(), error.to_string()))
+            }
+            Self::Kafka(kafka) => {
+                kafka.evolve(schema);
+                Ok(())
+            }
+        }
+    }
+
+    /// Waits until the cut covers what is durable now, where the log does not tell of it by itself. Gives up in
+    /// silence when it cannot be told, or takes too long: [`Feed::info`] says why.
+    pub(crate) async fn catch_up(&self, cell: &StreamCell) {
+        match self {
+            Self::Embedded(_) => {}
+            Self::Kafka(kafka) => kafka.catch_up(cell).await,
+        }
+    }
+
+    /// How the stream stands to its source; nothing to say of the embedded log.
+    pub(crate) fn info(&self, now_ms: i64) -> Option<SourceInfo> {
+        match self {
+            Self::Embedded(_) => None,
+            Self::Kafka(kafka) => Some(kafka.info(now_ms)),
+        }
+    }
+
+    /// Hands nothing on any more. What was acknowledged is durable when it returns.
+    pub(crate) async fn close(&self) {
+        match self {
+            Self::Embedded(log) => log.close().await,
+            Self::Kafka(kafka) => kafka.close().await,
+        }
+    }
+}
+
+/// The embedded log, as the archiver sees it.
+#[derive(Debug)]
+struct EmbeddedForget(EmbeddedLog);
+
+impl Forget for EmbeddedForget {
+    fn forget(&self, archived: &Position) -> Result<(), String> {
+        self.0
+            .forget(archived.get(ONLY_PARTITION))
+            .map(|_| ())
+            .map_err(|error| error.to_string())
+    }
+}
+
+/// A topic forgets by its own rules.
+#[derive(Debug)]
+struct KeptByRetention;
+
+impl Forget for KeptByRetention {
+    fn forget(&self, _: &Position) -> Result<(), String> {
+        Ok(())
+    }
+}

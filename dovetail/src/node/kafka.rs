@@ -1,0 +1,172 @@
+// SPDX-License-Identifier: Apache-2.0
+//! A Kafka topic below an open stream: the one place of the node that knows of Kafka.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use dovetail_kafka::{KafkaError, KafkaLog, PartitionLag, Phase, Sink};
+use dovetail_log::CommittedBatch;
+use dovetail_model::{
+    Clock, KafkaSettings, KafkaSource, Problem, Source, StreamDef, StreamId, StreamSchema,
+};
+use dovetail_seam::StreamCell;
+use dovetail_serving_layer::ports::{PartitionInfo, SourceInfo};
+use dovetail_speed_layer::SpeedMemory;
+use tokio::runtime::Handle;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+/// How long each question to the brokers may take when a stream is declared.
+const DECLARE_TIMEOUT: Duration = Duration::from_secs(8);
+/// How long a run waits for what the topic holds when it starts.
+const CATCH_UP_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// The reader of a topic.
+#[derive(Debug, Clone)]
+pub(crate) struct KafkaFeed {
+    log: KafkaLog,
+    topic: String,
+    closing: CancellationToken,
+}
+
+/// Where a reader's batches go.
+pub(crate) struct Destination {
+    pub(crate) cell: Arc<StreamCell>,
+    pub(crate) batches: mpsc::Sender<Arc<CommittedBatch>>,
+    pub(crate) memory: Arc<SpeedMemory>,
+}
+
+/// Asks the topic of a new stream what has to be known of it.
+///
+/// # Errors
+/// When the brokers, the credentials, the topic or the start are not as declared: what, and the way out.
+pub(crate) async fn declare(settings: KafkaSettings, id: StreamId) -> Result<Source, Problem> {
+    let asking = tokio::task::spawn_blocking(move || {
+        dovetail_kafka::declare(&settings, &id, DECLARE_TIMEOUT)
+    });
+    let source = asking.await.map_err(Problem::internal)?;
+    let source = source.map_err(|error| Problem::new(error.kind(), error.to_string()))?;
+    Ok(Source::Kafka(Box::new(source)))
+}
+
+impl KafkaFeed {
+    /// Starts to read the topic of `def` from where `to`'s cell stands. To be called on the node's own runtime.
+    ///
+    /// # Errors
+    /// When the system gives no thread.
+    pub(crate) fn start(
+        def: &StreamDef,
+        source: &KafkaSource,
+        clock: Arc<dyn Clock>,
+        to: Destination,
+    ) -> std::io::Result<Self> {
+        let closing = CancellationToken::new();
+        let from = to.cell.load().position().clone();
+        let sink = SpeedSink {
+            to,
+            closing: closing.clone(),
+            runtime: Handle::current(),
+        };
+        let log = KafkaLog::open(def, source, &from, clock, Box::new(sink))?;
+        Ok(Self {
+            log,
+            topic: source.settings.topic.clone(),
+            closing,
+        })
+    }
+
+    pub(crate) fn evolve(&self, schema: &StreamSchema) {
+        self.log.evolve(schema);
+    }
+
+    /// Waits until the cut covers what the topic holds now.
+    pub(crate) async fn catch_up(&self, cell: &StreamCell) {
+        let log = self.log.clone();
+        let asking = tokio::task::spawn_blocking(move || log.stable_end());
+        if let Ok(Ok(end)) = asking.await {
+            let _ = tokio::time::timeout(CATCH_UP_TIMEOUT, cell.wait_for(&end)).await;
+        }
+    }
+
+    pub(crate) async fn close(&self) {
+        self.closing.cancel();
+        let log = self.log.clone();
+        // It panics only if the reader did, which has been logged.
+        let _ = tokio::task::spawn_blocking(move || log.close()).await;
+    }
+
+    /// As the API shows it.
+    pub(crate) fn info(&self, now_ms: i64) -> SourceInfo {
+        let state = self.log.state();
+        let (phase, reason) = match state.phase {
+            Phase::Connecting => ("connecting", None),
+            Phase::Reading => ("reading", None),
+            Phase::Retrying(error) => ("retrying", Some(error)),
+            Phase::Stopped(error) => ("stopped", Some(error)),
+        };
+        let partitions = state.partitions.iter().map(|lag| partition(lag, now_ms));
+        let partitions: Vec<PartitionInfo> = partitions.collect();
+        SourceInfo {
+            kind: "kafka".to_owned(),
+            topic: self.topic.clone(),
+            phase: phase.to_owned(),
+            reason: reason.as_ref().map(KafkaError::to_string),
+            lag: partitions.iter().map(|p| p.lag).sum(),
+            lag_seconds: partitions.iter().map(|p| p.lag_seconds).fold(0.0, f64::max),
+            partitions,
+            skipped_tombstones: state.skipped_tombstones,
+        }
+    }
+}
+
+fn partition(lag: &PartitionLag, now_ms: i64) -> PartitionInfo {
+    let seconds = match lag.last_timestamp_ms {
+        Some(last) if lag.offsets() > 0 => (now_ms - last).max(0) as f64 / 1000.0,
+        _ => 0.0,
+    };
+    PartitionInfo {
+        partition: lag.partition,
+        position: lag.position,
+        end: lag.end,
+        lag: lag.offsets(),
+        lag_seconds: seconds,
+    }
+}
+
+/// Hands batches to the speed layer, no faster than it takes them.
+struct SpeedSink {
+    to: Destination,
+    closing: CancellationToken,
+    runtime: Handle,
+}
+
+impl Sink for SpeedSink {
+    fn take(&mut self, batch: Arc<CommittedBatch>) -> bool {
+        let Destination {
+            cell,
+            batches,
+            memory,
+        } = &self.to;
+        let closing = self.closing.clone();
+        self.runtime.block_on(async move {
+            tokio::select! {
+                () = closing.cancelled() => return false,
+                () = memory.admit() => {}
+            }
+            let rows = batch.events.num_rows() as u64;
+            cell.note_durable(&batch);
+            tokio::select! {
+                () = closing.cancelled() => false,
+                sent = batches.send(batch) => {
+                    cell.meters().ingest.count(rows);
+                    sent.is_ok()
+                }
+            }
+        })
+    }
+
+    fn unread_since(&mut self, since_ms: Option<i64>) {
+        let micros = since_ms.map(|ms| ms.saturating_mul(1000));
+        self.to.cell.note_unread_since(micros);
+    }
+}

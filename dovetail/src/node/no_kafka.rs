@@ -1,0 +1,62 @@
+// SPDX-License-Identifier: Apache-2.0
+//! In place of `kafka` in a build without that feature: no topic can be read, and the refusal says so.
+
+use std::sync::Arc;
+
+use dovetail_log::CommittedBatch;
+use dovetail_model::{
+    Clock, KafkaSettings, KafkaSource, Problem, Source, StreamDef, StreamId, StreamSchema,
+};
+use dovetail_seam::StreamCell;
+use dovetail_serving_layer::ports::SourceInfo;
+use dovetail_speed_layer::SpeedMemory;
+use tokio::sync::mpsc;
+
+const ABSENT: &str = "this build of Dovetail has no Kafka in it: build it with the cargo feature `kafka`, which is on by default";
+
+/// There is none.
+#[derive(Debug, Clone)]
+pub(crate) enum KafkaFeed {}
+
+/// Where a reader's batches would go.
+pub(crate) struct Destination {
+    pub(crate) cell: Arc<StreamCell>,
+    pub(crate) batches: mpsc::Sender<Arc<CommittedBatch>>,
+    pub(crate) memory: Arc<SpeedMemory>,
+}
+
+pub(crate) async fn declare(_: KafkaSettings, _: StreamId) -> Result<Source, Problem> {
+    Err(Problem::invalid(ABSENT))
+}
+
+impl KafkaFeed {
+    pub(crate) fn start(
+        _: &StreamDef,
+        _: &KafkaSource,
+        _: Arc<dyn Clock>,
+        to: Destination,
+    ) -> std::io::Result<Self> {
+        let Destination {
+            cell: _,
+            batches: _,
+            memory: _,
+        } = to;
+        Err(std::io::Error::other(ABSENT))
+    }
+
+    pub(crate) fn evolve(&self, _: &StreamSchema) {
+        match *self {}
+    }
+
+    pub(crate) async fn catch_up(&self, _: &StreamCell) {
+        match *self {}
+    }
+
+    pub(crate) async fn close(&self) {
+        match *self {}
+    }
+
+    pub(crate) fn info(&self, _: i64) -> SourceInfo {
+        match *self {}
+    }
+}

@@ -1,0 +1,290 @@
+// SPDX-License-Identifier: Apache-2.0
+//! A stream that reads a Kafka topic, through everything that goes wrong: at every sampled position the answers are
+//! those of a plain fold over what the producer committed before it.
+//!
+//! Purpose: laws 1, 2, 3 and 5 where the log is not ours. Collaborators: a real broker, the built program, an oracle
+//! that knows which offset each committed record has.
+//! Non-goals: what a reader does with a topic by itself: the tests of the `kafka` crate.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use dovetail_model::{Offset, PartitionId, Position, PositionToken};
+use dovetail_testkit::kafka::{Broker, Producer};
+use rand::rngs::StdRng;
+use rand::{Rng as _, SeedableRng as _};
+use reqwest::Method;
+use serde_json::{Value, json};
+
+use crate::support::server::{Calls, HANGS, Server};
+
+const TOPIC: &str = "numbers";
+const VIEW: &str = "CREATE VIEW digits AS SELECT n % 10 AS digit, count(*) AS seen, sum(n) AS total FROM numbers GROUP BY digit";
+
+/// What was committed, by its place.
+struct Oracle {
+    producer: Producer,
+    partitions: i32,
+    /// The next offset of each partition. A transaction's marker takes one in each that it wrote to.
+    next: BTreeMap<i32, u64>,
+    committed: BTreeMap<(u32, u64), i64>,
+    number: i64,
+}
+
+impl Oracle {
+    fn new(producer: Producer, partitions: i32) -> Self {
+        Self {
+            producer,
+            partitions,
+            next: BTreeMap::new(),
+            committed: BTreeMap::new(),
+            number: 0,
+        }
+    }
+
+    /// One transaction of a few records to a few partitions, committed or not.
+    fn transact(&mut self, random: &mut StdRng, commits: bool) {
+        self.producer.begin();
+        let mut written = vec![];
+        for partition in 0..self.partitions {
+            let count = random.random_range(0..30);
+            if count == 0 {
+                continue;
+            }
+            let mut values = vec![];
+            let next = self.next.entry(partition).or_insert(0);
+            for _ in 0..count {
+                self.number += 1;
+                values.push(format!("{{\"n\": {}}}", self.number));
+                written.push(((partition.unsigned_abs(), *next), self.number));
+                *next += 1;
+            }
+            *next += 1;
+            self.producer.send(TOPIC, partition, values);
+        }
+        if commits {
+            self.producer.commit();
+            self.committed.extend(written);
+        } else {
+            self.producer.abort();
+        }
+    }
+
+    /// Where the topic ends.
+    fn end(&self) -> Position {
+        let places = self.next.iter();
+        places
+            .map(|(p, next)| (PartitionId(p.unsigned_abs()), Offset(*next)))
+            .collect()
+    }
+
+    /// `digit, seen, total` of what was committed before `position`.
+    fn digits(&self, position: &Position) -> Vec<Value> {
+        let mut digits: BTreeMap<i64, (i64, i64)> = BTreeMap::new();
+        for ((partition, offset), n) in &self.committed {
+            if position.is_past(PartitionId(*partition), Offset(*offset)) {
+                let digit = digits.entry(n % 10).or_default();
+                *digit = (digit.0 + 1, digit.1 + n);
+            }
+        }
+        let rows = digits.into_iter();
+        rows.map(|(digit, (seen, total))| json!({"digit": digit, "seen": seen, "total": total}))
+            .collect()
+    }
+
+    /// Asks once, and compares with what was committed before the answer's own position.
+    async fn check(&self, calls: &Calls, options: Value) -> Position {
+        let answer = calls
+            .sql("SELECT * FROM digits ORDER BY digit", options)
+            .await;
+        let answer = answer.expect("it answers");
+        let token = answer["provenance"]["streams"][0]["position"].as_str();
+        let token: PositionToken = token.expect("a position").parse().expect("a token");
+        let rows = answer["rows"].as_array().expect("rows");
+        assert_eq!(*rows, self.digits(&token.position), "at {token}");
+        token.position
+    }
+
+    /// Waits for all that was committed, and compares.
+    async fn check_all(&self, calls: &Calls) {
+        let stream = calls.get("/v1/streams/numbers").await.expect("it answers");
+        let token = stream["position"].as_str().expect("a position");
+        let mut token: PositionToken = token.parse().expect("a token");
+        token.position = self.end();
+        let options = json!({"after": token.to_string(), "timeout_ms": 60_000});
+        let position = self.check(calls, options).await;
+        assert!(position.covers(&self.end()));
+    }
+}
+
+fn create(broker: &Broker) -> String {
+    format!(
+        "CREATE STREAM numbers (n BIGINT NOT NULL) WITH (source = 'kafka', brokers = '{}', topic = '{TOPIC}', format = 'json')",
+        broker.address()
+    )
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn answers_equal_what_was_committed_through_kills_of_both_sides() {
+    let seed = rand::random();
+    println!("seed {seed}");
+    let mut random = StdRng::seed_from_u64(seed);
+    let mut broker = Broker::start();
+    broker.create_topic(TOPIC, 2);
+    let mut oracle = Oracle::new(broker.transactional("t-0"), 2);
+    let home = tempfile::tempdir().unwrap();
+    let mut server = Server::start(home.path(), None).await.unwrap();
+    for round in 0..24 {
+        let calls = server.calls();
+        if round == 1 {
+            // The stream has a history when it is declared.
+            calls.sql(&create(&broker), json!({})).await.unwrap();
+            calls.sql(VIEW, json!({})).await.unwrap();
+        }
+        oracle.transact(&mut random, round % 3 != 2);
+        if round == 0 {
+            continue;
+        }
+        oracle.check(&calls, json!({})).await;
+        match round {
+            3 | 9 | 15 => {
+                let mode = if round == 9 { "incremental" } else { "full" };
+                let run = calls.recompute("digits", &json!({"mode": mode})).await;
+                assert_eq!(run.unwrap()["outcome"], "promoted");
+            }
+            5 | 13 | 19 => {
+                server.kill().await;
+                server = Server::start(home.path(), None).await.unwrap();
+                oracle.check(&server.calls(), json!({})).await;
+            }
+            7 => {
+                broker.add_partitions(TOPIC, 3);
+                oracle.partitions = 3;
+                oracle.producer = broker.transactional("t-1");
+            }
+            11 => {
+                broker.kill();
+                oracle.check(&calls, json!({})).await;
+                broker.run();
+                oracle.producer = broker.transactional("t-2");
+            }
+            17 => {
+                let (status, answer) = calls
+                    .post("/v1/views/digits/rollback", &json!({}))
+                    .await
+                    .unwrap();
+                assert_eq!(status, 200, "{answer}");
+                oracle.check(&calls, json!({})).await;
+            }
+            _ => {}
+        }
+    }
+    let calls = server.calls();
+    oracle.check_all(&calls).await;
+    // The raw log alone says the same.
+    let run = calls.recompute("digits", &json!({})).await.unwrap();
+    assert_eq!(run["outcome"], "promoted", "{run}");
+    oracle.check(&calls, json!({"layer": "batch"})).await;
+    let events = calls
+        .rows("SELECT count(*) AS n FROM numbers", json!({}))
+        .await;
+    assert_eq!(events.unwrap()[0]["n"], oracle.committed.len());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hole_stops_the_stream_and_answers_go_on() {
+    let broker = Broker::start();
+    broker.create_topic(TOPIC, 1);
+    let mut random = StdRng::seed_from_u64(7);
+    let mut oracle = Oracle::new(broker.transactional("t-0"), 1);
+    oracle.transact(&mut random, true);
+    let home = tempfile::tempdir().unwrap();
+    let server = Server::start(home.path(), None).await.unwrap();
+    let calls = server.calls();
+    calls.sql(&create(&broker), json!({})).await.unwrap();
+    calls.sql(VIEW, json!({})).await.unwrap();
+    oracle.check_all(&calls).await;
+    // What is archived is where it goes on: else it would read from the start again.
+    let run = calls.recompute("digits", &json!({})).await.unwrap();
+    assert_eq!(run["outcome"], "promoted", "{run}");
+    let before = oracle.end();
+    server.kill().await;
+    oracle.transact(&mut random, true);
+    oracle.transact(&mut random, true);
+    let lost = oracle.end().get(PartitionId(0)).0 - 3;
+    broker.delete_before(TOPIC, 0, i64::try_from(lost).unwrap());
+    let server = Server::start(home.path(), None).await.unwrap();
+    let calls = server.calls();
+    let source = stream_source(&calls, "stopped").await;
+    let reason = source["reason"].as_str().unwrap();
+    let names = format!(
+        "offsets {} to {lost} of partition 0",
+        before.get(PartitionId(0))
+    );
+    assert!(reason.contains(&names), "{reason}");
+    let position = oracle.check(&calls, json!({})).await;
+    assert_eq!(position, before);
+    // An event that cannot come is not waited for longer than was asked.
+    let stream = calls.get("/v1/streams/numbers").await.unwrap();
+    let mut token: PositionToken = stream["position"].as_str().unwrap().parse().unwrap();
+    token.position = oracle.end();
+    let body =
+        json!({"sql": "SELECT * FROM digits", "after": token.to_string(), "timeout_ms": 300});
+    let (status, problem) = calls.post("/v1/sql", &body).await.unwrap();
+    assert_eq!(status, 408, "{problem}");
+    // Other streams go on.
+    calls
+        .sql("CREATE STREAM plain (x BIGINT)", json!({}))
+        .await
+        .unwrap();
+    let headers = [("content-type", "application/x-ndjson")];
+    let path = "/v1/streams/plain";
+    let appended = calls.call(Method::POST, path, &headers, "{\"x\": 1}").await;
+    assert_eq!(appended.unwrap().0, 200);
+    let (status, problem) = calls
+        .call(Method::POST, "/v1/streams/numbers", &headers, "{\"n\": 1}")
+        .await
+        .unwrap();
+    assert_eq!(status, 409, "{problem}");
+    assert!(
+        problem["detail"]
+            .as_str()
+            .unwrap()
+            .contains("produce to the topic"),
+        "{problem}"
+    );
+}
+
+/// The stream's source, once it is in this phase.
+async fn stream_source(calls: &Calls, phase: &str) -> Value {
+    let waiting = async {
+        loop {
+            let stream = calls.get("/v1/streams/numbers").await.unwrap();
+            if stream["source"]["phase"] == phase {
+                return stream["source"].clone();
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    let waited = tokio::time::timeout(HANGS, waiting).await;
+    waited.unwrap_or_else(|_| panic!("the stream is never `{phase}`"))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_declaration_that_cannot_be_read_is_refused_and_leaves_nothing() {
+    let home = tempfile::tempdir().unwrap();
+    let server = Server::start(home.path(), None).await.unwrap();
+    let calls = server.calls();
+    let sql = "CREATE STREAM numbers (n BIGINT) WITH (source = 'kafka', brokers = '127.0.0.1:1', topic = 't')";
+    let (status, problem) = calls.post("/v1/sql", &json!({"sql": sql})).await.unwrap();
+    assert_eq!(status, 503, "{problem}");
+    assert!(
+        problem["detail"].as_str().unwrap().contains("127.0.0.1:1"),
+        "{problem}"
+    );
+    let (status, _) = calls
+        .call(Method::GET, "/v1/streams/numbers", &[], "")
+        .await
+        .unwrap();
+    assert_eq!(status, 404);
+}
