@@ -36,11 +36,7 @@ impl KafkaFeed {
         _: Arc<dyn Clock>,
         to: Destination,
     ) -> std::io::Result<Self> {
-        let Destination {
-            cell: _,
-            batches: _,
-            memory: _,
-        } = to;
+        drop((to.cell, to.batches, to.memory));
         Err(std::io::Error::other(ABSENT))
     }
 
