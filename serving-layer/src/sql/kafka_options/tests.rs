@@ -105,3 +105,18 @@ fn what_contradicts_itself_is_refused_with_the_way_out() {
         assert!(!detail.contains("hunter2"), "{detail}");
     }
 }
+
+#[test]
+fn the_statements_of_the_documentation_are_ones() {
+    let text = include_str!("../../../../docs/kafka.md");
+    let blocks: Vec<&str> = text.split("```sql\n").skip(1).collect();
+    assert!(blocks.len() >= 2);
+    for block in blocks {
+        let sql = block.split("```").next().unwrap_or_default();
+        let parsed = parse(sql.trim().trim_end_matches(';'));
+        let Ok(Statement::Define(Definition::CreateStream(create))) = parsed else {
+            panic!("{sql}: {parsed:?}");
+        };
+        assert!(create.kafka.is_some());
+    }
+}
