@@ -363,7 +363,7 @@ pub(crate) enum Item<'a> {
     Record(Record<'a>),
     /// The partition has nothing before `next` that was not handed over: it ends there for now.
     End { partition: i32, next: i64 },
-    /// The partition cannot be read; `partition` is negative if it is about the whole client.
+    /// The partition cannot be read.
     Fault { partition: i32, fault: Fault },
 }
 
@@ -378,24 +378,22 @@ impl Batch<'_> {
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = Item<'_>> {
         self.messages.iter().map(|message| {
-            // SAFETY: the message is ours until the batch is dropped, which `self` borrows.
-            let message = unsafe { message.as_ref() };
-            match message.err {
-                Code::RD_KAFKA_RESP_ERR_NO_ERROR => Item::Record(Record(message)),
-                Code::RD_KAFKA_RESP_ERR__PARTITION_EOF => Item::End {
-                    partition: message.partition,
-                    next: message.offset,
-                },
+            let message = message.as_ptr();
+            // SAFETY: the message is ours until the batch is dropped, which `self` borrows. Its code is read as a
+            // number first: a broker may send one that the enum does not have.
+            let code = unsafe { (&raw const (*message).err).cast::<i32>().read() };
+            let code = Code::try_from(code).unwrap_or(Code::RD_KAFKA_RESP_ERR_UNKNOWN);
+            // SAFETY: as above; a field that is a number, and a text that lives as long as the message.
+            let (partition, next) = unsafe { ((*message).partition, (*message).offset) };
+            match code {
+                // SAFETY: as above; its code is one that the enum has.
+                Code::RD_KAFKA_RESP_ERR_NO_ERROR => Item::Record(Record(unsafe { &*message })),
+                Code::RD_KAFKA_RESP_ERR__PARTITION_EOF => Item::End { partition, next },
                 code => {
-                    // SAFETY: the text lives as long as the message.
+                    // SAFETY: as above.
                     let text = unsafe { owned(sys::rd_kafka_message_errstr(message)) };
                     Item::Fault {
-                        // Without a topic it is about the client as a whole.
-                        partition: if message.rkt.is_null() {
-                            -1
-                        } else {
-                            message.partition
-                        },
+                        partition,
                         fault: Fault { code, text },
                     }
                 }

@@ -174,6 +174,7 @@ impl Broker {
         config
             .set("bootstrap.servers", self.address())
             .set("acks", "all")
+            .set("compression.type", "lz4")
             .set("linger.ms", "1")
             .set("enable.idempotence", "true");
         config

@@ -14,14 +14,25 @@ use dovetail_model::{CatalogState, Entry, Problem};
 use dovetail_serving_layer::ports::{DdlAnswer, DdlResult};
 use dovetail_serving_layer::sql::{Definition, ObjectKind};
 
+use self::streams::Found;
 use super::Node;
 
 impl Node {
     /// Executes one definition.
     pub(crate) async fn define(&self, definition: Definition) -> Result<DdlAnswer, Problem> {
+        let found = self.source_of(&definition).await?;
+        self.define_found(definition, found).await
+    }
+
+    /// Executes one definition, `found` being what [`Node::source_of`] says of it.
+    async fn define_found(
+        &self,
+        definition: Definition,
+        found: Option<Found>,
+    ) -> Result<DdlAnswer, Problem> {
         let _one_at_a_time = self.0.defining.lock().await;
         match definition {
-            Definition::CreateStream(create) => self.create_stream(create).await,
+            Definition::CreateStream(create) => self.create_stream(create, found).await,
             Definition::CreateView(create) => self.create_view(create).await,
             Definition::AlterView(alter) => self.alter_view(alter).await,
             Definition::AlterStream(alter) => self.alter_stream(&alter).await,

@@ -34,15 +34,20 @@ impl Node {
         definitions: Vec<LocatedDefinition>,
     ) -> Result<Vec<Change>, Problem> {
         self.plan_definitions(&definitions)?;
+        let mut found = vec![];
+        for located in &definitions {
+            let source = self.source_of(&located.definition).await;
+            found.push(source.map_err(|problem| problem_in(located, problem))?);
+        }
         let mut changes: Vec<Change> = vec![];
-        for located in definitions {
+        for (located, found) in definitions.into_iter().zip(found) {
             let mut state = CatalogState::clone(&self.0.catalog.state());
             let applied = async {
                 let change = plan_one(&mut state, &located)?;
                 if change.result != DdlResult::Unchanged {
                     let known = self.0.catalog.state();
                     let definition = as_replacement(&known, located.definition.clone())?;
-                    self.define(definition).await?;
+                    self.define_found(definition, found).await?;
                 }
                 Ok(change)
             };

@@ -2,17 +2,49 @@
 //! CREATE, ALTER, DROP and UNDROP of streams.
 
 use dovetail_log::catalog::random_u64;
-use dovetail_model::{CatalogState, Entry, Problem, Source, StreamDef, StreamId};
+use dovetail_model::{CatalogState, Entry, KafkaSettings, Problem, Source, StreamDef, StreamId};
 use dovetail_serving_layer::ports::{DdlAnswer, DdlResult};
-use dovetail_serving_layer::sql::{AlterStream, CreateStream};
+use dovetail_serving_layer::sql::{AlterStream, CreateStream, Definition};
 use tracing::info;
 
 use super::missing;
 use super::schema_change::{altered, check_views, details, growth};
 use crate::node::{Node, kafka};
 
+/// A new stream's id, and what its source said when it was asked.
+pub(super) struct Found {
+    id: StreamId,
+    source: Source,
+}
+
 impl Node {
-    pub(super) async fn create_stream(&self, create: CreateStream) -> Result<DdlAnswer, Problem> {
+    /// Asks the source of a stream that is to be declared; none where nobody has to be asked. Brokers may take
+    /// seconds to answer, so this comes before anything that others wait for.
+    pub(super) async fn source_of(
+        &self,
+        definition: &Definition,
+    ) -> Result<Option<Found>, Problem> {
+        let Definition::CreateStream(CreateStream {
+            name,
+            kafka: Some(settings),
+            ..
+        }) = definition
+        else {
+            return Ok(None);
+        };
+        if self.0.catalog.state().stream_named(name).is_some() {
+            return Ok(None);
+        }
+        let id = StreamId::from_random(random_u64());
+        let source = kafka::declare(KafkaSettings::clone(settings), id.clone()).await?;
+        Ok(Some(Found { id, source }))
+    }
+
+    pub(super) async fn create_stream(
+        &self,
+        create: CreateStream,
+        found: Option<Found>,
+    ) -> Result<DdlAnswer, Problem> {
         let state = self.0.catalog.state();
         if let Some(known) = state.stream_named(&create.name)
             && create.if_not_exists
@@ -25,15 +57,17 @@ impl Node {
                 note,
             });
         }
-        // Whoever asks for a name that is taken shall not wait for a broker first.
-        if state.stream_named(&create.name).is_some() {
-            let name = &create.name;
-            return Err(Problem::conflict(format!("stream `{name}` exists already")));
-        }
-        let id = StreamId::from_random(random_u64());
-        let source = match create.kafka {
-            None => Source::Embedded,
-            Some(settings) => kafka::declare(*settings, id.clone()).await?,
+        let Found { id, source } = match (found, &create.kafka) {
+            (Some(found), _) => found,
+            (None, None) => Found {
+                id: StreamId::from_random(random_u64()),
+                source: Source::Embedded,
+            },
+            // The name was taken when the source was to be asked.
+            (None, Some(_)) => {
+                let name = &create.name;
+                return Err(Problem::conflict(format!("stream `{name}` exists already")));
+            }
         };
         let def = StreamDef {
             id,
