@@ -25,7 +25,7 @@ fn stream(name: &str, id: &str) -> Entry {
             id: id.parse().unwrap(),
             name: name.to_owned(),
             schema,
-            source: Source::Embedded,
+            source: crate::Source::Embedded,
             created_at: at(),
         },
     }
