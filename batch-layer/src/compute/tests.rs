@@ -44,6 +44,7 @@ async fn job(sql: &str) -> Job {
         id: "s1".parse().unwrap(),
         name: "s".to_owned(),
         schema: schema(),
+        source: dovetail_model::Source::Embedded,
         created_at: dovetail_model::Clock::now(clock.as_ref()),
     };
     let root = Path::from("streams/s1");
