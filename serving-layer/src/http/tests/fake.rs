@@ -118,7 +118,6 @@ fn provenance(request: &Limits) -> Provenance {
             horizon: "flights~k3f:0@1000".to_owned(),
             layer: request.layer,
             runs: 2,
-            source: None,
             exclusions: vec![],
             notes: vec![],
         }],
@@ -335,6 +334,7 @@ fn stream_info() -> StreamInfo {
         archived_events: 1000,
         archived_bytes: 9000,
         dead_letters: 2,
+        source: None,
         exclusions: 0,
     }
 }
