@@ -102,7 +102,7 @@ need_kafka() {
     fi
     say "fetching Kafka $kafka_version into $kafka_jars (once)"
     rm -rf "$kafka_jars.new"
-    mvn -B -q -f testkit/kafka/pom.xml dependency:copy-dependencies \
+    mvn -B -q -f testkit/broker/pom.xml dependency:copy-dependencies \
         -DoutputDirectory="$kafka_jars.new" -DincludeScope=runtime >&2
     rm -rf "$kafka_jars"
     mv "$kafka_jars.new" "$kafka_jars"

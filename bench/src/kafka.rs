@@ -11,7 +11,7 @@ use std::time::Instant;
 
 use anyhow::{Context as _, Result, ensure};
 use dovetail_bench::{Flights, Server, setting};
-use dovetail_testkit::kafka::{Broker, Producer};
+use dovetail_broker::{Broker, Producer};
 use serde_json::json;
 
 const TOPIC: &str = "flights";

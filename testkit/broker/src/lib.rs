@@ -25,7 +25,7 @@ const KEEPER: &str = r#""$@" & pid=$!; exec >/dev/null; cat >/dev/null; kill -9 
 
 const TIMEOUT: Duration = Duration::from_secs(30);
 
-/// As in `kafka/pom.xml`.
+/// As in `pom.xml`.
 const VERSION: &str = "4.3.1";
 
 /// A running broker.
