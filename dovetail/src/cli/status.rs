@@ -62,9 +62,11 @@ fn render(status: &Value) -> String {
         if !records.is_empty() {
             shown.push_str(&format!("\n{title}\n{}\n", table::list(columns, records)));
         }
-        for view in records {
-            for note in table::items(&view["notes"], "") {
-                shown.push_str(&format!("{}: {}\n", text(&view["name"]), text(note)));
+        for record in records {
+            let notes = table::items(&record["notes"], "").iter();
+            let reason = Some(&record["source"]["reason"]).filter(|reason| !reason.is_null());
+            for note in notes.chain(reason) {
+                shown.push_str(&format!("{}: {}\n", text(&record["name"]), text(note)));
             }
         }
     }
@@ -192,7 +194,10 @@ mod tests {
                 {"stage": "queries", "stream": null, "per_second": 2.5, "waiting": 0, "busy": 0.0012, "limited_by": null},
             ],
             "streams": [{"name": "flights", "position": "flights~k3f:0@100", "accumulated": "flights~k3f:0@90",
-                "archived": "flights~k3f:0@50", "freshness_ms": 12, "lag": 10, "archived_bytes": 2048, "dead_letters": 1, "exclusions": 0}],
+                "archived": "flights~k3f:0@50", "freshness_ms": 12, "lag": 10, "archived_bytes": 2048, "dead_letters": 1, "exclusions": 0},
+                {"name": "clicks", "position": "clicks~k4f:0@1,1@2", "accumulated": "clicks~k4f:0@1,1@2", "archived": "clicks~k4f:0@0",
+                 "freshness_ms": 700, "lag": 0, "archived_bytes": 0, "dead_letters": 0, "exclusions": 0,
+                 "source": {"kind": "kafka", "topic": "c", "phase": "retrying", "reason": "no broker answers", "lag": 7}}],
             "views": [
                 {"name": "a", "phase": "live", "generation": 3, "horizon": "flights~k3f:0@50", "position": "flights~k3f:0@90",
                  "freshness_ms": 12, "runs": 4, "run_bytes": 4096, "schedule_paused": true, "next_refresh": "2001-01-01T00:05:00"},
@@ -214,11 +219,13 @@ mod tests {
         └─────────┴─────────┴────────────┴─────────┴────────┴────────────┘
 
         Streams
-        ┌─────────┬───────────────────┬─────────────┬──────────┬───────────┬─────┬────────────────┬──────────────┬────────────┐
-        │ stream  ┆ durable           ┆ accumulated ┆ archived ┆ behind ms ┆ lag ┆ archived bytes ┆ dead letters ┆ exclusions │
-        ╞═════════╪═══════════════════╪═════════════╪══════════╪═══════════╪═════╪════════════════╪══════════════╪════════════╡
-        │ flights ┆ flights~k3f:0@100 ┆ 0@90        ┆ 0@50     ┆        12 ┆  10 ┆ 2.00 KiB       ┆            1 ┆          0 │
-        └─────────┴───────────────────┴─────────────┴──────────┴───────────┴─────┴────────────────┴──────────────┴────────────┘
+        ┌─────────┬────────────────────┬─────────────┬──────────┬───────────┬─────┬─────────────────────────────┬────────────────┬──────────────┬────────────┐
+        │ stream  ┆ durable            ┆ accumulated ┆ archived ┆ behind ms ┆ lag ┆ source                      ┆ archived bytes ┆ dead letters ┆ exclusions │
+        ╞═════════╪════════════════════╪═════════════╪══════════╪═══════════╪═════╪═════════════════════════════╪════════════════╪══════════════╪════════════╡
+        │ flights ┆ flights~k3f:0@100  ┆ 0@90        ┆ 0@50     ┆        12 ┆  10 ┆ embedded                    ┆ 2.00 KiB       ┆            1 ┆          0 │
+        │ clicks  ┆ clicks~k4f:0@1,1@2 ┆ 0@1,1@2     ┆ 0@0      ┆       700 ┆   0 ┆ kafka c: retrying, 7 behind ┆ 0 B            ┆            0 ┆          0 │
+        └─────────┴────────────────────┴─────────────┴──────────┴───────────┴─────┴─────────────────────────────┴────────────────┴──────────────┴────────────┘
+        clicks: no broker answers
 
         Views
         ┌──────┬──────────────────────────────┬────────────┬──────────────────┬───────┬───────────┬──────┬───────────┬───────────┬─────────────────────┐
