@@ -91,8 +91,11 @@ impl KafkaLog {
             name: def.name.clone(),
             gatherer: Mutex::new(Arc::new(Gatherer::new(&def.schema, &source.settings))),
             source: source.clone(),
+            state: Mutex::new(State {
+                looked_ms: Some(clock.now().timestamp_millis()),
+                ..State::default()
+            }),
             clock,
-            state: Mutex::default(),
             stop: Mutex::new(false),
             stopped: Condvar::new(),
             topic: Mutex::new(None),
@@ -173,6 +176,7 @@ impl Reader {
             let ended = self.session();
             *self.shared.topic.lock() = None;
             let Err(error) = ended else { return };
+            self.sink.unread_since(self.shared.unknown_since());
             let name = &self.shared.name;
             if error.is_final() {
                 error!(stream = %name, %error, "the stream reads no more");
@@ -223,6 +227,7 @@ impl Reader {
             }
             if let Some(heard) = topic.consumer.heard() {
                 self.shared.retrying(topic.failed(heard));
+                self.sink.unread_since(self.shared.unknown_since());
                 // Whether it still stands in the way is for the next look to say.
             }
             if looked.elapsed() >= LOOK {
@@ -254,6 +259,7 @@ impl Reader {
         let ends = topic.offsets(&partitions, Ask::Stable, TIMEOUT)?;
         let now_ms = self.shared.clock.now().timestamp_millis();
         let mut state = self.shared.state.lock();
+        state.looked_ms = Some(now_ms);
         let known = std::mem::take(&mut state.partitions);
         state.partitions = ends
             .into_iter()
@@ -369,6 +375,12 @@ impl Shared {
             }
             state.phase = phase;
         }
+    }
+
+    /// From when on there may be records that nobody told us of, as the topic cannot be read.
+    fn unknown_since(&self) -> Option<i64> {
+        let looked_ms = self.state.lock().looked_ms;
+        self.unread_since().into_iter().chain(looked_ms).min()
     }
 
     /// When the oldest record that was not read was made, about: not before the last one that was.

@@ -14,6 +14,7 @@ use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::marker::PhantomData;
 use std::ptr::{self, NonNull};
 use std::slice;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
@@ -76,6 +77,7 @@ pub(crate) struct Consumer {
     queue: NonNull<sys::rd_kafka_queue_t>,
     /// What the callbacks write into; librdkafka holds a pointer to it until the client is destroyed.
     heard: Box<Heard>,
+    assigned: AtomicBool,
 }
 
 /// What librdkafka reported outside of any call.
@@ -135,17 +137,23 @@ impl Consumer {
             client,
             queue,
             heard,
+            assigned: AtomicBool::new(false),
         })
     }
 
     /// What was reported since the last call: brokers that cannot be reached, refused credentials.
     pub(crate) fn heard(&self) -> Option<Fault> {
+        // Reports come with consuming; while nothing is assigned, nothing else does.
+        if !self.assigned.load(Ordering::Relaxed) {
+            drop(self.consume(1, Duration::ZERO));
+        }
         self.heard.last.lock().take()
     }
 
     /// Reads these partitions of `topic` from these offsets on, and no others.
     pub(crate) fn assign(&self, topic: &CStr, from: &[(i32, i64)]) -> Result<(), Fault> {
         let list = Partitions::of(topic, from);
+        self.assigned.store(true, Ordering::Relaxed);
         // SAFETY: both are live; the list is copied.
         let code = unsafe { sys::rd_kafka_assign(self.client.as_ptr(), list.0.as_ptr()) };
         checked(code)
@@ -609,9 +617,17 @@ unsafe extern "C" fn on_error(
     let (heard, text) = unsafe { (&*opaque.cast::<Heard>(), owned(reason)) };
     let code = Code::try_from(code).unwrap_or(Code::RD_KAFKA_RESP_ERR__FAIL);
     debug!(%text, "kafka");
-    // That all are down follows from a reason that says more.
+    // That all are down follows from what ended the connections, and that one ended from why it was refused.
+    let says = |code| match code {
+        Code::RD_KAFKA_RESP_ERR__ALL_BROKERS_DOWN => 0,
+        Code::RD_KAFKA_RESP_ERR__TRANSPORT => 1,
+        _ => 2,
+    };
     let mut last = heard.last.lock();
-    if code != Code::RD_KAFKA_RESP_ERR__ALL_BROKERS_DOWN || last.is_none() {
+    if last
+        .as_ref()
+        .is_none_or(|last| says(code) >= says(last.code))
+    {
         *last = Some(Fault { code, text });
     }
 }

@@ -26,6 +26,8 @@ pub struct State {
     pub phase: Phase,
     /// How far it is in each partition, in their order.
     pub partitions: Vec<PartitionLag>,
+    /// When the ends of the partitions were last heard of, milliseconds since the Unix epoch.
+    pub looked_ms: Option<i64>,
     /// Records without a value that were left out since the start, if the stream skips them.
     pub skipped_tombstones: u64,
 }

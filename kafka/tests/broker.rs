@@ -2,7 +2,7 @@
 //! A stream on a real broker: what is read, what is not, and what is said about it.
 
 use std::sync::mpsc::{Receiver, Sender, channel};
-use std::sync::{Arc, LazyLock};
+use std::sync::{Arc, LazyLock, Mutex};
 use std::time::{Duration, Instant};
 
 use arrow::array::{AsArray, RecordBatch};
@@ -65,20 +65,26 @@ fn declared(settings: &KafkaSettings) -> Result<KafkaSource, KafkaError> {
 /// A stream under test: its log, and what came out of it.
 struct Stream {
     log: KafkaLog,
+    unread: Unread,
     batches: Receiver<Arc<CommittedBatch>>,
     at: Position,
     events: Vec<RecordBatch>,
     dead_letters: Vec<(PartitionId, Offset, String, Vec<u8>)>,
 }
 
-struct Channel(Sender<Arc<CommittedBatch>>);
+/// When the oldest unread record was made, as told last.
+type Unread = Arc<Mutex<Option<i64>>>;
+
+struct Channel(Sender<Arc<CommittedBatch>>, Unread);
 
 impl Sink for Channel {
     fn take(&mut self, batch: Arc<CommittedBatch>) -> bool {
         self.0.send(batch).is_ok()
     }
 
-    fn unread_since(&mut self, _: Option<i64>) {}
+    fn unread_since(&mut self, since_ms: Option<i64>) {
+        *self.1.lock().expect("sound") = since_ms;
+    }
 }
 
 impl Stream {
@@ -91,11 +97,19 @@ impl Stream {
             created_at: chrono::DateTime::UNIX_EPOCH,
         };
         let (sender, batches) = channel();
+        let unread = Unread::default();
         let clock = Arc::new(SystemClock);
-        let log =
-            KafkaLog::open(&def, source, from, clock, Box::new(Channel(sender))).expect("a thread");
+        let log = KafkaLog::open(
+            &def,
+            source,
+            from,
+            clock,
+            Box::new(Channel(sender, Arc::clone(&unread))),
+        )
+        .expect("a thread");
         Self {
             log,
+            unread,
             batches,
             at: from.clone(),
             events: Vec::new(),
@@ -533,11 +547,21 @@ fn a_broker_may_go_and_come_back() {
         matches!(phase, Phase::Retrying(KafkaError::Unreachable { .. })),
         "{phase:?}"
     );
+    assert!(
+        stream.unread.lock().expect("sound").is_some(),
+        "what the topic holds is not known"
+    );
     broker.run();
     broker.producer().send("back", 1, json(100..200));
     stream.read_to(&at(&[(0, 100), (1, 100)]));
     assert_eq!(stream.numbers().len(), 200);
     stream.until(|phase| *phase == Phase::Reading);
+    let known = || stream.unread.lock().expect("sound").is_none();
+    let begin = Instant::now();
+    while !known() {
+        assert!(begin.elapsed() < PATIENCE, "it never knows again");
+        std::thread::sleep(Duration::from_millis(20));
+    }
 }
 
 #[test]
@@ -562,6 +586,12 @@ fn what_stands_against_a_declaration_is_said_within_seconds() {
         unreachable.to_string().contains("127.0.0.1:1"),
         "{unreachable}"
     );
+    // Why a connection fails is said, not only that it does.
+    let mut tls = settings(&BROKER, "missing");
+    tls.security = [("security_protocol".to_owned(), "SSL".to_owned())].into();
+    let tls = declare(&tls, &"k1".parse().expect("an id"), Duration::from_secs(3));
+    let tls = tls.expect_err("the listener is plain");
+    assert!(tls.to_string().contains("PLAINTEXT"), "{tls}");
     let mut secret = settings(&BROKER, "missing");
     secret.security = [
         ("security_protocol", "SASL_PLAINTEXT"),

@@ -153,24 +153,25 @@ impl FromStr for StartAt {
         }
         offsets(text).map(Self::Offsets).ok_or_else(|| {
             format!(
-                "`{text}` is no place to start: write 'earliest', 'latest', a time such as '2026-01-31T00:00:00Z', or offsets such as '0@1200,1@980' (partition@offset)"
+                "`{text}` is no place to start: write 'earliest', 'latest', a time such as '2026-01-31T00:00:00Z', or offsets above 0 such as '0@1200,1@980' (partition@offset; a partition that is not listed begins with its oldest record)"
             )
         })
     }
 }
 
-/// `0@1200,1@980`, each partition once.
+/// `0@1200,1@980`, each partition once. Offset 0 is the oldest or is gone, so it is not said.
 fn offsets(text: &str) -> Option<Position> {
     let mut position = Position::zero();
     let mut seen = Vec::new();
     for part in text.split(',') {
         let (partition, offset) = part.trim().split_once('@')?;
         let partition = PartitionId(partition.parse().ok()?);
+        let offset: u64 = offset.parse().ok().filter(|offset| *offset > 0)?;
         if seen.contains(&partition) {
             return None;
         }
         seen.push(partition);
-        position = position.with(partition, Offset(offset.parse().ok()?));
+        position = position.with(partition, Offset(offset));
     }
     Some(position)
 }
@@ -191,7 +192,7 @@ mod tests {
             let start: StartAt = text.parse().expect(text);
             assert_eq!(start.to_string(), text);
         }
-        for text in ["", "first", "0", "0@x", "0@1,0@2", "2026-01-31"] {
+        for text in ["", "first", "0", "0@x", "0@1,0@2", "5@0", "2026-01-31"] {
             let error = StartAt::from_str(text).expect_err(text);
             assert!(error.contains("earliest"), "{error}");
         }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What can stop the speed layer.
 
+use datafusion::error::DataFusionError;
 use dovetail_model::ProblemKind;
 use dovetail_seam::SeamError;
 
@@ -16,7 +17,7 @@ pub enum SpeedError {
         /// The view's name.
         view: String,
         /// What the engine said.
-        source: datafusion::error::DataFusionError,
+        source: DataFusionError,
     },
     /// The thread could not be started.
     #[error("cannot start thread `{name}`: {source}")]
@@ -29,6 +30,16 @@ pub enum SpeedError {
 }
 
 impl SpeedError {
+    /// Whether a view's runs need more memory than there is.
+    pub fn is_out_of_memory(&self) -> bool {
+        match self {
+            Self::Rebuild { source, .. } => {
+                matches!(source.find_root(), DataFusionError::ResourcesExhausted(_))
+            }
+            Self::Seam(_) | Self::Thread { .. } => false,
+        }
+    }
+
     /// What callers can do about it.
     pub fn kind(&self) -> ProblemKind {
         match self {

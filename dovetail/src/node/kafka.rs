@@ -106,13 +106,21 @@ impl KafkaFeed {
         };
         let partitions = state.partitions.iter().map(|lag| partition(lag, now_ms));
         let partitions: Vec<PartitionInfo> = partitions.collect();
+        // While nothing is heard of the topic, what it may hold grows older.
+        let silent_ms = match phase {
+            "reading" => 0,
+            _ => state.looked_ms.map_or(0, |looked| (now_ms - looked).max(0)),
+        };
         SourceInfo {
             kind: "kafka".to_owned(),
             topic: self.topic.clone(),
             phase: phase.to_owned(),
             reason: reason.as_ref().map(KafkaError::to_string),
             lag: partitions.iter().map(|p| p.lag).sum(),
-            lag_seconds: partitions.iter().map(|p| p.lag_seconds).fold(0.0, f64::max),
+            lag_seconds: partitions
+                .iter()
+                .map(|p| p.lag_seconds)
+                .fold(silent_ms as f64 / 1000.0, f64::max),
             partitions,
             skipped_tombstones: state.skipped_tombstones,
         }

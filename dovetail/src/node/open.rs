@@ -346,8 +346,11 @@ impl Node {
                 .await;
                 match rebuilt {
                     Ok(run) => cut.runs.extend(run.map(Arc::new)),
-                    // An event that this view cannot compute must not keep the others from answering.
-                    Err(error) if error.kind() == ProblemKind::Unprocessable => {
+                    // What this view cannot compute must not keep the others from answering.
+                    Err(error)
+                        if error.kind() == ProblemKind::Unprocessable
+                            || error.is_out_of_memory() =>
+                    {
                         warn!(view = %view.def.name, %error, "the view answers again once a generation covers what it cannot compute");
                         let span = Span::new(cut.start.clone(), archived.clone())
                             .map_err(|error| failed(error.to_string()))?;
@@ -452,6 +455,9 @@ impl Node {
 /// What the engine said, without where it was asked.
 fn cause(error: &SpeedError) -> String {
     match error {
+        SpeedError::Rebuild { source, .. } if error.is_out_of_memory() => format!(
+            "its runs need more memory at a start than `--batch-memory` gives: {source}; start with more, or run `dovetail recompute` on it"
+        ),
         SpeedError::Rebuild { source, .. } => source.to_string(),
         other => other.to_string(),
     }

@@ -384,3 +384,64 @@ async fn a_directory_with_more_columns_alters_the_stream() {
     }
     node.shutdown().await;
 }
+
+/// No change of a schema, but a restart like those above: what views need is no reason for the stream to be away.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_view_that_outgrows_its_memory_keeps_no_node_from_opening() {
+    const EVENTS: i64 = 60_000;
+    let home = tempfile::tempdir().unwrap();
+    let data = home.path().join("data");
+    let node = open(&data).await;
+    define(&node, CREATE).await.unwrap();
+    define(&node, VIEW).await.unwrap();
+    let all = "CREATE VIEW all_numbers AS SELECT median(n) AS middle, count(*) AS seen FROM events";
+    define(&node, all).await.unwrap();
+    let lines: String = (0..EVENTS)
+        .map(|n| format!("{{\"n\":{n},\"part\":0}}\n"))
+        .collect();
+    append(&node, "events", &lines, OnError::Reject).await;
+    // Runs are made anew of what is archived.
+    let archiving = async {
+        loop {
+            let stream = node.stream("events").await.unwrap();
+            if stream.archived == stream.position {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, archiving).await.unwrap();
+    node.shutdown().await;
+    drop(node);
+
+    let small = NodeConfig {
+        batch_memory_bytes: 64 << 10,
+        ..NodeConfig::new(data.clone())
+    };
+    let node = Node::open(small).await.unwrap();
+    let seen = integers(&node, "SELECT count(*) FROM events", None).await;
+    assert_eq!(seen, [[EVENTS]]);
+    let limits = Limits {
+        after: vec![],
+        layer: Layer::Merged,
+        generation: None,
+        timeout: PATIENCE,
+        deadline: Instant::now() + PATIENCE,
+    };
+    let request = QueryRequest {
+        sql: "SELECT seen FROM all_numbers".to_owned(),
+        parameters: None,
+        limits,
+    };
+    let Err(problem) = node.engine().query(request).await else {
+        panic!("it answers without its runs");
+    };
+    assert!(problem.detail.contains("--batch-memory"), "{problem:?}");
+    node.shutdown().await;
+    drop(node);
+
+    let node = open(&data).await;
+    let seen = integers(&node, "SELECT middle * 2, seen FROM all_numbers", None).await;
+    assert_eq!(seen[0][1], EVENTS);
+    node.shutdown().await;
+}

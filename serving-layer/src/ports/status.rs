@@ -127,7 +127,8 @@ pub struct SourceInfo {
     pub reason: Option<String>,
     /// Offsets that it is behind, at most so many events; of all partitions.
     pub lag: u64,
-    /// Age of the record that was read last, of the partition that is furthest behind; 0 when none is.
+    /// Age of the record that was read last, of the partition that is furthest behind; 0 when none is. While the topic
+    /// cannot be read: at least the time since it was last heard of.
     pub lag_seconds: f64,
     /// Each partition.
     pub partitions: Vec<PartitionInfo>,
