@@ -62,7 +62,7 @@ pub enum KafkaError {
     Start(String),
     /// Retention took what the stream has not read.
     #[error(
-        "topic `{topic}` no longer keeps offsets {from} to {kept} of partition {partition}, which the stream has not read: its retention was shorter than the stream was behind. Answers stay as of {from}. Bring the records back under their offsets, or drop the stream and declare it again with start = 'earliest' to go on without them"
+        "topic `{topic}` no longer keeps offsets {from} to {kept} of partition {partition}, which the stream has not read: its retention was shorter than the stream was behind. Answers stay as of {from}. `ALTER STREAM … SKIP HOLE` goes on without them and says so in every answer; or bring the records back under their offsets and start the server again"
     )]
     Hole {
         /// Its name.

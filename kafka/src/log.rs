@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use dovetail_log::CommittedBatch;
 use dovetail_model::{
-    Clock, KafkaSource, Offset, PartitionId, Position, StreamDef, StreamId, StreamSchema,
+    Clock, Hole, KafkaSource, Offset, PartitionId, Position, StreamDef, StreamId, StreamSchema,
 };
 use parking_lot::{Condvar, Mutex};
 use rdkafka_sys::rd_kafka_resp_err_t as Code;
@@ -59,10 +59,18 @@ struct Shared {
     clock: Arc<dyn Clock>,
     gatherer: Mutex<Arc<Gatherer>>,
     state: Mutex<State>,
-    stop: Mutex<bool>,
-    stopped: Condvar,
+    orders: Mutex<Orders>,
+    ordered: Condvar,
     /// The connection that reads, for questions from other threads.
     topic: Mutex<Option<Arc<Topic>>>,
+}
+
+/// What the thread is told.
+struct Orders {
+    /// To end.
+    close: bool,
+    /// To read nothing before it: the start, what was archived, and the holes that were skipped.
+    floor: Position,
 }
 
 impl fmt::Debug for KafkaLog {
@@ -75,7 +83,7 @@ impl fmt::Debug for KafkaLog {
 
 impl KafkaLog {
     /// Starts to read `source`, the topic of `def`, at `from`, the stream's archived position, or at its start where
-    /// that is further on. What it reads goes to `sink`; what stands in the way is in [`KafkaLog::state`].
+    /// that is further on; behind those of its `holes` that it stands before. What it reads goes to `sink`; what stands in the way is in [`KafkaLog::state`].
     ///
     /// # Errors
     /// When no thread can be started.
@@ -83,6 +91,7 @@ impl KafkaLog {
         def: &StreamDef,
         source: &KafkaSource,
         from: &Position,
+        holes: &[Hole],
         clock: Arc<dyn Clock>,
         sink: Box<dyn Sink>,
     ) -> std::io::Result<Self> {
@@ -96,8 +105,11 @@ impl KafkaLog {
                 ..State::default()
             }),
             clock,
-            stop: Mutex::new(false),
-            stopped: Condvar::new(),
+            orders: Mutex::new(Orders {
+                close: false,
+                floor: Hole::resume(&source.start, from, holes),
+            }),
+            ordered: Condvar::new(),
             topic: Mutex::new(None),
         });
         let mut reader = Reader {
@@ -147,10 +159,23 @@ impl KafkaLog {
         Ok(ends.into_iter().map(place).collect())
     }
 
+    /// Goes on at `to` in `partition`, if it is stopped by a hole that ends there. What lies in the hole never comes,
+    /// so what is before it must be archived, and the hole be written down.
+    pub fn skip(&self, partition: PartitionId, to: Offset) {
+        let shared = &self.0.shared;
+        // First, as the thread goes on as soon as it sees the floor, and may be stopped anew.
+        shared.state.lock().phase = Phase::Connecting;
+        let mut orders = shared.orders.lock();
+        let floor = std::mem::take(&mut orders.floor);
+        let next = floor.get(partition).max(to);
+        orders.floor = floor.with(partition, next);
+        shared.ordered.notify_all();
+    }
+
     /// Stops reading and waits for the thread to end. What was handed to the sink stays.
     pub fn close(&self) {
-        *self.0.shared.stop.lock() = true;
-        self.0.shared.stopped.notify_all();
+        self.0.shared.orders.lock().close = true;
+        self.0.shared.ordered.notify_all();
         let thread = self.0.thread.lock().take();
         if let Some(thread) = thread
             && thread.join().is_err()
@@ -180,8 +205,18 @@ impl Reader {
             let name = &self.shared.name;
             if error.is_final() {
                 error!(stream = %name, %error, "the stream reads no more");
-                self.shared.state.lock().phase = Phase::Stopped(error);
-                return;
+                self.shared.state.lock().phase = Phase::Stopped(error.clone());
+                let KafkaError::Hole {
+                    partition, kept, ..
+                } = error
+                else {
+                    return;
+                };
+                if !self.shared.wait_for_skip(partition, kept) {
+                    return;
+                }
+                info!(stream = %name, %partition, %kept, "the hole is skipped");
+                continue;
             }
             self.shared.retrying(error);
             if self.shared.wait(PAUSE) {
@@ -200,7 +235,7 @@ impl Reader {
         self.shared.reading();
         self.sink.unread_since(self.shared.unread_since());
         let mut looked = Instant::now();
-        while !*self.shared.stop.lock() {
+        while !self.shared.orders.lock().close {
             let batch = topic.consumer.consume(MOST_RECORDS, WAIT);
             let faults = if batch.is_empty() {
                 Vec::new()
@@ -282,7 +317,7 @@ impl Reader {
     fn next(&self, partition: PartitionId) -> Offset {
         self.at
             .get(partition)
-            .max(self.shared.source.start.get(partition))
+            .max(self.shared.orders.lock().floor.get(partition))
     }
 
     fn places(&self, partitions: &[i32]) -> Vec<(i32, i64)> {
@@ -351,11 +386,20 @@ impl Reader {
 impl Shared {
     /// Waits, and says whether the stream is closing.
     fn wait(&self, pause: Duration) -> bool {
-        let mut stop = self.stop.lock();
-        if !*stop {
-            self.stopped.wait_for(&mut stop, pause);
+        let mut orders = self.orders.lock();
+        if !orders.close {
+            self.ordered.wait_for(&mut orders, pause);
         }
-        *stop
+        orders.close
+    }
+
+    /// Waits until the hole before `kept` is skipped. False when the stream is closing instead.
+    fn wait_for_skip(&self, partition: PartitionId, kept: Offset) -> bool {
+        let mut orders = self.orders.lock();
+        while !orders.close && orders.floor.get(partition) < kept {
+            self.ordered.wait(&mut orders);
+        }
+        !orders.close
     }
 
     fn reading(&self) {

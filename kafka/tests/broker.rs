@@ -10,8 +10,8 @@ use arrow::datatypes::{Int32Type, Int64Type, TimestampMicrosecondType};
 use dovetail_kafka::{KafkaError, KafkaLog, Phase, Sink, declare};
 use dovetail_log::CommittedBatch;
 use dovetail_model::{
-    Column, ColumnType, KafkaSettings, KafkaSource, MessageFormat, Offset, PartitionId, Position,
-    Source, StartAt, StreamDef, StreamSchema, SystemClock, Tombstones, UnknownColumns,
+    Column, ColumnType, Hole, KafkaSettings, KafkaSource, MessageFormat, Offset, PartitionId,
+    Position, Source, StartAt, StreamDef, StreamSchema, SystemClock, Tombstones, UnknownColumns,
 };
 use dovetail_testkit::kafka::{Broker, Record};
 
@@ -89,6 +89,15 @@ impl Sink for Channel {
 
 impl Stream {
     fn open(schema: StreamSchema, source: &KafkaSource, from: &Position) -> Self {
+        Self::open_behind(schema, source, from, &[])
+    }
+
+    fn open_behind(
+        schema: StreamSchema,
+        source: &KafkaSource,
+        from: &Position,
+        holes: &[Hole],
+    ) -> Self {
         let def = StreamDef {
             id: "k1".parse().expect("an id"),
             name: "k".to_owned(),
@@ -99,14 +108,8 @@ impl Stream {
         let (sender, batches) = channel();
         let unread = Unread::default();
         let clock = Arc::new(SystemClock);
-        let log = KafkaLog::open(
-            &def,
-            source,
-            from,
-            clock,
-            Box::new(Channel(sender, Arc::clone(&unread))),
-        )
-        .expect("a thread");
+        let sink = Box::new(Channel(sender, Arc::clone(&unread)));
+        let log = KafkaLog::open(&def, source, from, holes, clock, sink).expect("a thread");
         Self {
             log,
             unread,
@@ -165,6 +168,19 @@ impl Stream {
             }
             assert!(begin.elapsed() < PATIENCE, "it stays {phase:?}");
             std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// Waits until a hole stops it: which.
+    fn hole(&self) -> Hole {
+        match self.until(|phase| matches!(phase, Phase::Stopped(_))) {
+            Phase::Stopped(KafkaError::Hole {
+                partition,
+                from,
+                kept,
+                ..
+            }) => hole(partition.0, from.0, kept.0),
+            other => panic!("no hole: {other:?}"),
         }
     }
 
@@ -493,6 +509,59 @@ fn a_hole_stops_the_stream_and_names_the_offsets() {
     stream = Stream::open(numbers(), &source, &Position::zero());
     stream.read_to_end();
     assert_eq!(stream.numbers().len(), 4);
+}
+
+fn hole(partition: u32, from: u64, to: u64) -> Hole {
+    Hole {
+        partition: PartitionId(partition),
+        from: Offset(from),
+        to: Offset(to),
+        skipped_at: chrono::DateTime::UNIX_EPOCH,
+    }
+}
+
+#[test]
+fn reading_goes_on_exactly_behind_each_hole_that_is_skipped() {
+    BROKER.create_topic("skip", 2);
+    let producer = BROKER.producer();
+    producer.send("skip", 0, json(0..10));
+    producer.send("skip", 1, json(100..105));
+    let source = declared(&settings(&BROKER, "skip")).expect("the topic is there");
+    BROKER.delete_before("skip", 0, 6);
+    BROKER.delete_before("skip", 1, 3);
+    let begin = at(&[(0, 4)]);
+    let mut stream = Stream::open(numbers(), &source, &begin);
+    let mut holes = vec![];
+    for _ in 0..2 {
+        let hole = stream.hole();
+        stream.log.skip(hole.partition, hole.to);
+        holes.push(hole);
+    }
+    holes.sort_by_key(|hole| hole.partition);
+    assert_eq!(holes, [hole(0, 4, 6), hole(1, 0, 3)]);
+    stream.read_to(&at(&[(0, 10), (1, 5)]));
+    let kept = vec![
+        (0, 6, 6),
+        (0, 7, 7),
+        (0, 8, 8),
+        (0, 9, 9),
+        (1, 3, 103),
+        (1, 4, 104),
+    ];
+    assert_eq!(stream.numbers(), kept);
+    // Nothing was archived when it died: it goes on behind the holes by itself.
+    drop(stream);
+    let mut stream = Stream::open_behind(numbers(), &source, &begin, &holes);
+    stream.read_to(&at(&[(0, 10), (1, 5)]));
+    assert_eq!(stream.numbers(), kept);
+    // With less than was archived, what is missing stops it again.
+    drop(stream);
+    let mut stream = Stream::open_behind(numbers(), &source, &at(&[(0, 3)]), &holes);
+    let found = stream.hole();
+    assert_eq!(found, hole(0, 3, 6));
+    stream.log.skip(found.partition, found.to);
+    stream.read_to_end();
+    assert_eq!(stream.numbers(), kept);
 }
 
 #[test]

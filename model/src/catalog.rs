@@ -17,8 +17,8 @@ use std::sync::Arc;
 use chrono::{DateTime, Utc};
 
 use crate::{
-    BatchRun, ExclusionId, GenerationNumber, Manifest, RunId, StreamDef, StreamId, StreamSchema,
-    ViewDef, ViewId,
+    BatchRun, ExclusionId, GenerationNumber, Hole, Manifest, RunId, StreamDef, StreamId,
+    StreamSchema, ViewDef, ViewId,
 };
 
 pub use entry::{Commit, Entry, PublishReason};
@@ -101,6 +101,7 @@ impl CatalogState {
         match entry {
             Entry::StreamCreated { stream } => self.create_stream(stream),
             Entry::StreamAltered { id, schema } => self.alter_stream(id, schema),
+            Entry::HoleSkipped { id, hole } => self.skip_hole(id, hole),
             Entry::StreamDropped { id } => self.drop_stream(id, commit.at),
             Entry::StreamUndropped { id } => self.undrop_stream(id),
             Entry::ViewCreated { view } => self.create_view(view),
@@ -216,6 +217,7 @@ impl CatalogState {
             dropped_at: None,
             exclusions: BTreeMap::new(),
             next_exclusion: ExclusionId(1),
+            holes: vec![],
         };
         self.streams.insert(stream.id.clone(), state);
         Ok(())
@@ -235,6 +237,26 @@ impl CatalogState {
             ))
         })?;
         def.schema = schema.clone();
+        Ok(())
+    }
+
+    fn skip_hole(&mut self, id: &StreamId, hole: &Hole) -> Result<(), CatalogConflict> {
+        let stream = self.stream_mut(id)?;
+        if stream.def.source.kafka().is_none() {
+            return Err(contradiction(&format!(
+                "stream `{}` reads no topic, so it has no hole `{hole}`",
+                stream.def.name
+            )));
+        }
+        if hole.to <= hole.from {
+            return Err(contradiction(&format!("the hole `{hole}` is empty")));
+        }
+        // One that overlaps was found when less was archived than there had been: the newer one is what was done.
+        stream.holes.retain(|known| {
+            known.partition != hole.partition || known.to <= hole.from || hole.to <= known.from
+        });
+        stream.holes.push(hole.clone());
+        stream.holes.sort_by_key(|hole| (hole.partition, hole.from));
         Ok(())
     }
 

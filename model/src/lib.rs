@@ -14,6 +14,7 @@ mod exclusion;
 mod generation;
 mod growth;
 mod hex;
+mod hole;
 mod ids;
 mod position;
 mod problem;
@@ -34,6 +35,7 @@ pub use exclusion::Exclusion;
 pub use generation::{DataFile, GenerationInputs, Manifest};
 pub use growth::SchemaGrowth;
 pub use hex::{hex, unhex};
+pub use hole::Hole;
 pub use ids::{
     ExclusionId, GenerationNumber, IdError, Offset, PartitionId, RunId, StreamId, ViewId,
 };

@@ -45,6 +45,9 @@ pub const GENERATION_HEADER: &str = "dovetail-generation";
 pub const POSITION_HEADER: &str = "dovetail-position";
 /// Header: the worst freshness among the streams that were read, in milliseconds.
 pub const FRESHNESS_HEADER: &str = "dovetail-freshness-ms";
+/// Header: what the answer runs over and its topics lost, as `stream:partition@from..to,…`, joined by `;`. Absent
+/// where nothing was lost.
+pub const HOLES_HEADER: &str = "dovetail-holes";
 /// Header: give it as `cursor=` for the next page of rows. Absent on the last page.
 pub const CURSOR_HEADER: &str = "dovetail-cursor";
 

@@ -33,8 +33,9 @@ pub use ingest::{
 };
 pub use runs::{RecomputeRequest, Rollback, RunInfo, RunsQuery, ScopeInfo, Settled, SpanInfo};
 pub use status::{
-    BuildProgress, ColumnInfo, EventTimeInfo, GenerationInfo, MemoryStatus, PartitionInfo,
-    SourceInfo, StageStatus, Status, StreamInfo, ViewInfo, ViewPhase, ViewStatus,
+    BuildProgress, ColumnInfo, EventTimeInfo, GenerationInfo, HoleInfo, MemoryStatus,
+    PartitionInfo, SkippedHole, SourceInfo, StageStatus, Status, StreamInfo, ViewInfo, ViewPhase,
+    ViewStatus,
 };
 
 use crate::sql::Definition;

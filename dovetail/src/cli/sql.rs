@@ -244,6 +244,14 @@ pub(super) fn provenance(provenance: &Value) -> String {
             text(&stream["position"]),
             text(&stream["freshness_ms"]),
         ));
+        for hole in stream["holes"].as_array().into_iter().flatten() {
+            line.push_str(&format!(
+                ", without the lost {}@{}..{}",
+                text(&hole["partition"]),
+                text(&hole["from"]),
+                text(&hole["to"]),
+            ));
+        }
     }
     line
 }
@@ -257,7 +265,8 @@ mod tests {
     #[test]
     fn provenance_reads_as_a_line() {
         let of = json!({
-            "streams": [{"stream": "flights", "position": "flights~k3f:0@9", "freshness_ms": 0}],
+            "streams": [{"stream": "flights", "position": "flights~k3f:0@9", "freshness_ms": 0,
+                         "holes": [{"partition": 0, "from": 3, "to": 5}]}],
             "views": [
                 {"view": "a", "generation": 4, "horizon": "flights~k3f:0@5", "layer": "merged", "runs": 2},
                 {"view": "b", "generation": 1, "horizon": "flights~k3f:0@5", "layer": "batch", "notes": ["old states"]},
@@ -266,7 +275,7 @@ mod tests {
         assert_eq!(
             provenance(&of),
             "; a: generation 4 up to flights~k3f:0@5 and 2 runs; b: generation 1 up to flights~k3f:0@5, \
-             batch layer alone (old states); covers flights~k3f:0@9, 0 ms behind"
+             batch layer alone (old states); covers flights~k3f:0@9, 0 ms behind, without the lost 0@3..5"
         );
         assert_eq!(provenance(&Value::Null), "");
     }

@@ -6,13 +6,14 @@ use std::sync::Arc;
 use chrono::Utc;
 use dovetail_batch_layer::{next_full, next_incremental};
 use dovetail_model::{
-    CatalogState, Outcome, Position, PositionToken, Problem, StreamDef, StreamState, ViewState,
+    CatalogState, Hole, Outcome, Position, PositionToken, Problem, StreamDef, StreamState,
+    ViewState,
 };
 use dovetail_seam::{Cut, ViewCut};
 use dovetail_serving_layer::engine::freshness_ms;
 use dovetail_serving_layer::ports::{
-    BuildProgress, ColumnInfo, EventTimeInfo, GenerationInfo, MemoryStatus, Status, StreamInfo,
-    ViewInfo, ViewPhase, ViewStatus,
+    BuildProgress, ColumnInfo, EventTimeInfo, GenerationInfo, MemoryStatus, SkippedHole, Status,
+    StreamInfo, ViewInfo, ViewPhase, ViewStatus,
 };
 use dovetail_serving_layer::sql::{render_interval, render_stream, render_view};
 use dovetail_serving_layer::time::iso_us;
@@ -65,6 +66,7 @@ impl Node {
             source: open
                 .feed()
                 .info(self.0.config.clock.now().timestamp_millis()),
+            holes: stream.holes.iter().map(skipped_hole).collect(),
         })
     }
 
@@ -250,6 +252,13 @@ impl Node {
     /// The age of the oldest durable event that does not lie before `position`.
     fn freshness(&self, open: &Arc<OpenStream>, cut: &Cut, position: &Position) -> u64 {
         freshness_ms(open.cell(), cut, position, self.0.config.clock.as_ref())
+    }
+}
+
+fn skipped_hole(hole: &Hole) -> SkippedHole {
+    SkippedHole {
+        hole: hole.into(),
+        skipped_at: iso_us(hole.skipped_at.timestamp_micros()),
     }
 }
 

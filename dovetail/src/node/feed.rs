@@ -3,8 +3,9 @@
 
 use std::sync::Arc;
 
+use chrono::{DateTime, Utc};
 use dovetail_log::embedded::{EmbeddedLog, ONLY_PARTITION};
-use dovetail_model::{Position, Problem, StreamDef, StreamSchema};
+use dovetail_model::{Hole, Position, Problem, StreamDef, StreamSchema};
 use dovetail_seam::{Forget, StreamCell};
 use dovetail_serving_layer::ports::SourceInfo;
 
@@ -60,6 +61,28 @@ impl Feed {
                 kafka.evolve(schema);
                 Ok(())
             }
+        }
+    }
+
+    /// The hole in its topic that stops the stream, to be skipped `now`.
+    ///
+    /// # Errors
+    /// When none does: what the stream is doing instead.
+    pub(crate) fn hole(&self, def: &StreamDef, now: DateTime<Utc>) -> Result<Hole, Problem> {
+        match self {
+            Self::Embedded(_) => Err(Problem::conflict(format!(
+                "stream `{}` reads no topic, so there is no hole to skip: it takes appends over HTTP",
+                def.name
+            ))),
+            Self::Kafka(kafka) => kafka.hole(&def.name, now),
+        }
+    }
+
+    /// Goes on behind a hole that [`Feed::hole`] gave. It must be in the catalog.
+    pub(crate) fn skip(&self, hole: &Hole) {
+        match self {
+            Self::Embedded(_) => {}
+            Self::Kafka(kafka) => kafka.skip(hole),
         }
     }
 

@@ -4,10 +4,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
 use dovetail_kafka::{KafkaError, KafkaLog, PartitionLag, Phase, Sink};
 use dovetail_log::CommittedBatch;
 use dovetail_model::{
-    Clock, KafkaSettings, KafkaSource, Problem, Source, StreamDef, StreamId, StreamSchema,
+    Clock, Hole, KafkaSettings, KafkaSource, Problem, Source, StreamDef, StreamId, StreamSchema,
 };
 use dovetail_seam::StreamCell;
 use dovetail_serving_layer::ports::{PartitionInfo, SourceInfo};
@@ -50,13 +51,14 @@ pub(crate) async fn declare(settings: KafkaSettings, id: StreamId) -> Result<Sou
 }
 
 impl KafkaFeed {
-    /// Starts to read the topic of `def` from where `to`'s cell stands. To be called on the node's own runtime.
+    /// Starts to read the topic of `def` from where `to`'s cell stands, without the stream's `holes`. To be called on the node's own runtime.
     ///
     /// # Errors
     /// When the system gives no thread.
     pub(crate) fn start(
         def: &StreamDef,
         source: &KafkaSource,
+        holes: &[Hole],
         clock: Arc<dyn Clock>,
         to: Destination,
     ) -> std::io::Result<Self> {
@@ -67,7 +69,7 @@ impl KafkaFeed {
             closing: closing.clone(),
             runtime: Handle::current(),
         };
-        let log = KafkaLog::open(def, source, &from, clock, Box::new(sink))?;
+        let log = KafkaLog::open(def, source, &from, holes, clock, Box::new(sink))?;
         Ok(Self {
             log,
             topic: source.settings.topic.clone(),
@@ -77,6 +79,39 @@ impl KafkaFeed {
 
     pub(crate) fn evolve(&self, schema: &StreamSchema) {
         self.log.evolve(schema);
+    }
+
+    /// The hole that stops it, as of `now`.
+    ///
+    /// # Errors
+    /// When none does: what it is doing instead.
+    pub(crate) fn hole(&self, stream: &str, now: DateTime<Utc>) -> Result<Hole, Problem> {
+        let (word, reason) = match self.log.state().phase {
+            Phase::Stopped(KafkaError::Hole {
+                partition,
+                from,
+                kept,
+                ..
+            }) => {
+                return Ok(Hole {
+                    partition,
+                    from,
+                    to: kept,
+                    skipped_at: now,
+                });
+            }
+            phase => words(phase),
+        };
+        let reason = reason.map_or_else(String::new, |reason| format!(": {reason}"));
+        Err(Problem::conflict(format!(
+            "stream `{stream}` is not stopped by a hole in its topic, it is {word}{reason}"
+        ))
+        .with("phase", word))
+    }
+
+    /// Goes on behind `hole`.
+    pub(crate) fn skip(&self, hole: &Hole) {
+        self.log.skip(hole.partition, hole.to);
     }
 
     /// Waits until the cut covers what the topic holds now.
@@ -98,12 +133,7 @@ impl KafkaFeed {
     /// As the API shows it.
     pub(crate) fn info(&self, now_ms: i64) -> SourceInfo {
         let state = self.log.state();
-        let (phase, reason) = match state.phase {
-            Phase::Connecting => ("connecting", None),
-            Phase::Reading => ("reading", None),
-            Phase::Retrying(error) => ("retrying", Some(error)),
-            Phase::Stopped(error) => ("stopped", Some(error)),
-        };
+        let (phase, reason) = words(state.phase);
         let partitions = state.partitions.iter().map(|lag| partition(lag, now_ms));
         let partitions: Vec<PartitionInfo> = partitions.collect();
         // While nothing is heard of the topic, what it may hold grows older.
@@ -124,6 +154,16 @@ impl KafkaFeed {
             partitions,
             skipped_tombstones: state.skipped_tombstones,
         }
+    }
+}
+
+/// What it is called, and why it is so.
+fn words(phase: Phase) -> (&'static str, Option<KafkaError>) {
+    match phase {
+        Phase::Connecting => ("connecting", None),
+        Phase::Reading => ("reading", None),
+        Phase::Retrying(error) => ("retrying", Some(error)),
+        Phase::Stopped(error) => ("stopped", Some(error)),
     }
 }
 

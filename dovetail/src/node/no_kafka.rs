@@ -3,9 +3,10 @@
 
 use std::sync::Arc;
 
+use chrono::{DateTime, Utc};
 use dovetail_log::CommittedBatch;
 use dovetail_model::{
-    Clock, KafkaSettings, KafkaSource, Problem, Source, StreamDef, StreamId, StreamSchema,
+    Clock, Hole, KafkaSettings, KafkaSource, Problem, Source, StreamDef, StreamId, StreamSchema,
 };
 use dovetail_seam::StreamCell;
 use dovetail_serving_layer::ports::SourceInfo;
@@ -33,6 +34,7 @@ impl KafkaFeed {
     pub(crate) fn start(
         _: &StreamDef,
         _: &KafkaSource,
+        _: &[Hole],
         _: Arc<dyn Clock>,
         to: Destination,
     ) -> std::io::Result<Self> {
@@ -41,6 +43,14 @@ impl KafkaFeed {
     }
 
     pub(crate) fn evolve(&self, _: &StreamSchema) {
+        match *self {}
+    }
+
+    pub(crate) fn hole(&self, _: &str, _: DateTime<Utc>) -> Result<Hole, Problem> {
+        match *self {}
+    }
+
+    pub(crate) fn skip(&self, _: &Hole) {
         match *self {}
     }
 

@@ -255,7 +255,7 @@ impl Node {
                     memory: Arc::clone(&inner.memory),
                 };
                 let clock = Arc::clone(&inner.config.clock);
-                let started = KafkaFeed::start(def, source, clock, to);
+                let started = KafkaFeed::start(def, source, &stream.holes, clock, to);
                 Feed::Kafka(started.map_err(|error| failed(error.to_string()))?)
             }
         };

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use dovetail_log::CommittedBatch;
 use dovetail_log::decode::Decoder;
-use dovetail_model::{Problem, StreamDef};
+use dovetail_model::{Position, Problem, ProblemKind, StreamDef};
 use dovetail_seam::{Archiver, SeamError, StreamCell};
 use dovetail_speed_layer::{Accumulator, Merger, SpeedError, SpeedMemory};
 use parking_lot::Mutex;
@@ -22,6 +22,8 @@ pub(crate) const QUEUE: usize = 64;
 const UPKEEP_EVERY: u32 = 32;
 /// Files that the raw log no longer names stay this long, for other engines that still read them.
 const FILE_GRACE: Duration = Duration::from_secs(3600);
+/// How long what was read may take to become answers before it is archived on demand.
+const ACCUMULATE_TIMEOUT: Duration = Duration::from_secs(30);
 /// After a failed archive, the next try waits this long.
 const ARCHIVE_PAUSE: Duration = Duration::from_secs(1);
 
@@ -151,6 +153,28 @@ impl OpenStream {
         self.feed.evolve(&def.schema).await?;
         *decoder = decoder_of(&def);
         Ok(())
+    }
+
+    /// Archives all that was read or appended so far: up to where.
+    ///
+    /// # Errors
+    /// When the speed layer does not take it, or it cannot be archived.
+    pub(crate) async fn archive_durable(&self) -> Result<Position, Problem> {
+        let durable = self.cell.durable();
+        let accumulated =
+            tokio::time::timeout(ACCUMULATE_TIMEOUT, self.cell.wait_for(&durable)).await;
+        accumulated.map_err(|_| {
+            Problem::new(
+                ProblemKind::Unavailable,
+                format!(
+                    "the speed layer does not take what stream `{}` has read; try again",
+                    self.def().name
+                ),
+            )
+        })?;
+        let archived = self.archiver.archive_through(&durable).await;
+        let raw = archived.map_err(|error| Problem::new(error.kind(), error.to_string()))?;
+        Ok(raw.archived().clone())
     }
 
     /// Held while dead letters are replayed, so that none is replayed twice.

@@ -6,7 +6,7 @@
 //! that knows which offset each committed record has.
 //! Non-goals: what a reader does with a topic by itself: the tests of the `kafka` crate.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use dovetail_model::{Offset, PartitionId, Position, PositionToken};
@@ -28,6 +28,8 @@ struct Oracle {
     /// The next offset of each partition. A transaction's marker takes one in each that it wrote to.
     next: BTreeMap<i32, u64>,
     committed: BTreeMap<(u32, u64), i64>,
+    /// Partition, from and to of what was lost and skipped.
+    holes: BTreeSet<(u32, u64, u64)>,
     number: i64,
 }
 
@@ -38,6 +40,7 @@ impl Oracle {
             partitions,
             next: BTreeMap::new(),
             committed: BTreeMap::new(),
+            holes: BTreeSet::new(),
             number: 0,
         }
     }
@@ -70,6 +73,27 @@ impl Oracle {
         }
     }
 
+    /// From now on answers do without these offsets, and say so.
+    fn lose(&mut self, partition: u32, from: u64, to: u64) {
+        let lost = (partition, from)..(partition, to);
+        self.committed.retain(|place, _| !lost.contains(place));
+        self.holes.insert((partition, from, to));
+    }
+
+    /// The holes before `position`, as provenance lists them; null where there are none.
+    fn holes(&self, position: &Position) -> Value {
+        let before =
+            |hole: &&(u32, u64, u64)| position.is_past(PartitionId(hole.0), Offset(hole.1));
+        let holes = self.holes.iter().filter(before);
+        let holes: Vec<Value> = holes
+            .map(|(partition, from, to)| json!({"partition": partition, "from": from, "to": to}))
+            .collect();
+        if holes.is_empty() {
+            return Value::Null;
+        }
+        holes.into()
+    }
+
     /// Where the topic ends.
     fn end(&self) -> Position {
         let places = self.next.iter();
@@ -98,8 +122,10 @@ impl Oracle {
             .sql("SELECT * FROM digits ORDER BY digit", options)
             .await;
         let answer = answer.expect("it answers");
-        let token = answer["provenance"]["streams"][0]["position"].as_str();
+        let stream = &answer["provenance"]["streams"][0];
+        let token = stream["position"].as_str();
         let token: PositionToken = token.expect("a position").parse().expect("a token");
+        assert_eq!(stream["holes"], self.holes(&token.position), "at {token}");
         let rows = answer["rows"].as_array().expect("rows");
         assert_eq!(*rows, self.digits(&token.position), "at {token}");
         token.position
@@ -253,6 +279,128 @@ async fn a_hole_stops_the_stream_and_answers_go_on() {
             .contains("produce to the topic"),
         "{problem}"
     );
+}
+
+const SKIP: &str = "ALTER STREAM numbers SKIP HOLE";
+
+/// `SKIP` is refused: why.
+async fn refused(calls: &Calls, sql: &str) -> String {
+    let (status, problem) = calls.post("/v1/sql", &json!({"sql": sql})).await.unwrap();
+    assert_eq!(status, 409, "{problem}");
+    problem["detail"].as_str().unwrap().to_owned()
+}
+
+/// Where the stream stands in a partition that a hole stops.
+async fn stopped_at(calls: &Calls, partition: u32) -> u64 {
+    let source = stream_source(calls, "stopped").await;
+    let reason = source["reason"].as_str().unwrap();
+    assert!(reason.contains("SKIP HOLE"), "{reason}");
+    let stream = calls.get("/v1/streams/numbers").await.unwrap();
+    let token: PositionToken = stream["position"].as_str().unwrap().parse().unwrap();
+    token.position.get(PartitionId(partition)).0
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_skipped_hole_is_in_every_answer_behind_it() {
+    let broker = Broker::start();
+    broker.create_topic(TOPIC, 2);
+    let mut random = StdRng::seed_from_u64(11);
+    let mut oracle = Oracle::new(broker.transactional("t-0"), 2);
+    oracle.transact(&mut random, true);
+    let home = tempfile::tempdir().unwrap();
+    let server = Server::start(home.path(), Some("hole:committed")).await;
+    let server = server.unwrap();
+    let calls = server.calls();
+    calls.sql(&create(&broker), json!({})).await.unwrap();
+    calls.sql(VIEW, json!({})).await.unwrap();
+    oracle.check_all(&calls).await;
+    let why = refused(&calls, SKIP).await;
+    assert!(why.contains("it is reading"), "{why}");
+    let plain = "CREATE STREAM plain (x BIGINT)";
+    calls.sql(plain, json!({})).await.unwrap();
+    let why = refused(&calls, "ALTER STREAM plain SKIP HOLE").await;
+    assert!(why.contains("reads no topic"), "{why}");
+
+    // Retention overtakes the running stream. What it has read of these is not archived yet.
+    server.freeze();
+    for _ in 0..5 {
+        oracle.transact(&mut random, true);
+    }
+    let to = oracle.end().get(PartitionId(0)).0 - 3;
+    broker.delete_before(TOPIC, 0, i64::try_from(to).unwrap());
+    server.thaw();
+    let from = stopped_at(&calls, 0).await;
+    assert!(from < to, "{from} {to}");
+    oracle.check(&calls, json!({})).await;
+    // It dies with the hole in the catalog, and goes on at the next start.
+    let body = json!({"sql": SKIP});
+    assert_eq!(calls.post("/v1/sql", &body).await, None);
+    assert!(!server.died().await.success());
+    oracle.lose(0, from, to);
+    let server = Server::start(home.path(), None).await.unwrap();
+    let calls = server.calls();
+    oracle.check(&calls, json!({})).await;
+    oracle.check_all(&calls).await;
+    let why = refused(&calls, SKIP).await;
+    assert!(why.contains("it is reading"), "{why}");
+
+    // Another one, found at a start.
+    let run = calls.recompute("digits", &json!({})).await.unwrap();
+    assert_eq!(run["outcome"], "promoted", "{run}");
+    let from = oracle.end().get(PartitionId(1)).0;
+    server.kill().await;
+    for _ in 0..3 {
+        oracle.transact(&mut random, true);
+    }
+    let to = oracle.end().get(PartitionId(1)).0 - 2;
+    broker.delete_before(TOPIC, 1, i64::try_from(to).unwrap());
+    let server = Server::start(home.path(), None).await.unwrap();
+    let calls = server.calls();
+    assert_eq!(stopped_at(&calls, 1).await, from);
+    oracle.check(&calls, json!({})).await;
+    let altered = calls.sql(SKIP, json!({})).await.unwrap();
+    assert_eq!(altered["rows"][0]["result"], "altered", "{altered}");
+    oracle.lose(1, from, to);
+    oracle.check(&calls, json!({})).await;
+    oracle.check_all(&calls).await;
+    keeps_its_holes(&calls, &oracle).await;
+
+    server.kill().await;
+    let server = Server::start(home.path(), None).await.unwrap();
+    let calls = server.calls();
+    oracle.check_all(&calls).await;
+    keeps_its_holes(&calls, &oracle).await;
+    // The raw log alone says the same.
+    let run = calls.recompute("digits", &json!({})).await.unwrap();
+    assert_eq!(run["outcome"], "promoted", "{run}");
+    let position = oracle.check(&calls, json!({"layer": "batch"})).await;
+    assert!(position.covers(&oracle.end()));
+    let events = calls
+        .rows("SELECT count(*) AS n FROM numbers", json!({}))
+        .await;
+    assert_eq!(events.unwrap()[0]["n"], oracle.committed.len());
+}
+
+/// The stream itself lists them.
+async fn keeps_its_holes(calls: &Calls, oracle: &Oracle) {
+    let stream = calls.get("/v1/streams/numbers").await.unwrap();
+    let listed = stream["holes"].as_array().expect("holes").iter();
+    let listed: BTreeSet<_> = listed
+        .map(|hole| {
+            assert!(hole["skipped_at"].is_string(), "{hole}");
+            let number = |name: &str| hole[name].as_u64().unwrap();
+            let partition = u32::try_from(number("partition")).unwrap();
+            (partition, number("from"), number("to"))
+        })
+        .collect();
+    assert_eq!(listed, oracle.holes);
+    let written = listed
+        .iter()
+        .map(|(partition, from, to)| format!("{partition}@{from}..{to}"));
+    let written: Vec<String> = written.collect();
+    let shown = calls.rows("SHOW STREAMS", json!({})).await.unwrap();
+    let shown = shown.iter().find(|stream| stream["name"] == "numbers");
+    assert_eq!(shown.unwrap()["holes"], written.join(","));
 }
 
 /// The stream's source, once it is in this phase.

@@ -7,7 +7,7 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    BatchRun, Exclusion, ExclusionId, GenerationNumber, Manifest, RunId, StreamDef, StreamId,
+    BatchRun, Exclusion, ExclusionId, GenerationNumber, Hole, Manifest, RunId, StreamDef, StreamId,
     StreamSchema, ViewDef, ViewId,
 };
 
@@ -40,6 +40,13 @@ pub enum Entry {
         id: StreamId,
         /// All of its schema as it is now.
         schema: StreamSchema,
+    },
+    /// A stream goes on without offsets that its topic lost. Everything before them is archived.
+    HoleSkipped {
+        /// The stream.
+        id: StreamId,
+        /// Which offsets.
+        hole: Hole,
     },
     /// A stream was dropped; its data stays until retention.
     StreamDropped {

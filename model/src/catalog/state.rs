@@ -8,7 +8,7 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    BatchRun, Exclusion, ExclusionId, GenerationNumber, Manifest, Position, RunId, StreamDef,
+    BatchRun, Exclusion, ExclusionId, GenerationNumber, Hole, Manifest, Position, RunId, StreamDef,
     StreamId, ViewDef, ViewId,
 };
 
@@ -23,6 +23,9 @@ pub struct StreamState {
     pub exclusions: BTreeMap<ExclusionId, Exclusion>,
     /// Id of the next exclusion.
     pub next_exclusion: ExclusionId,
+    /// What it goes on without, in order of partition and offset.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub holes: Vec<Hole>,
 }
 
 /// A generation that nothing new reads, and whose files may still be there.

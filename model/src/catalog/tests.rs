@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 use super::*;
 use crate::{
-    Column, ColumnType, GenerationInputs, Offset, Outcome, Position, RunMode, StreamSchema,
+    Column, ColumnType, GenerationInputs, KafkaSettings, KafkaSource, MessageFormat, Offset,
+    Outcome, PartitionId, Position, RunMode, Source, StartAt, StreamSchema, Tombstones,
     UnknownColumns,
 };
 
@@ -159,6 +160,86 @@ fn a_dropped_stream_keeps_its_schema() {
     commit(&mut state, vec![dropped]).unwrap();
     let error = commit(&mut state, vec![grown]).unwrap_err();
     assert!(matches!(error, CatalogConflict::Missing { .. }), "{error}");
+}
+
+/// Stream `s` on a topic.
+fn on_a_topic() -> Entry {
+    let mut entry = stream("s", "s1");
+    if let Entry::StreamCreated { stream } = &mut entry {
+        stream.source = Source::Kafka(Box::new(KafkaSource {
+            settings: KafkaSettings {
+                brokers: "b:1".to_owned(),
+                topic: "t".to_owned(),
+                format: MessageFormat::Json,
+                start: StartAt::Earliest,
+                tombstones: Tombstones::Skip,
+                key_column: None,
+                timestamp_column: None,
+                headers_column: None,
+                security: BTreeMap::new(),
+            },
+            topic_id: "i".to_owned(),
+            start: Position::zero(),
+        }));
+    }
+    entry
+}
+
+fn skipped(partition: u32, from: u64, to: u64) -> Entry {
+    Entry::HoleSkipped {
+        id: "s1".parse().unwrap(),
+        hole: Hole {
+            partition: PartitionId(partition),
+            from: Offset(from),
+            to: Offset(to),
+            skipped_at: at(),
+        },
+    }
+}
+
+#[test]
+fn holes_are_kept_in_order_and_the_newer_of_two_that_overlap() {
+    let mut state = CatalogState::default();
+    commit(&mut state, vec![on_a_topic()]).unwrap();
+    let before = serde_json::to_string(&state).unwrap();
+    assert!(!before.contains("holes"), "{before}");
+    let holes = |state: &CatalogState| -> Vec<String> {
+        let stream = state.stream_named("s").unwrap();
+        stream.holes.iter().map(Hole::to_string).collect()
+    };
+    for hole in [skipped(1, 5, 9), skipped(0, 20, 30), skipped(0, 10, 20)] {
+        commit(&mut state, vec![hole]).unwrap();
+    }
+    assert_eq!(holes(&state), ["0@10..20", "0@20..30", "1@5..9"]);
+    commit(&mut state, vec![skipped(0, 8, 15)]).unwrap();
+    assert_eq!(holes(&state), ["0@8..15", "0@20..30", "1@5..9"]);
+    let text = serde_json::to_string(&state).unwrap();
+    assert_eq!(serde_json::from_str::<CatalogState>(&text).unwrap(), state);
+    let entry = serde_json::to_string(&skipped(0, 8, 15)).unwrap();
+    assert_eq!(
+        entry,
+        r#"{"entry":"hole_skipped","id":"s1","hole":{"partition":0,"from":8,"to":15,"skipped_at":"1970-01-01T00:00:00Z"}}"#
+    );
+}
+
+#[test]
+fn a_hole_that_cannot_be_is_refused() {
+    let mut state = CatalogState::default();
+    commit(&mut state, vec![on_a_topic()]).unwrap();
+    let empty = commit(&mut state, vec![skipped(0, 9, 9)]).unwrap_err();
+    assert!(empty.to_string().contains("`0@9..9` is empty"), "{empty}");
+    let mut state = CatalogState::default();
+    let missing = commit(&mut state, vec![skipped(0, 8, 9)]).unwrap_err();
+    assert!(
+        matches!(missing, CatalogConflict::Missing { .. }),
+        "{missing}"
+    );
+    commit(&mut state, vec![stream("s", "s1")]).unwrap();
+    let embedded = commit(&mut state, vec![skipped(0, 8, 9)]).unwrap_err();
+    assert!(
+        embedded.to_string().contains("reads no topic"),
+        "{embedded}"
+    );
 }
 
 #[test]

@@ -22,7 +22,7 @@ use super::Engine;
 use super::provenance::{freshness_ms, token};
 use super::stream_table::StreamTable;
 use super::view_table::{ViewSource, ViewTable};
-use crate::ports::{Layer, Limits, Provenance, StreamProvenance, ViewProvenance};
+use crate::ports::{HoleInfo, Layer, Limits, Provenance, StreamProvenance, ViewProvenance};
 
 /// The cuts of one question and what was taken from them.
 pub(crate) struct Snapshot {
@@ -266,16 +266,21 @@ impl Snapshot {
         covered.unwrap_or_else(|| cut.position()).clone()
     }
 
-    /// States the position of each stream, and notes at each view where it reaches beyond that.
+    /// States the position of each stream and the holes before it, and notes at each view where it reaches beyond
+    /// that.
     fn note_streams(&mut self, engine: &Engine) -> Result<(), Problem> {
+        // Taken after the cuts: what lies behind a hole is read only once the hole is in the catalog.
+        let catalog = engine.catalog.state();
         for (id, (cell, cut)) in &self.cuts {
             let position = self.covered(cut);
             let stated = token(cut, &position);
+            let mut reach = position.clone();
             let views = self.provenance.views.iter_mut();
             for view in views.filter(|view| view.stream == cut.stream().name) {
                 let horizon: PositionToken = view.horizon.parse().map_err(Problem::internal)?;
                 let end = view_end(cut, view.layer, &horizon.position);
                 if *end != position {
+                    reach = reach.join(end);
                     let end = token(cut, end);
                     view.notes.push(format!(
                         "this view's rows reach `{end}`, beyond the answer's position `{stated}`: the generations of its views end at different positions"
@@ -287,10 +292,21 @@ impl Snapshot {
                 id: id.clone(),
                 position: stated.to_string(),
                 freshness_ms: freshness_ms(cell, cut, &position, engine.clock.as_ref()),
+                holes: holes_before(&catalog, id, &reach),
             });
         }
         Ok(())
     }
+}
+
+/// The holes of a stream that an answer up to `reach` runs over.
+fn holes_before(catalog: &CatalogState, stream: &StreamId, reach: &Position) -> Vec<HoleInfo> {
+    let known = catalog.streams.get(stream).into_iter();
+    known
+        .flat_map(|stream| &stream.holes)
+        .filter(|hole| hole.is_before(reach))
+        .map(HoleInfo::from)
+        .collect()
 }
 
 /// Where the rows of a view end: at the cut's position, or at the horizon of a generation that answers alone.

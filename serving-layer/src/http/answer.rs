@@ -22,8 +22,8 @@ use tracing::warn;
 
 use super::encode::{Frame, RowEncoder, encoder, unique_names};
 use super::format::AnswerFormat;
-use super::{CURSOR_HEADER, FRESHNESS_HEADER, GENERATION_HEADER, POSITION_HEADER};
-use crate::ports::{Answer, Limits, Provenance};
+use super::{CURSOR_HEADER, FRESHNESS_HEADER, GENERATION_HEADER, HOLES_HEADER, POSITION_HEADER};
+use crate::ports::{Answer, HoleInfo, Limits, Provenance};
 use crate::problem::problem_of;
 
 /// A chunk of a body is sent once it has so many bytes.
@@ -66,6 +66,12 @@ pub(super) async fn respond(
         headers.insert(
             name,
             HeaderValue::try_from(value).map_err(Problem::internal)?,
+        );
+    }
+    if let Some(holes) = holes_header(&provenance) {
+        headers.insert(
+            HOLES_HEADER,
+            HeaderValue::try_from(holes).map_err(Problem::internal)?,
         );
     }
     if let Some(Some(cursor)) = &cursor {
@@ -191,6 +197,19 @@ fn provenance_headers(provenance: &Provenance) -> [(&'static str, String); 3] {
         (POSITION_HEADER, none_if_empty(positions.join(";"))),
         (FRESHNESS_HEADER, freshness.unwrap_or(0).to_string()),
     ]
+}
+
+/// What the streams that were read have lost, if anything.
+fn holes_header(provenance: &Provenance) -> Option<String> {
+    let streams = provenance.streams.iter();
+    let lost: Vec<String> = streams
+        .filter(|stream| !stream.holes.is_empty())
+        .map(|stream| {
+            let holes: Vec<String> = stream.holes.iter().map(HoleInfo::to_string).collect();
+            format!("{}:{}", stream.stream, holes.join(","))
+        })
+        .collect();
+    (!lost.is_empty()).then(|| lost.join(";"))
 }
 
 /// Responds with a JSON document that is not rows.

@@ -11,6 +11,8 @@ use dovetail_model::{ExclusionId, GenerationNumber, PositionToken, StreamId, Vie
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
+use super::status::HoleInfo;
+
 /// Which layers an answer is made of.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -185,6 +187,9 @@ pub struct StreamProvenance {
     pub position: String,
     /// Age of the oldest durable event that the answer does not cover, in milliseconds; 0 when it covers all.
     pub freshness_ms: u64,
+    /// Offsets that its topic lost before they were read, and that the answer runs over.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub holes: Vec<HoleInfo>,
 }
 
 /// What an answer took from one view.

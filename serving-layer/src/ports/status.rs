@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What exists and where it stands. Positions are tokens, times ISO 8601 in UTC.
 
+use std::fmt;
+
 use arrow::datatypes::Field;
 use dovetail_model::{
-    Column, EpochUnit, EventTime, ExclusionId, GenerationNumber, Offset, PartitionId, RunId,
+    Column, EpochUnit, EventTime, ExclusionId, GenerationNumber, Hole, Offset, PartitionId, RunId,
     RunMode, StreamId, UnknownColumns, ViewId,
 };
 use serde::{Deserialize, Serialize};
@@ -112,6 +114,51 @@ pub struct StreamInfo {
     /// How it stands to the topic that it reads; none for a stream of the embedded log.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub source: Option<SourceInfo>,
+    /// What it goes on without.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub holes: Vec<SkippedHole>,
+}
+
+/// Offsets of a topic that were lost before they were read. Shown as `partition@from..to`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HoleInfo {
+    /// Their partition.
+    pub partition: PartitionId,
+    /// The first that was lost.
+    pub from: Offset,
+    /// The first behind them.
+    pub to: Offset,
+}
+
+impl From<&Hole> for HoleInfo {
+    fn from(hole: &Hole) -> Self {
+        Self {
+            partition: hole.partition,
+            from: hole.from,
+            to: hole.to,
+        }
+    }
+}
+
+impl fmt::Display for HoleInfo {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            partition,
+            from,
+            to,
+        } = self;
+        write!(f, "{partition}@{from}..{to}")
+    }
+}
+
+/// A hole that a stream goes on without.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SkippedHole {
+    /// Where it is.
+    #[serde(flatten)]
+    pub hole: HoleInfo,
+    /// When that was decided.
+    pub skipped_at: String,
 }
 
 /// How a stream stands to its topic.

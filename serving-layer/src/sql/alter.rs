@@ -10,20 +10,30 @@ use super::parse::{object_kind, object_name};
 use super::source::Tokens;
 use super::statement::{AddColumn, AlterStream, AlterView, Definition, ObjectKind};
 
-/// `ALTER STREAM name ADD COLUMN [IF NOT EXISTS] …, ALTER COLUMN … DROP NOT NULL` or `ALTER VIEW name SET (…)`
+/// `ALTER STREAM name ADD COLUMN [IF NOT EXISTS] …, ALTER COLUMN … DROP NOT NULL`, `ALTER STREAM name SKIP HOLE` or
+/// `ALTER VIEW name SET (…)`
 pub(super) fn alter(tokens: &mut Tokens<'_>) -> Result<Definition, Problem> {
     tokens.expect_words(&["ALTER"])?;
     let definition = match object_kind(tokens)? {
-        ObjectKind::Stream => Definition::AlterStream(alter_stream(tokens)?),
+        ObjectKind::Stream => alter_stream(tokens)?,
         ObjectKind::View => Definition::AlterView(alter_view(tokens)?),
     };
     tokens.expect_end()?;
     Ok(definition)
 }
 
-fn alter_stream(tokens: &mut Tokens<'_>) -> Result<AlterStream, Problem> {
+const ALONE: &str = "`SKIP HOLE` stands alone in its statement";
+
+fn alter_stream(tokens: &mut Tokens<'_>) -> Result<Definition, Problem> {
+    let name = object_name(tokens)?;
+    if tokens.eat_words(&["SKIP", "HOLE"]) {
+        return match tokens.peek() {
+            Some(Token::Comma) => Err(tokens.problem(ALONE)),
+            _ => Ok(Definition::SkipHole { name }),
+        };
+    }
     let mut alter = AlterStream {
-        name: object_name(tokens)?,
+        name,
         ..AlterStream::default()
     };
     loop {
@@ -43,13 +53,17 @@ fn alter_stream(tokens: &mut Tokens<'_>) -> Result<AlterStream, Problem> {
                 ));
             }
             alter.drop_not_null.push(name);
+        } else if tokens.peek_word().as_deref() == Some("SKIP")
+            && tokens.word_at(1).as_deref() == Some("HOLE")
+        {
+            return Err(tokens.problem(ALONE));
         } else {
             return Err(tokens.expected(
-                "`ADD COLUMN name type` or `ALTER COLUMN name DROP NOT NULL`: a stream's columns can only become more, as its events stay",
+                "`ADD COLUMN name type`, `ALTER COLUMN name DROP NOT NULL` or `SKIP HOLE`: a stream's columns can only become more, as its events stay",
             ));
         }
         if !tokens.eat(&Token::Comma) {
-            return Ok(alter);
+            return Ok(Definition::AlterStream(alter));
         }
     }
 }

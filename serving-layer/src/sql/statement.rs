@@ -50,6 +50,11 @@ pub enum Definition {
     CreateView(CreateView),
     /// `ALTER STREAM name ADD COLUMN name type, ALTER COLUMN name DROP NOT NULL`
     AlterStream(AlterStream),
+    /// `ALTER STREAM name SKIP HOLE`: it goes on without what its topic lost.
+    SkipHole {
+        /// The stream.
+        name: String,
+    },
     /// `ALTER VIEW name SET (…)`
     AlterView(AlterView),
     /// `DROP STREAM|VIEW [IF EXISTS] name`
@@ -76,7 +81,7 @@ impl Definition {
         match self {
             Self::CreateStream(_) => "CREATE STREAM",
             Self::CreateView(_) => "CREATE VIEW",
-            Self::AlterStream(_) => "ALTER STREAM",
+            Self::AlterStream(_) | Self::SkipHole { .. } => "ALTER STREAM",
             Self::AlterView(_) => "ALTER VIEW",
             Self::Drop { kind, .. } => match kind {
                 ObjectKind::Stream => "DROP STREAM",
@@ -95,6 +100,7 @@ impl Definition {
             Self::CreateStream(CreateStream { name, .. })
             | Self::CreateView(CreateView { name, .. })
             | Self::AlterStream(AlterStream { name, .. })
+            | Self::SkipHole { name }
             | Self::AlterView(AlterView { name, .. })
             | Self::Drop { name, .. }
             | Self::Undrop { name, .. } => name,

@@ -36,6 +36,7 @@ impl Node {
             Definition::CreateView(create) => self.create_view(create).await,
             Definition::AlterView(alter) => self.alter_view(alter).await,
             Definition::AlterStream(alter) => self.alter_stream(&alter).await,
+            Definition::SkipHole { name } => self.skip_hole(&name).await,
             Definition::Drop {
                 kind: ObjectKind::Stream,
                 name,

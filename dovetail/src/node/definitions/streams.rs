@@ -2,7 +2,9 @@
 //! CREATE, ALTER, DROP and UNDROP of streams.
 
 use dovetail_log::catalog::random_u64;
-use dovetail_model::{CatalogState, Entry, KafkaSettings, Problem, Source, StreamDef, StreamId};
+use dovetail_model::{
+    CatalogState, Entry, Hole, KafkaSettings, Problem, Source, StreamDef, StreamId,
+};
 use dovetail_serving_layer::ports::{DdlAnswer, DdlResult};
 use dovetail_serving_layer::sql::{AlterStream, CreateStream, Definition};
 use tracing::info;
@@ -133,6 +135,50 @@ impl Node {
         Ok(DdlAnswer {
             result: DdlResult::Altered,
             note: None,
+        })
+    }
+
+    /// Goes on without what the topic lost. Everything before the hole is archived first: a restart must not find
+    /// less and pass over what is missing.
+    pub(super) async fn skip_hole(&self, name: &str) -> Result<DdlAnswer, Problem> {
+        let state = self.0.catalog.state();
+        let stream = state
+            .stream_named(name)
+            .ok_or_else(|| Problem::not_found("stream", name))?;
+        let open = self.stream_named(name)?;
+        let hole = open.feed().hole(&stream.def, self.0.config.clock.now())?;
+        let archived = open.archive_durable().await?;
+        let start = stream.def.source.kafka().map(|kafka| &kafka.start);
+        let start = start.ok_or_else(|| Problem::internal("only a topic has holes"))?;
+        let reached = Hole::resume(start, &archived, &stream.holes).get(hole.partition);
+        if reached != hole.from {
+            return Err(Problem::internal(format!(
+                "the hole `{hole}` begins behind what is archived, {reached}"
+            )));
+        }
+        dovetail_log::crash_point("hole:archived");
+        let id = stream.def.id.clone();
+        self.commit(|_| {
+            Ok(vec![Entry::HoleSkipped {
+                id: id.clone(),
+                hole: hole.clone(),
+            }])
+        })
+        .await?;
+        dovetail_log::crash_point("hole:committed");
+        open.feed().skip(&hole);
+        info!(stream = %name, %hole, "skipped a hole");
+        let Hole {
+            partition,
+            from,
+            to,
+            ..
+        } = hole;
+        Ok(DdlAnswer {
+            result: DdlResult::Altered,
+            note: Some(format!(
+                "it goes on without offsets {from} to {to} of partition {partition}; every answer behind them says so"
+            )),
         })
     }
 

@@ -9,9 +9,10 @@ use ::arrow::array::{
 use ::arrow::datatypes::{DataType, Fields, Int32Type};
 use ::arrow::ipc::reader::StreamReader;
 use ::parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use dovetail_model::{Offset, PartitionId};
 
 use super::*;
-use crate::ports::StreamProvenance;
+use crate::ports::{HoleInfo, StreamProvenance};
 
 /// Two rows of everything: values that need care, and nulls.
 fn everything() -> RecordBatch {
@@ -75,12 +76,19 @@ fn everything() -> RecordBatch {
         .unwrap()
 }
 
+const HOLE: HoleInfo = HoleInfo {
+    partition: PartitionId(0),
+    from: Offset(2),
+    to: Offset(5),
+};
+
 fn frame() -> Frame {
     let stream = StreamProvenance {
         stream: "flights".to_owned(),
         id: "k3f".parse().unwrap(),
         position: "flights~k3f:0@7".to_owned(),
         freshness_ms: 12,
+        holes: vec![HOLE],
     };
     Frame {
         provenance: Provenance {
@@ -117,7 +125,7 @@ fn a_json_document_keeps_every_value() {
     let text = String::from_utf8(encoded(AnswerFormat::Json, &halves, paged)).unwrap();
     let columns = r#"{"columns":[{"name":"bool","type":"BOOLEAN"},{"name":"int","type":"INT"},{"name":"big","type":"BIGINT"},{"name":"count","type":"BIGINT UNSIGNED"},{"name":"double","type":"DOUBLE"},{"name":"plain","type":"DOUBLE"},{"name":"real","type":"REAL"},{"name":"dec","type":"DECIMAL(10, 2)"},{"name":"text","type":"VARCHAR"},{"name":"view","type":"VARCHAR"},{"name":"day","type":"DATE"},{"name":"at","type":"TIMESTAMP"},{"name":"list","type":"LIST<INT>"},{"name":"nested","type":"STRUCT<x DOUBLE>"},{"name":"dict","type":"VARCHAR"},{"name":"bytes","type":"BYTEA"}],"rows":["#;
     let tail = r#"],
-"provenance":{"streams":[{"stream":"flights","id":"k3f","position":"flights~k3f:0@7","freshness_ms":12}],"views":[]},"cursor":"7b"}
+"provenance":{"streams":[{"stream":"flights","id":"k3f","position":"flights~k3f:0@7","freshness_ms":12,"holes":[{"partition":0,"from":2,"to":5}]}],"views":[]},"cursor":"7b"}
 "#;
     assert_eq!(text, format!("{columns}\n{FIRST},\n{SECOND}{tail}"));
     serde_json::from_str::<serde_json::Value>(&text).unwrap();

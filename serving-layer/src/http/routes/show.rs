@@ -10,7 +10,7 @@ use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use dovetail_model::{Outcome, Problem, ProblemKind};
 use futures::stream;
 
-use crate::ports::{Answer, ColumnInfo, DdlAnswer, Ports, Provenance, RunsQuery};
+use crate::ports::{Answer, ColumnInfo, DdlAnswer, Ports, Provenance, RunsQuery, StreamInfo};
 use crate::sql::{ObjectKind, Show, unit_word, unknown_columns_word};
 
 /// Batch runs that `SHOW RUNS` lists.
@@ -60,7 +60,15 @@ async fn streams(ports: &Ports) -> Result<Answer, Problem> {
         )
         .number("dead_letters", streams.iter().map(|s| Some(s.dead_letters)))
         .number("exclusions", streams.iter().map(|s| Some(s.exclusions)))
+        .maybe_text("holes", streams.iter().map(holes))
         .answer()
+}
+
+/// What a stream goes on without.
+fn holes(stream: &StreamInfo) -> Option<String> {
+    let holes = stream.holes.iter().map(|skipped| skipped.hole.to_string());
+    let holes: Vec<String> = holes.collect();
+    (!holes.is_empty()).then(|| holes.join(","))
 }
 
 async fn views(ports: &Ports) -> Result<Answer, Problem> {
@@ -161,6 +169,7 @@ async fn columns(ports: &Ports, name: &str) -> Result<Answer, Problem> {
             "unknown_columns",
             stream.columns.iter().map(|_| unknown.to_owned()),
         )
+        .maybe_text("holes", stream.columns.iter().map(|_| holes(&stream)))
         .answer()
 }
 

@@ -22,13 +22,14 @@ async fn a_query_is_answered_with_its_provenance() {
     assert_eq!(reply.header("dovetail-generation"), "2");
     assert_eq!(reply.header("dovetail-position"), "flights~k3f:0@1234");
     assert_eq!(reply.header("dovetail-freshness-ms"), "7");
+    assert_eq!(reply.header("dovetail-holes"), "flights:0@20..25");
     assert_eq!(reply.header("cache-control"), "no-store");
     let expected = r#"{"columns":[{"name":"origin","type":"VARCHAR"},{"name":"hour","type":"TIMESTAMP"},{"name":"flights","type":"BIGINT"}],"rows":[
 {"origin":"SFO","hour":"2001-01-01T00:00:00","flights":0},
 {"origin":"LAX","hour":"2001-01-01T01:00:00","flights":1},
 {"origin":"JFK","hour":"2001-01-01T02:00:00","flights":4},
 {"origin":null,"hour":"2001-01-01T03:00:00","flights":9}],
-"provenance":{"streams":[{"stream":"flights","id":"k3f","position":"flights~k3f:0@1234","freshness_ms":7}],"views":[{"view":"airport_delays","id":"v1","stream":"flights","generation":2,"horizon":"flights~k3f:0@1000","layer":"batch","runs":2}]}}
+"provenance":{"streams":[{"stream":"flights","id":"k3f","position":"flights~k3f:0@1234","freshness_ms":7,"holes":[{"partition":0,"from":20,"to":25}]}],"views":[{"view":"airport_delays","id":"v1","stream":"flights","generation":2,"horizon":"flights~k3f:0@1000","layer":"batch","runs":2}]}}
 "#;
     assert_eq!(reply.text(), expected);
     let calls = fake.calls().join("\n");
@@ -128,15 +129,16 @@ async fn statements_other_than_queries_answer_tables_too() {
     );
     assert_eq!(fake.calls(), ["execute CREATE STREAM s"]);
     assert_eq!(rows("SHOW STREAMS").await[0]["dead_letters"], 2);
+    assert_eq!(rows("SHOW STREAMS").await[0]["holes"], "0@20..25");
     assert_eq!(rows("SHOW VIEWS").await[0]["phase"], "live");
     assert_eq!(rows("SHOW RUNS").await[0]["outcome"], "running");
     assert_eq!(
         rows("DESCRIBE flights").await,
         json!([
             {"column": "date", "type": "TIMESTAMP", "nullable": true, "key": false,
-             "note": "event time, a number in events counts ms", "unknown_columns": "reject"},
+             "note": "event time, a number in events counts ms", "unknown_columns": "reject", "holes": "0@20..25"},
             {"column": "delay", "type": "INT", "nullable": true, "key": false,
-             "note": null, "unknown_columns": "reject"},
+             "note": null, "unknown_columns": "reject", "holes": "0@20..25"},
         ])
     );
     assert_eq!(

@@ -13,8 +13,8 @@ use datafusion::execution::RecordBatchStream;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::prelude::SessionContext;
 use dovetail_model::{
-    DiffSummary, EpochUnit, ExclusionId, GenerationNumber, LargestChange, Outcome, Problem,
-    ProblemKind, RunId, RunMode, UnknownColumns,
+    DiffSummary, EpochUnit, ExclusionId, GenerationNumber, LargestChange, Offset, Outcome,
+    PartitionId, Problem, ProblemKind, RunId, RunMode, UnknownColumns,
 };
 use futures::{Stream, stream};
 use parking_lot::Mutex;
@@ -102,6 +102,12 @@ fn table(from: i64, to: i64) -> RecordBatch {
     RecordBatch::try_new(schema(), columns).unwrap()
 }
 
+const HOLE: HoleInfo = HoleInfo {
+    partition: PartitionId(0),
+    from: Offset(20),
+    to: Offset(25),
+};
+
 fn provenance(request: &Limits) -> Provenance {
     Provenance {
         streams: vec![StreamProvenance {
@@ -109,6 +115,7 @@ fn provenance(request: &Limits) -> Provenance {
             id: "k3f".parse().unwrap(),
             position: "flights~k3f:0@1234".to_owned(),
             freshness_ms: 7,
+            holes: vec![HOLE],
         }],
         views: vec![ViewProvenance {
             view: "airport_delays".to_owned(),
@@ -336,6 +343,10 @@ fn stream_info() -> StreamInfo {
         dead_letters: 2,
         source: None,
         exclusions: 0,
+        holes: vec![SkippedHole {
+            hole: HOLE,
+            skipped_at: "2001-01-02T00:00:00".to_owned(),
+        }],
     }
 }
 

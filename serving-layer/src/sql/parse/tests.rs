@@ -159,6 +159,11 @@ fn the_smaller_statements() {
         ),
         Definition::AlterStream(add)
     );
+    let skip = Definition::SkipHole {
+        name: "s".to_owned(),
+    };
+    assert_eq!(define("alter stream s skip hole;"), skip);
+    assert_eq!((skip.verb(), skip.name()), ("ALTER STREAM", "s"));
     let set = AlterView {
         name: "v".to_owned(),
         recompute: Some(None),
@@ -344,6 +349,17 @@ fn what_is_wrong_is_said_and_where() {
         ),
         ("ALTER STREAM s DROP COLUMN x", "can only become more"),
         (
+            "ALTER STREAM s SKIP HOLE, ADD COLUMN x INT",
+            "column 25: `SKIP HOLE` stands alone",
+        ),
+        (
+            "ALTER STREAM s ADD COLUMN x INT, SKIP HOLE",
+            "column 34: `SKIP HOLE` stands alone",
+        ),
+        ("ALTER STREAM s SKIP HOLE 1", "expected the end"),
+        ("ALTER STREAM s SKIP 3", "expected `ADD COLUMN name type`"),
+        ("ALTER VIEW v SKIP HOLE", "expected `SET"),
+        (
             "ALTER STREAM s ALTER COLUMN x TYPE BIGINT",
             "expected `DROP NOT NULL`",
         ),
@@ -433,6 +449,11 @@ fn a_definition_file_keeps_its_line_numbers() {
     assert_eq!(places, [(2, "s"), (6, "v")]);
     assert_eq!(parse_definitions("empty.sql", "-- none yet\n"), Ok(vec![]));
 
+    let skipped = parse_definitions("c.sql", "ALTER STREAM s SKIP HOLE").unwrap_err();
+    assert!(
+        skipped.detail.contains("a definition file holds"),
+        "{skipped}"
+    );
     let problem =
         parse_definitions("b.sql", "CREATE STREAM s (x INT);\nDROP STREAM s;").unwrap_err();
     assert_eq!(problem.members["file"], "b.sql");
