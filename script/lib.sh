@@ -34,8 +34,9 @@ use_shared_target() {
 need_system() {
     local missing=()
     have cc || missing+=(build-essential)
-    # OpenSSL's own build asks for it.
-    have perl || missing+=(perl)
+    # OpenSSL's own build asks for both, and for more of Perl than every Debian has.
+    have make || missing+=(make)
+    perl -MIPC::Cmd -MFindBin -e 1 2>/dev/null || missing+=(perl)
     python3 -c 'import venv, ensurepip' 2>/dev/null || missing+=(python3 python3-venv)
     have curl || missing+=(curl ca-certificates)
     install_system "${missing[@]}"
