@@ -13,7 +13,7 @@ use arrow::array::{
 };
 use arrow::compute::concat_batches;
 use arrow::datatypes::{DataType, SchemaRef};
-use dovetail_log::decode::{BadMessage, Decoder};
+use dovetail_log::decode::{BadMessage, Decoder, Messages};
 use dovetail_log::{CommittedBatch, DeadLetter, Place};
 use dovetail_model::{
     KafkaSettings, Offset, PartitionId, Position, Span, StreamSchema, Tombstones,
@@ -129,55 +129,54 @@ impl Gatherer {
         gathered
     }
 
-    /// Decodes records into events and dead letters; in halves when they are too much for one batch.
+    /// Turns records into events and dead letters. Where they cannot become one batch (they are too much for it, or a
+    /// column of the envelope cannot hold what one of them has), in halves, down to the one that stands in the way.
     fn decode(&self, records: &[(Record<'_>, &[u8])], arrived_at_us: i64, gathered: &mut Gathered) {
         if records.is_empty() {
             return;
         }
-        let values = records.iter().map(|(_, value)| *value);
-        let decoded = match self.decoder.decode_messages(self.settings.format, values) {
-            Ok(decoded) => decoded,
-            Err(error) => match records {
-                [(record, value)] => {
-                    let reason = error.to_string();
-                    gathered.refuse(self, *record, value, None, reason);
-                    return;
+        match (self.batch(records, arrived_at_us), records) {
+            (Ok((events, bad)), _) => {
+                gathered.events.push(events);
+                for BadMessage {
+                    index,
+                    reason,
+                    column,
+                } in bad
+                {
+                    let (record, value) = records[index];
+                    gathered.refuse(self, record, value, column, reason);
                 }
-                _ => {
-                    let (left, right) = records.split_at(records.len() / 2);
-                    self.decode(left, arrived_at_us, gathered);
-                    self.decode(right, arrived_at_us, gathered);
-                    return;
-                }
-            },
-        };
-        let mut bad = decoded.bad.iter().peekable();
-        let mut good = Vec::with_capacity(decoded.events.num_rows());
-        for (index, (record, value)) in records.iter().enumerate() {
-            match bad.next_if(|bad| bad.index == index) {
-                Some(BadMessage { reason, column, .. }) => {
-                    gathered.refuse(self, *record, value, column.clone(), reason.clone());
-                }
-                None => good.push(*record),
+            }
+            (Err(reason), [(record, value)]) => {
+                gathered.refuse(self, *record, value, None, reason);
+            }
+            (Err(_), _) => {
+                let (left, right) = records.split_at(records.len() / 2);
+                self.decode(left, arrived_at_us, gathered);
+                self.decode(right, arrived_at_us, gathered);
             }
         }
-        match self.assemble(&decoded.events, &good, arrived_at_us) {
-            Ok(events) => gathered.events.push(events),
-            // A column of the envelope cannot hold what a record has: find out which.
-            Err(reason) => match records {
-                [(record, value)] => gathered.refuse(self, *record, value, None, reason),
-                _ => {
-                    gathered.dead_letters.retain(|(place, _)| {
-                        !records
-                            .iter()
-                            .any(|(record, _)| place_of(*record) == *place)
-                    });
-                    let (left, right) = records.split_at(records.len() / 2);
-                    self.decode(left, arrived_at_us, gathered);
-                    self.decode(right, arrived_at_us, gathered);
-                }
-            },
-        }
+    }
+
+    /// The events of records, and those of them that hold none.
+    fn batch(
+        &self,
+        records: &[(Record<'_>, &[u8])],
+        arrived_at_us: i64,
+    ) -> Result<(RecordBatch, Vec<BadMessage>), String> {
+        let values = records.iter().map(|(_, value)| *value);
+        let decoded = self.decoder.decode_messages(self.settings.format, values);
+        let Messages { events, bad } = decoded.map_err(|error| error.to_string())?;
+        let mut indices = bad.iter().map(|bad| bad.index).peekable();
+        let good: Vec<Record<'_>> = records
+            .iter()
+            .enumerate()
+            .filter(|(index, _)| indices.next_if_eq(index).is_none())
+            .map(|(_, (record, _))| *record)
+            .collect();
+        let events = self.assemble(&events, &good, arrived_at_us)?;
+        Ok((events, bad))
     }
 
     /// The declared columns of good records, then the system columns.
