@@ -235,20 +235,17 @@ impl Node {
         .map_err(|error| failed(error.to_string()))?;
         let cell = Arc::new(StreamCell::new(Arc::new(def.clone()), raw.snapshot()));
         let (sender, receiver) = mpsc::channel(QUEUE);
+        for view in state.views_of(&def.id) {
+            self.add_view(&cell, stream, view).await?;
+        }
         let feed = match def.source.kafka() {
             None => {
                 let log = self.open_log(def, &cell, sender).await.map_err(failed)?;
-                for view in state.views_of(&def.id) {
-                    self.add_view(&cell, stream, view).await?;
-                }
                 self.replay_tail(&cell, &log).await.map_err(failed)?;
                 Feed::Embedded(log)
             }
             // What lies behind the archived position is read again.
             Some(source) => {
-                for view in state.views_of(&def.id) {
-                    self.add_view(&cell, stream, view).await?;
-                }
                 let to = Destination {
                     cell: Arc::clone(&cell),
                     batches: sender,
