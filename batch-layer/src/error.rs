@@ -4,7 +4,7 @@
 use datafusion::error::DataFusionError;
 use dovetail_log::raw::RawError;
 use dovetail_model::{CatalogConflict, Outcome, Problem, ProblemKind, RunId, Span};
-use dovetail_seam::{Poisoned, SeamError};
+use dovetail_seam::{Poison, Poisoned, SeamError};
 use dovetail_view::{ExclusionFailed, FinishFailed, ViewError, engine_error_kind, words_of};
 
 /// A failure of the batch layer.
@@ -225,7 +225,7 @@ impl BatchError {
         let poisoned = Poisoned {
             span: span.clone(),
             failed: failed.clone(),
-            reason,
+            reason: Poison::Event(reason),
         };
         Self::Poisoned {
             view: view.to_owned(),

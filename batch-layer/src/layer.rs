@@ -28,6 +28,7 @@ use tracing::warn;
 use crate::compute::{Job, changed_exclusions};
 use crate::error::outcome_name;
 use crate::ledger;
+use crate::relief::Outgrown;
 use crate::{BatchError, StreamAccess, StreamHandle};
 use lanes::Lanes;
 
@@ -158,6 +159,7 @@ pub struct BatchLayer {
     ended: Arc<watch::Sender<()>>,
     publish_locks: Arc<Mutex<HashMap<ViewId, Arc<tokio::sync::Mutex<()>>>>>,
     pub(crate) lanes: Arc<Lanes>,
+    pub(crate) outgrown: Arc<Outgrown>,
 }
 
 impl std::fmt::Debug for BatchLayer {
@@ -193,6 +195,7 @@ impl BatchLayer {
             ended: Arc::new(watch::Sender::new(())),
             publish_locks: Arc::default(),
             lanes,
+            outgrown: Arc::default(),
         }
     }
 
@@ -539,11 +542,12 @@ fn new_run(id: RunId, view: &ViewId, request: &StartRequest, now: DateTime<Utc>)
     }
 }
 
-/// Where the speed layer could not compute this version of the view.
+/// Where the speed layer could not compute an event with this version of the view.
 pub(crate) fn known_poison(stream: &StreamHandle, id: &ViewId, version: u64) -> Vec<Poisoned> {
     let cut = stream.cell.load();
     let definition = cut.definition(id, version);
-    definition.map_or_else(Vec::new, |view| view.poisoned.clone())
+    let poisoned = definition.into_iter().flat_map(|view| &view.poisoned);
+    poisoned.filter(|p| !p.is_of_memory()).cloned().collect()
 }
 
 /// A view that is not dropped.

@@ -25,6 +25,7 @@ mod layer;
 mod ledger;
 mod projection;
 mod publish;
+mod relief;
 mod retention;
 mod scheduler;
 
@@ -34,5 +35,6 @@ pub use error::BatchError;
 pub use layer::{BatchConfig, BatchLayer, Progress, StartRequest};
 pub use projection::project;
 pub use publish::Published;
+pub use relief::{MemoryDemand, SpeedLayerMemory};
 pub use retention::RetentionPolicy;
-pub use scheduler::{Due, PressedStream, Scheduler, due_runs, next_full, next_incremental};
+pub use scheduler::{Due, Scheduler, due_runs, next_full, next_incremental};

@@ -117,9 +117,11 @@ impl BatchLayer {
         }
         let turn = unless_cancelled(cancel, self.turn_at_last(turn, progress)).await?;
         let job = self.job(base.view(), id, &stream, progress, &turn);
-        let computed = unless_cancelled(cancel, Box::pin(job.incremental(&base, pin.position())))
-            .await
-            .map_err(|error| explained(error, &base, view, &stream, &span))?;
+        let computed =
+            unless_cancelled(cancel, Box::pin(job.incremental(&base, pin.position()))).await;
+        let version = base.manifest().definition_version;
+        self.outgrown.note(id, version, &computed);
+        let computed = computed.map_err(|error| explained(error, &base, view, &stream, &span))?;
         drop(turn);
         let new = NewGeneration {
             view: id.clone(),

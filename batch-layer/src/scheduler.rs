@@ -7,11 +7,12 @@ use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use croner::Cron;
-use dovetail_model::{BatchRun, CatalogState, Entry, RunMode, StreamId, ViewId, ViewState};
+use dovetail_model::{BatchRun, CatalogState, Entry, RunMode, ViewId, ViewState};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::layer::live_view;
+use crate::relief::{MemoryDemand, SpeedLayerMemory};
 use crate::{BatchError, BatchLayer, StartRequest, ledger};
 
 /// A run that should start now.
@@ -70,14 +71,14 @@ fn last_incremental(state: &CatalogState, view: &ViewState) -> DateTime<Utc> {
 
 /// Which runs are due at `now`, one per view and lane. Pure: the caller starts them.
 ///
-/// `pressed` names the stream whose speed layer holds most memory when that is past its soft limit.
-pub fn due_runs(state: &CatalogState, now: DateTime<Utc>, pressed: Option<&StreamId>) -> Vec<Due> {
+/// `memory` is what the speed layers' memory wants.
+pub fn due_runs(state: &CatalogState, now: DateTime<Utc>, memory: &MemoryDemand) -> Vec<Due> {
     state
         .live_views()
         .flat_map(|view| {
             [
                 due_full(state, view, now),
-                due_incremental(state, view, now, pressed),
+                due_incremental(state, view, now, memory),
             ]
         })
         .flatten()
@@ -121,7 +122,7 @@ fn due_incremental(
     state: &CatalogState,
     view: &ViewState,
     now: DateTime<Utc>,
-    pressed: Option<&StreamId>,
+    memory: &MemoryDemand,
 ) -> Option<Due> {
     let id = &view.def.id;
     view.live?;
@@ -140,7 +141,8 @@ fn due_incremental(
     if again.is_some_and(|again| now < again) {
         return None;
     }
-    if pressed == Some(&view.def.stream) && now - last_incremental(state, view) >= MEMORY_PAUSE {
+    let wanted = memory.shed.contains(id) || memory.pressed.as_ref() == Some(&view.def.stream);
+    if wanted && now - last_incremental(state, view) >= MEMORY_PAUSE {
         return due("memory");
     }
     if refresh_due(state, view)? <= now {
@@ -154,23 +156,16 @@ fn due_incremental(
 #[derive(Debug, Clone)]
 pub struct Scheduler {
     batch: BatchLayer,
-    /// The stream under memory pressure, if any.
-    pressed: Arc<dyn PressedStream>,
-}
-
-/// Where the scheduler learns of memory pressure.
-pub trait PressedStream: Send + Sync + std::fmt::Debug {
-    /// The stream that should get incremental runs to free memory.
-    fn pressed(&self) -> Option<StreamId>;
+    memory: Arc<dyn SpeedLayerMemory>,
 }
 
 /// How often the clock is looked at. Catalog changes wake the scheduler at once.
 const TICK: Duration = Duration::from_millis(500);
 
 impl Scheduler {
-    /// A scheduler over `batch`.
-    pub fn new(batch: BatchLayer, pressed: Arc<dyn PressedStream>) -> Self {
-        Self { batch, pressed }
+    /// A scheduler over `batch` that keeps an eye on `memory`.
+    pub fn new(batch: BatchLayer, memory: Arc<dyn SpeedLayerMemory>) -> Self {
+        Self { batch, memory }
     }
 
     /// Runs until `stop`.
@@ -186,7 +181,8 @@ impl Scheduler {
             }
             let now = self.batch.config.clock.now();
             let state = self.batch.config.catalog.state();
-            for due in due_runs(&state, now, self.pressed.pressed().as_ref()) {
+            let memory = self.batch.relieve(&state, self.memory.as_ref());
+            for due in due_runs(&state, now, &memory) {
                 match self.start(&due).await {
                     // Someone else was quicker: what was due is done.
                     Ok(())

@@ -13,7 +13,7 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use crate::pins::Pins;
-use crate::{Cut, Generation, Pin, SeamError, StageMeters, Tail, ViewCut};
+use crate::{Cut, Generation, Pin, Poison, SeamError, StageMeters, Tail, ViewCut};
 
 /// What one micro-batch made of one view: its run, or why it could not be computed.
 pub type Accumulated = Result<Arc<Run>, String>;
@@ -217,6 +217,20 @@ impl StreamCell {
             }
         })
         .is_ok()
+    }
+
+    /// Lets go of the runs of one definition of a view, because there is no memory for them: it does not answer until
+    /// a generation covers what they covered. Returns how many bytes they took; none, and nothing changes, if it is
+    /// gone.
+    pub fn shed(&self, id: &ViewId, version: u64, reason: &Poison) -> usize {
+        self.change(|cut| {
+            let Some(view) = cut.definition_mut(id, version) else {
+                return 0;
+            };
+            let bytes = view.bytes();
+            view.shed(reason, |at| self.pins.hold(at));
+            bytes
+        })
     }
 
     /// Whether merging over `span` would hide a pinned edge.

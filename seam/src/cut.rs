@@ -10,11 +10,11 @@ use dovetail_view::{Run, View};
 
 use crate::{Accumulated, Generation, Tail};
 
-/// A span in which a view's expressions could not compute some event, such as a division by zero.
+/// A span of which a view holds no runs: an expression could not compute some event, such as a division by zero,
+/// or they took more memory than there is.
 ///
 /// The view does not answer while a poisoned span lies behind its horizon: an answer without it would be
-/// wrong. A generation that covers the span (the events excluded, or the definition changed) heals it. Other
-/// views, the archive and ingest are not concerned.
+/// wrong. A generation that covers the span heals it. Other views, the archive and ingest are not concerned.
 ///
 /// It takes no memory that grows: no horizon will ever lie between two pinned edges of the past, so a failed
 /// micro-batch makes all between the last pinned edge and the next one a single poisoned span, runs and all.
@@ -25,16 +25,47 @@ pub struct Poisoned {
     /// The first micro-batch in the span that could not be accumulated: its events are to be looked at first.
     pub failed: Span,
     /// Why.
-    pub reason: String,
+    pub reason: Poison,
+}
+
+/// Why a view holds no runs of a span.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Poison {
+    /// An expression fails on some event: what the engine said. It fails until the event is excluded or the view
+    /// redefined.
+    Event(String),
+    /// They took more memory than there is: who needed how much, and for what. The next incremental run may heal it.
+    Memory(String),
 }
 
 impl Poisoned {
-    /// What an operator needs to know: the view, the failed expression's error, the offsets, and the way out.
+    /// What an operator needs to know: the view, what went wrong, the offsets, and the way out.
     pub fn explain(&self, view: &str, stream: &str) -> String {
-        format!(
-            "view `{view}` cannot compute an event of stream `{stream}` in {}: {}; exclude such events (`dovetail exclude {stream} --where … --reason …`) and recompute the view (`dovetail replay {view}`), or redefine it",
-            self.failed, self.reason
-        )
+        match &self.reason {
+            Poison::Event(reason) => format!(
+                "view `{view}` cannot compute an event of stream `{stream}` in {}: {reason}; exclude such events (`dovetail exclude {stream} --where … --reason …`) and recompute the view (`dovetail replay {view}`), or redefine it",
+                self.failed
+            ),
+            Poison::Memory(reason) => format!(
+                "view `{view}` holds nothing of stream `{stream}` in {}: {reason}; it answers again once an incremental run has succeeded, which is tried by itself; start the server with more --batch-memory, or redefine the view so that its groups keep less",
+                self.span
+            ),
+        }
+    }
+
+    /// Takes in the span behind it. An event that fails is what to look at first.
+    fn extend(&mut self, next: Self) {
+        let span = self.span.followed_by(&next.span);
+        self.span = span.expect("a view's runs and poisoned spans are adjacent");
+        if self.is_of_memory() {
+            self.failed = next.failed;
+            self.reason = next.reason;
+        }
+    }
+
+    /// Whether an incremental run may heal it without anyone's doing.
+    pub fn is_of_memory(&self) -> bool {
+        matches!(self.reason, Poison::Memory(_))
     }
 }
 
@@ -105,14 +136,16 @@ impl ViewCut {
             }
             // No horizon will lie between the poisoned span and this run, so it would never answer.
             Ok(_) => None,
-            Err(reason) => Some((span.clone(), reason)),
+            Err(reason) => Some((span.clone(), Poison::Event(reason))),
         };
         while !pinned(&from) {
             if let Some(run) = self.runs.pop_if(|run| *run.span().to() == from) {
                 from = run.span().from().clone();
             } else if let Some(earlier) = self.poisoned.pop_if(|p| *p.span.to() == from) {
                 from = earlier.span.from().clone();
-                first = Some((earlier.failed, earlier.reason));
+                if first.is_none() || !earlier.is_of_memory() {
+                    first = Some((earlier.failed, earlier.reason));
+                }
             } else {
                 break;
             }
@@ -123,6 +156,28 @@ impl ViewCut {
                 failed,
                 reason,
             });
+        }
+    }
+
+    /// Lets go of all its runs: the view holds nothing of what they covered.
+    pub(crate) fn shed(&mut self, reason: &Poison, pinned: impl Fn(&Position) -> bool) {
+        let runs = std::mem::take(&mut self.runs)
+            .into_iter()
+            .map(|run| Poisoned {
+                span: run.span().clone(),
+                failed: run.span().clone(),
+                reason: reason.clone(),
+            });
+        let mut pieces: Vec<Poisoned> = std::mem::take(&mut self.poisoned);
+        pieces.extend(runs);
+        // Each ends where the next one starts, so that their offsets add up to more and more.
+        let sum = |at: &Position| at.iter().map(|(_, offset)| offset.0).sum::<u64>();
+        pieces.sort_by_key(|piece| (sum(piece.span.from()), sum(piece.span.to())));
+        for piece in pieces {
+            match self.poisoned.last_mut() {
+                Some(last) if !pinned(piece.span.from()) => last.extend(piece),
+                _ => self.poisoned.push(piece),
+            }
         }
     }
 

@@ -24,7 +24,7 @@ mod tail;
 
 pub use archiver::{Archiver, Evolution, Forget};
 pub use cell::{Accumulated, StreamCell};
-pub use cut::{Cut, Poisoned, ViewCut};
+pub use cut::{Cut, Poison, Poisoned, ViewCut};
 pub use error::SeamError;
 pub use generation::{FileColumns, Generation};
 pub use meter::{Busy, Meter, Rates, StageMeters};

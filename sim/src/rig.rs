@@ -20,7 +20,7 @@ use dovetail_model::{
     ManualClock, Offset, Outcome, PartitionId, Position, Problem, Span, StreamDef, StreamId,
     StreamSchema, UnknownColumns, ViewDef, ViewId,
 };
-use dovetail_seam::{Archiver, Forget, StreamCell};
+use dovetail_seam::{Archiver, Forget, Poison, StreamCell};
 use dovetail_serving_layer::engine::{CutSource, Engine, QuerySession};
 use dovetail_serving_layer::ports::{
     Answer, Layer, Limits, Provenance, Queries as _, QueryRequest,
@@ -370,9 +370,18 @@ impl Rig {
         })
     }
 
+    /// Every definition of a view lets go of its runs, as for want of memory.
+    pub fn shed(&self, view: &ViewId) {
+        let reason = Poison::Memory("there is no more memory".to_owned());
+        let cut = self.cell.load();
+        for (_, definition) in cut.all_views().filter(|(id, _)| *id == view) {
+            self.cell.shed(view, definition.version, &reason);
+        }
+    }
+
     /// Merges one window of runs, if one is due.
     pub fn merge(&self) -> bool {
-        merge_once(&self.cell)
+        merge_once(&self.cell, usize::MAX)
     }
 
     /// Archives the tail.

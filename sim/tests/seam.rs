@@ -17,6 +17,8 @@ use rand::{Rng as _, SeedableRng as _};
 
 #[path = "seam/at_once.rs"]
 mod at_once;
+#[path = "seam/relief.rs"]
+mod relief;
 
 const ORIGINS: [Option<&str>; 6] = [
     Some("SFO"),
@@ -155,6 +157,10 @@ async fn step(rig: &Rig, views: &[ViewId], random: &mut StdRng) -> &'static str 
             rig.add_column(&events).await;
             "add column"
         }
+        96..98 => {
+            shed(rig, view, random).await;
+            "shed"
+        }
         _ => {
             redefine(rig, &views[2], random).await;
             "redefine"
@@ -184,7 +190,21 @@ async fn redefine(rig: &Rig, view: &ViewId, random: &mut StdRng) {
     }
 }
 
-/// A staged run, with events and refreshes before the decision.
+/// A view lets go of its runs: it does not answer, until an incremental run has brought its generation forward.
+async fn shed(rig: &Rig, view: &ViewId, random: &mut StdRng) {
+    rig.push(&[(START_US, None, None, 50)]);
+    rig.shed(view);
+    let more = events(random);
+    rig.push(&more);
+    let name = rig.catalog.state().views[view].def.name.clone();
+    let refused = rig
+        .query(&format!("SELECT * FROM {name}"), Layer::Merged)
+        .await;
+    assert_eq!(refused.unwrap_err().kind.status(), 503);
+    rig.run(view, start(RunMode::Incremental, false)).await;
+}
+
+/// A staged run, with events, refreshes and a lack of memory before the decision.
 async fn staged(rig: &Rig, view: &ViewId, random: &mut StdRng) -> &'static str {
     let run = rig.run(view, start(RunMode::Full, true)).await;
     assert_eq!(run.outcome, Outcome::Staged);
@@ -193,7 +213,11 @@ async fn staged(rig: &Rig, view: &ViewId, random: &mut StdRng) -> &'static str {
     if random.random_bool(0.5) {
         rig.run(view, start(RunMode::Incremental, false)).await;
     }
-    if random.random_bool(0.5) {
+    let promoted = random.random_bool(0.5);
+    if promoted && random.random_bool(0.3) {
+        rig.shed(view);
+    }
+    if promoted {
         rig.batch
             .promote(run.id)
             .await

@@ -9,19 +9,21 @@ use dovetail_log::CommittedBatch;
 use dovetail_model::ViewId;
 use dovetail_seam::{Accumulated, Cut, SeamError, StreamCell};
 use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
 use tracing::{error, warn};
 
 use crate::{SpeedError, SpeedMemory};
 
-/// The thread that accumulates one stream. It ends when the sender of its batches is dropped, with every
-/// batch that was sent accumulated.
+/// The thread that accumulates one stream. It ends when the sender of its batches is dropped.
 #[derive(Debug)]
 pub struct Accumulator {
     thread: JoinHandle<()>,
 }
 
 impl Accumulator {
-    /// Starts the thread. `after` is called after each batch, to wake the merger and the archiver.
+    /// Starts the thread. `after` is called after each batch, to wake the merger and the archiver. Batches that come
+    /// or wait once `closing` is cancelled are not accumulated any more: the log has them, and the next start reads
+    /// them.
     ///
     /// # Errors
     /// When the system has no thread for it.
@@ -29,6 +31,7 @@ impl Accumulator {
         cell: Arc<StreamCell>,
         memory: Arc<SpeedMemory>,
         mut batches: mpsc::Receiver<Arc<CommittedBatch>>,
+        closing: CancellationToken,
         after: impl Fn() + Send + 'static,
     ) -> Result<Self, SpeedError> {
         let name = format!("speed-{}", cell.load().stream().id);
@@ -36,6 +39,9 @@ impl Accumulator {
             .name(name.clone())
             .spawn(move || {
                 while let Some(batch) = batches.blocking_recv() {
+                    if closing.is_cancelled() {
+                        continue;
+                    }
                     if let Err(error) = accumulate(&cell, &batch) {
                         // The cut stays at its last sound position and says so by its freshness.
                         error!(%error, span = %batch.span, "the speed layer stopped; restart to rebuild it");

@@ -81,6 +81,11 @@ impl SpeedMemory {
         self.soft_bytes
     }
 
+    /// How many bytes a merge may take on top of what runs and tails hold.
+    pub fn merge_bytes(&self) -> usize {
+        self.hard_bytes / 2
+    }
+
     /// Told of each change of the pressure.
     pub fn watch(&self) -> watch::Receiver<Pressure> {
         self.pressure.subscribe()

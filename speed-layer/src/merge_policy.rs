@@ -6,28 +6,28 @@ use std::ops::Range;
 /// Runs of one tier that are merged together.
 pub const FAN_IN: usize = 8;
 
-/// The tier of a run: how often [`FAN_IN`] divides its rows.
-fn tier(rows: usize) -> u32 {
-    rows.max(1).ilog(FAN_IN)
+/// The tier of a run: how often [`FAN_IN`] divides its size.
+fn tier(size: usize) -> u32 {
+    size.max(1).ilog(FAN_IN)
 }
 
-/// The runs to merge next, as a range of `rows` (the number of groups of each run, oldest first), or None
-/// when the stack is in shape. `allowed` says whether merging a range would respect the pinned edges.
+/// The runs to merge next, as a range of `sizes` (the bytes of each run, oldest first), or None when the stack is in
+/// shape. `allowed` says whether merging a range would respect the pinned edges and the memory there is.
 ///
 /// Among windows of [`FAN_IN`] adjacent runs it takes the one whose largest tier is smallest, and of those
-/// the oldest. No run of a window is larger than the others together: so whenever a group is copied, the
+/// the oldest. No run of a window is larger than the others together: so whenever a state is copied, the
 /// run that holds it has at least doubled, and it is copied a logarithmic number of times.
-pub fn next_merge(rows: &[usize], allowed: impl Fn(Range<usize>) -> bool) -> Option<Range<usize>> {
-    let top = |window: &[usize]| window.iter().map(|rows| tier(*rows)).max().unwrap_or(0);
-    (0..rows.len().saturating_sub(FAN_IN - 1))
+pub fn next_merge(sizes: &[usize], allowed: impl Fn(Range<usize>) -> bool) -> Option<Range<usize>> {
+    let top = |window: &[usize]| window.iter().map(|size| tier(*size)).max().unwrap_or(0);
+    (0..sizes.len().saturating_sub(FAN_IN - 1))
         .map(|start| start..start + FAN_IN)
         .filter(|range| {
-            let window = &rows[range.clone()];
+            let window = &sizes[range.clone()];
             let giant = window.iter().max().copied().unwrap_or(0);
             let others = window.iter().sum::<usize>() - giant;
             giant <= others.max(1) && allowed(range.clone())
         })
-        .min_by_key(|range| (top(&rows[range.clone()]), range.start))
+        .min_by_key(|range| (top(&sizes[range.clone()]), range.start))
 }
 
 #[cfg(test)]
@@ -63,22 +63,23 @@ mod tests {
     }
 
     proptest! {
-        /// Distinct groups in every run: the worst case for the stack's height and the copying.
+        /// Merging saves nothing, as with distinct groups or lists of all values: the worst case for the stack's
+        /// height and the copying.
         #[test]
-        fn the_stack_stays_logarithmic(batches in 1usize..3000, rows in 1usize..50) {
+        fn the_stack_stays_logarithmic(batches in 1usize..3000, size in 1usize..50) {
             let mut stack: Vec<usize> = vec![];
             let mut copied = 0usize;
             for _ in 0..batches {
-                stack.push(rows);
+                stack.push(size);
                 while let Some(range) = next_merge(&stack, |_| true) {
                     let merged: usize = stack[range.clone()].iter().sum();
                     copied += merged;
                     stack.splice(range, [merged]);
                 }
             }
-            let doublings = (batches * rows).ilog2() as usize + 1;
+            let doublings = (batches * size).ilog2() as usize + 1;
             prop_assert!(stack.len() <= FAN_IN * doublings, "{} runs for {batches} batches", stack.len());
-            prop_assert!(copied <= batches * rows * doublings, "copied {copied}");
+            prop_assert!(copied <= batches * size * doublings, "copied {copied}");
         }
     }
 }

@@ -63,20 +63,20 @@ impl Merger {
 
 fn work(cell: &StreamCell, memory: &SpeedMemory, woken: &Receiver<()>) {
     while woken.recv().is_ok() {
-        while merge_once(cell) {
+        while merge_once(cell, memory.merge_bytes()) {
             let cut = cell.load();
             memory.set(&cut.stream().id, cut.bytes());
         }
     }
 }
 
-/// Merges one window of one view. Returns whether there was one. A view whose runs do not merge holds up no
-/// other.
-pub fn merge_once(cell: &StreamCell) -> bool {
+/// Merges one window of one view, one that takes about `memory` bytes at most. Returns whether there was one. A view
+/// whose runs do not merge holds up no other.
+pub fn merge_once(cell: &StreamCell, memory: usize) -> bool {
     let cut = cell.load();
     let meter = &cell.meters().merge;
     cut.all_views().any(|(id, view)| {
-        let Some(runs) = window(cell, view) else {
+        let Some(runs) = window(cell, view, memory) else {
             return false;
         };
         let _at_work = meter.busy();
@@ -92,8 +92,8 @@ fn merge(view: &View, runs: &[Arc<Run>]) -> Option<Run> {
         .ok()
 }
 
-fn window(cell: &StreamCell, view: &ViewCut) -> Option<Vec<Arc<Run>>> {
-    let rows: Vec<usize> = view.runs.iter().map(|run| run.rows()).collect();
+fn window(cell: &StreamCell, view: &ViewCut, memory: usize) -> Option<Vec<Arc<Run>>> {
+    let sizes: Vec<usize> = view.runs.iter().map(|run| run.bytes()).collect();
     let allowed = |range: std::ops::Range<usize>| {
         let runs = &view.runs[range];
         let joined = runs[1..]
@@ -102,6 +102,7 @@ fn window(cell: &StreamCell, view: &ViewCut) -> Option<Vec<Arc<Run>>> {
                 span.followed_by(run.span())
             });
         joined.is_ok_and(|span| !cell.is_pinned_inside(&span))
+            && view.view.merge_memory(runs) <= memory
     };
-    next_merge(&rows, allowed).map(|range| view.runs[range].to_vec())
+    next_merge(&sizes, allowed).map(|range| view.runs[range].to_vec())
 }

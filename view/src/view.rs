@@ -233,6 +233,16 @@ impl View {
         Ok(Run::unsorted(&self.sort_key, span, merged))
     }
 
+    /// About how many bytes of memory [`Self::merge`] takes while it works, its result aside. A list, as of
+    /// `array_agg`, `count(DISTINCT …)` or a percentile, is taken apart into many small values.
+    pub fn merge_memory(&self, runs: &[Arc<Run>]) -> usize {
+        let schema = self.state_schema();
+        let states = &schema.fields()[self.keys().len()..];
+        let taken_apart = states.iter().any(|field| field.data_type().is_list());
+        let per_byte = if taken_apart { 10 } else { 2 };
+        runs.iter().map(|run| run.bytes() * per_byte).sum()
+    }
+
     /// The finished rows of any number of batches in [`Self::state_schema`], in which keys may repeat.
     /// Groups come in no particular order. Without GROUP BY there is always one row.
     ///

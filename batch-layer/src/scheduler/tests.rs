@@ -4,7 +4,7 @@ use std::sync::Arc;
 use chrono::TimeZone as _;
 use dovetail_model::{
     BatchRun, Column, ColumnType, Commit, GenerationInputs, GenerationNumber, Manifest, Outcome,
-    Position, PublishReason, RunId, StreamDef, StreamSchema, UnknownColumns, ViewDef,
+    Position, PublishReason, RunId, StreamDef, StreamId, StreamSchema, UnknownColumns, ViewDef,
 };
 
 use super::*;
@@ -121,7 +121,7 @@ fn run(view: &ViewId, id: u64, mode: RunMode, outcome: Outcome, started: &str) -
 }
 
 fn modes(state: &CatalogState, now: &str) -> Vec<(RunMode, &'static str)> {
-    due_runs(state, at(now), None)
+    due_runs(state, at(now), &MemoryDemand::default())
         .into_iter()
         .map(|due| (due.mode, due.trigger))
         .collect()
@@ -140,7 +140,7 @@ fn nothing_is_due_before_its_time() {
 #[test]
 fn any_number_of_missed_times_is_one_run() {
     let (mut state, id) = scheduled();
-    let due = due_runs(&state, at("2026-01-05 02:59:59"), None);
+    let due = due_runs(&state, at("2026-01-05 02:59:59"), &MemoryDemand::default());
     let full: Vec<_> = due
         .into_iter()
         .filter(|due| due.mode == RunMode::Full)
@@ -158,7 +158,7 @@ fn any_number_of_missed_times_is_one_run() {
             due: at("2026-01-04 03:00:00"),
         }],
     );
-    let due = due_runs(&state, at("2026-01-05 02:59:59"), None);
+    let due = due_runs(&state, at("2026-01-05 02:59:59"), &MemoryDemand::default());
     assert!(due.iter().all(|due| due.mode != RunMode::Full), "served");
 }
 
@@ -200,19 +200,50 @@ fn a_running_run_of_the_lane_and_a_pause_hold_back() {
     );
 }
 
+fn pressed(stream: &StreamId) -> MemoryDemand {
+    MemoryDemand {
+        pressed: Some(stream.clone()),
+        ..MemoryDemand::default()
+    }
+}
+
+#[test]
+fn a_view_that_let_go_of_its_runs_gets_incremental_ones_until_one_succeeds() {
+    let (mut state, id) = scheduled();
+    let memory = MemoryDemand {
+        shed: [id.clone()].into(),
+        ..MemoryDemand::default()
+    };
+    let triggers = |state: &CatalogState, now: &str| -> Vec<&'static str> {
+        let due = due_runs(state, at(now), &memory);
+        due.into_iter().map(|due| due.trigger).collect()
+    };
+    assert_eq!(triggers(&state, "2026-01-01 12:00:10"), vec!["memory"]);
+    let failed = run(
+        &id,
+        1,
+        RunMode::Incremental,
+        Outcome::Failed,
+        "2026-01-01 12:00:10",
+    );
+    commit(&mut state, vec![failed]);
+    assert!(triggers(&state, "2026-01-01 12:01:09").is_empty());
+    assert_eq!(triggers(&state, "2026-01-01 12:01:10"), vec!["memory"]);
+}
+
 #[test]
 fn memory_pressure_asks_for_incremental_runs_of_that_stream() {
     let (state, _) = scheduled();
     let now = at("2026-01-01 12:00:10");
     let (of, other) = ("s1".parse().unwrap(), "s2".parse().unwrap());
     assert_eq!(
-        due_runs(&state, now, Some(&of))
+        due_runs(&state, now, &pressed(&of))
             .iter()
             .map(|d| d.trigger)
             .collect::<Vec<_>>(),
         vec!["memory"]
     );
-    assert_eq!(due_runs(&state, now, Some(&other)), vec![]);
+    assert_eq!(due_runs(&state, now, &pressed(&other)), vec![]);
 }
 
 #[test]
@@ -281,8 +312,8 @@ fn what_fails_again_and_again_is_tried_less_and_less_until_something_is_promoted
         "never more than an hour or so"
     );
     let stream = "s1".parse().unwrap();
-    let pressed = due_runs(&state, at("2026-01-01 12:30:00"), Some(&stream));
-    assert_eq!(pressed, vec![], "not under memory pressure either");
+    let under_pressure = due_runs(&state, at("2026-01-01 12:30:00"), &pressed(&stream));
+    assert_eq!(under_pressure, vec![], "not under memory pressure either");
     let healed = run(
         &id,
         20,

@@ -63,14 +63,24 @@ pub(super) struct UpArgs {
     #[arg(long, env = "DOVETAIL_TOKENS", value_name = "FILE")]
     tokens: Option<PathBuf>,
     #[command(flatten)]
-    batch: BatchLimits,
+    limits: Limits,
     #[command(flatten)]
     log: LogArgs,
 }
 
-/// What batch runs may take.
+/// What the layers may take.
 #[derive(Debug, Clone, Copy, Args)]
-pub struct BatchLimits {
+pub struct Limits {
+    /// Memory of all that generations do not cover yet, such as 1GiB: at half of it incremental runs start by
+    /// themselves, at the whole of it appends wait
+    #[arg(
+        long = "speed-memory",
+        env = "DOVETAIL_SPEED_MEMORY",
+        value_name = "SIZE",
+        default_value = "1GiB",
+        value_parser = speed_memory
+    )]
+    pub speed_memory_bytes: usize,
     /// Memory of all batch runs together, such as 512MiB or 2GiB: each that computes has an even share, and spills
     /// to disk beyond it
     #[arg(
@@ -80,7 +90,7 @@ pub struct BatchLimits {
         default_value = "512MiB",
         value_parser = batch_memory
     )]
-    pub memory_bytes: usize,
+    pub batch_memory_bytes: usize,
     /// How many full or repair runs compute at a time, and as many incremental ones beside them; others wait. A run
     /// uses all cores, so more of them mostly share the memory
     #[arg(
@@ -90,14 +100,15 @@ pub struct BatchLimits {
         default_value_t = 1,
         value_parser = at_least_one
     )]
-    pub runs: usize,
+    pub batch_runs: usize,
 }
 
-impl Default for BatchLimits {
+impl Default for Limits {
     fn default() -> Self {
         Self {
-            memory_bytes: 512 * MIB,
-            runs: 1,
+            speed_memory_bytes: 1024 * MIB,
+            batch_memory_bytes: 512 * MIB,
+            batch_runs: 1,
         }
     }
 }
@@ -113,8 +124,8 @@ pub struct UpOptions {
     pub apply: Vec<DefinitionFile>,
     /// Who may do what; without any, loopback only and every caller is admin.
     pub tokens: Vec<TokenEntry>,
-    /// What batch runs may take.
-    pub batch: BatchLimits,
+    /// What the layers may take.
+    pub limits: Limits,
 }
 
 /// How a server tells that it serves, and learns that it shall stop.
@@ -149,7 +160,7 @@ pub(super) async fn run(
             Some(file) => read_tokens(file)?,
             None => Vec::new(),
         },
-        batch: args.batch,
+        limits: args.limits,
     };
     let (ready, listening) = oneshot::channel();
     let shutdown = CancellationToken::new();
@@ -204,9 +215,20 @@ pub(super) fn address(text: &str) -> Result<SocketAddr, String> {
 const BATCH_MEMORY_MIN: usize = 64 * MIB;
 
 fn batch_memory(text: &str) -> Result<usize, String> {
+    size_from(BATCH_MEMORY_MIN, text)
+}
+
+/// Below this, appends wait for every batch run.
+const SPEED_MEMORY_MIN: usize = 64 * MIB;
+
+fn speed_memory(text: &str) -> Result<usize, String> {
+    size_from(SPEED_MEMORY_MIN, text)
+}
+
+fn size_from(least: usize, text: &str) -> Result<usize, String> {
     let bytes = size(text)?;
-    if bytes < BATCH_MEMORY_MIN {
-        return Err(format!("at least {}MiB", BATCH_MEMORY_MIN / MIB));
+    if bytes < least {
+        return Err(format!("at least {}MiB", least / MIB));
     }
     Ok(bytes)
 }
@@ -283,7 +305,7 @@ mod tests {
         assert_eq!(batch_memory("2 GiB"), Ok(2048 * MIB));
         assert_eq!(
             batch_memory("512MiB"),
-            Ok(BatchLimits::default().memory_bytes)
+            Ok(Limits::default().batch_memory_bytes)
         );
         for wrong in ["512", "1TB", "-1MiB", "1.5GiB", "99999999999999GiB", ""] {
             assert!(
@@ -292,6 +314,11 @@ mod tests {
             );
         }
         assert_eq!(batch_memory("63MiB"), Err("at least 64MiB".to_owned()));
+        assert_eq!(
+            speed_memory("1GiB"),
+            Ok(Limits::default().speed_memory_bytes)
+        );
+        assert_eq!(speed_memory("63MiB"), Err("at least 64MiB".to_owned()));
         assert_eq!(at_least_one("2"), Ok(2));
         assert!(at_least_one("0").is_err() && at_least_one("x").is_err());
     }

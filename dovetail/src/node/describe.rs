@@ -9,7 +9,7 @@ use dovetail_model::{
     CatalogState, Hole, Outcome, Position, PositionToken, Problem, StreamDef, StreamState,
     ViewState,
 };
-use dovetail_seam::{Cut, ViewCut};
+use dovetail_seam::{Cut, Poisoned, ViewCut};
 use dovetail_serving_layer::engine::freshness_ms;
 use dovetail_serving_layer::ports::{
     BuildProgress, ColumnInfo, EventTimeInfo, GenerationInfo, MemoryStatus, SkippedHole, Status,
@@ -147,7 +147,9 @@ impl Node {
         if view.pending.is_some() {
             notes.push("a new definition is building; the old one answers".to_owned());
         }
-        if let Some(poisoned) = in_cut.poisoned.first() {
+        // What a view that is being built let go of to free memory is computed once it is built.
+        let matters = |p: &&Poisoned| in_cut.generation.is_some() || !p.is_of_memory();
+        if let Some(poisoned) = in_cut.poisoned.iter().find(matters) {
             notes.push(poisoned.explain(&def.name, &stream.name));
         }
         let phase = match &in_cut.generation {

@@ -168,9 +168,10 @@ impl Node {
             Problem::new(
                 ProblemKind::Busy,
                 format!(
-                    "the speed layer holds {} bytes, its hard limit is {}; incremental runs are making room, try stream `{}` again",
-                    memory.used_bytes(),
-                    memory.hard_bytes(),
+                    "the speed layer holds {} MiB, its limit is {}{}; try stream `{}` again, or start the server with more --speed-memory",
+                    memory.used_bytes() >> 20,
+                    memory.hard_bytes() >> 20,
+                    self.memory_holder().map(|holder| format!(": {holder}")).unwrap_or_default(),
                     open.def().name
                 ),
             )

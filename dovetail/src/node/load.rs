@@ -39,7 +39,14 @@ impl Node {
     /// Every stage, in the order of the data path.
     pub(super) fn stages(&self, state: &CatalogState) -> Vec<StageStatus> {
         let full = self.0.memory.pressure() == Pressure::Full;
-        let limited = full.then(|| "speed-layer memory is at its hard limit".to_owned());
+        let limited = full.then(|| {
+            let holder = self.memory_holder();
+            let holder = holder.map(|holder| format!(" ({holder})"));
+            format!(
+                "speed-layer memory is at its limit{}",
+                holder.unwrap_or_default()
+            )
+        });
         let mut stages = vec![];
         for open in self.0.streams.all() {
             let (cut, meters) = (open.cell().load(), open.cell().meters());
@@ -60,6 +67,32 @@ impl Node {
         stages.push(stage("batch", self.batch_rates(state)));
         stages.push(stage("queries", self.0.queries.rates()));
         stages
+    }
+
+    /// Whose runs take most of the speed layer's memory, and how the batch run stands that is to take them over.
+    pub(super) fn memory_holder(&self) -> Option<String> {
+        let open = self.0.streams.all();
+        let cuts = open.iter().map(|open| open.cell().load());
+        let views = cuts.flat_map(|cut| {
+            let views = cut.all_views();
+            views
+                .map(|(id, view)| (view.bytes(), id.clone(), view.name.clone()))
+                .collect::<Vec<_>>()
+        });
+        let (bytes, id, name) = views.max()?;
+        let state = self.0.catalog.state();
+        let last = state.runs.values().rev().find(|run| run.view == id);
+        let run = match last.map(|run| (run.id, run.outcome, &run.error)) {
+            Some((run, Outcome::Running, _)) => format!("run {run} makes room"),
+            Some((run, Outcome::Failed, Some(error))) => {
+                format!("run {run}, which was to make room, failed ({error})")
+            }
+            _ => "an incremental run is to make room".to_owned(),
+        };
+        Some(format!(
+            "view `{name}` holds {} MiB of it, {run}",
+            bytes >> 20
+        ))
     }
 
     fn batch_rates(&self, state: &CatalogState) -> Rates {
@@ -154,7 +187,7 @@ pub(super) fn bottleneck(stages: &[StageStatus]) -> Option<String> {
     if let Some(limited) = stages.iter().find(|stage| stage.limited_by.is_some()) {
         let why = limited.limited_by.as_deref().unwrap_or_default();
         return Some(format!(
-            "{}: {why}; incremental runs free it, or raise the limit",
+            "{}: {why}; incremental runs free it, or more --speed-memory",
             limited.stage
         ));
     }

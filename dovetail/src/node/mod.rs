@@ -94,6 +94,15 @@ impl NodeConfig {
             partitions: std::thread::available_parallelism().map_or(2, usize::from),
         }
     }
+
+    /// The same with so many bytes of runs and tails at most: at half of them incremental runs start, and a tail is
+    /// archived before it takes much of them.
+    pub fn with_speed_memory(mut self, hard_bytes: usize) -> Self {
+        self.speed_soft_bytes = hard_bytes / 2;
+        self.speed_hard_bytes = hard_bytes;
+        self.archive_bytes = self.archive_bytes.min(hard_bytes / 8);
+        self
+    }
 }
 
 /// One running process. Cheap to clone.

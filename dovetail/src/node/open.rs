@@ -21,10 +21,10 @@ use dovetail_model::{
     CatalogState, Offset, Position, ProblemKind, RunMode, Span, StreamDef, StreamState, ViewDef,
     ViewState,
 };
-use dovetail_seam::{Archiver, Generation, Poisoned, StreamCell, ViewCut};
+use dovetail_seam::{Archiver, Generation, Poison, Poisoned, StreamCell, ViewCut};
 use dovetail_serving_layer::engine::{Engine, QuerySession};
 use dovetail_speed_layer::{SpeedError, SpeedMemory, accumulate, rebuild_runs};
-use dovetail_view::View;
+use dovetail_view::{View, words_of};
 use object_store::ObjectStore;
 use object_store::path::Path;
 use tokio::sync::{Mutex, mpsc};
@@ -354,7 +354,7 @@ impl Node {
                         cut.poisoned.push(Poisoned {
                             failed: span.clone(),
                             span,
-                            reason: cause(&error),
+                            reason: poison(&error),
                         });
                     }
                     Err(error) => return Err(failed(error.to_string())),
@@ -450,13 +450,14 @@ impl Node {
 }
 
 /// What the engine said, without where it was asked.
-fn cause(error: &SpeedError) -> String {
+fn poison(error: &SpeedError) -> Poison {
     match error {
-        SpeedError::Rebuild { source, .. } if error.is_out_of_memory() => format!(
-            "its runs need more memory at a start than `--batch-memory` gives: {source}; start with more, or run `dovetail recompute` on it"
-        ),
-        SpeedError::Rebuild { source, .. } => source.to_string(),
-        other => other.to_string(),
+        SpeedError::Rebuild { source, .. } if error.is_out_of_memory() => Poison::Memory(format!(
+            "its runs need more memory at a start than --batch-memory gives ({})",
+            words_of(source)
+        )),
+        SpeedError::Rebuild { source, .. } => Poison::Event(source.to_string()),
+        other => Poison::Event(other.to_string()),
     }
 }
 

@@ -79,8 +79,13 @@ impl OpenStream {
                 }
             }
         };
-        let accumulator =
-            Accumulator::start(Arc::clone(&cell), Arc::clone(&memory), batches, after)?;
+        let accumulator = Accumulator::start(
+            Arc::clone(&cell),
+            Arc::clone(&memory),
+            batches,
+            stop.clone(),
+            after,
+        )?;
         let archiving = tokio::spawn(archive_loop(
             Arc::clone(&archiver),
             Arc::clone(&cell),
@@ -182,16 +187,18 @@ impl OpenStream {
         &self.replaying
     }
 
-    /// Stops taking appends, makes what was acknowledged durable, and ends the workers.
+    /// Stops taking appends, makes what was acknowledged durable, and ends the workers. What waits for the speed
+    /// layer stays in the log.
     pub(crate) async fn close(&self) {
-        self.feed.close().await;
         let Some(workers) = self.workers.lock().take() else {
-            return;
+            return self.feed.close().await;
         };
         workers.stop.cancel();
+        // Before the log, which forgets what was archived last.
         if let Err(error) = workers.archiving.await {
             warn!(stream = %self.def().name, %error, "the archiver did not end well");
         }
+        self.feed.close().await;
         // The feed has dropped its end of the queue, so the accumulator ends when the queue is empty.
         let joining = tokio::task::spawn_blocking(move || {
             workers.accumulator.join();

@@ -50,10 +50,11 @@ async fn serve(options: UpOptions, serving: Serving) -> Result<(), Problem> {
         .await
         .map_err(cannot_listen)?;
     let address = listener.local_addr().map_err(cannot_listen)?;
+    let limits = options.limits;
     let config = NodeConfig {
-        batch_memory_bytes: options.batch.memory_bytes,
-        batch_runs: options.batch.runs,
-        ..NodeConfig::new(options.data)
+        batch_memory_bytes: limits.batch_memory_bytes,
+        batch_runs: limits.batch_runs,
+        ..NodeConfig::new(options.data).with_speed_memory(limits.speed_memory_bytes)
     };
     let node = Node::open(config)
         .await

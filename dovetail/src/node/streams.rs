@@ -4,9 +4,9 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use dovetail_batch_layer::{PressedStream, StreamAccess, StreamHandle};
+use dovetail_batch_layer::{SpeedLayerMemory, StreamAccess, StreamHandle};
 use dovetail_model::StreamId;
-use dovetail_seam::StreamCell;
+use dovetail_seam::{Cut, StreamCell};
 use dovetail_serving_layer::engine::CutSource;
 use dovetail_speed_layer::{Pressure, SpeedMemory};
 use parking_lot::RwLock;
@@ -54,16 +54,24 @@ impl CutSource for Streams {
     }
 }
 
-/// Tells the scheduler which stream's memory to free.
+/// The speed layers' memory, as the batch layer sees it.
 #[derive(Debug)]
 pub(crate) struct MemoryPressure(pub(crate) Arc<SpeedMemory>);
 
-impl PressedStream for MemoryPressure {
+impl SpeedLayerMemory for MemoryPressure {
     fn pressed(&self) -> Option<StreamId> {
         if self.0.pressure() == Pressure::Low {
             None
         } else {
             self.0.largest().map(|(id, _)| id)
         }
+    }
+
+    fn is_full(&self) -> bool {
+        self.0.pressure() == Pressure::Full
+    }
+
+    fn note(&self, cut: &Cut) {
+        self.0.set(&cut.stream().id, cut.bytes());
     }
 }

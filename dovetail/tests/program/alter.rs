@@ -2,87 +2,21 @@
 //! A stream's schema grows while events arrive and batch runs work: nothing acknowledged is lost or doubled, and
 //! no event is read in another schema than it was acknowledged in.
 
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
-use std::time::Duration;
 
-use dovetail::node::{Node, NodeConfig};
-use dovetail_log::Format;
-use dovetail_model::{Outcome, PositionToken, Problem, RunMode};
+use dovetail::node::Node;
+use dovetail_model::{Outcome, Problem, RunMode};
 use dovetail_serving_layer::ports::{
-    AppendAnswer, AppendRequest, Change, Control as _, DdlResult, Ingest as _, Layer, Limits,
-    OnError, Queries as _, QueryRequest, RecomputeRequest, ReplayAnswer, ReplayRequest,
+    Change, Control as _, DdlResult, Ingest as _, OnError, RecomputeRequest, ReplayAnswer,
+    ReplayRequest,
 };
-use dovetail_serving_layer::sql::{Statement, parse, parse_directory};
-use futures::TryStreamExt as _;
-use tokio::time::Instant;
+use dovetail_serving_layer::sql::parse_directory;
 
-const PATIENCE: Duration = Duration::from_secs(60);
+use crate::support::node::{append, define, integers, open};
+
 const CREATE: &str = "CREATE STREAM events (n BIGINT NOT NULL, part BIGINT NOT NULL)";
 const VIEW: &str = "CREATE VIEW parts AS SELECT part, count(*) AS seen, sum(n) AS numbers, max(_offset) AS last FROM events GROUP BY part";
-
-/// A node that archives all the time.
-async fn open(data: &Path) -> Node {
-    let config = NodeConfig {
-        archive_interval: Duration::from_millis(20),
-        ..NodeConfig::new(data.to_owned())
-    };
-    Node::open(config).await.unwrap()
-}
-
-async fn define(node: &Node, sql: &str) -> Result<(), Problem> {
-    let Statement::Define(definition) = parse(sql).unwrap() else {
-        panic!("`{sql}` defines nothing");
-    };
-    node.execute(definition).await.map(|_| ())
-}
-
-async fn append(node: &Node, stream: &str, lines: &str, on_error: OnError) -> AppendAnswer {
-    let request = AppendRequest {
-        format: Format::Ndjson,
-        body: lines.to_owned().into(),
-        on_error,
-        idempotency_key: None,
-        origin: "test".to_owned(),
-    };
-    node.append(stream, request).await.unwrap()
-}
-
-/// The integers that a query answers, row by row; NULL is -1.
-async fn integers(node: &Node, sql: &str, after: Option<&str>) -> Vec<Vec<i64>> {
-    let after = after.iter().map(|token| token.parse().unwrap());
-    let limits = Limits {
-        after: after.collect::<Vec<PositionToken>>(),
-        layer: Layer::Merged,
-        generation: None,
-        timeout: PATIENCE,
-        deadline: Instant::now() + PATIENCE,
-    };
-    let request = QueryRequest {
-        sql: sql.to_owned(),
-        parameters: None,
-        limits,
-    };
-    let answer = node.engine().query(request).await.unwrap();
-    let batches: Vec<arrow::array::RecordBatch> = answer.batches.try_collect().await.unwrap();
-    let mut rows = vec![];
-    for batch in batches {
-        let columns: Vec<_> = batch
-            .columns()
-            .iter()
-            .map(|column| {
-                let big = arrow::compute::cast(column, &arrow::datatypes::DataType::Int64).unwrap();
-                arrow::array::AsArray::as_primitive::<arrow::datatypes::Int64Type>(&big).clone()
-            })
-            .collect();
-        rows.extend((0..batch.num_rows()).map(|row| {
-            let value = |c: &arrow::array::Int64Array| c.iter().nth(row).flatten().unwrap_or(-1);
-            columns.iter().map(value).collect()
-        }));
-    }
-    rows
-}
 
 async fn full_run(node: &Node, view: &str) {
     let request = RecomputeRequest {
@@ -382,66 +316,5 @@ async fn a_directory_with_more_columns_alters_the_stream() {
         assert!(problem.detail.contains(reason), "{problem}");
         assert_eq!(problem.members["file"], "all.sql");
     }
-    node.shutdown().await;
-}
-
-/// No change of a schema, but a restart like those above: what views need is no reason for the stream to be away.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_view_that_outgrows_its_memory_keeps_no_node_from_opening() {
-    const EVENTS: i64 = 60_000;
-    let home = tempfile::tempdir().unwrap();
-    let data = home.path().join("data");
-    let node = open(&data).await;
-    define(&node, CREATE).await.unwrap();
-    define(&node, VIEW).await.unwrap();
-    let all = "CREATE VIEW all_numbers AS SELECT median(n) AS middle, count(*) AS seen FROM events";
-    define(&node, all).await.unwrap();
-    let lines: String = (0..EVENTS)
-        .map(|n| format!("{{\"n\":{n},\"part\":0}}\n"))
-        .collect();
-    append(&node, "events", &lines, OnError::Reject).await;
-    // Runs are made anew of what is archived.
-    let archiving = async {
-        loop {
-            let stream = node.stream("events").await.unwrap();
-            if stream.archived == stream.position {
-                return;
-            }
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    };
-    tokio::time::timeout(PATIENCE, archiving).await.unwrap();
-    node.shutdown().await;
-    drop(node);
-
-    let small = NodeConfig {
-        batch_memory_bytes: 64 << 10,
-        ..NodeConfig::new(data.clone())
-    };
-    let node = Node::open(small).await.unwrap();
-    let seen = integers(&node, "SELECT count(*) FROM events", None).await;
-    assert_eq!(seen, [[EVENTS]]);
-    let limits = Limits {
-        after: vec![],
-        layer: Layer::Merged,
-        generation: None,
-        timeout: PATIENCE,
-        deadline: Instant::now() + PATIENCE,
-    };
-    let request = QueryRequest {
-        sql: "SELECT seen FROM all_numbers".to_owned(),
-        parameters: None,
-        limits,
-    };
-    let Err(problem) = node.engine().query(request).await else {
-        panic!("it answers without its runs");
-    };
-    assert!(problem.detail.contains("--batch-memory"), "{problem:?}");
-    node.shutdown().await;
-    drop(node);
-
-    let node = open(&data).await;
-    let seen = integers(&node, "SELECT middle * 2, seen FROM all_numbers", None).await;
-    assert_eq!(seen[0][1], EVENTS);
     node.shutdown().await;
 }

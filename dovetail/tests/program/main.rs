@@ -16,6 +16,7 @@ mod dead_letters;
 mod ingest;
 #[cfg(feature = "kafka")]
 mod kafka;
+mod memory;
 mod poison;
 mod sql_files;
 mod support;

@@ -89,21 +89,49 @@ fn what_comes_behind_a_pinned_edge_answers_once_a_generation_ends_there() {
     assert_eq!(pieces(&cut), runs);
 }
 
+#[test]
+fn what_was_let_go_says_so_until_an_event_fails_in_it() {
+    let view = view();
+    let mut cut = cut_of(&view);
+    let memory = Poison::Memory("its runs took 900 MiB".to_owned());
+    cut.push(&span(0, 10), made(&view, &span(0, 10), true), |_| false);
+    cut.shed(&memory, |_| false);
+    cut.push(&span(10, 20), made(&view, &span(10, 20), true), |_| false);
+    assert_eq!(pieces(&cut), vec![(span(0, 20), false)]);
+    assert!(cut.poisoned[0].is_of_memory());
+    let text = cut.poisoned[0].explain("v", "s");
+    for part in ["`v`", "[0@0, 0@20)", "900 MiB", "--batch-memory"] {
+        assert!(text.contains(part), "{part}: {text}");
+    }
+    cut.push(&span(20, 30), made(&view, &span(20, 30), false), |_| false);
+    cut.shed(&memory, |_| false);
+    assert_eq!(pieces(&cut), vec![(span(0, 30), false)]);
+    assert_eq!(cut.poisoned[0].failed, span(20, 30));
+    assert!(!cut.poisoned[0].is_of_memory());
+}
+
 proptest! {
-    /// However often it fails, a view holds no more poisoned spans than pinned edges, and no run that could
+    /// However often it fails, and whenever it lets go of its runs, a view holds no more poisoned spans than pinned edges, and no run that could
     /// never answer; every pinned edge stays an edge, so that a generation that ends there can be published.
     #[test]
     fn poison_never_piles_up_and_never_hides_a_pinned_edge(
         batches in proptest::collection::vec(any::<bool>(), 1..60),
         pins in proptest::collection::btree_set(0u64..60, 0..5),
+        shed_before in 0usize..60,
     ) {
         let view = view();
         let mut cut = cut_of(&view);
         let pins: BTreeSet<u64> = pins.into_iter().filter(|pin| *pin < batches.len() as u64).collect();
         for (index, good) in batches.iter().enumerate() {
+            let pinned = |position: &Position| pins.iter().any(|pin| at(*pin) == *position);
+            if index == shed_before {
+                cut.shed(&Poison::Memory("too much".to_owned()), pinned);
+                prop_assert!(cut.runs.is_empty());
+            }
             let span = span(index as u64, index as u64 + 1);
-            cut.push(&span, made(&view, &span, *good), |position| pins.iter().any(|pin| at(*pin) == *position));
+            cut.push(&span, made(&view, &span, *good), pinned);
         }
+        let shed = if shed_before < batches.len() { shed_before } else { 0 };
         let pieces = pieces(&cut);
         let mut end = at(0);
         for (span, _) in &pieces {
@@ -122,7 +150,8 @@ proptest! {
         edges.push(batches.len() as u64);
         edges.dedup();
         for pair in edges.windows(2) {
-            let good = batches[pair[0] as usize..pair[1] as usize].iter().all(|good| *good);
+            let good = pair[0] as usize >= shed
+                && batches[pair[0] as usize..pair[1] as usize].iter().all(|good| *good);
             let inside = pieces.iter().filter(|(piece, _)| {
                 piece.from().covers(&at(pair[0])) && at(pair[1]).covers(piece.to())
             });

@@ -32,7 +32,7 @@ use tokio_util::sync::CancellationToken;
 use super::CliError;
 use super::console::Console;
 use super::logging::{self, LogArgs};
-use super::up::{BatchLimits, Server, Serving, UpOptions, address, on_signals};
+use super::up::{Limits, Server, Serving, UpOptions, address, on_signals};
 use crate::client::Client;
 use play::play;
 use sample::Sample;
@@ -90,7 +90,7 @@ async fn demonstrate(
         listen: args.listen,
         apply: Vec::new(),
         tokens: Vec::new(),
-        batch: BatchLimits::default(),
+        limits: Limits::default(),
     };
     let (ready, listening) = oneshot::channel();
     let stop = CancellationToken::new();

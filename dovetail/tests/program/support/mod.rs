@@ -4,6 +4,7 @@
 pub(crate) mod fake;
 pub(crate) mod feed;
 pub(crate) mod load;
+pub(crate) mod node;
 pub(crate) mod program;
 pub(crate) mod projection;
 pub(crate) mod server;

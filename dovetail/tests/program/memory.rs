@@ -1,0 +1,159 @@
+// SPDX-License-Identifier: Apache-2.0
+//! A view whose states outgrow the memory that there is costs nobody else anything: not an append, not an answer.
+
+use std::time::Duration;
+
+use dovetail::node::{Node, NodeConfig};
+use dovetail_model::ProblemKind;
+use dovetail_serving_layer::ports::{Control as _, OnError, ViewPhase};
+
+use crate::support::node::{
+    PATIENCE, append, config, define, integers, open, try_append, try_integers,
+};
+
+const EVENTS: &str = "CREATE STREAM events (n BIGINT NOT NULL, part BIGINT NOT NULL)";
+const PARTS: &str = "CREATE VIEW parts AS SELECT part, count(*) AS seen, sum(n) AS numbers FROM events GROUP BY part";
+const MANY: i64 = 60_000;
+const MIB: usize = 1 << 20;
+
+fn lines(from: i64, to: i64) -> String {
+    let line = |n| format!("{{\"n\":{n},\"part\":{}}}\n", n % 7);
+    (from..to).map(line).collect()
+}
+
+/// Appends until it is taken: a full speed layer asks for patience.
+async fn insist(node: &Node, stream: &str, lines: &str) {
+    let insisting = async {
+        loop {
+            match try_append(node, stream, lines, OnError::Reject).await {
+                Ok(_) => return,
+                Err(problem) => assert_eq!(problem.kind, ProblemKind::Busy, "{problem}"),
+            }
+        }
+    };
+    tokio::time::timeout(PATIENCE, insisting)
+        .await
+        .expect("it is taken");
+}
+
+async fn phase(node: &Node, view: &str) -> ViewPhase {
+    node.view_status(view).await.unwrap().view.phase
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_view_that_no_run_can_take_over_stops_no_append() {
+    const LISTS: &str = "CREATE VIEW lists AS SELECT array_agg(n ORDER BY part, n) AS a, \
+        array_agg(part ORDER BY n DESC) AS b, count(*) AS seen FROM events";
+    const STEP: i64 = 5_000;
+    let home = tempfile::tempdir().unwrap();
+    let data = home.path().join("data");
+    let small = NodeConfig {
+        batch_memory_bytes: 64 * MIB,
+        ..config(&data).with_speed_memory(4 * MIB)
+    };
+    let node = Node::open(small).await.unwrap();
+    let others = "CREATE STREAM others (n BIGINT NOT NULL, part BIGINT NOT NULL)";
+    for sql in [EVENTS, others, PARTS, LISTS] {
+        define(&node, sql).await.unwrap();
+    }
+    let mut sent = 0;
+    let filling = async {
+        while phase(&node, "lists").await != ViewPhase::Poisoned {
+            insist(&node, "events", &lines(sent, sent + STEP)).await;
+            sent += STEP;
+        }
+    };
+    tokio::time::timeout(2 * PATIENCE, filling)
+        .await
+        .expect("it lets go of its runs");
+
+    // Of any size, and into any stream.
+    for _ in 0..8 {
+        append(&node, "events", &lines(sent, sent + STEP), OnError::Reject).await;
+        sent += STEP;
+        append(&node, "others", &lines(0, 10), OnError::Reject).await;
+    }
+    let end = append(&node, "events", &lines(sent, sent + 1), OnError::Reject)
+        .await
+        .position;
+    sent += 1;
+    let parts = "SELECT sum(seen), sum(numbers) FROM parts";
+    let numbers = sent * (sent - 1) / 2;
+    assert_eq!(integers(&node, parts, Some(&end)).await, [[sent, numbers]]);
+    let refused = try_integers(&node, "SELECT seen FROM lists", Some(&end)).await;
+    let problem = refused.unwrap_err();
+    assert_eq!(problem.kind, ProblemKind::Unavailable, "{problem}");
+    for part in [
+        "`lists`",
+        "--batch-memory",
+        "no incremental run can take them over",
+    ] {
+        assert!(problem.detail.contains(part), "{part}: {problem}");
+    }
+    let status = node.view_status("lists").await.unwrap();
+    assert!(
+        status.view.notes.contains(
+            &problem
+                .detail
+                .split("; until then")
+                .next()
+                .unwrap()
+                .to_owned()
+        )
+    );
+    node.shutdown().await;
+    drop(node);
+
+    let node = open(&data).await;
+    let seen = integers(&node, "SELECT seen, cardinality(a) FROM lists", None).await;
+    assert_eq!(seen, [[sent, sent]]);
+    node.shutdown().await;
+}
+
+/// What a view needs is no reason for its stream to be away.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_view_that_outgrows_its_memory_keeps_no_node_from_opening() {
+    let home = tempfile::tempdir().unwrap();
+    let data = home.path().join("data");
+    let node = open(&data).await;
+    define(&node, EVENTS).await.unwrap();
+    define(&node, PARTS).await.unwrap();
+    let all = "CREATE VIEW all_numbers AS SELECT median(n) AS middle, count(*) AS seen FROM events";
+    define(&node, all).await.unwrap();
+    let lines: String = (0..MANY)
+        .map(|n| format!("{{\"n\":{n},\"part\":0}}\n"))
+        .collect();
+    append(&node, "events", &lines, OnError::Reject).await;
+    // Runs are made anew of what is archived.
+    let archiving = async {
+        loop {
+            let stream = node.stream("events").await.unwrap();
+            if stream.archived == stream.position {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, archiving).await.unwrap();
+    node.shutdown().await;
+    drop(node);
+
+    let small = NodeConfig {
+        batch_memory_bytes: 64 << 10,
+        ..NodeConfig::new(data.clone())
+    };
+    let node = Node::open(small).await.unwrap();
+    let seen = integers(&node, "SELECT count(*) FROM events", None).await;
+    assert_eq!(seen, [[MANY]]);
+    let refused = try_integers(&node, "SELECT seen FROM all_numbers", None).await;
+    let problem = refused.unwrap_err();
+    assert_eq!(problem.kind.status(), 503);
+    assert!(problem.detail.contains("--batch-memory"), "{problem:?}");
+    node.shutdown().await;
+    drop(node);
+
+    let node = open(&data).await;
+    let seen = integers(&node, "SELECT middle * 2, seen FROM all_numbers", None).await;
+    assert_eq!(seen[0][1], MANY);
+    node.shutdown().await;
+}
