@@ -147,4 +147,13 @@ async fn runs_that_no_batch_run_can_take_over_go_at_the_limit() {
         "what follows is not kept either"
     );
     rig.check("total").await;
+    // It is tried again without anyone's doing.
+    rig.wait(Duration::from_secs(61));
+    eventually(|| {
+        let state = rig.catalog.state();
+        let mut runs = state.runs.values();
+        runs.any(|again| again.id > run.id && again.view == delays && again.trigger == "memory")
+            .then_some(())
+    })
+    .await;
 }
