@@ -3,7 +3,7 @@
 
 use datafusion::error::DataFusionError;
 use dovetail_log::raw::RawError;
-use dovetail_model::{CatalogConflict, Outcome, Problem, ProblemKind, RunId, Span};
+use dovetail_model::{CatalogConflict, Outcome, Problem, ProblemKind, RunId, RunMode, Span};
 use dovetail_seam::{Poison, Poisoned, SeamError};
 use dovetail_view::{ExclusionFailed, FinishFailed, ViewError, engine_error_kind, words_of};
 
@@ -86,10 +86,14 @@ pub enum BatchError {
         failed: ExclusionFailed,
     },
     /// What a run has to hold does not fit into its memory, though it spilled what it could.
-    #[error("the run needs more memory than the {} MiB that it may have, its share of --batch-memory: {reason}; start the server with a larger --batch-memory or with fewer --batch-runs, or repair fewer groups at a time", limit >> 20)]
+    #[error("the run needs more memory than the {} MiB that it may have, its share of --batch-memory: {reason}; start the server with a larger --batch-memory{}{}", limit >> 20, fewer_runs(*at_a_time), fewer_groups(*mode))]
     Memory {
         /// What one run may have, in bytes.
         limit: usize,
+        /// How many runs of its kind may compute at a time.
+        at_a_time: usize,
+        /// What it computes.
+        mode: RunMode,
         /// What did not fit.
         reason: String,
     },
@@ -162,18 +166,15 @@ impl BatchError {
         }
     }
 
-    /// The error of a computation that had `limit` bytes of memory, with its way out where they were used up.
-    pub(crate) fn within(self, limit: usize) -> Self {
-        match &self {
+    /// What did not fit into a run's memory, if that is what went wrong.
+    pub(crate) fn exhausted(&self) -> Option<String> {
+        match self {
             Self::Engine(error)
                 if matches!(error.find_root(), DataFusionError::ResourcesExhausted(_)) =>
             {
-                Self::Memory {
-                    limit,
-                    reason: words_of(error),
-                }
+                Some(words_of(error))
             }
-            _ => self,
+            _ => None,
         }
     }
 
@@ -252,6 +253,22 @@ impl From<BatchError> for Problem {
     }
 }
 
+/// A way to more memory, where others have a part of it.
+fn fewer_runs(at_a_time: usize) -> &'static str {
+    match at_a_time {
+        0 | 1 => "",
+        _ => " or with fewer --batch-runs",
+    }
+}
+
+/// A way to need less, for who may ask for less.
+fn fewer_groups(mode: RunMode) -> &'static str {
+    match mode {
+        RunMode::Repair => ", or repair fewer groups at a time",
+        RunMode::Full | RunMode::Incremental => "",
+    }
+}
+
 /// How messages name an outcome.
 pub(crate) fn outcome_name(outcome: Outcome) -> &'static str {
     match outcome {
@@ -261,5 +278,37 @@ pub(crate) fn outcome_name(outcome: Outcome) -> &'static str {
         Outcome::Discarded => "discarded",
         Outcome::Failed => "failed",
         Outcome::Cancelled => "cancelled",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_way_out_of_too_little_memory_is_one_that_the_run_has() {
+        let ways_out = |mode, at_a_time| {
+            let error = BatchError::Memory {
+                limit: 32 << 20,
+                at_a_time,
+                mode,
+                reason: "no room".to_owned(),
+            };
+            let text = error.to_string();
+            let (_, ways_out) = text.split_once("; start the server with ").unwrap();
+            ways_out.to_owned()
+        };
+        let more = "a larger --batch-memory";
+        for mode in [RunMode::Full, RunMode::Incremental] {
+            assert_eq!(ways_out(mode, 1), more);
+            assert_eq!(
+                ways_out(mode, 2),
+                format!("{more} or with fewer --batch-runs")
+            );
+        }
+        assert_eq!(
+            ways_out(RunMode::Repair, 1),
+            format!("{more}, or repair fewer groups at a time")
+        );
     }
 }

@@ -30,9 +30,8 @@ use crate::error::outcome_name;
 use crate::ledger;
 use crate::relief::Outgrown;
 use crate::{BatchError, StreamAccess, StreamHandle};
-use lanes::Lanes;
 
-pub(crate) use lanes::{Kind, Turn};
+pub(crate) use lanes::{Kind, Lanes, Turn};
 
 /// What the batch layer is made of.
 #[derive(Debug, Clone)]
@@ -414,6 +413,7 @@ impl BatchLayer {
             root: Generation::view_root(id),
             store: Arc::clone(&self.config.store),
             task: Arc::clone(turn.task()),
+            at_a_time: self.config.runs,
             partitions: self.config.partitions,
             progress: Arc::clone(progress),
         }

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use datafusion::execution::TaskContext;
 use datafusion::execution::memory_pool::MemoryLimit;
 use dovetail_log::raw::RawSnapshot;
-use dovetail_model::{DataFile, Exclusion, Position, RepairScope, Span};
+use dovetail_model::{DataFile, Exclusion, Position, RepairScope, RunMode, Span};
 use dovetail_seam::Generation;
 use dovetail_view::{Predicate, View};
 use object_store::ObjectStore;
@@ -42,6 +42,8 @@ pub(crate) struct Job {
     pub(crate) root: Path,
     pub(crate) store: Arc<dyn ObjectStore>,
     pub(crate) task: Arc<TaskContext>,
+    /// How many runs of its kind may compute at a time: each has its part of the memory.
+    pub(crate) at_a_time: usize,
     pub(crate) partitions: usize,
     pub(crate) progress: Arc<Progress>,
 }
@@ -70,7 +72,7 @@ impl Job {
             }
             writer.finish().await
         };
-        computing.await.map_err(|error| self.out_of_memory(error))
+        self.within_memory(RunMode::Full, computing).await
     }
 
     /// The base brought forward from its horizon to `to`.
@@ -82,10 +84,11 @@ impl Job {
         let span = Span::new(base.horizon().clone(), to.clone())
             .map_err(dovetail_seam::SeamError::from)?;
         let events = EventsOf::span(span).excluding(&base.manifest().inputs.exclusions);
-        let states = self.sorted_states(&events)?;
-        rewrite::rewrite(self, base, states, &KeySet::default())
-            .await
-            .map_err(|error| self.out_of_memory(error))
+        let computing = async {
+            let states = self.sorted_states(&events)?;
+            rewrite::rewrite(self, base, states, &KeySet::default()).await
+        };
+        self.within_memory(RunMode::Incremental, computing).await
     }
 
     /// The base with the groups of `scope` recomputed whole. Where `exclusions` differ from the base's, the
@@ -104,7 +107,7 @@ impl Job {
             let keys = self.keys_to_repair(base, scope, exclusions).await?;
             self.recompute(base, exclusions, &keys).await
         };
-        repairing.await.map_err(|error| self.out_of_memory(error))
+        self.within_memory(RunMode::Repair, repairing).await
     }
 
     async fn keys_to_repair(
@@ -168,11 +171,25 @@ impl Job {
         self.view.event_times_between(first, last, within)
     }
 
-    /// `error` with the way out where the memory of a run was used up.
-    fn out_of_memory(&self, error: BatchError) -> BatchError {
-        match self.task.memory_pool().memory_limit() {
-            MemoryLimit::Finite(bytes) => error.within(bytes),
-            _ => error,
+    /// What `computing` answers; where it used up the memory of a run, with the way out.
+    async fn within_memory(
+        &self,
+        mode: RunMode,
+        computing: impl Future<Output = Result<Computed, BatchError>>,
+    ) -> Result<Computed, BatchError> {
+        let error = match computing.await {
+            Ok(computed) => return Ok(computed),
+            Err(error) => error,
+        };
+        let limit = self.task.memory_pool().memory_limit();
+        match (limit, error.exhausted()) {
+            (MemoryLimit::Finite(limit), Some(reason)) => Err(BatchError::Memory {
+                limit,
+                at_a_time: self.at_a_time,
+                mode,
+                reason,
+            }),
+            _ => Err(error),
         }
     }
 

@@ -103,6 +103,22 @@ pub struct Limits {
     pub batch_runs: usize,
 }
 
+impl Limits {
+    /// Whether each batch run that computes has enough: as many incremental ones do as others.
+    fn check(self) -> Result<(), CliError> {
+        let least = self.batch_runs.saturating_mul(BATCH_MEMORY_MIN);
+        if self.batch_memory_bytes >= least {
+            return Ok(());
+        }
+        Err(CliError::Usage(format!(
+            "--batch-memory {}MiB is too little for --batch-runs {}, which takes at least {}MiB: each run that computes has an even share",
+            self.batch_memory_bytes / MIB,
+            self.batch_runs,
+            least / MIB
+        )))
+    }
+}
+
 impl Default for Limits {
     fn default() -> Self {
         Self {
@@ -148,6 +164,7 @@ pub(super) async fn run(
     console: &mut Console,
     server: &dyn Server,
 ) -> Result<(), CliError> {
+    args.limits.check()?;
     logging::init(&args.log, "info")?;
     let options = UpOptions {
         data: args.data,
@@ -211,7 +228,7 @@ pub(super) fn address(text: &str) -> Result<SocketAddr, String> {
         .map_err(|_| "it is an IP address and a port, such as 127.0.0.1:8080".to_owned())
 }
 
-/// Below this, a sort has no room for what it reads back.
+/// For each of `--batch-runs`. Below this, a sort has no room for what it reads back.
 const BATCH_MEMORY_MIN: usize = 64 * MIB;
 
 fn batch_memory(text: &str) -> Result<usize, String> {
@@ -319,6 +336,20 @@ mod tests {
             Ok(Limits::default().speed_memory_bytes)
         );
         assert_eq!(speed_memory("63MiB"), Err("at least 64MiB".to_owned()));
+        let check = |mib: usize, batch_runs| {
+            let limits = Limits {
+                batch_memory_bytes: mib * MIB,
+                batch_runs,
+                ..Limits::default()
+            };
+            limits.check()
+        };
+        assert!(check(64, 1).is_ok() && check(192, 3).is_ok());
+        let error = check(191, 3).unwrap_err().to_string();
+        assert!(
+            error.contains("--batch-runs 3, which takes at least 192MiB"),
+            "{error}"
+        );
         assert_eq!(at_least_one("2"), Ok(2));
         assert!(at_least_one("0").is_err() && at_least_one("x").is_err());
     }
