@@ -23,14 +23,16 @@ compressed by gzip or zstd. Input of any length is sent in requests of about 4 M
 at all, in the order of the input.
 
 An interrupted ingest is resumed by running it again: for 24 hours the server knows what it has stored of \
-a file (by content, not by name) and does not store it twice. To send the same file again on purpose, give \
-it a name of its own with --key. A pipe cannot be resumed unless it is named with --key and gives the same \
+a file (by content, not by name) and does not store it twice. A file that has grown is another file, stored \
+from its beginning: where the former one ended is not known. Follow a file that grows through a pipe. To send \
+the same file again on purpose, give it a name of its own with --key. A pipe cannot be resumed unless it is named with --key and gives the same \
 bytes again.
 
 Examples:
   dovetail ingest flights flights.csv.gz
   dovetail ingest flights 2001-*.parquet
   generator | dovetail ingest flights - --format ndjson
+  tail -n +1 -F growing.ndjson | dovetail ingest flights -
   dovetail ingest flights day.csv --errors reject       stop at the first bad event
   dovetail ingest flights day.csv --key second-time
 
