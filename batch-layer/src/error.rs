@@ -70,10 +70,12 @@ pub enum BatchError {
         poisoned: Box<Poisoned>,
     },
     /// The select list of the view fails on a group that the run must write.
-    #[error("{}", failed.explain(view))]
+    #[error("{}", failed.explain(view, stream))]
     Finish {
         /// The view's name.
         view: String,
+        /// Its stream's name.
+        stream: String,
         /// Which column of which group, and why.
         failed: Box<FinishFailed>,
     },
@@ -207,8 +209,11 @@ impl BatchError {
             },
             // No event is at fault: the state of the whole group is.
             Self::View(ViewError::Finish(failed)) => {
-                let (view, failed) = (view.to_owned(), failed.clone());
-                return Self::Finish { view, failed };
+                return Self::Finish {
+                    view: view.to_owned(),
+                    stream: stream.to_owned(),
+                    failed: failed.clone(),
+                };
             }
             Self::View(error) => error.to_string(),
             _ => return self,

@@ -103,10 +103,11 @@ pub struct FinishFailed {
 }
 
 impl FinishFailed {
-    /// What the author of the view needs to know: the view, the column, the group, the error and the way out.
-    pub fn explain(&self, view: &str) -> String {
+    /// What an operator needs to know: the view, the column, the group, the error and the way out. `stream` is the one
+    /// that the view reads.
+    pub fn explain(&self, view: &str, stream: &str) -> String {
         format!(
-            "{}; until later events change that, redefine the view so that its select list can be computed for every group (such as with nullif for a divisor, or a cast to a wider type)",
+            "{}; until later events change that, exclude the group's events (`dovetail exclude {stream} --where … --reason …`) and recompute the view (`dovetail replay {view}`), or redefine it so that its select list can be computed for every group (such as with nullif for a divisor, or a cast to a wider type)",
             self.of(Some(view))
         )
     }

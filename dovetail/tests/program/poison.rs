@@ -264,6 +264,8 @@ async fn a_select_list_that_fails_on_a_group_is_named_and_heals() {
             "the select list of view `share` fails: column `r` (`10 / ",
             "for the group origin = 'SFO': divide by zero error",
             "later events",
+            "`dovetail exclude flights",
+            "`dovetail replay share`",
             "nullif",
             "redefine",
         ] {

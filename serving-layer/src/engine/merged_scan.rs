@@ -197,7 +197,8 @@ impl Shared {
         self.view().finish(states).map_err(|error| match error {
             ViewError::Finish(failed) => {
                 // As with a view that is poisoned: the question is right, and may be answered later.
-                let problem = Problem::new(ProblemKind::Unavailable, failed.explain(&self.name));
+                let explained = failed.explain(&self.name, self.view().stream());
+                let problem = Problem::new(ProblemKind::Unavailable, explained);
                 external(
                     problem
                         .with("view", self.name.as_str())

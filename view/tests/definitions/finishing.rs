@@ -77,8 +77,16 @@ fn a_part_that_several_columns_share_is_found_in_one_of_them() {
         (failed.column.as_str(), failed.group.as_deref()),
         ("a", None)
     );
-    let explained = failed.explain("v");
-    for part in ["view `v`", "`a`", "divide by zero", "nullif", "redefine"] {
+    let explained = failed.explain("v", "flights");
+    for part in [
+        "view `v`",
+        "`a`",
+        "divide by zero",
+        "`dovetail exclude flights",
+        "`dovetail replay v`",
+        "nullif",
+        "redefine",
+    ] {
         assert!(explained.contains(part), "{part}: {explained}");
     }
 }
