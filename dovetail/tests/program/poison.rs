@@ -212,15 +212,19 @@ async fn a_view_that_cannot_be_built_says_why() {
             let (status, problem) = calls.post("/v1/sql", &question).await.unwrap();
             assert_eq!(status, 503, "{problem}");
             if problem["detail"].as_str().unwrap().contains("failed") {
-                return problem["detail"].clone();
+                return problem;
             }
+            assert_eq!(problem["retry_after_s"], 1, "{problem}");
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     };
-    let detail = tokio::time::timeout(HANGS, failing)
+    let problem = tokio::time::timeout(HANGS, failing)
         .await
         .expect("the build fails");
-    names_all(&detail, "[0@0, 0@2)");
+    names_all(&problem["detail"], "[0@0, 0@2)");
+    // By itself it is tried again after a minute, and the text says when.
+    let again = problem["retry_after_s"].as_u64().unwrap();
+    assert!((30..=61).contains(&again), "{problem}");
     assert_eq!(total(&calls).await, json!({"n": 2, "d": 5}));
 
     // It is due at once when what may heal it is there.

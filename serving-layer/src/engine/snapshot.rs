@@ -10,6 +10,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use chrono::{DateTime, Utc};
 use datafusion::catalog::TableProvider;
 use dovetail_model::{
     CatalogState, GenerationNumber, Outcome, Position, PositionToken, Problem, ProblemKind,
@@ -85,7 +86,8 @@ impl Engine {
         let named = || names.iter().zip(&resolved);
         for (name, resolved) in named() {
             if let Resolved::View(view) = resolved {
-                snapshot.add_view(name, view, &catalog, limits)?;
+                let now = self.clock.now();
+                snapshot.add_view(name, view, &catalog, now, limits)?;
             }
         }
         // A stream is read as far as all its views go, so after them.
@@ -195,13 +197,14 @@ impl Snapshot {
         name: &str,
         state: &ViewState,
         catalog: &CatalogState,
+        now: DateTime<Utc>,
         limits: &Limits,
     ) -> Result<(), Problem> {
         let cut = Arc::clone(self.cut(&state.def.stream)?);
         let view = cut
             .views()
             .get(&state.def.id)
-            .ok_or_else(|| building(state, catalog))?;
+            .ok_or_else(|| building(state, catalog, now))?;
         let mut notes = vec![];
         if state.pending.is_some() {
             let mut note = "a new definition is building; this answers the old one".to_owned();
@@ -216,7 +219,7 @@ impl Snapshot {
                 let generation = view
                     .generation
                     .clone()
-                    .ok_or_else(|| building(state, catalog))?;
+                    .ok_or_else(|| building(state, catalog, now))?;
                 live_source(&cut, view, generation, limits.layer, &mut notes)?
             }
         };
@@ -402,23 +405,26 @@ fn earlier_generation(
     })
 }
 
-/// A view without a generation: its first one is on its way, or the attempt at it came to nothing.
-fn building(state: &ViewState, catalog: &CatalogState) -> Problem {
+/// A view without a generation: its first one is on its way, or the attempt at it came to nothing. It says when to ask
+/// again, in seconds.
+fn building(state: &ViewState, catalog: &CatalogState, now: DateTime<Utc>) -> Problem {
     let name = &state.def.name;
-    let mut detail = format!("view `{name}` ");
-    match build_failure(state, catalog) {
-        Some(failure) => {
-            detail += &format!("has no generation yet, and none is being built: {failure}")
-        }
-        None => {
-            detail += &format!(
+    let (how, again) = match build_failure(state, catalog) {
+        Some(failure) => (
+            format!("has no generation yet, and none is being built: {failure}"),
+            catalog.rebuild_at(state),
+        ),
+        None => (
+            format!(
                 "is building its first generation; GET /v1/views/{name}/status shows the progress"
-            )
-        }
-    }
-    Problem::new(ProblemKind::Unavailable, detail)
+            ),
+            None,
+        ),
+    };
+    let pause = again.and_then(|again| (again - now).to_std().ok());
+    Problem::new(ProblemKind::Unavailable, format!("view `{name}` {how}"))
         .with("view", name.as_str())
-        .with("retry_after_s", 1)
+        .with("retry_after_s", pause.unwrap_or_default().as_secs() + 1)
 }
 
 /// How the last attempt to build a definition ended, if it came to nothing and none is at work since, with the way
