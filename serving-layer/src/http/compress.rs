@@ -45,15 +45,17 @@ impl Encoding {
 pub(super) async fn compress(request: Request, next: Next) -> Response {
     let accepted = accepted(request.headers());
     let mut response = next.run(request).await;
-    if !is_worth_it(&response) {
+    if !is_compressible(&response) {
         return response;
     }
+    let is_small = is_small(&response);
     let headers = response.headers_mut();
+    // Also of a small answer: to the next request for the same it may be large.
     headers.append(
         header::VARY,
         HeaderValue::from_static(header::ACCEPT_ENCODING.as_str()),
     );
-    let Some(encoding) = accepted else {
+    let Some(encoding) = accepted.filter(|_| !is_small) else {
         return response;
     };
     let Ok(encoder) = Encoder::new(encoding) else {
@@ -67,15 +69,18 @@ pub(super) async fn compress(request: Request, next: Next) -> Response {
     response.map(|body| Body::from_stream(compressed(body, encoder)))
 }
 
-fn is_worth_it(response: &Response) -> bool {
+fn is_compressible(response: &Response) -> bool {
     let headers = response.headers();
     let parquet = AnswerFormat::Parquet.content_type();
-    let small = |bytes: u64| bytes < MIN_BYTES;
     !headers.contains_key(header::CONTENT_ENCODING)
         && headers
             .get(header::CONTENT_TYPE)
             .is_none_or(|t| t != parquet)
-        && !response.body().size_hint().exact().is_some_and(small)
+}
+
+fn is_small(response: &Response) -> bool {
+    let bytes = response.body().size_hint().exact();
+    bytes.is_some_and(|bytes| bytes < MIN_BYTES)
 }
 
 /// The encoding that the client likes best of ours; zstd where it likes both the same.

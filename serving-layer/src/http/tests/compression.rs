@@ -64,6 +64,10 @@ async fn what_is_small_or_compressed_already_stays_as_it_is() {
     ] {
         let reply = answered(uri, "gzip, zstd").await;
         assert_eq!(reply.header("content-encoding"), "", "{uri}");
+        // A cache must not take what is small today for what anyone accepts.
+        let mut vary = reply.headers.get_all("vary").iter();
+        let varies = vary.any(|by| by == "accept-encoding");
+        assert_eq!(varies, !uri.ends_with("parquet"), "{uri}");
     }
     let unknown = answered("/v1/sql?q=SELECT+*+FROM+large", "br").await;
     assert_eq!(unknown.header("content-encoding"), "");
