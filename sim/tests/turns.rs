@@ -201,7 +201,11 @@ async fn a_run_that_waits_can_be_cancelled() {
     }
     eventually(|| world.is_waiting(runs[1]) && world.is_waiting(runs[2])).await;
     let cancelled = soon(world.rig.batch.cancel(runs[1])).await.unwrap();
-    assert_eq!(cancelled.outcome, Outcome::Cancelled);
+    // The outcome says it all.
+    assert_eq!(
+        (cancelled.outcome, &cancelled.error),
+        (Outcome::Cancelled, &None)
+    );
     assert!(world.is_waiting(runs[2]) && !world.rig.batch.is_in_flight(runs[1]));
     world.gate.set_open(true);
     for run in [runs[0], runs[2]] {

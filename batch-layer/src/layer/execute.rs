@@ -62,11 +62,15 @@ impl BatchLayer {
             };
             let mut run = BatchRun::clone(run);
             ledger::end(&mut run, outcome, now);
-            run.error = Some(match error {
+            run.error = match error {
+                // The outcome says it all.
+                BatchError::Cancelled => None,
                 // Nothing is staged that could be discarded.
-                BatchError::Stale { reason, .. } => format!("stale: {reason}; start a new one"),
-                other => other.to_string(),
-            });
+                BatchError::Stale { reason, .. } => {
+                    Some(format!("stale: {reason}; start a new one"))
+                }
+                other => Some(other.to_string()),
+            };
             Ok(vec![Entry::Run { run: Box::new(run) }])
         })
         .await;
