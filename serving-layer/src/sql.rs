@@ -21,7 +21,7 @@ mod source;
 mod statement;
 
 pub use dovetail_view::sql_type;
-pub use locate::problem_in;
+pub use locate::{problem_in, problem_with};
 pub use nesting::PLANNING_STACK_BYTES;
 pub use options::render_interval;
 pub use parse::{check_predicate, parse, parse_definitions, parse_directory};

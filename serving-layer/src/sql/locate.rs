@@ -1,16 +1,38 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Where in a file of definitions a problem lies that only the planner has found.
+//! Where in a statement, or in a file of definitions, a problem lies that only the planner has found.
 //!
-//! Purpose: the planner names what is wrong, not where; a file of long statements is searched by line. What the
-//! problem names in backticks is looked for among the statement's tokens.
-//! Invariants: a line is only named when all of what was named stands on it; else the statement's beginning is.
-//! Non-goals: columns.
+//! Purpose: the planner names what is wrong, not where; long statements are searched by line. What the problem names
+//! in backticks is looked for among the statement's tokens.
+//! Invariants: a place is only named when what was named stands nowhere else. Of a file, a line is only named when all
+//! of what was named stands on it; else the statement's beginning is.
 
 use datafusion::sql::sqlparser::dialect::GenericDialect;
-use datafusion::sql::sqlparser::tokenizer::{Token, TokenWithSpan, Tokenizer};
-use dovetail_model::Problem;
+use datafusion::sql::sqlparser::tokenizer::{Location, Token, TokenWithSpan, Tokenizer};
+use dovetail_model::{Problem, ProblemKind};
 
+use super::source::problem_at;
 use crate::ports::LocatedDefinition;
+
+/// The problem that the planner has with `statement`, with `line` and `column` where they are known, and both in its
+/// detail. One that says more than its detail already, such as a place or a parameter, stays as it is.
+pub fn problem_with(statement: &str, problem: Problem) -> Problem {
+    if problem.kind != ProblemKind::Invalid || !problem.members.is_empty() {
+        return problem;
+    }
+    match place_of(statement, &problem.detail) {
+        Some(place) => problem_at(place, &problem.detail),
+        None => problem,
+    }
+}
+
+/// The only place in `statement` of the first thing in backticks in `detail`: what follows may be the remedy.
+fn place_of(statement: &str, detail: &str) -> Option<Location> {
+    let named = tokens(detail.split('`').nth(1)?)?;
+    let statement = tokens(statement)?;
+    let mut places = occurrences(&statement, &named);
+    let place = places.next()?;
+    places.next().is_none().then_some(place)
+}
 
 /// The problem that `located` has, with `file` and `line`, and both in its detail.
 pub fn problem_in(located: &LocatedDefinition, problem: Problem) -> Problem {
@@ -32,12 +54,8 @@ pub fn problem_in(located: &LocatedDefinition, problem: Problem) -> Problem {
 fn line_of(statement: &str, detail: &str) -> Option<u64> {
     let statement = tokens(statement)?;
     let named = detail.split('`').skip(1).step_by(2);
-    for named in named.filter_map(tokens).filter(|named| !named.is_empty()) {
-        let occurrences = statement.windows(named.len()).filter(|window| {
-            let pairs = window.iter().zip(&named);
-            pairs.clone().all(|(a, b)| alike(&a.token, &b.token))
-        });
-        let mut lines: Vec<u64> = occurrences.map(|w| w[0].span.start.line).collect();
+    for named in named.filter_map(tokens) {
+        let mut lines: Vec<u64> = occurrences(&statement, &named).map(|at| at.line).collect();
         lines.dedup();
         match lines.as_slice() {
             [] => {}
@@ -48,11 +66,25 @@ fn line_of(statement: &str, detail: &str) -> Option<u64> {
     None
 }
 
+/// Where `named` begins in `statement`, each time.
+fn occurrences(
+    statement: &[TokenWithSpan],
+    named: &[TokenWithSpan],
+) -> impl Iterator<Item = Location> {
+    let windows = statement.windows(named.len());
+    let alike = windows.filter(move |window| {
+        let mut pairs = window.iter().zip(named);
+        pairs.all(|(a, b)| alike(&a.token, &b.token))
+    });
+    alike.map(|window| window[0].span.start)
+}
+
+/// The tokens of a text, at least one.
 fn tokens(text: &str) -> Option<Vec<TokenWithSpan>> {
     let tokens = Tokenizer::new(&GenericDialect {}, text).tokenize_with_location();
     let mut tokens = tokens.ok()?;
     tokens.retain(|token| !matches!(token.token, Token::Whitespace(_) | Token::EOF));
-    Some(tokens)
+    Some(tokens).filter(|tokens| !tokens.is_empty())
 }
 
 /// Words are alike whatever their case and quotes.
@@ -89,5 +121,46 @@ mod tests {
         ] {
             assert_eq!(line_of(VIEW, detail), line, "{detail}");
         }
+    }
+
+    #[test]
+    fn the_place_is_that_of_what_is_named_first_and_stands_there_alone() {
+        for (detail, place) in [
+            (
+                "there is no column `dealy`; there are flights.delay",
+                Some((4, 8)),
+            ),
+            (
+                "`sum(dealy)` cannot be part of a view: it is cursed",
+                Some((4, 3)),
+            ),
+            // Only the remedy stands there.
+            ("there is no function `cnt`: did you mean `count`?", None),
+            ("`origin` is too far away", None),
+            ("`` is nothing", None),
+            ("too many groups", None),
+        ] {
+            let found = place_of(VIEW, detail).map(|at| (at.line, at.column));
+            assert_eq!(found, place, "{detail}");
+        }
+    }
+
+    #[test]
+    fn a_problem_that_says_where_it_lies_keeps_its_place() {
+        let place = |problem| {
+            let problem = problem_with(VIEW, problem);
+            let member = |name| {
+                problem
+                    .members
+                    .get(name)
+                    .and_then(serde_json::Value::as_u64)
+            };
+            (member("line"), member("column"))
+        };
+        let invalid = Problem::invalid("there is no column `dealy`");
+        assert_eq!(place(invalid.clone()), (Some(4), Some(8)));
+        assert_eq!(place(invalid.clone().with("line", 2)), (Some(2), None));
+        assert_eq!(place(invalid.with("parameter", "q")), (None, None));
+        assert_eq!(place(Problem::conflict("`dealy` is late")), (None, None));
     }
 }

@@ -22,7 +22,7 @@ use super::super::router::Api;
 use super::super::{MAX_COMMAND_BYTES, json_body};
 use super::{in_time, show};
 use crate::ports::{Layer, QueryRequest};
-use crate::sql::{Statement, parse};
+use crate::sql::{Statement, parse, problem_with};
 
 /// `POST /v1/sql` as JSON.
 #[derive(Deserialize)]
@@ -129,6 +129,7 @@ async fn run(api: Api, caller: &Caller, method: &Method, asked: Asked) -> Handle
         }
     }
     let limits = asked.options.limits()?;
+    let located = |problem| problem_with(&asked.sql, problem);
     let answer = match statement {
         Statement::Query(sql) => {
             let request = QueryRequest {
@@ -136,7 +137,8 @@ async fn run(api: Api, caller: &Caller, method: &Method, asked: Asked) -> Handle
                 parameters,
                 limits: limits.clone(),
             };
-            in_time(&limits, api.ports.queries.query(request)).await?
+            let answering = in_time(&limits, api.ports.queries.query(request));
+            answering.await.map_err(located)?
         }
         Statement::Show(show) => show::answer(&api.ports, show).await?,
         Statement::Define(definition) => {
@@ -150,7 +152,13 @@ async fn run(api: Api, caller: &Caller, method: &Method, asked: Asked) -> Handle
             }
             let verb = definition.verb();
             let name = definition.name().to_owned();
-            show::definition(verb, &name, api.ports.control.execute(definition).await?)?
+            let answer = api
+                .ports
+                .control
+                .execute(definition)
+                .await
+                .map_err(located)?;
+            show::definition(verb, &name, answer)?
         }
     };
     Ok(answer::respond(answer, asked.format, &limits, None).await?)

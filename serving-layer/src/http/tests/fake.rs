@@ -420,8 +420,10 @@ impl Control for Fake {
             definition.verb(),
             definition.name()
         ));
-        if definition.name() == "taken" {
-            return Err(Problem::conflict("stream `taken` exists already"));
+        match definition.name() {
+            "taken" => return Err(Problem::conflict("stream `taken` exists already")),
+            "misspelt" => return Err(Problem::invalid("there is no column `dealy`")),
+            _ => {}
         }
         Ok(DdlAnswer {
             result: DdlResult::Created,

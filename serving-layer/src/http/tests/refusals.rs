@@ -349,7 +349,28 @@ const CASES: &[Case] = &[
         &[],
         "",
         400,
-        "parameter `flights.gte`: it is given twice",
+        "parameter `flights.gte`: it is given twice; all filters hold at once, so keep the narrower bound",
+    ),
+    (
+        "GET /v1/views/airport_delays?origin.in=SFO&origin.in=LAX",
+        &[],
+        "",
+        400,
+        "for one of several values write `origin.in=a,b`",
+    ),
+    (
+        "GET /v1/views/airport_delays?origin.is=null&origin.is=null",
+        &[],
+        "",
+        400,
+        "parameter `origin.is`: it is given twice; keep one",
+    ),
+    (
+        "GET /v1/views/airport_delays?origin=SFO&origin.is=null",
+        &[],
+        "",
+        400,
+        "parameter `origin.is`: all filters hold at once, and no row is both `origin.is=null` and in another filter of `origin`; keep one, or ask in SQL with OR",
     ),
     (
         "GET /v1/views/airport_delays?limit=1&limit=2",
@@ -590,6 +611,11 @@ async fn members_and_headers_help_programs() {
     let reply = post(&router, "/v1/sql", "{\n\"sql\": }").await;
     let json = reply.json();
     assert_eq!((&json["line"], &json["column"]), (&2.into(), &8.into()));
+    let sql = "CREATE VIEW misspelt AS\nSELECT sum(dealy) FROM flights";
+    let reply = send(&router, request("POST", "/v1/sql", &[TEXT], sql)).await;
+    reply.is_problem(400, "line 2, column 12: there is no column `dealy`");
+    let json = reply.json();
+    assert_eq!((&json["line"], &json["column"]), (&2.into(), &12.into()));
     let reply = send(&router, request("DELETE", "/v1/sql", &[], "")).await;
     let allowed: Vec<&str> = reply.header("allow").split(',').map(str::trim).collect();
     assert!(
