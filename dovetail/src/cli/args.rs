@@ -80,7 +80,7 @@ pub(super) enum Command {
     Plan(DefinitionsArgs),
     /// Bring a directory of .sql definitions into force
     Apply(DefinitionsArgs),
-    /// Start a batch run of a view
+    /// Start a batch run of a view, and with --wait see how it ends
     Recompute(RecomputeArgs),
     /// Repair a view: recompute from the raw log, show the difference, ask, promote
     Replay(ReplayArgs),

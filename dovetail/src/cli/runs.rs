@@ -36,7 +36,7 @@ pub(super) struct RecomputeArgs {
     /// Leave the result staged instead of promoting it
     #[arg(long)]
     dry_run: bool,
-    /// Wait until the run has ended or is staged
+    /// Wait until the run has ended or is staged, and fail with it (exit code 1)
     #[arg(long)]
     wait: bool,
     #[command(flatten)]
@@ -109,8 +109,13 @@ pub(super) async fn recompute(
     }
     let body = recompute_body(mode, &args.scope, args.dry_run);
     let mut run = start(client, &args.view, &body).await?;
+    let id = id_of(&run)?;
     if args.wait {
-        run = wait_while_running(client, console, &id_of(&run)?).await?;
+        run = wait_while_running(client, console, &id).await?;
+    } else if run["outcome"] == "running" {
+        console.note(&format!(
+            "run {id} has begun and goes on by itself; `dovetail runs {id}` shows how it ends, and --wait waits for that"
+        ));
     }
     show_run(console, &run, args.show)?;
     check_outcome(&run)

@@ -484,8 +484,14 @@ async fn recompute_waits_and_fails_with_its_run() {
 
     // Without --wait it only starts it.
     let fake = batch_server(&["failed"], None).await;
-    assert_eq!(fake.run(&["recompute", "a"]).await.code, 0);
+    let ran = fake.run(&["recompute", "a", "--format", "json"]).await;
+    assert_eq!(ran.code, 0);
     assert_eq!(fake.calls(), ["POST /v1/views/a/recompute"]);
+    let run: Value = serde_json::from_str(&ran.out).unwrap();
+    assert_eq!(run["outcome"], "running");
+    for part in ["run 7 has begun", "`dovetail runs 7`", "--wait"] {
+        assert!(ran.err.contains(part), "{part}: {}", ran.err);
+    }
 }
 
 #[tokio::test]
