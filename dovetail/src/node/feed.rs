@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
-use dovetail_log::embedded::{EmbeddedLog, ONLY_PARTITION};
+use dovetail_log::embedded::{EmbeddedLog, LogError, ONLY_PARTITION};
 use dovetail_model::{Hole, Position, Problem, StreamDef, StreamSchema};
 use dovetail_seam::{Forget, StreamCell};
 use dovetail_serving_layer::ports::SourceInfo;
@@ -118,10 +118,12 @@ struct EmbeddedForget(EmbeddedLog);
 
 impl Forget for EmbeddedForget {
     fn forget(&self, archived: &Position) -> Result<(), String> {
-        self.0
-            .forget(archived.get(ONLY_PARTITION))
-            .map(|_| ())
-            .map_err(|error| error.to_string())
+        match self.0.forget(archived.get(ONLY_PARTITION)) {
+            // The node stops: an archive that was under way has come to its end, and whoever opens the log next
+            // forgets what it left.
+            Ok(_) | Err(LogError::Closed) => Ok(()),
+            Err(error) => Err(error.to_string()),
+        }
     }
 }
 
@@ -132,5 +134,42 @@ struct KeptByRetention;
 impl Forget for KeptByRetention {
     fn forget(&self, _: &Position) -> Result<(), String> {
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use dovetail_log::embedded::{FsDisk, LogOptions};
+    use dovetail_model::{Column, ColumnType, ManualClock, UnknownColumns};
+
+    use super::*;
+
+    /// An archive that is under way while the server stops in order is no reason to warn.
+    #[tokio::test]
+    async fn a_closed_log_forgets_later() {
+        let dir = tempfile::tempdir().unwrap();
+        let schema = StreamSchema {
+            columns: vec![Column {
+                name: "n".to_owned(),
+                column_type: ColumnType::BigInt,
+                nullable: false,
+            }],
+            event_time: None,
+            unknown_columns: UnknownColumns::Ignore,
+        };
+        let (log, _) = EmbeddedLog::open(
+            Arc::new(FsDisk::open(dir.path().join("log")).unwrap()),
+            &schema,
+            LogOptions::default(),
+            Arc::new(ManualClock::at(0)),
+            Box::new(|_| {}),
+        )
+        .unwrap();
+        let forget = EmbeddedForget(log.clone());
+        // Nothing is durable yet, so that there is an error which is told.
+        let ahead = Position::single(dovetail_model::Offset(1));
+        assert!(forget.forget(&ahead).unwrap_err().contains("durable"));
+        log.close().await;
+        assert_eq!(forget.forget(&Position::zero()), Ok(()));
     }
 }
