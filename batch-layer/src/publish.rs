@@ -24,6 +24,8 @@ use crate::{BatchError, BatchLayer, Progress, StreamHandle, project};
 pub struct Published {
     /// The view.
     pub view: ViewId,
+    /// The generation that was live before.
+    pub before: Option<GenerationNumber>,
     /// The generation that was asked for.
     pub candidate: GenerationNumber,
     /// The generation that is live now: the candidate, or what it became when it was brought forward.
@@ -208,6 +210,7 @@ impl BatchLayer {
             let live = view.live.ok_or_else(|| not_built(view))?;
             return Ok(Published {
                 view: id.clone(),
+                before: Some(live),
                 candidate: live,
                 live,
                 schedule_paused: view.schedule_paused,
@@ -317,10 +320,12 @@ impl BatchLayer {
         let _publishing = lock.lock().await;
         let joined = Joined::new(&stream.cell, id, &near.generation);
         let last = self.catch_up(id, &stream, near, run).await?;
+        let mut before = None;
         let mut given_up = None;
         let mut allowed = |state: &CatalogState| {
             check(state)?;
             let view = live_view(state, id)?;
+            before = view.live;
             // What was brought forward shares files with it: expired meanwhile, they may be gone.
             manifest(view, asked)?;
             let version = last.generation.manifest().definition_version;
@@ -348,6 +353,7 @@ impl BatchLayer {
         let schedule_paused = live_view(&state, id)?.schedule_paused;
         Ok(Published {
             view: id.clone(),
+            before,
             candidate: asked,
             live: live.number(),
             schedule_paused,

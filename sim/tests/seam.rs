@@ -357,10 +357,13 @@ async fn a_rollback_while_a_definition_is_built_gives_up_that_alone() {
     let live = rig.catalog.state().views[&view].live.unwrap();
     let published = rig.batch.rollback(&view, None).await.unwrap();
     assert_eq!((published.given_up, published.live), (Some(3), live));
+    assert_eq!((published.before, published.candidate), (Some(live), live));
     assert!(!published.schedule_paused);
     assert_eq!(held(&rig), [2]);
     rig.check("by_origin").await;
     let published = rig.batch.rollback(&view, None).await.unwrap();
+    assert_eq!(published.before, Some(live));
+    assert!(published.candidate < live, "{published:?}");
     assert!(published.schedule_paused);
     assert_eq!(held(&rig), [1]);
     rig.check("by_origin").await;

@@ -4,7 +4,7 @@
 use std::future::Future;
 
 use async_trait::async_trait;
-use dovetail_batch_layer::{BatchError, StartRequest};
+use dovetail_batch_layer::{BatchError, Published, StartRequest};
 use dovetail_model::{
     BatchRun, CatalogState, DiffSummary, Entry, Exclusion, ExclusionId, GenerationNumber, Outcome,
     PositionToken, Problem, ProblemKind, RunId, StreamState, ViewId, ViewState,
@@ -216,50 +216,20 @@ impl Control for Node {
         view: &str,
         generation: Option<GenerationNumber>,
     ) -> Result<Settled<Rollback>, Problem> {
-        let state = self.0.catalog.state();
-        let state = view_named(&state, view)?;
-        let (id, from) = (state.def.id.clone(), state.live);
-        let nothing = || {
-            Problem::conflict(format!(
-                "view `{view}` has no earlier promote to go back from"
-            ))
-        };
-        // While a new definition is being built, a rollback to nothing in particular only gives that up.
-        let stays = state
-            .live
-            .filter(|_| generation.is_none() && state.pending.is_some());
-        let to = generation
-            .or(stays)
-            .or(state.before_promote)
-            .ok_or_else(nothing)?;
-        let has_schedule = state.def.recompute.is_some();
+        let id = view_named(&self.0.catalog.state(), view)?.def.id.clone();
         let batch = self.0.batch.clone();
         let work = detached(async move { batch.rollback(&id, generation).await.map_err(problem) });
-        let mut answer = Rollback {
-            view: view.to_owned(),
-            from,
-            to,
-            generation: None,
-            schedule_paused: stays.is_none(),
-            notes: vec![],
-        };
-        if has_schedule && stays.is_none() {
-            answer.notes.push(format!(
-                "the full schedule is paused, so that it does not bring the same result back; ALTER VIEW {view} SET (recompute = …) resumes it"
-            ));
-        }
-        match tokio::time::timeout(POINTER_MOVE_WAIT, work).await {
-            Ok(published) => {
-                let published = published?;
-                answer.generation = Some(published.live);
-                answer.schedule_paused = published.schedule_paused;
-                answer.notes.extend(published.given_up.map(|version| {
-                    format!("definition {version}, which was being built, is given up")
-                }));
-                Ok(Settled::Done(answer))
-            }
-            Err(_) => Ok(Settled::Pending(answer)),
-        }
+        Ok(match tokio::time::timeout(POINTER_MOVE_WAIT, work).await {
+            Ok(published) => Settled::Done(self.rolled_back(view, published?)),
+            Err(_) => Settled::Pending(Rollback {
+                view: view.to_owned(),
+                from: None,
+                to: generation,
+                generation: None,
+                schedule_paused: None,
+                notes: vec![],
+            }),
+        })
     }
 }
 
@@ -269,6 +239,28 @@ impl Node {
         let stream = state.views.get(view).map(|view| &view.def.stream);
         if let Some(open) = stream.and_then(|stream| self.0.streams.get(stream)) {
             open.feed().catch_up(open.cell()).await;
+        }
+    }
+
+    fn rolled_back(&self, view: &str, published: Published) -> Rollback {
+        let state = self.0.catalog.state();
+        let def = state.views.get(&published.view).map(|view| &view.def);
+        let has_schedule = def.is_some_and(|def| def.recompute.is_some());
+        let paused = (published.schedule_paused && has_schedule).then(|| {
+            format!(
+                "the full schedule is paused, so that it does not bring the same result back; ALTER VIEW {view} SET (recompute = …) resumes it"
+            )
+        });
+        let given_up = published
+            .given_up
+            .map(|version| format!("definition {version}, which was being built, is given up"));
+        Rollback {
+            view: view.to_owned(),
+            from: published.before,
+            to: Some(published.candidate),
+            generation: Some(published.live),
+            schedule_paused: Some(published.schedule_paused),
+            notes: paused.into_iter().chain(given_up).collect(),
         }
     }
 

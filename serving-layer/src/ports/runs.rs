@@ -166,19 +166,19 @@ pub enum Settled<T> {
     Pending(T),
 }
 
-/// What a rollback did.
+/// What a rollback did. While it is pending nobody knows: then it says what was asked.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Rollback {
     /// The view.
     pub view: String,
-    /// The generation that was live before.
+    /// The generation that was live before. None while pending.
     pub from: Option<GenerationNumber>,
-    /// The generation that was brought back.
-    pub to: GenerationNumber,
+    /// The generation that was brought back; the one that was asked for, if any, while pending.
+    pub to: Option<GenerationNumber>,
     /// The generation that is live now: `to`, brought forward to the seam. None while pending.
     pub generation: Option<GenerationNumber>,
-    /// Whether the view's full schedule is paused by it.
-    pub schedule_paused: bool,
+    /// Whether the view's full schedule is paused now. None while pending.
+    pub schedule_paused: Option<bool>,
     /// What a reader should know.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub notes: Vec<String>,

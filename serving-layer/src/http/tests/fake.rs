@@ -583,9 +583,9 @@ impl Control for Fake {
         Ok(Settled::Done(Rollback {
             view: view.to_owned(),
             from: Some(GenerationNumber(3)),
-            to: generation.unwrap_or(GenerationNumber(2)),
+            to: generation.or(Some(GenerationNumber(2))),
             generation: Some(GenerationNumber(4)),
-            schedule_paused: true,
+            schedule_paused: Some(true),
             notes: vec![],
         }))
     }
