@@ -10,7 +10,7 @@
 pub(crate) enum Precision {
     /// Not at all.
     Exact,
-    /// By rounding, if the result is a float.
+    /// By rounding, if the argument is a float.
     FloatSum,
     /// By the rounding of moments: variances and what is made of them.
     Moments,

@@ -32,8 +32,9 @@ const MOMENTS_BOUND: f64 = 1e-9;
 const QUANTILE_BOUND: f64 = 0.05;
 
 impl Equality {
-    pub(crate) fn of(precision: Precision, data_type: &DataType) -> Self {
-        let float = matches!(data_type, DataType::Float64 | DataType::Float32);
+    /// That of an aggregate over arguments of type `argument`.
+    pub(crate) fn of(precision: Precision, argument: &DataType) -> Self {
+        let float = matches!(argument, DataType::Float64 | DataType::Float32);
         match precision {
             Precision::Exact => Self::Exact,
             Precision::FloatSum if !float => Self::Exact,

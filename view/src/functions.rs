@@ -7,8 +7,12 @@
 //! that read or write anything.
 
 mod approx_distinct;
+mod avg;
 mod min_max;
 mod sum;
+#[cfg(test)]
+mod testing;
+mod wide;
 
 use std::sync::Arc;
 
@@ -17,6 +21,7 @@ use datafusion::execution::FunctionRegistry;
 use datafusion::logical_expr::AggregateUDF;
 
 pub use approx_distinct::{APPROX_DISTINCT_RELATIVE_ERROR, ApproxDistinct};
+pub use avg::Avg;
 pub use min_max::MinMax;
 pub use sum::Sum;
 
@@ -41,6 +46,7 @@ pub const UNBOUNDED_FUNCTIONS: [&str; 9] = [
 /// When the registry refuses one.
 pub fn register_functions(registry: &mut dyn FunctionRegistry) -> Result<()> {
     registry.register_udaf(Arc::new(AggregateUDF::from(ApproxDistinct::new())))?;
+    registry.register_udaf(Arc::new(AggregateUDF::from(Avg::new())))?;
     registry.register_udaf(Arc::new(AggregateUDF::from(MinMax::min())))?;
     registry.register_udaf(Arc::new(AggregateUDF::from(MinMax::max())))?;
     registry.register_udaf(Arc::new(AggregateUDF::from(Sum::new())))?;

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Hashes that say whether two definitions, or two sets of states, are the same.
 
-use arrow::datatypes::SchemaRef;
+use arrow::datatypes::{DataType, SchemaRef};
+use datafusion::physical_expr::aggregate::AggregateFunctionExpr;
 
 use crate::compile::Parts;
 
@@ -31,11 +32,20 @@ pub(crate) fn state_fingerprint(parts: &Parts, state_schema: &SchemaRef) -> Stri
     hasher.add(datafusion::DATAFUSION_VERSION);
     for aggregate in &parts.aggregates {
         hasher.add(aggregate.fun().name());
+        if is_rounded(aggregate) {
+            hasher.add("rounded");
+        }
     }
     for field in state_schema.fields() {
         hasher.add(field.data_type());
     }
     hasher.hex()
+}
+
+/// Whether `aggregate` is an `avg` that is rounded: a former one cut digits off, which the types of its states
+/// need not show.
+fn is_rounded(aggregate: &AggregateFunctionExpr) -> bool {
+    aggregate.fun().name() == "avg" && aggregate.field().data_type() != &DataType::Float64
 }
 
 /// Hashes texts one after the other, each with its length.

@@ -52,7 +52,6 @@ fn words(error: &DataFusionError, allowed: impl Fn(&str) -> bool) -> String {
         .or_else(|| outside_groups(&text))
         .or_else(|| unknown_column(&text))
         .or_else(|| nested_aggregates(&text))
-        .or_else(|| average_overflow(&text))
         .unwrap_or_else(|| with_sql_types(&text));
     let line = said
         .split('\n')
@@ -104,14 +103,6 @@ fn nested_aggregates(text: &str) -> Option<String> {
     let nested = sentence == "Aggregate function calls cannot be nested";
     nested.then(|| {
         "aggregates cannot be nested: write the outer one in a query over the inner one's result"
-            .to_owned()
-    })
-}
-
-/// Of a DECIMAL: the average has four more digits after the point.
-fn average_overflow(text: &str) -> Option<String> {
-    (text == "Arithmetic Overflow in AvgAccumulator").then(|| {
-        "an average does not fit 38 digits, four more of them after the point than its argument has: write avg(CAST(… AS DOUBLE)), or avg(CAST(… AS DECIMAL(34, 0)))"
             .to_owned()
     })
 }

@@ -120,7 +120,7 @@ async fn merging_and_sorting_spill_under_a_small_pool_and_lose_nothing() {
         .merge_plan(view.accumulate_plan(twice(rows)).unwrap())
         .unwrap();
     let plan = view.sort_plan(plan).unwrap();
-    let states = collect(Arc::clone(&plan), context(16 << 20)).await.unwrap();
+    let states = collect(Arc::clone(&plan), context(18 << 20)).await.unwrap();
     assert!(
         spills(&plan) > 0,
         "the pool is too large to make anything spill"

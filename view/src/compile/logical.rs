@@ -234,11 +234,14 @@ fn aggregate_classes(aggregate: &Aggregate) -> Result<HashMap<String, Equality>,
                 ),
             ));
         }
-        let precision =
-            aggregates::precision(function.func.name()).unwrap_or(aggregates::Precision::Moments);
+        let precision = aggregates::precision(name).unwrap_or(aggregates::Precision::Moments);
+        let argument = match function.params.args.first() {
+            Some(argument) => argument.get_type(input)?,
+            None => data_type,
+        };
         classes.insert(
             expr.schema_name().to_string(),
-            Equality::of(precision, &data_type),
+            Equality::of(precision, &argument),
         );
     }
     Ok(classes)

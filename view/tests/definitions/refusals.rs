@@ -373,7 +373,7 @@ const IN_OUR_WORDS: &[(&str, &str)] = &[
     ),
     (
         "avg(place)",
-        "`avg` takes no STRUCT<lat DOUBLE>: it takes DECIMAL or DOUBLE",
+        "`avg` takes no STRUCT<lat DOUBLE>: it takes DECIMAL, BIGINT or DOUBLE",
     ),
     (
         "sum(date)",

@@ -1,35 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
-use arrow::array::{ArrayRef, AsArray, BooleanArray, Decimal128Array, Int64Array, RecordBatch};
-use arrow::util::pretty::pretty_format_batches;
+use arrow::array::{ArrayRef, AsArray, BooleanArray, Decimal128Array, Int64Array};
+use arrow::datatypes::{Decimal128Type, Decimal256Type, Int64Type};
 use datafusion::logical_expr::EmitTo;
-use datafusion::prelude::SessionContext;
 use proptest::prelude::*;
 
+use super::wide::{Groups, Rows};
 use super::*;
-use crate::register_functions;
+use crate::functions::testing::{ask, column};
 
-fn context() -> SessionContext {
-    let mut context = SessionContext::new();
-    register_functions(&mut context).unwrap();
-    context
-}
+type BigintSums = Groups<Int64Type, Decimal128Type, Total<Int64Type, Decimal128Type>>;
 
-async fn ask(sql: &str) -> Result<Vec<RecordBatch>> {
-    context().sql(sql).await?.collect().await
-}
-
-/// The only column of the answer, as text.
-async fn column(sql: &str) -> Vec<String> {
-    let batches = ask(sql).await.unwrap_or_else(|e| panic!("{sql}: {e}"));
-    let table = pretty_format_batches(&batches).unwrap().to_string();
-    let cells = table.lines().skip(3).filter(|line| !line.starts_with('+'));
-    cells
-        .map(|line| line.trim_matches(['|', ' ']).to_owned())
-        .collect()
-}
-
-fn bigints() -> Ends<Decimal128Type> {
-    Ends::new("sum(x)", DataType::Decimal128(38, 0), DataType::Int64)
+fn bigint_sums() -> BigintSums {
+    let finish = Total::new("sum(x)", &DataType::Int64);
+    Groups::new(DataType::Decimal128(38, 0), finish)
 }
 
 type Event = (usize, Option<i64>, Option<bool>);
@@ -78,13 +61,12 @@ proptest! {
         let filter = filtered.then_some(&filter);
         let expected = reference(&events, count, filtered);
 
-        let new = || Groups::<Int64Type, Decimal128Type>::new(bigints());
-        let mut direct = new();
+        let mut direct = bigint_sums();
         direct.update_batch(&[Arc::clone(&values)], &groups, filter, count).unwrap();
         // Each event to a state of its own, and these merged.
         let states = direct.convert_to_state(&[values], filter).unwrap();
         let merged = || {
-            let mut merged = new();
+            let mut merged = bigint_sums();
             merged.merge_batch(&states, &groups, count).unwrap();
             merged
         };
@@ -116,10 +98,11 @@ fn one_digit_too_many_is_none_of_the_result() {
     let greatest = 10_i128.pow(38) - 1;
     for (p, s, fits) in [(38, 2, greatest), (29, 2, 10_i128.pow(29) - 1)] {
         let state = DataType::Decimal256(76, s);
-        let ends = || Ends::new("sum(x)", state.clone(), DataType::Decimal128(p, s));
+        let result = DataType::Decimal128(p, s);
         for (value, more) in [(fits, 1), (-fits, -1)] {
-            let mut rows = Rows::<Decimal128Type, Decimal256Type>::new(ends());
-            let add = |rows: &mut Rows<_, _>, value| {
+            let finish: Total<Decimal128Type, Decimal256Type> = Total::new("sum(x)", &result);
+            let mut rows: Rows<Decimal128Type, _, _> = Rows::new(state.clone(), finish);
+            let add = |rows: &mut Rows<_, _, _>, value| {
                 let array = Decimal128Array::from_iter_values([value]);
                 rows.update_batch(&[Arc::new(array)]).unwrap();
             };
@@ -164,6 +147,10 @@ async fn every_type_is_added_up_or_refused_with_a_way_out() {
         (
             "CAST('1' AS DECIMAL(76, 2))",
             "`sum` takes no DECIMAL(76, 2), whose sums nothing holds: cast the argument, as in sum(CAST(… AS DECIMAL(57, 2)))",
+        ),
+        (
+            "CAST('0.1' AS DECIMAL(76, 76))",
+            "`sum` takes no DECIMAL(76, 76), whose sums nothing holds: cast the argument, as in sum(CAST(… AS DECIMAL(57, 57)))",
         ),
     ] {
         for select in [

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The sum of all rows, or of those in a window frame.
+//! The total of all rows, or of those in a window frame.
 
 use std::fmt::Debug;
 use std::marker::PhantomData;
@@ -7,51 +7,51 @@ use std::marker::PhantomData;
 use arrow::array::{
     Array, ArrayRef, ArrowNativeTypeOp, ArrowPrimitiveType, AsArray, PrimitiveArray,
 };
-use arrow::datatypes::DecimalType;
+use arrow::buffer::NullBuffer;
+use arrow::datatypes::{DataType, Int64Type};
 use datafusion::common::{HashMap, not_impl_err};
 use datafusion::error::Result;
 use datafusion::logical_expr::Accumulator;
 use datafusion::scalar::ScalarValue;
 
-use super::ends::{Argument, Ends};
+use super::{Argument, Finish, Wide};
 
-/// The sum of values of type `A`, in a number of type `S`.
+/// The total of values of type `A`, in a number of type `S`.
 #[derive(Debug)]
-pub(super) struct Rows<A: ArrowPrimitiveType, S: DecimalType> {
-    ends: Ends<S>,
-    sum: S::Native,
-    /// How many values, or states of values, it is made of.
-    count: usize,
+pub(in crate::functions) struct Rows<A, S: Wide, F> {
+    total_type: DataType,
+    finish: F,
+    total: S::Native,
+    /// How many values it is made of; if `F` does not count, values or states of values.
+    count: i64,
     argument: PhantomData<A>,
 }
 
-impl<A: ArrowPrimitiveType, S: DecimalType> Rows<A, S> {
-    pub(super) fn new(ends: Ends<S>) -> Self {
+impl<A, S: Wide, F> Rows<A, S, F> {
+    /// No rows yet; `total_type` is the type of their total.
+    pub(in crate::functions) fn new(total_type: DataType, finish: F) -> Self {
         Self {
-            ends,
-            sum: S::default_value(),
+            total_type,
+            finish,
+            total: S::default_value(),
             count: 0,
             argument: PhantomData,
         }
     }
 }
 
-impl<A, S> Accumulator for Rows<A, S>
-where
-    A: Argument<S>,
-    S: DecimalType + Debug,
-{
+impl<A: Argument<S>, S: Wide, F: Finish<S>> Accumulator for Rows<A, S, F> {
     fn update_batch(&mut self, values: &[ArrayRef]) -> Result<()> {
         let values = values[0].as_primitive::<A>();
-        self.sum = self.sum.add_wrapping(total(values));
-        self.count += values.len() - values.null_count();
+        self.total = self.total.add_wrapping(total(values));
+        self.count += valid(values);
         Ok(())
     }
 
     fn retract_batch(&mut self, values: &[ArrayRef]) -> Result<()> {
         let values = values[0].as_primitive::<A>();
-        self.sum = self.sum.sub_wrapping(total(values));
-        self.count -= values.len() - values.null_count();
+        self.total = self.total.sub_wrapping(total(values));
+        self.count -= valid(values);
         Ok(())
     }
 
@@ -60,22 +60,27 @@ where
     }
 
     fn merge_batch(&mut self, states: &[ArrayRef]) -> Result<()> {
-        let states = states[0].as_primitive::<S>();
-        self.sum = self.sum.add_wrapping(total(states));
-        self.count += states.len() - states.null_count();
+        let totals = states[0].as_primitive::<S>();
+        self.total = self.total.add_wrapping(total(totals));
+        self.count += if F::COUNTS {
+            total::<_, i64>(states[1].as_primitive::<Int64Type>())
+        } else {
+            valid(totals)
+        };
         Ok(())
     }
 
     fn evaluate(&mut self) -> Result<ScalarValue> {
-        result::<A, S>(&self.ends, (self.count > 0).then_some(self.sum))
+        result(&self.finish, self.total, self.count)
     }
 
     fn state(&mut self) -> Result<Vec<ScalarValue>> {
-        let state = (self.count > 0).then_some(self.sum);
-        Ok(vec![ScalarValue::new_primitive::<S>(
-            state,
-            &self.ends.state,
-        )?])
+        let total = (self.count > 0).then_some(self.total);
+        let mut state = vec![ScalarValue::new_primitive::<S>(total, &self.total_type)?];
+        if F::COUNTS {
+            state.push(ScalarValue::Int64((self.count > 0).then_some(self.count)));
+        }
+        Ok(state)
     }
 
     fn size(&self) -> usize {
@@ -83,29 +88,25 @@ where
     }
 }
 
-/// The sum of different values, which DataFusion's own accumulator collects; its state is a list of them.
+/// The total of different values, which DataFusion's own accumulator collects; its state is a list of them.
 #[derive(Debug)]
-pub(super) struct Distinct<A: ArrowPrimitiveType, S: DecimalType> {
-    ends: Ends<S>,
+pub(super) struct Distinct<A, S, F> {
+    finish: F,
     values: Box<dyn Accumulator>,
-    argument: PhantomData<A>,
+    types: PhantomData<(A, S)>,
 }
 
-impl<A: ArrowPrimitiveType, S: DecimalType> Distinct<A, S> {
-    pub(super) fn new(ends: Ends<S>, values: Box<dyn Accumulator>) -> Self {
+impl<A, S, F> Distinct<A, S, F> {
+    pub(super) fn new(finish: F, values: Box<dyn Accumulator>) -> Self {
         Self {
-            ends,
+            finish,
             values,
-            argument: PhantomData,
+            types: PhantomData,
         }
     }
 }
 
-impl<A, S> Accumulator for Distinct<A, S>
-where
-    A: Argument<S>,
-    S: DecimalType + Debug,
-{
+impl<A: Argument<S>, S: Wide, F: Finish<S>> Accumulator for Distinct<A, S, F> {
     fn update_batch(&mut self, values: &[ArrayRef]) -> Result<()> {
         self.values.update_batch(values)
     }
@@ -115,15 +116,14 @@ where
     }
 
     fn evaluate(&mut self) -> Result<ScalarValue> {
-        let mut sum = None;
+        let (mut sum, mut count) = (S::default_value(), 0);
         for state in self.values.state()? {
             let list = state.to_array()?;
             let values = list.as_list::<i32>().values().as_primitive::<A>();
-            if !values.is_empty() {
-                sum = Some(total(values));
-            }
+            sum = sum.add_wrapping(total(values));
+            count += valid(values);
         }
-        result::<A, S>(&self.ends, sum)
+        result(&self.finish, sum, count)
     }
 
     fn state(&mut self) -> Result<Vec<ScalarValue>> {
@@ -135,39 +135,31 @@ where
     }
 }
 
-/// The sum of different values in a window frame.
+/// The total of different values in a window frame.
 #[derive(Debug)]
-pub(super) struct SlidingDistinct<A: ArrowPrimitiveType, S: DecimalType> {
-    ends: Ends<S>,
-    sum: S::Native,
+pub(super) struct SlidingDistinct<A: ArrowPrimitiveType, S: Wide, F> {
+    finish: F,
+    total: S::Native,
     /// How often each value is in the frame.
     counts: HashMap<A::Native, usize>,
 }
 
-impl<A, S> SlidingDistinct<A, S>
-where
-    A: ArrowPrimitiveType,
-    S: DecimalType,
-{
-    pub(super) fn new(ends: Ends<S>) -> Self {
+impl<A: ArrowPrimitiveType, S: Wide, F> SlidingDistinct<A, S, F> {
+    pub(super) fn new(finish: F) -> Self {
         Self {
-            ends,
-            sum: S::default_value(),
+            finish,
+            total: S::default_value(),
             counts: HashMap::default(),
         }
     }
 }
 
-impl<A, S> Accumulator for SlidingDistinct<A, S>
-where
-    A: Argument<S>,
-    S: DecimalType + Debug,
-{
+impl<A: Argument<S>, S: Wide, F: Finish<S>> Accumulator for SlidingDistinct<A, S, F> {
     fn update_batch(&mut self, values: &[ArrayRef]) -> Result<()> {
         for value in values[0].as_primitive::<A>().iter().flatten() {
             let count = self.counts.entry(value).or_insert(0);
             if *count == 0 {
-                self.sum = self.sum.add_wrapping(value.into());
+                self.total = self.total.add_wrapping(value.into());
             }
             *count += 1;
         }
@@ -182,7 +174,7 @@ where
             *count -= 1;
             if *count == 0 {
                 self.counts.remove(&value);
-                self.sum = self.sum.sub_wrapping(value.into());
+                self.total = self.total.sub_wrapping(value.into());
             }
         }
         Ok(())
@@ -197,8 +189,8 @@ where
     }
 
     fn evaluate(&mut self) -> Result<ScalarValue> {
-        let sum = (!self.counts.is_empty()).then_some(self.sum);
-        result::<A, S>(&self.ends, sum)
+        let count = i64::try_from(self.counts.len()).expect("they are in memory");
+        result(&self.finish, self.total, count)
     }
 
     fn state(&mut self) -> Result<Vec<ScalarValue>> {
@@ -210,7 +202,7 @@ where
     }
 }
 
-/// The sum of what is not NULL.
+/// The total of what is not NULL.
 fn total<T, W>(values: &PrimitiveArray<T>) -> W
 where
     T: ArrowPrimitiveType<Native: Into<W>>,
@@ -226,11 +218,15 @@ where
     }
 }
 
-fn result<A, S>(ends: &Ends<S>, sum: Option<S::Native>) -> Result<ScalarValue>
-where
-    A: Argument<S>,
-    S: DecimalType,
-{
-    let sum = sum.map(|sum| ends.finish(sum)).transpose()?;
-    ScalarValue::new_primitive::<A>(sum, &ends.result)
+/// How many values are not NULL.
+fn valid<T: ArrowPrimitiveType>(values: &PrimitiveArray<T>) -> i64 {
+    let valid = values.len() - values.null_count();
+    i64::try_from(valid).expect("they are in memory")
+}
+
+/// What one total becomes; NULL if it is made of nothing.
+fn result<S: Wide>(finish: &impl Finish<S>, total: S::Native, count: i64) -> Result<ScalarValue> {
+    let nulls = (count == 0).then(|| NullBuffer::new_null(1));
+    let result = finish.finish(vec![total], &[count], nulls)?;
+    ScalarValue::try_from_array(&result, 0)
 }
