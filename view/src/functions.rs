@@ -8,6 +8,7 @@
 
 mod approx_distinct;
 mod avg;
+mod call_names;
 mod min_max;
 mod sum;
 #[cfg(test)]
@@ -19,6 +20,8 @@ use std::sync::Arc;
 use datafusion::error::Result;
 use datafusion::execution::FunctionRegistry;
 use datafusion::logical_expr::AggregateUDF;
+
+use call_names::CallNames;
 
 pub use approx_distinct::{APPROX_DISTINCT_RELATIVE_ERROR, ApproxDistinct};
 pub use avg::Avg;
@@ -39,8 +42,8 @@ pub const UNBOUNDED_FUNCTIONS: [&str; 9] = [
     "list_resize",
 ];
 
-/// Registers our functions, in place of DataFusion's of the same name. Takes a `SessionState` or a
-/// `SessionContext`.
+/// Registers our functions, in place of DataFusion's of the same name, and how calls are planned. Takes a
+/// `SessionState` or a `SessionContext`.
 ///
 /// # Errors
 /// When the registry refuses one.
@@ -50,5 +53,6 @@ pub fn register_functions(registry: &mut dyn FunctionRegistry) -> Result<()> {
     registry.register_udaf(Arc::new(AggregateUDF::from(MinMax::min())))?;
     registry.register_udaf(Arc::new(AggregateUDF::from(MinMax::max())))?;
     registry.register_udaf(Arc::new(AggregateUDF::from(Sum::new())))?;
+    registry.register_expr_planner(Arc::new(CallNames))?;
     Ok(())
 }

@@ -52,6 +52,7 @@ fn words(error: &DataFusionError, allowed: impl Fn(&str) -> bool) -> String {
         .or_else(|| outside_groups(&text))
         .or_else(|| unknown_column(&text))
         .or_else(|| nested_aggregates(&text))
+        .or_else(|| same_name(&text))
         .unwrap_or_else(|| with_sql_types(&text));
     let line = said
         .split('\n')
@@ -104,6 +105,20 @@ fn nested_aggregates(text: &str) -> Option<String> {
     nested.then(|| {
         "aggregates cannot be nested: write the outer one in a query over the inner one's result"
             .to_owned()
+    })
+}
+
+/// `… the expression "a" at position 0 and "CAST(a AS Int64)" at position 1 have the same name. …`
+fn same_name(text: &str) -> Option<String> {
+    let (_, rest) = text.split_once("require unique expression names but the expression \"")?;
+    let (one, rest) = rest.split_once("\" at position ")?;
+    let (_, rest) = rest.split_once(" and \"")?;
+    let (other, _) = rest.split_once("\" at position ")?;
+    let (one, other) = (with_sql_types(one), with_sql_types(other));
+    Some(if one == other {
+        format!("`{one}` is there twice: leave one of them out, or give it another name with AS")
+    } else {
+        format!("`{one}` and `{other}` have one name: give one of them another with AS")
     })
 }
 

@@ -11,9 +11,10 @@ use datafusion::error::Result;
 use datafusion::execution::SessionStateBuilder;
 use datafusion::execution::context::{SQLOptions, SessionState};
 use datafusion::execution::runtime_env::RuntimeEnv;
-use datafusion::optimizer::OptimizerRule as _;
+use datafusion::optimizer::OptimizerRule;
 use datafusion::prelude::{SessionConfig, SessionContext};
 
+use super::derived_keys::DerivedKeys;
 use super::distinct::DistinctToGroupBy;
 
 /// The catalog and schema that our tables are in.
@@ -41,9 +42,14 @@ impl QuerySession {
             .set_bool("datafusion.sql_parser.map_string_types_to_utf8view", false);
         let mut ctx = SessionContext::new_with_config_rt(config, runtime);
         dovetail_view::register_functions(&mut ctx)?;
-        let distinct = DistinctToGroupBy::default();
-        ctx.remove_optimizer_rule(distinct.name());
-        ctx.add_optimizer_rule(Arc::new(distinct));
+        let ours: [Arc<dyn OptimizerRule + Send + Sync>; 2] = [
+            Arc::new(DistinctToGroupBy::default()),
+            Arc::new(DerivedKeys::default()),
+        ];
+        for rule in ours {
+            ctx.remove_optimizer_rule(rule.name());
+            ctx.add_optimizer_rule(rule);
+        }
         for name in dovetail_view::UNBOUNDED_FUNCTIONS {
             ctx.deregister_udf(name);
         }

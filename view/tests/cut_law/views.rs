@@ -441,6 +441,21 @@ const FLAT_TRAPS: &[Shape] = &[
         &["avg(c6)", "sum(c6)", "sum(DISTINCT c0)", "avg(c4)"],
         None,
     ),
+    // Calls that differ in a cast or in parentheses.
+    (
+        &["c1"],
+        &[
+            "sum(c0)",
+            "sum(CAST(c0 AS DECIMAL(20, 3)))",
+            "min(CAST(c0 AS VARCHAR))",
+            "min(c0)",
+            "count(DISTINCT c0)",
+            "count(DISTINCT CAST(c0 AS VARCHAR))",
+            "max((c0 + 1) % 3 * 2)",
+            "max(c0 + 1 % 3 * 2)",
+        ],
+        None,
+    ),
     (&["c0", "c1", "c3", "c5", "c7"], &["count(c2)"], None),
     (&["CAST(c2 AS DATE)"], &["avg(c6)"], None),
     (&["c4"], &[], None),
