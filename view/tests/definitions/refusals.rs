@@ -422,6 +422,13 @@ const IN_OUR_WORDS: &[(&str, &str)] = &[
     ),
 ];
 
+/// On a thread of a test, which has the 2 MiB that threads have by default.
+#[test]
+fn the_longest_chain_of_operators_is_compiled() {
+    let sql = format!("SELECT sum(delay{}) FROM flights", " + delay".repeat(149));
+    View::compile(&sql, &streams()).unwrap();
+}
+
 #[test]
 fn the_engines_refusals_are_short_and_speak_of_sql_types() {
     for (expression, message) in IN_OUR_WORDS {
