@@ -36,7 +36,10 @@ impl SpeedLayerMemory for Memory {
     }
 
     fn note(&self, cut: &Cut) {
-        self.relieved.lock().unwrap().push(cut.clone());
+        self.relieved
+            .lock()
+            .expect("nobody panics with it")
+            .push(cut.clone());
     }
 }
 
@@ -59,7 +62,15 @@ impl Scheduling {
 
     /// The first cut that something was let go of.
     async fn relieved(&self) -> Cut {
-        eventually(|| self.memory.relieved.lock().unwrap().first().cloned()).await
+        let relieved = &self.memory.relieved;
+        eventually(|| {
+            relieved
+                .lock()
+                .expect("nobody panics with it")
+                .first()
+                .cloned()
+        })
+        .await
     }
 }
 
