@@ -6,6 +6,8 @@ cargo_deny_version=0.20.2
 
 kafka_version=4.3.1
 
+versitygw_version=1.8.0
+
 cache="${XDG_CACHE_HOME:-$HOME/.cache}/dovetail"
 
 say() { printf '%s\n' "$*" >&2; }
@@ -107,4 +109,23 @@ need_kafka() {
         -DoutputDirectory="$kafka_jars.new" -DincludeScope=runtime >&2
     rm -rf "$kafka_jars"
     mv "$kafka_jars.new" "$kafka_jars"
+}
+
+# The S3 server of the object store tests: built from its Go module into the cache.
+versitygw_dir="$cache/versitygw-$versitygw_version"
+need_versitygw() {
+    if [ -x "$versitygw_dir/versitygw" ]; then
+        return
+    fi
+    local go=go
+    if ! have go; then
+        need_venv "$cache/go" testkit/go-requirements.txt
+        go="$cache/go/bin/go"
+    fi
+    say "building versitygw $versitygw_version into $versitygw_dir (once, some minutes)"
+    rm -rf "$versitygw_dir.new"
+    mkdir -p "$versitygw_dir.new"
+    GOBIN="$versitygw_dir.new" "$go" install "github.com/versity/versitygw/cmd/versitygw@v$versitygw_version" >&2
+    rm -rf "$versitygw_dir"
+    mv "$versitygw_dir.new" "$versitygw_dir"
 }

@@ -4,12 +4,13 @@
 //! Invariants: it listens on loopback only, on ports that were free; it ends with its [`Broker`], or with the
 //! process that started it, however that ends; a broker that does not start fails the test with its log.
 
+pub mod process;
+
 use std::fmt::Write as _;
 use std::fs;
 use std::io::{BufRead, BufReader};
-use std::net::TcpListener;
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use futures::executor::block_on;
@@ -20,8 +21,7 @@ use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
-/// Runs a command and kills it when its own input ends, which it does with whoever holds the other end.
-const KEEPER: &str = r#""$@" & pid=$!; exec >/dev/null; cat >/dev/null; kill -9 $pid; wait"#;
+use process::{Kept, free_ports};
 
 const TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -31,9 +31,10 @@ const VERSION: &str = "4.3.1";
 /// A running broker.
 #[derive(Debug)]
 pub struct Broker {
+    // Ends before its directory is removed.
+    process: Option<Kept>,
     dir: tempfile::TempDir,
     port: u16,
-    process: Option<Child>,
 }
 
 impl Broker {
@@ -93,19 +94,11 @@ impl Broker {
 
     /// Starts it again after [`Broker::kill`].
     pub fn run(&mut self) {
-        let java = self.java("kafka.Kafka");
-        let mut process = Command::new("sh")
-            .args(["-c", KEEPER, "kafka"])
-            .arg(java.get_program())
-            .args(java.get_args())
-            .arg(self.dir.path().join("server.properties"))
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::inherit())
-            .spawn()
-            .expect("java runs");
+        let mut java = self.java("kafka.Kafka");
+        java.arg(self.dir.path().join("server.properties"));
+        let mut process = Kept::start(&java, Stdio::piped(), Stdio::inherit());
         let mut said = String::new();
-        let mut lines = BufReader::new(process.stdout.take().expect("it is piped")).lines();
+        let mut lines = BufReader::new(process.take_stdout().expect("it is piped")).lines();
         let started = lines.by_ref().any(|line| {
             let line = line.unwrap_or_default();
             let started = line.contains("Kafka Server started");
@@ -120,10 +113,7 @@ impl Broker {
 
     /// Ends it at once, as kill -9 does.
     pub fn kill(&mut self) {
-        if let Some(mut process) = self.process.take() {
-            drop(process.stdin.take());
-            process.wait().expect("it is ours");
-        }
+        self.process = None;
     }
 
     /// Makes a topic of so many partitions.
@@ -195,12 +185,6 @@ impl Broker {
             .arg(format!("{}/*", jars().display()))
             .arg(main);
         java
-    }
-}
-
-impl Drop for Broker {
-    fn drop(&mut self) {
-        self.kill();
     }
 }
 
@@ -314,12 +298,6 @@ fn jars() -> PathBuf {
         jars.display()
     );
     jars
-}
-
-/// Two ports that nothing listens on.
-fn free_ports() -> [u16; 2] {
-    let bound = [(); 2].map(|()| TcpListener::bind(("127.0.0.1", 0)).expect("a free port"));
-    bound.map(|listener| listener.local_addr().expect("it is bound").port())
 }
 
 const LOG4J: &str = "rootLogger.level=WARN\n\
