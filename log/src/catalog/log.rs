@@ -9,6 +9,7 @@ use dovetail_model::{CatalogState, Commit};
 use futures::{StreamExt, TryStreamExt};
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutPayload};
+use tokio::time::Instant;
 use tracing::{info, warn};
 
 use super::CatalogError;
@@ -20,6 +21,9 @@ const READ_AHEAD: usize = 16;
 const SETTLE_ATTEMPTS: u32 = 5;
 /// First pause between such tries; each is twice as long.
 const SETTLE_PAUSE: Duration = Duration::from_millis(2);
+/// No further try after this long: whoever waits for a commit shall hear of an outage while he waits. A store behind a
+/// network has tried each of them several times.
+const SETTLE_TIME: Duration = Duration::from_secs(20);
 /// A replay of more commits than this leaves a snapshot behind.
 const LONG_REPLAY: u64 = 2 * super::store::SNAPSHOT_EVERY;
 
@@ -91,6 +95,7 @@ impl CommitLog {
         bytes: Bytes,
     ) -> Result<Result<Settled, object_store::Error>, CatalogError> {
         let path = file::commit_path(commit.sequence);
+        let gives_up = Instant::now() + SETTLE_TIME;
         let mut pause = SETTLE_PAUSE;
         let mut attempt = 1;
         loop {
@@ -108,7 +113,7 @@ impl CommitLog {
                 Err(object_store::Error::NotFound { .. }) => put_error,
                 Err(read_error) => read_error,
             };
-            if attempt == SETTLE_ATTEMPTS {
+            if attempt == SETTLE_ATTEMPTS || Instant::now() >= gives_up {
                 return Ok(Err(error));
             }
             warn!(%path, attempt, %error, "outcome of a catalog put is unknown, trying again");

@@ -25,4 +25,4 @@ pub use random::{NonceSource, random_u64};
 pub use store::Catalog;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -81,7 +81,8 @@ fn created(name: &str) -> Entry {
     }
 }
 
-async fn create(catalog: &Catalog, name: &str) -> Arc<CatalogState> {
+/// Commits a stream of that name.
+pub(crate) async fn create(catalog: &Catalog, name: &str) -> Arc<CatalogState> {
     let entry = created(name);
     let committed = catalog.commit::<Refusal>(move |_| Ok(vec![entry.clone()]));
     committed.await.unwrap()

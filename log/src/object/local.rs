@@ -10,6 +10,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;
+use std::fs::File;
 use std::io::{self, ErrorKind, Write};
 use std::ops::Range;
 use std::path::{Path as FilePath, PathBuf};
@@ -27,6 +28,7 @@ use object_store::{
     RenameTargetMode, Result, UpdateVersion,
 };
 use parking_lot::Mutex;
+use rustix::fs::{FlockOperation, flock};
 
 use super::durable::{create_dirs, sync_dir};
 use super::staged::{Staged, Stamps, e_tag, is_staged_name, modified_us, staged_path};
@@ -38,8 +40,8 @@ const DELETE_BATCH: usize = 256;
 
 /// An [`ObjectStore`] on a local directory whose writes are durable when they answer. Clones share it.
 ///
-/// Open a directory once per process and hand out clones: the compare-and-swap of `PutMode::Update` is
-/// exact among clones, and a second open would sweep the files that the first is still writing.
+/// One open at a time holds a directory, in whatever process; hand out clones. The compare-and-swap of
+/// `PutMode::Update` is exact among clones, and a second open would sweep the files that the first still writes.
 #[derive(Debug, Clone)]
 pub struct LocalStore(Arc<Shared>);
 
@@ -47,6 +49,8 @@ pub struct LocalStore(Arc<Shared>);
 pub(super) struct Shared {
     files: LocalFileSystem,
     root: PathBuf,
+    /// The directory itself, locked for as long as the store is open.
+    _lock: File,
     /// Held while names change, never during an fsync.
     names: Mutex<()>,
     stamps: Stamps,
@@ -59,23 +63,39 @@ impl LocalStore {
     /// makes durable what is there, since a process that was killed may have left names unsynced.
     ///
     /// # Errors
-    /// When the directory cannot be created, walked or synced; the message names the path.
+    /// When the directory cannot be created, walked or synced, or another store is open on it; the message names the
+    /// path.
     pub fn open(root: impl AsRef<FilePath>) -> Result<Self> {
         let root = root.as_ref();
         create_dirs(root).map_err(|e| io_error("create", root, e))?;
         let root = root
             .canonicalize()
             .map_err(|e| io_error("resolve", root, e))?;
+        let lock = lock(&root)?;
         let files = LocalFileSystem::new_with_prefix(&root)?;
         let mut dirs = HashSet::new();
         let latest = sweep(root.clone(), &mut dirs)?;
         Ok(Self(Arc::new(Shared {
             files,
             root,
+            _lock: lock,
             names: Mutex::new(()),
             stamps: Stamps::after(latest),
             durable_dirs: Mutex::new(dirs),
         })))
+    }
+}
+
+/// Takes the directory for this store alone, until the file is closed.
+fn lock(root: &FilePath) -> Result<File> {
+    let file = File::open(root).map_err(|e| io_error("open", root, e))?;
+    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(file),
+        Err(rustix::io::Errno::WOULDBLOCK) => Err(generic(format!(
+            "another process has the store in `{}` open",
+            root.display()
+        ))),
+        Err(error) => Err(io_error("lock", root, error.into())),
     }
 }
 

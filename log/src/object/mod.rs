@@ -1,23 +1,34 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Object stores that keep their word.
 //!
-//! Purpose: [`LocalStore`], an `object_store::ObjectStore` on a local directory whose answers are durable:
+//! Purpose: [`open_store`] opens the store that a URL names, [`check_store`] finds out whether it keeps its word;
+//! [`LocalStore`] is an `object_store::ObjectStore` on a local directory whose answers are durable:
 //! a put, copy, rename or delete that has returned survives a power cut, `PutMode::Create` has one winner
 //! and `PutMode::Update` is a compare-and-swap. Collaborators: the catalog, the raw log, generations, and
 //! `deltalake-core`, which gets the same store. Reads and lists are `object_store`'s own.
 //! Invariants: an object is whole or absent under its name; a half-written file is never listed; what one
-//! caller is told of another's put is durable when it is told. Non-goals: attributes and tags, several
-//! processes on one directory, anything but Unix.
+//! caller is told of another's put is durable when it is told; no error and no log line holds a secret.
+//! Non-goals: attributes and tags, several processes on one directory, anything but Unix.
 
+mod aws_files;
+mod below;
 mod durable;
 mod local;
+mod open;
+mod options;
 mod staged;
 mod upload;
+mod url;
 
 #[cfg(test)]
 mod conformance;
+#[cfg(test)]
+pub(crate) mod s3_tests;
 #[cfg(test)]
 mod tests;
 
 pub(crate) use durable::{create_dirs, sync_dir};
 pub use local::LocalStore;
+pub use open::{Environment, StoreError, check_store, open_store};
+pub use options::StoreOption;
+pub use url::StoreUrl;

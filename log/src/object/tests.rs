@@ -35,6 +35,19 @@ async fn unfinished_files_are_neither_listed_nor_kept() {
     assert_eq!(files(&dir.path().join("a")), ["x"]);
 }
 
+#[test]
+fn a_directory_is_open_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = LocalStore::open(dir.path()).unwrap();
+    let error = LocalStore::open(dir.path()).unwrap_err().to_string();
+    assert!(error.contains("another process has the store"), "{error}");
+    let shared = store.clone();
+    drop(store);
+    LocalStore::open(dir.path()).unwrap_err();
+    drop(shared);
+    LocalStore::open(dir.path()).unwrap();
+}
+
 #[tokio::test]
 async fn every_path_cleans_up_its_staged_file() {
     let dir = tempfile::tempdir().unwrap();

@@ -1,0 +1,404 @@
+// SPDX-License-Identifier: Apache-2.0
+//! From a URL to a store, and what is asked of a store before it is trusted.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use dovetail_model::ProblemKind;
+use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey};
+use object_store::azure::{AzureConfigKey, MicrosoftAzureBuilder};
+use object_store::gcp::GoogleCloudStorageBuilder;
+use object_store::memory::InMemory;
+use object_store::path::Path;
+use object_store::{
+    BackoffConfig, ClientConfigKey, ClientOptions, Error, ObjectStore, ObjectStoreExt, PutMode,
+    RetryConfig,
+};
+
+use super::below::Below;
+use super::options::{Addressing, Setting};
+use super::url::{Place, Provider};
+use super::{LocalStore, StoreOption, StoreUrl, aws_files};
+use crate::catalog::random_u64;
+
+/// How long a connection may take to come about: far more than one across an ocean needs.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long one try of a request may take, its body included: a part of 10 MiB at 3 Mbit/s.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
+/// No try begins later than this after the first. Long enough for a throttled store to recover and for a failover of
+/// the endpoint; short enough that whoever waits for a statement or a start hears of an outage while he still waits.
+/// What must not fail by an outage, archiving, is tried again by itself for as long as it lasts.
+const RETRY_TIMEOUT: Duration = Duration::from_secs(10);
+/// With the pauses below, about as many as fit into that time.
+const MAX_RETRIES: usize = 8;
+
+/// Variables that say where keys come from. Where one is set, AWS's files are not looked at.
+const KEY_VARIABLES: [&str; 6] = [
+    "AWS_ACCESS_KEY_ID",
+    "AWS_SECRET_ACCESS_KEY",
+    "AWS_WEB_IDENTITY_TOKEN_FILE",
+    "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI",
+    "AWS_CONTAINER_CREDENTIALS_FULL_URI",
+    "AWS_SKIP_SIGNATURE",
+];
+
+/// Environment variables, as an argument, so that a test has its own.
+#[derive(Debug, Clone, Default)]
+pub struct Environment(BTreeMap<String, String>);
+
+impl Environment {
+    /// Those of this process; those that are not text are left out.
+    pub fn of_process() -> Self {
+        let variables = std::env::vars_os();
+        let text = variables.filter_map(|(name, value)| {
+            Some((name.into_string().ok()?, value.into_string().ok()?))
+        });
+        Self(text.collect())
+    }
+
+    /// A variable; an empty one counts as not set.
+    pub(super) fn get(&self, name: &str) -> Option<&str> {
+        let value = self.0.get(name)?;
+        (!value.is_empty()).then_some(value)
+    }
+
+    /// Sets a variable.
+    pub fn set(&mut self, name: &str, value: &str) {
+        self.0.insert(name.to_owned(), value.to_owned());
+    }
+}
+
+impl<'a> FromIterator<(&'a str, &'a str)> for Environment {
+    fn from_iter<T: IntoIterator<Item = (&'a str, &'a str)>>(variables: T) -> Self {
+        let owned = |(name, value): (&str, &str)| (name.to_owned(), value.to_owned());
+        Self(variables.into_iter().map(owned).collect())
+    }
+}
+
+/// Why a store cannot be used. Names its URL, never a secret.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// What was said of it contradicts itself or is incomplete: say it otherwise.
+    #[error("the store `{url}` cannot be opened: {reason}")]
+    Settings {
+        /// Which store.
+        url: StoreUrl,
+        /// What is wrong.
+        reason: String,
+    },
+    /// The store refuses us: look at keys, rights and the bucket's name.
+    #[error("the store `{url}` refuses: {reason}")]
+    Refused {
+        /// Which store.
+        url: StoreUrl,
+        /// What it is about.
+        reason: &'static str,
+        /// What the store said.
+        source: Box<Error>,
+    },
+    /// No answer, or one that says nothing about us: try again, or look after the store.
+    #[error("the store `{url}` cannot be reached: {source}")]
+    Unreachable {
+        /// Which store.
+        url: StoreUrl,
+        /// What happened.
+        source: Box<Error>,
+    },
+    /// The store lacks what everything here rests on: take another.
+    #[error(
+        "the store `{url}` cannot be used: {reason}; two processes could both believe that they wrote one commit"
+    )]
+    Unfit {
+        /// Which store.
+        url: StoreUrl,
+        /// What it did.
+        reason: &'static str,
+    },
+}
+
+impl StoreError {
+    /// What a caller can do about it.
+    pub fn kind(&self) -> ProblemKind {
+        match self {
+            Self::Settings { .. } | Self::Refused { .. } | Self::Unfit { .. } => {
+                ProblemKind::Invalid
+            }
+            Self::Unreachable { .. } => ProblemKind::Unavailable,
+        }
+    }
+}
+
+/// Opens the store at `url`. Asks it nothing yet: [`check_store`] does.
+///
+/// # Errors
+/// [`StoreError::Settings`].
+pub fn open_store(
+    url: &StoreUrl,
+    options: &[StoreOption],
+    environment: &Environment,
+) -> Result<Arc<dyn ObjectStore>, StoreError> {
+    let wrong = |reason: String| StoreError::Settings {
+        url: url.clone(),
+        reason,
+    };
+    let (provider, bucket, prefix) = match &url.place {
+        Place::Bucket {
+            provider,
+            bucket,
+            prefix,
+        } => (*provider, bucket, prefix),
+        _ if !options.is_empty() => {
+            return Err(wrong("a store on this machine takes no options".to_owned()));
+        }
+        Place::Memory => return Ok(Arc::new(InMemory::new())),
+        Place::Directory(directory) => {
+            let store = LocalStore::open(directory).map_err(|error| wrong(error.to_string()))?;
+            return Ok(Arc::new(store));
+        }
+    };
+    let opened = match provider {
+        Provider::S3 => s3(bucket, prefix, options, environment),
+        Provider::Gcs => gcs(bucket, prefix, options),
+        Provider::Azure => azure(bucket, prefix, options),
+    };
+    opened.map_err(wrong)
+}
+
+fn retries() -> RetryConfig {
+    RetryConfig {
+        // With jitter, so that those who were refused together do not come back together.
+        backoff: BackoffConfig {
+            init_backoff: Duration::from_millis(100),
+            max_backoff: Duration::from_secs(3),
+            base: 2.0,
+        },
+        max_retries: MAX_RETRIES,
+        retry_timeout: RETRY_TIMEOUT,
+    }
+}
+
+fn client() -> ClientOptions {
+    ClientOptions::new()
+        .with_connect_timeout(CONNECT_TIMEOUT)
+        .with_timeout(REQUEST_TIMEOUT)
+}
+
+fn below(prefix: &Path, store: impl ObjectStore) -> Arc<dyn ObjectStore> {
+    if prefix.as_ref().is_empty() {
+        return Arc::new(store);
+    }
+    Arc::new(Below::new(store, prefix.clone()))
+}
+
+fn unknown(setting: &Setting, store: &str) -> String {
+    let key = match setting {
+        Setting::Endpoint(_) => "endpoint",
+        Setting::Region(_) => "region",
+        Setting::Addressing(_) => "addressing",
+        Setting::AllowHttp(_) => "allow_http",
+        Setting::Account(_) => "account",
+    };
+    format!("`{key}` is no option of {store}")
+}
+
+fn s3(
+    bucket: &str,
+    prefix: &Path,
+    options: &[StoreOption],
+    environment: &Environment,
+) -> Result<Arc<dyn ObjectStore>, String> {
+    let mut builder = AmazonS3Builder::new()
+        .with_client_options(client())
+        .with_retry(retries());
+    if KEY_VARIABLES
+        .iter()
+        .all(|name| environment.get(name).is_none())
+    {
+        let profile = aws_files::profile(environment)?;
+        if let Some((id, secret, token)) = profile.keys {
+            builder = builder
+                .with_access_key_id(id)
+                .with_secret_access_key(secret);
+            builder = match token {
+                Some(token) => builder.with_token(token),
+                None => builder,
+            };
+        }
+        if let Some(region) = profile.region {
+            builder = builder.with_region(region);
+        }
+        if let Some(endpoint) = profile.endpoint {
+            builder = builder.with_endpoint(endpoint);
+        }
+    }
+    for (name, value) in &environment.0 {
+        let key = name.starts_with("AWS_").then(|| name.to_ascii_lowercase());
+        if let Some(Ok(key)) = key.map(|key| key.parse::<AmazonS3ConfigKey>()) {
+            builder = builder.with_config(key, value);
+        }
+    }
+    for StoreOption(setting) in options {
+        builder = match setting {
+            Setting::Endpoint(endpoint) => {
+                // The one in the environment for S3 alone goes before the general one.
+                builder.with_config(AmazonS3ConfigKey::S3Endpoint, endpoint)
+            }
+            Setting::Region(region) => builder.with_region(region),
+            Setting::Addressing(addressing) => {
+                builder.with_virtual_hosted_style_request(*addressing == Addressing::VirtualHosted)
+            }
+            Setting::AllowHttp(allowed) => builder.with_allow_http(*allowed),
+            Setting::Account(_) => return Err(unknown(setting, "s3")),
+        };
+    }
+    let value = |key| builder.get_config_value(&key);
+    let endpoint = value(AmazonS3ConfigKey::S3Endpoint).or(value(AmazonS3ConfigKey::Endpoint));
+    let allowed = value(AmazonS3ConfigKey::Client(ClientConfigKey::AllowHttp));
+    check_encrypted(endpoint.as_deref(), allowed.as_deref())?;
+    // Nothing of ours is done twice by `CopyMode::Create`, the only thing that S3 lacks.
+    let store = builder
+        .with_bucket_name(bucket)
+        .build()
+        .map_err(|error| error.to_string())?;
+    Ok(below(prefix, store))
+}
+
+fn gcs(
+    bucket: &str,
+    prefix: &Path,
+    options: &[StoreOption],
+) -> Result<Arc<dyn ObjectStore>, String> {
+    let mut endpoint = None;
+    let mut allowed = false;
+    for StoreOption(setting) in options {
+        match setting {
+            Setting::Endpoint(url) => endpoint = Some(url.as_str()),
+            Setting::AllowHttp(allow) => allowed = *allow,
+            _ => return Err(unknown(setting, "gs")),
+        }
+    }
+    check_encrypted(endpoint, allowed.then_some("true"))?;
+    let mut builder = GoogleCloudStorageBuilder::from_env()
+        .with_client_options(client().with_allow_http(allowed))
+        .with_retry(retries())
+        .with_bucket_name(bucket);
+    if let Some(endpoint) = endpoint {
+        builder = builder.with_base_url(endpoint);
+    }
+    let store = builder.build().map_err(|error| error.to_string())?;
+    Ok(below(prefix, store))
+}
+
+fn azure(
+    container: &str,
+    prefix: &Path,
+    options: &[StoreOption],
+) -> Result<Arc<dyn ObjectStore>, String> {
+    let mut allowed = false;
+    let mut builder = MicrosoftAzureBuilder::from_env();
+    for StoreOption(setting) in options {
+        builder = match setting {
+            Setting::Endpoint(url) => builder.with_endpoint(url.clone()),
+            Setting::Account(account) => builder.with_account(account),
+            Setting::AllowHttp(allow) => {
+                allowed = *allow;
+                builder
+            }
+            _ => return Err(unknown(setting, "az")),
+        };
+    }
+    let endpoint = builder.get_config_value(&AzureConfigKey::Endpoint);
+    check_encrypted(endpoint.as_deref(), allowed.then_some("true"))?;
+    let store = builder
+        .with_client_options(client().with_allow_http(allowed))
+        .with_retry(retries())
+        .with_container_name(container)
+        .build()
+        .map_err(|error| error.to_string())?;
+    Ok(below(prefix, store))
+}
+
+/// The client itself would only say that it cannot build a request.
+fn check_encrypted(endpoint: Option<&str>, allowed: Option<&str>) -> Result<(), String> {
+    match endpoint {
+        Some(endpoint) if endpoint.starts_with("http://") && allowed != Some("true") => {
+            Err(format!(
+                "its endpoint `{endpoint}` is not encrypted; say --store-option allow_http=true if that is meant"
+            ))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Finds out whether `store` can be written, read and deleted, and whether a put-if-absent keeps its word: there are
+/// stores that ignore the condition. Leaves nothing behind.
+///
+/// # Errors
+/// All but [`StoreError::Settings`].
+pub async fn check_store(url: &StoreUrl, store: &dyn ObjectStore) -> Result<(), StoreError> {
+    let at = Path::from(format!("probe-{:016x}", random_u64()));
+    let failed = |source| failed(url, source);
+    let unfit = |reason| StoreError::Unfit {
+        url: url.clone(),
+        reason,
+    };
+    let create = |body: &'static str| store.put_opts(&at, body.into(), PutMode::Create.into());
+    let first = create("first").await;
+    // `AlreadyExists` can be the answer to our own retry.
+    if let Err(source) = first
+        && !matches!(source, Error::AlreadyExists { .. })
+    {
+        return Err(failed(source));
+    }
+    let second = create("second").await;
+    let read = async { store.get(&at).await?.bytes().await };
+    let read = read.await;
+    // Whatever came out, it is not left behind; if that fails, the error below is the one to tell.
+    let deleted = store.delete(&at).await;
+    match second {
+        Err(Error::AlreadyExists { .. }) => {}
+        Ok(_) => {
+            return Err(unfit(
+                "it wrote over an object that a conditional put must spare",
+            ));
+        }
+        Err(Error::NotImplemented { .. } | Error::NotSupported { .. }) => {
+            return Err(unfit("it has no conditional put"));
+        }
+        Err(source) => return Err(failed(source)),
+    }
+    if read.map_err(failed)? != "first" {
+        return Err(unfit(
+            "it answers a put as refused and does it all the same",
+        ));
+    }
+    deleted.map_err(failed)
+}
+
+fn failed(url: &StoreUrl, source: Error) -> StoreError {
+    let refused = |reason, source| StoreError::Refused {
+        url: url.clone(),
+        reason,
+        source: Box::new(source),
+    };
+    // There are servers that answer to an unknown key as others to an unknown bucket; the code tells.
+    let of_bucket = |source: &Error| {
+        let text = source.to_string();
+        let codes = ["NoSuchBucket", "ContainerNotFound", "bucket does not exist"];
+        codes.iter().any(|code| text.contains(code))
+    };
+    match source {
+        Error::Unauthenticated { .. } => refused("the keys are wrong", source),
+        Error::PermissionDenied { .. } => refused(
+            "the keys are wrong, or they may not read, write, list and delete here",
+            source,
+        ),
+        Error::NotFound { .. } if of_bucket(&source) => refused("there is no such bucket", source),
+        Error::NotFound { .. } => refused("the keys are wrong, or there is no such bucket", source),
+        source => StoreError::Unreachable {
+            url: url.clone(),
+            source: Box::new(source),
+        },
+    }
+}
