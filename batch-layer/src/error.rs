@@ -2,6 +2,7 @@
 //! What can stop a batch run, or be refused before it starts.
 
 use datafusion::error::DataFusionError;
+use dovetail_log::catalog::Superseded;
 use dovetail_log::raw::RawError;
 use dovetail_model::{CatalogConflict, Outcome, Problem, ProblemKind, RunId, RunMode, Span};
 use dovetail_seam::{Poison, Poisoned, SeamError};
@@ -105,6 +106,9 @@ pub enum BatchError {
     /// The catalog could not commit.
     #[error("{0}")]
     Commit(Problem),
+    /// Another data directory has the store now.
+    #[error(transparent)]
+    Superseded(Superseded),
     /// The catalog's state stands against the change.
     #[error(transparent)]
     Conflict(#[from] CatalogConflict),
@@ -163,7 +167,7 @@ impl BatchError {
             Self::View(_) | Self::Engine(_) if self.is_of_the_data() => ProblemKind::Conflict,
             Self::View(error) => error.kind(),
             Self::Engine(error) => engine_error_kind(error),
-            Self::Memory { .. } => ProblemKind::Unavailable,
+            Self::Memory { .. } | Self::Superseded(_) => ProblemKind::Unavailable,
             Self::Store { .. } | Self::Projection { .. } => ProblemKind::Internal,
         }
     }

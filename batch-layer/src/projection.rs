@@ -65,7 +65,7 @@ async fn attempt(
     let schema = live.view().file_schema();
     let Some(table) = delta.load().await? else {
         delta
-            .create(&view.def.name, &schema, false, nonce())
+            .create(&view.def.name, &schema, false, vec![], nonce())
             .await?;
         return Ok(false);
     };

@@ -11,7 +11,7 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 
 use chrono::{DateTime, TimeDelta, Utc};
 use dovetail_model::{
-    CatalogState, DataFile, Entry, GenerationNumber, Outcome, RunId, ViewId, ViewState,
+    CatalogState, DataFile, Entry, GenerationNumber, Outcome, Problem, RunId, ViewId, ViewState,
 };
 use dovetail_seam::Generation;
 use futures::TryStreamExt as _;
@@ -142,8 +142,16 @@ impl BatchLayer {
         policy: &RetentionPolicy,
         deleted: &mut u64,
     ) -> Result<(), BatchError> {
+        // In this order: files that are younger than `now` stay, and those that are older and needed are named by the
+        // newest state, which also says whether the store is still ours. Else a process that was paused while another
+        // took over would take the files of that one's generations for orphans.
         let now = self.config.clock.now();
-        let state = self.config.catalog.state();
+        let state = self.config.catalog.reload().await;
+        let state = state
+            .map_err(|error| BatchError::Commit(Problem::new(error.kind(), error.to_string())))?;
+        if let Some(superseded) = self.config.catalog.superseded_by() {
+            return Err(BatchError::Superseded(superseded));
+        }
         for id in state.views.keys() {
             self.expire(id, policy, now).await?;
             self.delete_orphans(id, policy, now, deleted).await?;

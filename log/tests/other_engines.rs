@@ -177,6 +177,7 @@ async fn delta_rs_polars_and_duckdb_read_the_raw_log() {
         store,
         Path::from("streams/k3f"),
         &def,
+        dovetail_model::StoreEpoch(1),
         Arc::new(SystemClock),
     )
     .await;

@@ -17,8 +17,8 @@ use std::sync::Arc;
 use chrono::{DateTime, Utc};
 
 use crate::{
-    BatchRun, ExclusionId, GenerationNumber, Hole, Manifest, RunId, StreamDef, StreamId,
-    StreamSchema, ViewDef, ViewId,
+    BatchRun, ExclusionId, GenerationNumber, Hole, Manifest, RunId, StoreClaim, StreamDef,
+    StreamId, StreamSchema, ViewDef, ViewId,
 };
 
 pub use entry::{Commit, Entry, PublishReason};
@@ -99,6 +99,17 @@ impl CatalogState {
 
     fn apply_entry(&mut self, entry: &Entry, commit: &Commit) -> Result<(), CatalogConflict> {
         match entry {
+            Entry::StoreClaimed { owner, host } => {
+                let known = self.claim.as_ref().map(|claim| claim.store.clone());
+                self.claim = Some(StoreClaim {
+                    store: known.unwrap_or_else(|| format!("{:016x}", commit.nonce)),
+                    owner: owner.clone(),
+                    host: host.clone(),
+                    at: commit.at,
+                    epoch: self.epoch().next(),
+                });
+                Ok(())
+            }
             Entry::StreamCreated { stream } => self.create_stream(stream),
             Entry::StreamAltered { id, schema } => self.alter_stream(id, schema),
             Entry::HoleSkipped { id, hole } => self.skip_hole(id, hole),

@@ -9,6 +9,7 @@
 
 mod batch_run;
 mod catalog;
+mod claim;
 mod clock;
 mod exclusion;
 mod generation;
@@ -30,6 +31,7 @@ pub use catalog::{
     CatalogConflict, CatalogState, Commit, Entry, ExpiredGeneration, PublishReason, StreamState,
     ViewState,
 };
+pub use claim::{StoreClaim, StoreEpoch};
 pub use clock::{Clock, ManualClock, SystemClock};
 pub use exclusion::Exclusion;
 pub use generation::{DataFile, GenerationInputs, Manifest};

@@ -5,6 +5,7 @@ use std::error::Error;
 
 use arrow::error::ArrowError;
 use datafusion::error::DataFusionError;
+use dovetail_log::object::is_outage;
 use dovetail_model::{Problem, ProblemKind};
 use dovetail_view::{ExclusionFailed, words_of};
 
@@ -14,6 +15,7 @@ use dovetail_view::{ExclusionFailed, words_of};
 /// ```text
 /// plan, schema, SQL, value errors   -> Invalid       fix the statement
 /// out of memory or disk budget      -> Busy          ask for less, or later
+/// the object store does not answer  -> Unavailable   try again
 /// everything else                   -> Internal      our fault
 /// ```
 pub fn problem_of(error: &DataFusionError) -> Problem {
@@ -29,6 +31,10 @@ pub fn problem_of(error: &DataFusionError) -> Problem {
     }
     let root = error.find_root();
     let message = words_of(error);
+    if is_outage(error) {
+        let detail = format!("the object store does not answer: {message}; try again");
+        return Problem::new(ProblemKind::Unavailable, detail);
+    }
     let kind = match root {
         DataFusionError::Plan(_)
         | DataFusionError::SchemaError(_, _)

@@ -168,9 +168,15 @@ impl Rig {
         )
         .await;
         let root = Path::from(format!("streams/{stream}"));
-        let raw = RawLog::open(Arc::clone(&store), root, &def, Arc::clone(&clock))
-            .await
-            .expect("a new raw log opens");
+        let raw = RawLog::open(
+            Arc::clone(&store),
+            root,
+            &def,
+            catalog.state().epoch(),
+            Arc::clone(&clock),
+        )
+        .await
+        .expect("a new raw log opens");
         let cell = Arc::new(StreamCell::new(Arc::new(def.clone()), raw.snapshot()));
         let archiver = Arc::new(Archiver::new(
             Arc::clone(&cell),

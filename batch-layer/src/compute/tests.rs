@@ -62,9 +62,15 @@ async fn job_over(sql: &str, batches: &[RecordBatch], task: Arc<TaskContext>) ->
         created_at: dovetail_model::Clock::now(clock.as_ref()),
     };
     let root = Path::from("streams/s1");
-    let raw = RawLog::open(Arc::clone(&store), root, &def, clock)
-        .await
-        .unwrap();
+    let raw = RawLog::open(
+        Arc::clone(&store),
+        root,
+        &def,
+        dovetail_model::StoreEpoch(0),
+        clock,
+    )
+    .await
+    .unwrap();
     let mut first = 0;
     for events in batches {
         let span = span(first, events.num_rows());

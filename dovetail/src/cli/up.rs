@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
+use dovetail_log::object::{StoreOption, StoreUrl};
 use dovetail_model::Problem;
 use dovetail_serving_layer::http::{TokenEntry, TokenError};
 use futures::future::BoxFuture;
@@ -28,6 +29,7 @@ SIGTERM or Ctrl-C stops it in order; a second one at once (nothing acknowledged 
 Examples:
   dovetail up
   dovetail up --data /var/lib/dovetail --apply definitions/
+  dovetail up --store s3://events/dovetail --store-option region=eu-central-1
   dovetail up --listen 0.0.0.0:8080 --tokens tokens.txt --log-format json
 
 A tokens file has a line for each token, name:role:secret, where the secret may be hidden:
@@ -47,6 +49,8 @@ pub(super) struct UpArgs {
         default_value = "dovetail-data"
     )]
     data: PathBuf,
+    #[command(flatten)]
+    store: StoreArgs,
     /// Where to listen; port 0 takes a free one
     #[arg(
         long,
@@ -66,6 +70,42 @@ pub(super) struct UpArgs {
     limits: Limits,
     #[command(flatten)]
     log: LogArgs,
+}
+
+/// Where the raw log, the generations and the catalog live.
+#[derive(Debug, Args)]
+struct StoreArgs {
+    /// Where the raw log, the generations and the catalog live: s3://BUCKET/PREFIX, gs://BUCKET/PREFIX,
+    /// az://CONTAINER/PREFIX or file:///DIRECTORY [default: store/ in the data directory]
+    #[arg(long, env = "DOVETAIL_STORE", value_name = "URL")]
+    store: Option<StoreUrl>,
+    /// More about the store, once for each: endpoint=URL, region=NAME, addressing=path or virtual-hosted,
+    /// allow_http=true, account=NAME. Keys come from the environment
+    #[arg(long = "store-option", value_name = "KEY=VALUE", requires = "store")]
+    options: Vec<StoreOption>,
+    /// Take the store from the data directory that has it. Events that only its log holds are given up, and a process
+    /// that still runs there writes nothing more and ends
+    #[arg(long)]
+    take_over: bool,
+}
+
+impl StoreArgs {
+    fn place(self) -> Option<StorePlace> {
+        let url = self.store?;
+        Some(StorePlace {
+            url,
+            options: self.options,
+        })
+    }
+}
+
+/// A store that is not in the data directory.
+#[derive(Debug, Clone)]
+pub struct StorePlace {
+    /// Where it is.
+    pub url: StoreUrl,
+    /// What else there is to say of it.
+    pub options: Vec<StoreOption>,
 }
 
 /// What the layers may take.
@@ -134,6 +174,10 @@ impl Default for Limits {
 pub struct UpOptions {
     /// The data directory; made if it is not there.
     pub data: PathBuf,
+    /// Where everything else lives; in the data directory if none.
+    pub store: Option<StorePlace>,
+    /// Whether the store is taken from another data directory that has it.
+    pub takes_over: bool,
     /// Where to listen; port 0 takes a free one.
     pub listen: SocketAddr,
     /// Definitions to bring into force before listening.
@@ -168,6 +212,8 @@ pub(super) async fn run(
     logging::init(&args.log, "info")?;
     let options = UpOptions {
         data: args.data,
+        takes_over: args.store.take_over,
+        store: args.store.place(),
         listen: args.listen,
         apply: match &args.apply {
             Some(dir) => definitions::read_dir(dir)?,

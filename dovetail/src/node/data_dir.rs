@@ -5,6 +5,8 @@ use std::fs::{self, File};
 use std::io::{self, Read as _, Seek as _, Write as _};
 use std::path::{Path, PathBuf};
 
+use dovetail_log::catalog::random_u64;
+use dovetail_model::StoreEpoch;
 use rustix::fs::{FlockOperation, flock};
 
 /// The layout that this version reads and writes.
@@ -59,6 +61,7 @@ pub enum DataDirError {
 #[derive(Debug)]
 pub struct DataDir {
     root: PathBuf,
+    id: String,
     _lock: File,
 }
 
@@ -77,16 +80,72 @@ impl DataDir {
         create_dir(root)?;
         let lock = lock(root)?;
         check_format(root)?;
-        for sub in ["log", "store", "spill"] {
+        for sub in ["log", "spill"] {
             create_dir(&root.join(sub))?;
         }
         Ok(Self {
             root: root.to_owned(),
+            id: id(root)?,
             _lock: lock,
         })
     }
 
-    /// Where the object store lives.
+    /// Told apart by it from any other data directory. A copy has the same: use one of them.
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// The store that the logs here belong to, and its epoch; none before the first claim.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn claimed(&self) -> Result<Option<(String, StoreEpoch)>, DataDirError> {
+        let Some(text) = read(&self.root.join(CLAIM))? else {
+            return Ok(None);
+        };
+        let words = text.trim().split_once(' ');
+        let claim = words.and_then(|(store, epoch)| {
+            let epoch = epoch.parse().map(StoreEpoch).ok()?;
+            Some((store.to_owned(), epoch))
+        });
+        let claim = claim.ok_or_else(|| DataDirError::Foreign {
+            path: self.root.clone(),
+            reason: format!("its file `{CLAIM}` holds no store and epoch"),
+        });
+        claim.map(Some)
+    }
+
+    /// Notes, durably, that the logs here belong to `epoch` of `store`.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn set_claimed(&self, store: &str, epoch: StoreEpoch) -> Result<(), DataDirError> {
+        write(&self.root, CLAIM, &format!("{store} {epoch}"))
+    }
+
+    /// Puts the logs of all streams aside, for people, and makes room for new ones. Answers where they are now; none
+    /// if there are none.
+    ///
+    /// # Errors
+    /// When they cannot be moved.
+    pub fn put_logs_aside(&self) -> Result<Option<PathBuf>, DataDirError> {
+        let logs = self.root.join("log");
+        let mut entries = fs::read_dir(&logs).map_err(failed("list", &logs))?;
+        if entries.next().is_none() {
+            return Ok(None);
+        }
+        let numbered = (1..).map(|number| self.root.join(format!("log-given-up-{number}")));
+        let mut free = numbered.filter(|aside| !aside.exists());
+        let aside = free
+            .next()
+            .expect("there are more numbers than directories");
+        fs::rename(&logs, &aside).map_err(failed("rename", &logs))?;
+        create_dir(&logs)?;
+        sync(&self.root)?;
+        Ok(Some(aside))
+    }
+
+    /// Where the object store lives, if it is not elsewhere.
     pub fn store(&self) -> PathBuf {
         self.root.join("store")
     }
@@ -100,6 +159,21 @@ impl DataDir {
     pub fn log(&self, stream: &dovetail_model::StreamId) -> PathBuf {
         self.root.join("log").join(stream.as_str())
     }
+}
+
+/// The file with the data directory's id.
+const ID: &str = "id";
+/// The file with the store that its logs belong to, and its epoch.
+const CLAIM: &str = "claim";
+
+/// The id of a data directory, made when it has none.
+fn id(root: &Path) -> Result<String, DataDirError> {
+    if let Some(id) = read(&root.join(ID))? {
+        return Ok(id.trim().to_owned());
+    }
+    let id = format!("{:016x}", random_u64());
+    write(root, ID, &id)?;
+    Ok(id)
 }
 
 fn failed(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> DataDirError + use<> {
@@ -146,48 +220,59 @@ fn lock(root: &Path) -> Result<File, DataDirError> {
     Ok(file)
 }
 
+/// A small file; none if it is not there.
+fn read(path: &Path) -> Result<Option<String>, DataDirError> {
+    match fs::read_to_string(path) {
+        Ok(text) => Ok(Some(text)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(failed("read", path)(error)),
+    }
+}
+
+/// Writes a small file of one line, whole or not at all, and durably.
+fn write(root: &Path, name: &str, line: &str) -> Result<(), DataDirError> {
+    let (path, temporary) = (root.join(name), root.join(format!("{name}.new")));
+    let write = || -> io::Result<()> {
+        let mut file = File::create(&temporary)?;
+        writeln!(file, "{line}")?;
+        file.sync_all()?;
+        fs::rename(&temporary, &path)
+    };
+    write().map_err(failed("write", &path))?;
+    sync(root)
+}
+
+fn sync(directory: &Path) -> Result<(), DataDirError> {
+    let synced = File::open(directory).and_then(|directory| directory.sync_all());
+    synced.map_err(failed("sync", directory))
+}
+
 fn check_format(root: &Path) -> Result<(), DataDirError> {
-    let path = root.join("format");
-    match fs::read_to_string(&path) {
-        Ok(text) => match text.trim().parse::<u32>() {
+    let foreign = |reason: String| DataDirError::Foreign {
+        path: root.to_owned(),
+        reason,
+    };
+    if let Some(text) = read(&root.join("format"))? {
+        return match text.trim().parse::<u32>() {
             Ok(found) if found <= FORMAT => Ok(()),
             Ok(found) => Err(DataDirError::Newer {
                 path: root.to_owned(),
                 found,
             }),
-            Err(_) => {
-                let reason = "its file `format` holds no number".to_owned();
-                Err(DataDirError::Foreign {
-                    path: root.to_owned(),
-                    reason,
-                })
-            }
-        },
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            let others = fs::read_dir(root).map_err(failed("list", root))?;
-            let foreign = others.flatten().find(|entry| entry.file_name() != "lock");
-            if let Some(entry) = foreign {
-                let reason = format!(
-                    "it holds `{}` and no file `format`",
-                    entry.file_name().display()
-                );
-                return Err(DataDirError::Foreign {
-                    path: root.to_owned(),
-                    reason,
-                });
-            }
-            let temporary = root.join("format.new");
-            let write = || -> io::Result<()> {
-                let mut file = File::create(&temporary)?;
-                writeln!(file, "{FORMAT}")?;
-                file.sync_all()?;
-                fs::rename(&temporary, &path)?;
-                File::open(root)?.sync_all()
-            };
-            write().map_err(failed("write", &path))
-        }
-        Err(error) => Err(failed("read", &path)(error)),
+            Err(_) => Err(foreign("its file `format` holds no number".to_owned())),
+        };
     }
+    let others = fs::read_dir(root).map_err(failed("list", root))?;
+    // A start that was cut off leaves the lock, and perhaps the unfinished file.
+    let ours = |name: &std::ffi::OsStr| name == "lock" || name == "format.new";
+    let other = others.flatten().find(|entry| !ours(&entry.file_name()));
+    if let Some(entry) = other {
+        return Err(foreign(format!(
+            "it holds `{}` and no file `format`",
+            entry.file_name().display()
+        )));
+    }
+    write(root, "format", &FORMAT.to_string())
 }
 
 #[cfg(test)]
@@ -205,6 +290,43 @@ mod tests {
         );
         drop(held);
         DataDir::open(dir.path()).unwrap();
+    }
+
+    #[test]
+    fn it_keeps_its_id_and_whose_its_logs_are() {
+        let dir = tempfile::tempdir().unwrap();
+        let other = tempfile::tempdir().unwrap();
+        let opened = DataDir::open(dir.path()).unwrap();
+        let id = opened.id().to_owned();
+        assert_ne!(id, DataDir::open(other.path()).unwrap().id());
+        assert_eq!(opened.claimed().unwrap(), None);
+        opened.set_claimed("k3f", StoreEpoch(7)).unwrap();
+        drop(opened);
+        let opened = DataDir::open(dir.path()).unwrap();
+        let claimed = Some(("k3f".to_owned(), StoreEpoch(7)));
+        assert_eq!(
+            (opened.id(), opened.claimed().unwrap()),
+            (id.as_str(), claimed)
+        );
+        fs::write(dir.path().join("claim"), "x").unwrap();
+        assert!(matches!(
+            opened.claimed(),
+            Err(DataDirError::Foreign { .. })
+        ));
+    }
+
+    #[test]
+    fn logs_that_are_given_up_are_kept_aside() {
+        let dir = tempfile::tempdir().unwrap();
+        let opened = DataDir::open(dir.path()).unwrap();
+        assert_eq!(opened.put_logs_aside().unwrap(), None);
+        for number in 1..3 {
+            fs::create_dir(dir.path().join("log/k3f")).unwrap();
+            let aside = opened.put_logs_aside().unwrap().unwrap();
+            assert_eq!(aside, dir.path().join(format!("log-given-up-{number}")));
+            assert!(aside.join("k3f").is_dir());
+            assert_eq!(fs::read_dir(dir.path().join("log")).unwrap().count(), 0);
+        }
     }
 
     #[test]

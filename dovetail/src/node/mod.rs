@@ -4,9 +4,10 @@
 //! Purpose: open what the catalog names, run the loops between the layers (archive, merge, schedule,
 //! retention), and answer the ports of the HTTP API. Collaborators: every layer; this is the only place
 //! that knows them all.
-//! Invariants: one process per data directory; a stream takes appends only once its views are rebuilt;
+//! Invariants: one process per data directory, one data directory per store; a stream takes appends only once its views are rebuilt;
 //! shutdown loses nothing that was acknowledged. Non-goals: deciding how a layer works.
 
+mod claim;
 mod control;
 mod data_dir;
 mod definitions;
@@ -33,7 +34,7 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use dovetail_batch_layer::{BatchLayer, RetentionPolicy};
 use dovetail_log::catalog::Catalog;
-use dovetail_model::{Clock, SystemClock};
+use dovetail_model::{Clock, StoreEpoch, SystemClock};
 use dovetail_seam::Meter;
 use dovetail_serving_layer::engine::Engine;
 use dovetail_speed_layer::SpeedMemory;
@@ -46,6 +47,7 @@ pub use data_dir::{DataDir, DataDirError};
 pub use open::NodeError;
 pub use server::NodeServer;
 
+use crate::cli::StorePlace;
 use runtimes::Runtimes;
 use streams::Streams;
 
@@ -54,6 +56,10 @@ use streams::Streams;
 pub struct NodeConfig {
     /// The data directory; made when it is not there.
     pub data: PathBuf,
+    /// Where raw log, generations and catalog live; in the data directory if none.
+    pub store: Option<StorePlace>,
+    /// Whether the store is taken from another data directory that has it.
+    pub takes_over: bool,
     /// Where time comes from.
     pub clock: Arc<dyn Clock>,
     /// Past this many bytes of runs and tails, incremental runs start by themselves.
@@ -82,6 +88,8 @@ impl NodeConfig {
         const MIB: usize = 1024 * 1024;
         Self {
             data,
+            store: None,
+            takes_over: false,
             clock: Arc::new(SystemClock),
             speed_soft_bytes: 512 * MIB,
             speed_hard_bytes: 1024 * MIB,
@@ -115,6 +123,8 @@ struct Inner {
     /// Held for as long as the node lives.
     data_dir: DataDir,
     store: Arc<dyn ObjectStore>,
+    /// In which everything is written there.
+    epoch: StoreEpoch,
     catalog: Arc<Catalog>,
     streams: Arc<Streams>,
     batch: BatchLayer,

@@ -12,9 +12,9 @@ use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
 use datafusion::prelude::{SessionConfig, SessionContext};
 use dovetail_batch_layer::{BatchConfig, BatchLayer, Scheduler, StartRequest};
 use dovetail_log::CommittedBatch;
-use dovetail_log::catalog::Catalog;
+use dovetail_log::catalog::{Catalog, Held};
 use dovetail_log::embedded::{EmbeddedLog, FsDisk, LogOptions, ONLY_PARTITION};
-use dovetail_log::object::LocalStore;
+use dovetail_log::object::{self, Environment, LocalStore, StoreError, check_store};
 use dovetail_log::parquet_files::register_store;
 use dovetail_log::raw::{RawLog, RawSnapshot};
 use dovetail_model::{
@@ -26,12 +26,13 @@ use dovetail_serving_layer::engine::{Engine, QuerySession};
 use dovetail_speed_layer::{SpeedError, SpeedMemory, accumulate, rebuild_runs};
 use dovetail_view::{View, words_of};
 use object_store::ObjectStore;
-use object_store::path::Path;
+use tokio::runtime::Handle;
 use tokio::sync::{Mutex, mpsc};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
+use super::claim::{self, claim, raw_root};
 use super::data_dir::{DataDir, DataDirError};
 use super::feed::Feed;
 use super::kafka::{Destination, KafkaFeed};
@@ -39,6 +40,7 @@ use super::open_stream::{ArchivePolicy, OpenStream, QUEUE};
 use super::runtimes::Runtimes;
 use super::streams::{MemoryPressure, Streams};
 use super::{Inner, Node, NodeConfig};
+use crate::cli::StorePlace;
 
 /// How often old generations and orphans are looked for.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(600);
@@ -49,9 +51,23 @@ pub enum NodeError {
     /// The data directory cannot be used.
     #[error(transparent)]
     DataDir(#[from] DataDirError),
+    /// The object store cannot be used.
+    #[error(transparent)]
+    Store(#[from] StoreError),
     /// The catalog cannot be read.
     #[error("the catalog cannot be read: {0}")]
     Catalog(#[from] dovetail_log::catalog::CatalogError),
+    /// The store belongs to another data directory.
+    #[error("the store cannot be used: {0}")]
+    Held(Held),
+    /// The logs of the data directory belong to another store.
+    #[error(
+        "the logs in the data directory belong to another store than this one: name that by --store, or another --data"
+    )]
+    OtherStore,
+    /// The store cannot be claimed.
+    #[error("the store cannot be claimed: {0}")]
+    Claim(String),
     /// A stream cannot be opened.
     #[error("stream `{stream}` cannot be opened: {reason}")]
     Stream {
@@ -89,6 +105,9 @@ impl NodeError {
     pub fn kind(&self) -> ProblemKind {
         match self {
             Self::DataDir(DataDirError::InUse { .. }) => ProblemKind::Conflict,
+            Self::Store(error) => error.kind(),
+            Self::Held(_) | Self::OtherStore => ProblemKind::Conflict,
+            Self::Claim(_) => ProblemKind::Unavailable,
             Self::Batch(error) => error.kind(),
             _ => ProblemKind::Internal,
         }
@@ -103,13 +122,17 @@ impl Node {
     pub async fn open(config: NodeConfig) -> Result<Self, NodeError> {
         let data_dir = DataDir::open(&config.data)?;
         let io = |action| move |source| NodeError::Io { action, source };
-        let store: Arc<dyn ObjectStore> = Arc::new(LocalStore::open(data_dir.store()).map_err(
-            |source| NodeError::Io {
-                action: "open the object store",
-                source: std::io::Error::other(source),
-            },
-        )?);
+        let store = open_store(&config, &data_dir).await?;
         let catalog = Arc::new(Catalog::open(Arc::clone(&store), Arc::clone(&config.clock)).await?);
+        // Boxed: it opens raw logs, and this future is everybody's.
+        let epoch = Box::pin(claim(
+            &data_dir,
+            &store,
+            &catalog,
+            &config.clock,
+            config.takes_over,
+        ))
+        .await?;
         let runtimes = Runtimes::new(config.partitions).map_err(io("start threads"))?;
         let streams = Arc::new(Streams::default());
         let query_pool = Arc::new(GreedyMemoryPool::new(config.query_memory_bytes));
@@ -142,6 +165,7 @@ impl Node {
             config,
             data_dir,
             store,
+            epoch,
             catalog,
             streams,
             batch,
@@ -224,11 +248,11 @@ impl Node {
             reason,
         };
         let inner = &self.0;
-        let root = Path::from(format!("streams/{}", def.id));
         let raw = RawLog::open(
             Arc::clone(&inner.store),
-            root,
+            raw_root(def),
             def,
+            inner.epoch,
             Arc::clone(&inner.config.clock),
         )
         .await
@@ -422,6 +446,8 @@ impl Node {
                 }
             }
         });
+        let watching = claim::watch(Arc::clone(&inner.catalog), inner.stop.clone());
+        inner.tasks.spawn(watching);
         inner.tasks.close();
     }
 
@@ -440,6 +466,10 @@ impl Node {
         for stream in inner.streams.all() {
             stream.close().await;
         }
+        if inner.catalog.superseded_by().is_some() {
+            // What is left to finish is no longer ours.
+            return;
+        }
         for view in inner.catalog.state().live_views() {
             if let Err(error) = inner.batch.project_view(&view.def.id).await {
                 warn!(view = %view.def.name, %error, "the delta projection is finished at the next start");
@@ -447,6 +477,27 @@ impl Node {
         }
         info!("stopped");
     }
+}
+
+/// The store that the configuration names, known to keep its word; or the one in the data directory.
+async fn open_store(
+    config: &NodeConfig,
+    data_dir: &DataDir,
+) -> Result<Arc<dyn ObjectStore>, NodeError> {
+    let Some(StorePlace { url, options }) = &config.store else {
+        let opened = LocalStore::open(data_dir.store()).map_err(|source| NodeError::Io {
+            action: "open the object store",
+            source: std::io::Error::other(source),
+        })?;
+        return Ok(Arc::new(opened));
+    };
+    let environment = Environment::of_process();
+    let store = object::open_store(url, options, &environment, &Handle::current())?;
+    if url.is_remote() {
+        check_store(url, &store).await?;
+    }
+    info!(store = %url, "opened the object store");
+    Ok(store)
 }
 
 /// What the engine said, without where it was asked.

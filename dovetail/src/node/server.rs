@@ -52,6 +52,8 @@ async fn serve(options: UpOptions, serving: Serving) -> Result<(), Problem> {
     let address = listener.local_addr().map_err(cannot_listen)?;
     let limits = options.limits;
     let config = NodeConfig {
+        store: options.store,
+        takes_over: options.takes_over,
         batch_memory_bytes: limits.batch_memory_bytes,
         batch_runs: limits.batch_runs,
         ..NodeConfig::new(options.data).with_speed_memory(limits.speed_memory_bytes)
@@ -72,16 +74,29 @@ async fn serve(options: UpOptions, serving: Serving) -> Result<(), Problem> {
     let router = http::router(ports, ApiConfig { auth });
     // Nobody waits for the address when the caller has given up already.
     let _ = serving.ready.send(address);
-    let shutdown = serving.shutdown;
+    let shutdown = serving.shutdown.child_token();
+    let is_superseded = async {
+        let superseded = tokio::select! {
+            superseded = node.superseded() => Some(superseded),
+            () = shutdown.cancelled() => None,
+        };
+        if let Some(superseded) = &superseded {
+            tracing::error!("{superseded}; stopping");
+        }
+        shutdown.cancel();
+        superseded
+    };
     let batch_stops = async {
         shutdown.cancelled().await;
         node.stop_batch_layer().await;
     };
     let config = http::ServerConfig::default();
     let requests_end = http::serve(listener, router, config, shutdown.clone().cancelled_owned());
-    tokio::join!(requests_end, batch_stops);
+    let (_, (), superseded) = tokio::join!(requests_end, batch_stops, is_superseded);
     node.shutdown().await;
-    Ok(())
+    superseded.map_or(Ok(()), |superseded| {
+        Err(Problem::new(ProblemKind::Conflict, superseded.to_string()))
+    })
 }
 
 async fn bring_into_force(node: &Node, files: &[DefinitionFile]) -> Result<(), Problem> {

@@ -17,6 +17,7 @@ mod ingest;
 #[cfg(feature = "kafka")]
 mod kafka;
 mod memory;
+mod object_store;
 mod poison;
 mod sql_files;
 mod support;

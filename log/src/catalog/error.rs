@@ -3,7 +3,7 @@
 
 use std::fmt;
 
-use dovetail_model::{CatalogConflict, Problem, ProblemKind};
+use dovetail_model::{CatalogConflict, Problem, ProblemKind, StoreClaim};
 
 /// The catalog cannot be read or written.
 #[derive(Debug, thiserror::Error)]
@@ -73,12 +73,27 @@ impl CatalogError {
     }
 }
 
+/// Another data directory has claimed the store since: this process may write nothing more. Stop it.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("superseded by {0}, which claimed the store: this process writes nothing more to it")]
+pub struct Superseded(pub StoreClaim);
+
+/// The store belongs to another data directory.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "it belongs to {0}: events that only its log holds would be lost to this one; use that directory, or give them up with --take-over"
+)]
+pub struct Held(pub StoreClaim);
+
 /// Why a commit did not happen.
 #[derive(Debug, thiserror::Error)]
 pub enum CommitError<E> {
     /// `decide` refused it; the state it saw was the newest.
     #[error("{0}")]
     Refused(E),
+    /// Another data directory has claimed the store.
+    #[error(transparent)]
+    Superseded(Superseded),
     /// The entries contradict the newest state.
     #[error(transparent)]
     Conflict(CatalogConflict),
@@ -111,6 +126,7 @@ impl<E: Into<Problem> + fmt::Display> CommitError<E> {
             Self::Refused(refusal) => return refusal.into(),
             Self::Conflict(CatalogConflict::Missing { .. }) => ProblemKind::NotFound,
             Self::Conflict(_) => ProblemKind::Conflict,
+            Self::Superseded(_) => ProblemKind::Unavailable,
             Self::Contended { .. } => ProblemKind::Busy,
             Self::Unknown { .. } => ProblemKind::Unavailable,
             Self::Catalog(ref error) => error.kind(),

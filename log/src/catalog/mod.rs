@@ -11,8 +11,9 @@
 //! [`Catalog`] and read its state.
 //! Invariants: the state in memory is the fold of commits that were read back or written as they stand on
 //! the store; a put whose result is unknown is settled by reading back and comparing nonces, so that an
-//! entry is never lost while its writer was told it is there, and never applied twice.
-//! Non-goals: leases and their epochs (entries of the model), deleting old commits.
+//! entry is never lost while its writer was told it is there, and never applied twice; a handle commits only in the
+//! epoch that it opened or claimed, judged on the very state that the commit follows.
+//! Non-goals: deleting old commits.
 
 mod error;
 mod file;
@@ -20,7 +21,7 @@ mod log;
 mod random;
 mod store;
 
-pub use error::{CatalogError, CommitError};
+pub use error::{CatalogError, CommitError, Held, Superseded};
 pub use random::{NonceSource, random_u64};
 pub use store::Catalog;
 

@@ -3,15 +3,16 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use dovetail_model::{CatalogState, Clock, Commit, Entry};
+use dovetail_model::{CatalogState, Clock, Commit, Entry, StoreClaim, StoreEpoch};
 use object_store::ObjectStore;
 use tokio::sync::{Mutex, watch};
 
 use super::log::{CommitLog, Settled, apply};
-use super::{CatalogError, CommitError, NonceSource, file, random_u64};
+use super::{CatalogError, CommitError, Held, NonceSource, Superseded, file, random_u64};
 use crate::crash_point;
 
 /// A snapshot is written after every so many commits.
@@ -31,6 +32,8 @@ pub struct Catalog {
     /// One writer at a time in this process; also what orders the updates of `state`.
     writer: Mutex<NonceSource>,
     state: ArcSwap<CatalogState>,
+    /// The epoch that this handle writes in.
+    epoch: AtomicU64,
     changes: watch::Sender<Arc<CatalogState>>,
 }
 
@@ -71,6 +74,7 @@ impl Catalog {
             log,
             clock,
             writer: Mutex::new(nonces),
+            epoch: AtomicU64::new(state.epoch().0),
             state: ArcSwap::new(Arc::clone(&state)),
             changes: watch::Sender::new(state),
         })
@@ -85,6 +89,70 @@ impl Catalog {
     /// it for long: the next commit waits for it.
     pub fn subscribe(&self) -> watch::Receiver<Arc<CatalogState>> {
         self.changes.subscribe()
+    }
+
+    /// Claims the store for the data directory `owner` on `host`. Its own already, nothing is committed: one process
+    /// at a time has a data directory. That of another is taken only if `takes_over`.
+    ///
+    /// # Errors
+    /// [`CommitError::Refused`] when it belongs to another; else as [`Catalog::commit`].
+    pub async fn claim(
+        &self,
+        owner: &str,
+        host: &str,
+        takes_over: bool,
+    ) -> Result<StoreClaim, CommitError<Held>> {
+        loop {
+            // Until it has claimed, a handle is of no epoch but the newest.
+            self.enter(self.reload().await?.epoch());
+            let claimed = self.commit(|state| match &state.claim {
+                Some(claim) if claim.owner == owner => Ok(vec![]),
+                Some(claim) if !takes_over => Err(Held(claim.clone())),
+                _ => Ok(vec![Entry::StoreClaimed {
+                    owner: owner.to_owned(),
+                    host: host.to_owned(),
+                }]),
+            });
+            match claimed.await {
+                Ok(state) => {
+                    let claim = state.claim.clone().expect("it is claimed by now");
+                    self.enter(claim.epoch);
+                    return Ok(claim);
+                }
+                // A rival claimed it in between.
+                Err(CommitError::Superseded(_)) => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    fn enter(&self, epoch: StoreEpoch) {
+        self.epoch.store(epoch.0, Ordering::Relaxed);
+    }
+
+    /// The claim that ended this handle's epoch, as far as the handle knows.
+    pub fn superseded_by(&self) -> Option<Superseded> {
+        self.check_epoch(&self.state()).err()
+    }
+
+    /// Waits until this handle knows of a claim that ended its epoch. [`Catalog::reload`] and a commit find out.
+    pub async fn superseded(&self) -> Superseded {
+        let mut changes = self.subscribe();
+        let changed = changes.wait_for(|state| self.check_epoch(state).is_err());
+        match changed.await.map(|state| self.check_epoch(&state)) {
+            Ok(Err(superseded)) => superseded,
+            // The sender lives as long as the handle.
+            _ => std::future::pending().await,
+        }
+    }
+
+    fn check_epoch(&self, state: &CatalogState) -> Result<(), Superseded> {
+        match &state.claim {
+            Some(claim) if claim.epoch.0 > self.epoch.load(Ordering::Relaxed) => {
+                Err(Superseded(claim.clone()))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Reads what other handles have committed.
@@ -102,8 +170,9 @@ impl Catalog {
     /// A caller that stops waiting may find the commit done or not done.
     ///
     /// # Errors
-    /// What `decide` refused and what contradicts the state, both judged on the newest state; otherwise the
-    /// catalog could not be read or written.
+    /// What `decide` refused and what contradicts the state, both judged on the newest state;
+    /// [`CommitError::Superseded`] when the epoch of this handle is over; otherwise the catalog could not be read or
+    /// written.
     pub async fn commit<E: Send>(
         &self,
         mut decide: impl FnMut(&CatalogState) -> Result<Vec<Entry>, E> + Send,
@@ -114,6 +183,10 @@ impl Catalog {
             let prepared = match self.prepare(&state, &mut decide, &mut nonces) {
                 Ok(Some(prepared)) => prepared,
                 Ok(None) => return Ok(state),
+                // Epochs only end.
+                Err(CommitError::Superseded(superseded)) => {
+                    return Err(CommitError::Superseded(superseded));
+                }
                 Err(error) => {
                     // The refusal may rest on an old state: it counts only if nothing is newer.
                     if self.catch_up().await?.sequence == state.sequence {
@@ -163,6 +236,8 @@ impl Catalog {
         decide: &mut impl FnMut(&CatalogState) -> Result<Vec<Entry>, E>,
         nonces: &mut NonceSource,
     ) -> Result<Option<Prepared>, CommitError<E>> {
+        // The commit follows this state or none: whoever claims first is in it.
+        self.check_epoch(state).map_err(CommitError::Superseded)?;
         let entries = decide(state).map_err(CommitError::Refused)?;
         if entries.is_empty() {
             return Ok(None);

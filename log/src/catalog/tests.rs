@@ -9,8 +9,8 @@ use bytes::Bytes;
 use dovetail_model::{
     BatchRun, CatalogConflict, CatalogState, Clock, Column, ColumnType, Commit, DataFile, Entry,
     EventTime, Exclusion, ExclusionId, GenerationInputs, GenerationNumber, Manifest, ManualClock,
-    Offset, Outcome, Position, ProblemKind, PublishReason, RunId, RunMode, Span, StreamDef,
-    StreamSchema, UnknownColumns, ViewDef,
+    Offset, Outcome, Position, ProblemKind, PublishReason, RunId, RunMode, Span, StoreEpoch,
+    StreamDef, StreamSchema, UnknownColumns, ViewDef,
 };
 use futures::stream::BoxStream;
 use object_store::memory::InMemory;
@@ -34,7 +34,7 @@ fn memory() -> Arc<dyn ObjectStore> {
 }
 
 /// A small deterministic generator (splitmix64): seeds faults and nonces.
-fn random(seed: u64) -> impl FnMut() -> u64 + Send {
+pub(crate) fn random(seed: u64) -> impl FnMut() -> u64 + Send {
     let mut state = seed;
     move || {
         state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
@@ -53,7 +53,7 @@ async fn open_error(store: &Arc<dyn ObjectStore>) -> CatalogError {
     Catalog::open(Arc::clone(store), clock()).await.unwrap_err()
 }
 
-fn stream(name: &str) -> StreamDef {
+pub(crate) fn stream(name: &str) -> StreamDef {
     let column = Column {
         name: "at".to_owned(),
         column_type: ColumnType::Timestamp,
@@ -118,6 +118,60 @@ async fn a_catalog_reads_back_what_was_committed() {
     assert!(changes.has_changed().unwrap());
     assert_eq!(*changes.borrow_and_update(), catalog.state());
     assert_eq!(open(&store).await.state(), state);
+}
+
+#[tokio::test]
+async fn a_store_belongs_to_one_data_directory_until_another_takes_it() {
+    let store = memory();
+    let first = open(&store).await;
+    let claim = first.claim("one", "host-1", false).await.unwrap();
+    assert_eq!(claim.epoch, StoreEpoch(1));
+    // Again, by the same: nothing is committed.
+    let again = open(&store).await;
+    assert_eq!(again.claim("one", "elsewhere", true).await.unwrap(), claim);
+    assert_eq!(again.state().sequence, 1);
+    create(&first, "a").await;
+
+    let second = open(&store).await;
+    let refused = second.claim("two", "host-2", false).await.unwrap_err();
+    let text = refused.to_string();
+    for part in ["`one`", "`host-1`", "1970-01-01T00:00:01Z", "--take-over"] {
+        assert!(text.contains(part), "{text}");
+    }
+    let taken = second.claim("two", "host-2", true).await.unwrap();
+    assert_eq!((taken.epoch, &taken.store), (StoreEpoch(2), &claim.store));
+    create(&second, "b").await;
+
+    assert_eq!(first.superseded_by(), None);
+    let late = first.commit::<Refusal>(|_| Ok(vec![created("c")])).await;
+    assert!(
+        matches!(&late, Err(CommitError::Superseded(by)) if by.0 == taken),
+        "{late:?}"
+    );
+    assert!(late.unwrap_err().to_string().contains("`two` on `host-2`"));
+    assert_eq!(first.superseded().await.0, taken);
+    again.reload().await.unwrap();
+    assert_eq!(again.superseded_by().unwrap().0, taken);
+    assert_eq!(
+        names(&open(&store).await.state()),
+        ["a", "b"].map(String::from).into()
+    );
+}
+
+/// The claim lands after the newest state was judged, and before the commit that follows it.
+#[tokio::test]
+async fn a_claim_in_the_middle_of_a_commit_wins() {
+    let store = memory();
+    let first = open(&store).await;
+    first.claim("one", "host", false).await.unwrap();
+    let second = open(&store).await;
+    let late = first.commit::<Refusal>(|_| {
+        futures::executor::block_on(second.claim("two", "host", true)).unwrap();
+        Ok(vec![created("c")])
+    });
+    let late = late.await;
+    assert!(matches!(late, Err(CommitError::Superseded(_))), "{late:?}");
+    assert!(names(&open(&store).await.state()).is_empty());
 }
 
 #[tokio::test]
@@ -193,6 +247,10 @@ async fn every_kind_of_entry_survives_its_file() {
         nullable: true,
     });
     let entries = vec![
+        Entry::StoreClaimed {
+            owner: "a directory".to_owned(),
+            host: "a host".to_owned(),
+        },
         created("s"),
         Entry::StreamAltered {
             id: view.stream.clone(),

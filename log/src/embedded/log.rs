@@ -172,6 +172,17 @@ impl EmbeddedLog {
         Ok((log, opened.recovered))
     }
 
+    /// Begins a log on an empty `disk` whose first event will be `first`: what lies before it is archived, and was in
+    /// another log. Open it then.
+    ///
+    /// # Errors
+    /// When the disk fails.
+    pub fn begin(disk: &dyn Disk, schema: &StreamSchema, first: Offset) -> Result<(), LogError> {
+        let options = LogOptions::default();
+        let keys = KeyIndex::new(options.key_ttl, options.keys_max);
+        recovery::begin(disk, &schema.columns, keys, first).map(|_| ())
+    }
+
     /// Appends, and answers once all of it is durable and handed to the sink. Waits for room in the queue
     /// first.
     ///

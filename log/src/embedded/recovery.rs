@@ -78,7 +78,7 @@ pub(super) fn open(
     }
     let listed = list_segments(disk, names, first_segment)?;
     if listed.is_empty() && forgotten.is_none() {
-        return begin(disk, columns, keys);
+        return begin(disk, columns, keys, Offset(0));
     }
     let mut verifier = Verifier {
         disk,
@@ -99,15 +99,21 @@ pub(super) fn open(
     verifier.finish(first_segment, now_us)
 }
 
-fn begin(disk: &dyn Disk, columns: &[Column], keys: KeyIndex) -> Result<Opened, LogError> {
+/// Begins a log whose first event will be `first`.
+pub(super) fn begin(
+    disk: &dyn Disk,
+    columns: &[Column],
+    keys: KeyIndex,
+    first: Offset,
+) -> Result<Opened, LogError> {
     let header = SegmentHeader {
-        first: Offset(0),
+        first,
         previous: 0,
         arrived_at_us: i64::MIN,
         columns: columns.to_vec(),
     };
     let (segment, file) = Segment::create(disk, 0, header)
-        .map_err(LogError::io("create", &Segment::name(0, Offset(0))))?;
+        .map_err(LogError::io("create", &Segment::name(0, first)))?;
     Ok(Opened {
         cursor: Cursor::start(&segment),
         sealed: true,
@@ -115,8 +121,8 @@ fn begin(disk: &dyn Disk, columns: &[Column], keys: KeyIndex) -> Result<Opened, 
         file,
         keys,
         recovered: Recovered {
-            oldest: Offset(0),
-            next: Offset(0),
+            oldest: first,
+            next: first,
             segments: 1,
             frames: 0,
             bytes: 0,

@@ -6,15 +6,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use dovetail_model::ProblemKind;
-use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey};
-use object_store::azure::{AzureConfigKey, MicrosoftAzureBuilder};
-use object_store::gcp::GoogleCloudStorageBuilder;
+use object_store::aws::{AmazonS3, AmazonS3Builder, AmazonS3ConfigKey};
+use object_store::azure::{AzureConfigKey, MicrosoftAzure, MicrosoftAzureBuilder};
+use object_store::client::SpawnedReqwestConnector;
+use object_store::gcp::{GoogleCloudStorage, GoogleCloudStorageBuilder};
 use object_store::memory::InMemory;
 use object_store::path::Path;
 use object_store::{
     BackoffConfig, ClientConfigKey, ClientOptions, Error, ObjectStore, ObjectStoreExt, PutMode,
     RetryConfig,
 };
+use tokio::runtime::Handle;
 
 use super::below::Below;
 use super::options::{Addressing, Setting};
@@ -30,8 +32,8 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 /// the endpoint; short enough that whoever waits for a statement or a start hears of an outage while he still waits.
 /// What must not fail by an outage, archiving, is tried again by itself for as long as it lasts.
 const RETRY_TIMEOUT: Duration = Duration::from_secs(10);
-/// With the pauses below, about as many as fit into that time.
-const MAX_RETRIES: usize = 8;
+/// More than fit into that time, which is the bound.
+const MAX_RETRIES: usize = 50;
 
 /// Variables that say where keys come from. Where one is set, AWS's files are not looked at.
 const KEY_VARIABLES: [&str; 6] = [
@@ -129,7 +131,8 @@ impl StoreError {
     }
 }
 
-/// Opens the store at `url`. Asks it nothing yet: [`check_store`] does.
+/// Opens the store at `url`. Asks it nothing yet: [`check_store`] does. Whoever calls the store later, its requests
+/// live on `io`: a query that keeps its own threads busy holds up no answer until it times out.
 ///
 /// # Errors
 /// [`StoreError::Settings`].
@@ -137,6 +140,7 @@ pub fn open_store(
     url: &StoreUrl,
     options: &[StoreOption],
     environment: &Environment,
+    io: &Handle,
 ) -> Result<Arc<dyn ObjectStore>, StoreError> {
     let wrong = |reason: String| StoreError::Settings {
         url: url.clone(),
@@ -158,9 +162,9 @@ pub fn open_store(
         }
     };
     let opened = match provider {
-        Provider::S3 => s3(bucket, prefix, options, environment),
-        Provider::Gcs => gcs(bucket, prefix, options),
-        Provider::Azure => azure(bucket, prefix, options),
+        Provider::S3 => s3(bucket, options, environment, io).map(|store| below(prefix, store)),
+        Provider::Gcs => gcs(bucket, options, io).map(|store| below(prefix, store)),
+        Provider::Azure => azure(bucket, options, io).map(|store| below(prefix, store)),
     };
     opened.map_err(wrong)
 }
@@ -204,10 +208,10 @@ fn unknown(setting: &Setting, store: &str) -> String {
 
 fn s3(
     bucket: &str,
-    prefix: &Path,
     options: &[StoreOption],
     environment: &Environment,
-) -> Result<Arc<dyn ObjectStore>, String> {
+    io: &Handle,
+) -> Result<AmazonS3, String> {
     let mut builder = AmazonS3Builder::new()
         .with_client_options(client())
         .with_retry(retries());
@@ -256,19 +260,14 @@ fn s3(
     let endpoint = value(AmazonS3ConfigKey::S3Endpoint).or(value(AmazonS3ConfigKey::Endpoint));
     let allowed = value(AmazonS3ConfigKey::Client(ClientConfigKey::AllowHttp));
     check_encrypted(endpoint.as_deref(), allowed.as_deref())?;
-    // Nothing of ours is done twice by `CopyMode::Create`, the only thing that S3 lacks.
-    let store = builder
+    builder
         .with_bucket_name(bucket)
+        .with_http_connector(SpawnedReqwestConnector::new(io.clone()))
         .build()
-        .map_err(|error| error.to_string())?;
-    Ok(below(prefix, store))
+        .map_err(|error| error.to_string())
 }
 
-fn gcs(
-    bucket: &str,
-    prefix: &Path,
-    options: &[StoreOption],
-) -> Result<Arc<dyn ObjectStore>, String> {
+fn gcs(bucket: &str, options: &[StoreOption], io: &Handle) -> Result<GoogleCloudStorage, String> {
     let mut endpoint = None;
     let mut allowed = false;
     for StoreOption(setting) in options {
@@ -286,15 +285,13 @@ fn gcs(
     if let Some(endpoint) = endpoint {
         builder = builder.with_base_url(endpoint);
     }
-    let store = builder.build().map_err(|error| error.to_string())?;
-    Ok(below(prefix, store))
+    builder
+        .with_http_connector(SpawnedReqwestConnector::new(io.clone()))
+        .build()
+        .map_err(|error| error.to_string())
 }
 
-fn azure(
-    container: &str,
-    prefix: &Path,
-    options: &[StoreOption],
-) -> Result<Arc<dyn ObjectStore>, String> {
+fn azure(container: &str, options: &[StoreOption], io: &Handle) -> Result<MicrosoftAzure, String> {
     let mut allowed = false;
     let mut builder = MicrosoftAzureBuilder::from_env();
     for StoreOption(setting) in options {
@@ -310,13 +307,13 @@ fn azure(
     }
     let endpoint = builder.get_config_value(&AzureConfigKey::Endpoint);
     check_encrypted(endpoint.as_deref(), allowed.then_some("true"))?;
-    let store = builder
+    builder
         .with_client_options(client().with_allow_http(allowed))
         .with_retry(retries())
         .with_container_name(container)
+        .with_http_connector(SpawnedReqwestConnector::new(io.clone()))
         .build()
-        .map_err(|error| error.to_string())?;
-    Ok(below(prefix, store))
+        .map_err(|error| error.to_string())
 }
 
 /// The client itself would only say that it cannot build a request.

@@ -42,6 +42,13 @@ pub struct StoreUrl {
     pub(super) place: Place,
 }
 
+impl StoreUrl {
+    /// Whether it is reached over a network, where anything may answer.
+    pub fn is_remote(&self) -> bool {
+        matches!(self.place, Place::Bucket { .. })
+    }
+}
+
 impl fmt::Display for StoreUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.text)

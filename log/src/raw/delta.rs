@@ -44,7 +44,7 @@ const NONCE_KEY: &str = "dovetailNonce";
 #[derive(Debug, thiserror::Error)]
 pub enum DeltaLogError {
     /// The store failed and the commit, if there was one, did not happen: try again.
-    #[error("version {version} of `{table}` was not written")]
+    #[error("version {version} of `{table}` was not written: {source}")]
     NotWritten {
         /// The table's root.
         table: Path,
@@ -70,7 +70,7 @@ pub enum DeltaLogError {
         source: Box<object_store::Error>,
     },
     /// The table cannot be read, or is not one that we may write to.
-    #[error("delta table `{table}` cannot be used")]
+    #[error("delta table `{table}` cannot be used: {source}")]
     Table {
         /// The table's root.
         table: Path,
@@ -190,7 +190,8 @@ impl DeltaLog {
         }))
     }
 
-    /// Creates the table as version 0, expiry left to us; `append_only` forbids every writer to delete rows.
+    /// Creates the table as version 0 with its first `transactions`, expiry left to us; `append_only` forbids every
+    /// writer to delete rows.
     ///
     /// # Errors
     /// As [`DeltaLog::commit`]; and when the schema has types that Delta lacks.
@@ -199,6 +200,7 @@ impl DeltaLog {
         name: &str,
         schema: &Schema,
         append_only: bool,
+        transactions: Vec<(String, i64)>,
         nonce: String,
     ) -> Result<CommitOutcome, DeltaLogError> {
         let schema = self.delta_schema(schema)?;
@@ -230,7 +232,7 @@ impl DeltaLog {
             DeltaCommit {
                 operation: "CREATE TABLE",
                 actions: vec![Action::Protocol(protocol), Action::Metadata(metadata)],
-                transactions: Vec::new(),
+                transactions,
                 info: HashMap::new(),
                 nonce,
             },

@@ -4,10 +4,11 @@
 use std::error::Error;
 
 use datafusion::error::DataFusionError;
-use dovetail_model::{Offset, PartitionId, Position, ProblemKind, Span};
+use dovetail_model::{Offset, PartitionId, Position, ProblemKind, Span, StoreEpoch};
 use object_store::path::Path;
 
 use super::delta::DeltaLogError;
+use crate::object::is_outage;
 
 /// The raw log could not be written or read.
 #[derive(Debug, thiserror::Error)]
@@ -68,6 +69,18 @@ pub enum RawError {
         /// Which column, and why.
         reason: String,
     },
+    /// Another data directory has claimed the store, and this table: this process may write nothing more. Stop it.
+    #[error(
+        "raw log `{table}` was claimed in epoch {found} of the store, this process writes in epoch {ours}: it is superseded"
+    )]
+    Superseded {
+        /// The table's root.
+        table: Path,
+        /// The table's epoch.
+        found: StoreEpoch,
+        /// Ours.
+        ours: StoreEpoch,
+    },
     /// Other writers took every version we tried; is another process archiving this stream?
     #[error(
         "raw log `{table}` was changed by another writer {tries} times in a row: is another process archiving this stream?"
@@ -82,7 +95,7 @@ pub enum RawError {
     #[error(transparent)]
     Delta(#[from] DeltaLogError),
     /// A data file could not be listed or deleted.
-    #[error("the store failed for `{path}`")]
+    #[error("the store failed for `{path}`: {source}")]
     Store {
         /// The object.
         path: Path,
@@ -91,7 +104,7 @@ pub enum RawError {
         source: object_store::Error,
     },
     /// A data file could not be written or read.
-    #[error("data files of `{table}` could not be written or read")]
+    #[error("data files of `{table}` could not be written or read: {source}")]
     Data {
         /// The table's root.
         table: Path,
@@ -112,7 +125,7 @@ impl RawError {
                 ProblemKind::Internal
             }
             Self::Delta(error) => error.kind(),
-            Self::Store { .. } => ProblemKind::Unavailable,
+            Self::Superseded { .. } | Self::Store { .. } => ProblemKind::Unavailable,
             Self::Data { source, .. } => kind_of(source.as_ref()),
         }
     }
@@ -127,39 +140,8 @@ impl RawError {
 
 /// Unavailable when the store failed, so that trying again may help; a file that is not there is a hole.
 pub(super) fn kind_of(error: &(dyn Error + 'static)) -> ProblemKind {
-    let mut kind = ProblemKind::Internal;
-    let mut next = Some(error);
-    while let Some(error) = next {
-        kind = match error.downcast_ref::<object_store::Error>() {
-            None => kind,
-            Some(object_store::Error::NotFound { .. }) => ProblemKind::Internal,
-            Some(_) => ProblemKind::Unavailable,
-        };
-        next = error.source();
+    if is_outage(error) {
+        return ProblemKind::Unavailable;
     }
-    kind
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn data(source: object_store::Error) -> RawError {
-        let wrapped = DataFusionError::External(Box::new(source)).context("reading a segment");
-        RawError::data(&Path::from("raw"))(wrapped)
-    }
-
-    #[test]
-    fn a_store_that_failed_may_be_tried_again_but_a_hole_may_not() {
-        let failed = object_store::Error::Generic {
-            store: "test",
-            source: "connection reset".into(),
-        };
-        assert_eq!(data(failed).kind(), ProblemKind::Unavailable);
-        let missing = object_store::Error::NotFound {
-            path: "a.parquet".to_owned(),
-            source: "gone".into(),
-        };
-        assert_eq!(data(missing).kind(), ProblemKind::Internal);
-    }
+    ProblemKind::Internal
 }

@@ -4,11 +4,11 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Weak};
 
-use arrow::datatypes::SchemaRef;
+use arrow::array::RecordBatch;
 use datafusion::scalar::ScalarValue;
 use deltalake_core::kernel::{Action, Metadata};
 use dovetail_model::{
-    ARRIVED_AT, Clock, OFFSET, Offset, PartitionId, Span, StreamDef, StreamSchema,
+    ARRIVED_AT, Clock, OFFSET, Offset, PartitionId, Span, StoreEpoch, StreamDef, StreamSchema,
 };
 use futures::stream;
 use object_store::ObjectStore;
@@ -61,15 +61,17 @@ pub(super) struct Writer {
 
 impl RawLog {
     /// Opens the raw log of the stream `def` below `root` (`streams/{id}`), creating its table when there is
-    /// none, and making room for what the stream's schema has grown by since.
+    /// none, and making room for what the stream's schema has grown by since. Its tables are claimed for `epoch` before
+    /// the archived position is read: what an earlier epoch has on its way lands before that, or never.
     ///
     /// # Errors
-    /// [`RawError::Hole`] when the table's segments and transactions contradict each other, [`RawError::Schema`]
+    /// [`RawError::Superseded`] when a later epoch has claimed a table, [`RawError::Hole`] when the table's segments and transactions contradict each other, [`RawError::Schema`]
     /// when it cannot hold the stream's events, and the store's.
     pub async fn open(
         store: Arc<dyn ObjectStore>,
         root: Path,
         def: &StreamDef,
+        epoch: StoreEpoch,
         clock: Arc<dyn Clock>,
     ) -> Result<RawLog, RawError> {
         let table = |name: &str| {
@@ -80,11 +82,12 @@ impl RawLog {
             )
         };
         let (events, letters) = (table("raw")?, table("dead-letters")?);
-        let access = Access::new(def.id.clone(), store, clock);
-        let table = create_or_load(&events, &def.name, &def.schema.events()).await?;
+        let access = Access::new(def.id.clone(), store, epoch, clock);
+        let letters = DeadLetterTable::new(access.clone(), letters);
+        let table = claim(&access, &events, &letters, def).await?;
         let snapshot = read_snapshot(&access, events.root(), &table, def.schema.clone()).await?;
         let log = RawLog {
-            dead: Mutex::new(DeadLetterTable::new(access.clone(), letters)),
+            dead: Mutex::new(letters),
             access,
             events,
             writer: Mutex::new(Writer {
@@ -172,6 +175,29 @@ impl RawLog {
         let snapshot = self.commit_span(&mut writer, span, segments).await?;
         crash_point("archive:committed");
         Ok(snapshot)
+    }
+
+    /// Moves the archived position over what only the table of dead letters has: a writer that another data directory
+    /// superseded may have been between the two. Its dead letters stay, and the offsets get no other events.
+    ///
+    /// # Errors
+    /// The store's.
+    pub async fn settle(&self) -> Result<Arc<RawSnapshot>, RawError> {
+        let base = self.current().await?;
+        let letters = self.dead.lock().await.position().await?;
+        let to = base.archived.join(&letters);
+        let span = Span::new(base.archived.clone(), to).expect("a join covers both");
+        if span.is_empty() {
+            return Ok(base);
+        }
+        let empty = CommittedBatch {
+            span: span.clone(),
+            arrived_at_us: self.access.clock.now_us(),
+            events: RecordBatch::new_empty(Arc::clone(&base.events)),
+            dead_letters: Vec::new(),
+            replayed: Vec::new(),
+        };
+        self.archive(&span, &[Arc::new(empty)]).await
     }
 
     async fn write_segment(
@@ -382,30 +408,45 @@ pub(super) fn writer_options() -> WriterOptions {
     }
 }
 
-async fn create_or_load(
-    log: &DeltaLog,
-    name: &str,
-    schema: &SchemaRef,
+/// Claims the tables of a stream for our epoch, creating that of its events when there is none.
+async fn claim(
+    access: &Access,
+    events: &DeltaLog,
+    letters: &DeadLetterTable,
+    def: &StreamDef,
 ) -> Result<LoadedTable, RawError> {
     for _ in 0..MAX_TRIES {
-        if let Some(table) = log.load().await? {
+        let Some(table) = events.load().await? else {
+            let schema = def.schema.events();
+            events
+                .create(&def.name, &schema, true, access.claim(), nonce())
+                .await?;
+            continue;
+        };
+        if access.epoch_of(events.root(), &table).await? == access.epoch {
             return Ok(table);
         }
-        log.create(name, schema, true, nonce()).await?;
+        // Dead letters first: cut off in between, this claim is found undone by the table of the events.
+        letters.claim().await?;
+        if let Some(table) = access.claim_table(events).await? {
+            return Ok(table);
+        }
     }
     Err(RawError::Contended {
-        table: log.root().clone(),
+        table: events.root().clone(),
         tries: MAX_TRIES,
     })
 }
 
-/// The snapshot that `table` is, its segments checked against its transactions.
+/// The snapshot that `table` is, its segments checked against its transactions. None of a later epoch than ours is
+/// handed out, to base a commit on.
 async fn read_snapshot(
     access: &Access,
     root: &Path,
     table: &LoadedTable,
     schema: StreamSchema,
 ) -> Result<RawSnapshot, RawError> {
+    access.epoch_of(root, table).await?;
     let hole = |reason: String| RawError::Hole {
         table: root.clone(),
         reason,

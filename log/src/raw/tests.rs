@@ -4,6 +4,7 @@
 mod dead_letters;
 mod evolve;
 mod exactly_once;
+mod fencing;
 mod holes;
 mod round_trip;
 mod spans;

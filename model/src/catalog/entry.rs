@@ -29,6 +29,13 @@ pub enum PublishReason {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "entry", rename_all = "snake_case")]
 pub enum Entry {
+    /// A data directory claimed the store: from now on only its process writes here.
+    StoreClaimed {
+        /// The id of the data directory.
+        owner: String,
+        /// The machine that it is on.
+        host: String,
+    },
     /// A stream was declared.
     StreamCreated {
         /// Its declaration.

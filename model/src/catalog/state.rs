@@ -8,8 +8,8 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    BatchRun, Exclusion, ExclusionId, GenerationNumber, Hole, Manifest, Position, RunId, StreamDef,
-    StreamId, ViewDef, ViewId,
+    BatchRun, Exclusion, ExclusionId, GenerationNumber, Hole, Manifest, Position, RunId,
+    StoreClaim, StoreEpoch, StreamDef, StreamId, ViewDef, ViewId,
 };
 
 /// A stream as the catalog knows it.
@@ -96,6 +96,9 @@ impl ViewState {
 pub struct CatalogState {
     /// Sequence of the last commit applied; 0 before the first.
     pub sequence: u64,
+    /// Whose the store is, once it was claimed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub claim: Option<StoreClaim>,
     /// Streams, dropped ones too.
     pub streams: BTreeMap<StreamId, StreamState>,
     /// Views, dropped ones too.
@@ -107,6 +110,13 @@ pub struct CatalogState {
 }
 
 impl CatalogState {
+    /// How many claims there were.
+    pub fn epoch(&self) -> StoreEpoch {
+        self.claim
+            .as_ref()
+            .map_or(StoreEpoch::default(), |claim| claim.epoch)
+    }
+
     /// The stream that has this name and is not dropped.
     pub fn stream_named(&self, name: &str) -> Option<&StreamState> {
         self.streams

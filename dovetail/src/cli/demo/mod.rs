@@ -87,6 +87,8 @@ async fn demonstrate(
     let (data, _temporary) = data_dir(args.data.as_deref())?;
     let options = UpOptions {
         data: data.clone(),
+        store: None,
+        takes_over: false,
         listen: args.listen,
         apply: Vec::new(),
         tokens: Vec::new(),

@@ -36,6 +36,19 @@ impl Server {
     /// # Errors
     /// How it ended, when it ended before that.
     pub(crate) async fn start(home: &Path, crash_at: Option<&str>) -> Result<Self, ExitStatus> {
+        let crash_at = crash_at.map(|point| ("DOVETAIL_CRASH_AT", point));
+        Self::start_with(home, &[], crash_at.as_slice()).await
+    }
+
+    /// The same with more arguments and variables.
+    ///
+    /// # Errors
+    /// How it ended, when it ended before that.
+    pub(crate) async fn start_with(
+        home: &Path,
+        arguments: &[&str],
+        variables: &[(&str, &str)],
+    ) -> Result<Self, ExitStatus> {
         let data = home.join("data");
         let log = home.join("server.log");
         let stderr = std::fs::File::options()
@@ -45,10 +58,9 @@ impl Server {
             .unwrap();
         let data = data.to_str().unwrap();
         let mut command = program(&["up", "--data", data, "--listen", "127.0.0.1:0"]);
-        if let Some(point) = crash_at {
-            command.env("DOVETAIL_CRASH_AT", point);
-        }
         command
+            .args(arguments)
+            .envs(variables.iter().copied())
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(stderr);
@@ -104,13 +116,11 @@ impl Server {
     }
 
     /// Lets it do nothing at all, until [`Server::thaw`].
-    #[cfg(feature = "kafka")]
     pub(crate) fn freeze(&self) {
         self.signal(Signal::STOP);
     }
 
     /// Lets it go on.
-    #[cfg(feature = "kafka")]
     pub(crate) fn thaw(&self) {
         self.signal(Signal::CONT);
     }

@@ -5,7 +5,7 @@
 //! span's dead letters *before* it commits the span's events. Invariants: append-only; each dead letter is in
 //! the table once, because an append leaves out what lies before the table's own position; a mark (a row with
 //! `replayed = true`) settles the dead letter of its offset, and settling twice changes nothing; the table
-//! comes into being with the first dead letter; reading takes memory for one page and for the places of the
+//! comes into being with the first dead letter, or when another data directory takes the store; reading takes memory for one page and for the places of the
 //! pending ones, not for their bytes. Non-goals: decoding again.
 
 mod rows;
@@ -120,6 +120,24 @@ impl DeadLetterTable {
     /// Where the table is.
     pub(super) fn log(&self) -> &DeltaLog {
         &self.log
+    }
+
+    /// Claims the table for our epoch, also where there is none yet: whoever had the store before may be about to
+    /// create it.
+    pub(super) async fn claim(&self) -> Result<(), RawError> {
+        for _ in 0..MAX_TRIES {
+            if self.access.claim_table(&self.log).await?.is_some() {
+                return Ok(());
+            }
+            self.create_table().await?;
+        }
+        Err(self.contended())
+    }
+
+    /// Up to where its dead letters are in the table.
+    pub(super) async fn position(&mut self) -> Result<Position, RawError> {
+        self.refresh().await?;
+        Ok(self.position.clone())
     }
 
     /// Paths of its files, and its newest version; none while there is no table.
@@ -288,6 +306,9 @@ impl DeadLetterTable {
             return Ok(());
         }
         let loaded = self.log.load().await?;
+        if let Some(table) = &loaded {
+            self.access.epoch_of(self.log.root(), table).await?;
+        }
         self.version = loaded.as_ref().map(|table| table.version());
         self.files.clear();
         self.position = Position::zero();
@@ -382,18 +403,20 @@ impl DeadLetterTable {
     /// Creates the table. None when another writer was faster: the table is loaded again then.
     async fn create(&mut self) -> Result<Option<u64>, RawError> {
         self.stale = true;
-        let name = format!("dead letters of {}", self.access.stream);
-        match self
-            .log
-            .create(&name, &rows::schema(), true, nonce())
-            .await?
-        {
+        match self.create_table().await? {
             CommitOutcome::Committed(version) => Ok(Some(version)),
             CommitOutcome::Taken => {
                 self.refresh().await?;
                 Ok(None)
             }
         }
+    }
+
+    async fn create_table(&self) -> Result<CommitOutcome, RawError> {
+        let name = format!("dead letters of {}", self.access.stream);
+        let (schema, claim) = (rows::schema(), self.access.claim());
+        let created = self.log.create(&name, &schema, true, claim, nonce());
+        Ok(created.await?)
     }
 
     async fn read(

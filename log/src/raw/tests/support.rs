@@ -17,8 +17,8 @@ use datafusion::execution::TaskContext;
 use datafusion::execution::runtime_env::RuntimeEnv;
 use datafusion::physical_plan::{ExecutionPlan, collect};
 use dovetail_model::{
-    Column, ColumnType, EventTime, ManualClock, Offset, PartitionId, Position, Span, StreamDef,
-    StreamSchema, UnknownColumns,
+    Column, ColumnType, EventTime, ManualClock, Offset, PartitionId, Position, Span, StoreEpoch,
+    StreamDef, StreamSchema, UnknownColumns,
 };
 use object_store::ObjectStore;
 use object_store::path::Path;
@@ -92,7 +92,7 @@ pub(super) async fn open(
     def: &StreamDef,
 ) -> Result<RawLog, RawError> {
     let clock = Arc::new(ManualClock::at(1_700_000_000_000_000));
-    RawLog::open(Arc::clone(store), root(), def, clock).await
+    RawLog::open(Arc::clone(store), root(), def, StoreEpoch(0), clock).await
 }
 
 /// Values of every type for the given offsets; every third value of each column is null.

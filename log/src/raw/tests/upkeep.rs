@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use dovetail_model::{Clock, ManualClock, Position, Span};
+use dovetail_model::{Clock, ManualClock, Position, Span, StoreEpoch};
 use object_store::memory::InMemory;
 use object_store::{ObjectStore, ObjectStoreExt};
 
@@ -19,7 +19,7 @@ fn far_ahead() -> Arc<dyn Clock> {
 
 async fn many_segments(store: &Arc<dyn ObjectStore>) -> RawLog {
     let def = every_type();
-    let log = RawLog::open(Arc::clone(store), root(), &def, far_ahead())
+    let log = RawLog::open(Arc::clone(store), root(), &def, StoreEpoch(0), far_ahead())
         .await
         .unwrap();
     for first in (0..100).step_by(10) {

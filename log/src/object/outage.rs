@@ -1,0 +1,46 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Telling a store that does not answer from a file that is not there.
+
+use std::error::Error;
+
+/// Whether what failed is that a store did not answer, or refused for now: asking again may help. That a file is not
+/// there is none.
+pub fn is_outage(error: &(dyn Error + 'static)) -> bool {
+    let mut next = Some(error);
+    while let Some(cause) = next {
+        if let Some(store) = cause.downcast_ref::<object_store::Error>() {
+            return !matches!(store, object_store::Error::NotFound { .. });
+        }
+        next = cause.source();
+    }
+    // Where the Parquet reader reads a file's metadata, it makes text of what the store said.
+    error.to_string().contains("Object Store error: Generic")
+}
+
+#[cfg(test)]
+mod tests {
+    use datafusion::error::DataFusionError;
+    use object_store::Error::{Generic, NotFound};
+    use parquet::errors::ParquetError;
+
+    use super::*;
+
+    #[test]
+    fn a_store_that_failed_may_be_asked_again_but_a_hole_may_not() {
+        let failed = || Generic {
+            store: "test",
+            source: "connection reset".into(),
+        };
+        let missing = || NotFound {
+            path: "a.parquet".to_owned(),
+            source: "gone".into(),
+        };
+        let wrapped = |error| DataFusionError::External(Box::new(error)).context("reading");
+        assert!(is_outage(&wrapped(failed())));
+        assert!(!is_outage(&wrapped(missing())));
+        let as_text =
+            |error| ParquetError::General(format!("no metadata: {}", DataFusionError::from(error)));
+        assert!(is_outage(&as_text(failed())));
+        assert!(!is_outage(&as_text(missing())));
+    }
+}
