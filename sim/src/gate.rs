@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-//! A store on which the files of generations wait at a gate, so that a test sees who computes at one moment.
+//! A store on which the files of generations wait at a gate, so that a test sees who computes at one moment, and whose
+//! catalog can be out of reach.
 
 use std::collections::BTreeSet;
 use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
@@ -11,8 +13,8 @@ use futures::stream::BoxStream;
 use object_store::memory::InMemory;
 use object_store::path::Path;
 use object_store::{
-    CopyOptions, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore,
-    PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
+    CopyOptions, Error, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta,
+    ObjectStore, PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
 };
 use tokio::sync::watch;
 
@@ -21,6 +23,7 @@ use tokio::sync::watch;
 pub struct GatedStore {
     inner: InMemory,
     open: watch::Sender<bool>,
+    catalog_lost: AtomicBool,
     at_gate: Mutex<AtGate>,
 }
 
@@ -36,6 +39,7 @@ impl GatedStore {
         Arc::new(Self {
             inner: InMemory::new(),
             open: watch::Sender::new(true),
+            catalog_lost: AtomicBool::new(false),
             at_gate: Mutex::default(),
         })
     }
@@ -43,6 +47,21 @@ impl GatedStore {
     /// Opens or closes the gate.
     pub fn set_open(&self, open: bool) {
         self.open.send_replace(open);
+    }
+
+    /// Loses the catalog, or brings it back: no request for it is answered meanwhile.
+    pub fn set_catalog_lost(&self, lost: bool) {
+        self.catalog_lost.store(lost, Ordering::Relaxed);
+    }
+
+    fn check_reach(&self, path: &Path) -> Result<()> {
+        if path.as_ref().starts_with("catalog/") && self.catalog_lost.load(Ordering::Relaxed) {
+            return Err(Error::Generic {
+                store: "gated",
+                source: "connection refused".into(),
+            });
+        }
+        Ok(())
     }
 
     /// The views whose files wait at the gate now.
@@ -100,6 +119,7 @@ impl ObjectStore for GatedStore {
         data: PutPayload,
         options: PutOptions,
     ) -> Result<PutResult> {
+        self.check_reach(path)?;
         let parts: Vec<&str> = path.as_ref().split('/').collect();
         let ["views", view, "files", _] = parts[..] else {
             return self.inner.put_opts(path, data, options).await;
@@ -121,6 +141,7 @@ impl ObjectStore for GatedStore {
     }
 
     async fn get_opts(&self, path: &Path, options: GetOptions) -> Result<GetResult> {
+        self.check_reach(path)?;
         self.inner.get_opts(path, options).await
     }
 

@@ -2,9 +2,11 @@
 //! What a batch run does once it has begun: its base, its computation, its record, its promote.
 
 use std::sync::Arc;
+use std::time::Duration;
 
+use chrono::{DateTime, Utc};
 use dovetail_model::{
-    BatchRun, Entry, GenerationInputs, Outcome, Position, RunId, RunMode, Span, ViewId,
+    BatchRun, Entry, GenerationInputs, Outcome, Position, ProblemKind, RunId, RunMode, Span, ViewId,
 };
 use dovetail_seam::Generation;
 use tracing::{info, warn};
@@ -14,6 +16,9 @@ use crate::compute::Computed;
 use crate::ledger::{self, NewGeneration};
 use crate::publish::check_epoch;
 use crate::{BatchError, StreamHandle};
+
+/// Between two tries to record the end of a run.
+const RECORD_PAUSE: Duration = Duration::from_secs(2);
 
 impl BatchLayer {
     /// Drives a run in a task of its own, so that even a panic in it ends with a record.
@@ -56,6 +61,26 @@ impl BatchLayer {
             warn!(run = id.0, view = state.view_name(view), id = %view, %error, "batch run failed");
         }
         let now = self.config.clock.now();
+        // Until then nothing else of its kind can run on the view: an outage of the store that ended the run must not
+        // keep it in the ledger as one that is at work.
+        while let Err(problem) = self.record_end(id, outcome, now, error).await {
+            let over = self.lanes.is_closed() || self.config.catalog.superseded_by().is_some();
+            if over || problem.kind() != ProblemKind::Unavailable {
+                warn!(run = id.0, error = %problem, "the end of a run could not be recorded; it will read interrupted");
+                return;
+            }
+            warn!(run = id.0, error = %problem, "the end of a run could not be recorded; it is tried again");
+            tokio::time::sleep(RECORD_PAUSE).await;
+        }
+    }
+
+    async fn record_end(
+        &self,
+        id: RunId,
+        outcome: Outcome,
+        now: DateTime<Utc>,
+        error: &BatchError,
+    ) -> Result<(), BatchError> {
         let recorded = ledger::commit(&self.config.catalog, |state| {
             let Some(run) = state.runs.get(&id).filter(|run| !run.outcome.is_final()) else {
                 return Ok(vec![]);
@@ -72,11 +97,8 @@ impl BatchLayer {
                 other => Some(other.to_string()),
             };
             Ok(vec![Entry::Run { run: Box::new(run) }])
-        })
-        .await;
-        if let Err(error) = recorded {
-            warn!(run = id.0, %error, "the end of a run could not be recorded; it will read interrupted");
-        }
+        });
+        recorded.await.map(|_| ())
     }
 
     /// Computes the run's generation and records it as staged; an incremental run publishes at once.

@@ -112,6 +112,11 @@ impl Lanes {
         self.full.turns.close();
         self.incremental.turns.close();
     }
+
+    /// Whether the process is stopping.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.full.turns.is_closed()
+    }
 }
 
 impl Turn {
