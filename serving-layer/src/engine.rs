@@ -7,12 +7,11 @@
 //! Invariants: one snapshot (law 3): every view of a stream, and the stream itself, at the same position;
 //! only our tables resolve; user SQL changes nothing. Non-goals: definitions, HTTP.
 
-mod derived_keys;
-mod distinct;
 mod interrupt;
 mod merged_scan;
 mod provenance;
 mod query;
+mod rules;
 mod session;
 mod snapshot;
 mod stream_table;

@@ -95,6 +95,7 @@ fn merge(view: &View, runs: &[Arc<Run>]) -> Option<Run> {
 fn window(cell: &StreamCell, view: &ViewCut, memory: usize) -> Option<Vec<Arc<Run>>> {
     let sizes: Vec<usize> = view.runs.iter().map(|run| run.bytes()).collect();
     let allowed = |range: std::ops::Range<usize>| {
+        let bytes = sizes[range.clone()].iter().sum();
         let runs = &view.runs[range];
         let joined = runs[1..]
             .iter()
@@ -102,7 +103,7 @@ fn window(cell: &StreamCell, view: &ViewCut, memory: usize) -> Option<Vec<Arc<Ru
                 span.followed_by(run.span())
             });
         joined.is_ok_and(|span| !cell.is_pinned_inside(&span))
-            && view.view.merge_memory(runs) <= memory
+            && view.view.merge_memory(bytes) <= memory
     };
     next_merge(&sizes, allowed).map(|range| view.runs[range].to_vec())
 }

@@ -6,6 +6,7 @@ use std::io::{self, Read as _, Seek as _, Write as _};
 use std::path::{Path, PathBuf};
 
 use dovetail_log::catalog::random_u64;
+use dovetail_log::object::sync_dir;
 use dovetail_model::StoreEpoch;
 use rustix::fs::{FlockOperation, flock};
 
@@ -243,8 +244,7 @@ fn write(root: &Path, name: &str, line: &str) -> Result<(), DataDirError> {
 }
 
 fn sync(directory: &Path) -> Result<(), DataDirError> {
-    let synced = File::open(directory).and_then(|directory| directory.sync_all());
-    synced.map_err(failed("sync", directory))
+    sync_dir(directory).map_err(failed("sync", directory))
 }
 
 fn check_format(root: &Path) -> Result<(), DataDirError> {

@@ -446,8 +446,12 @@ impl Node {
                 }
             }
         });
-        let watching = claim::watch(Arc::clone(&inner.catalog), inner.stop.clone());
-        inner.tasks.spawn(watching);
+        // A store on this machine is locked: nobody else can claim it.
+        let place = inner.config.store.as_ref();
+        if place.is_some_and(|place| place.url.is_remote()) {
+            let watching = claim::watch(Arc::clone(&inner.catalog), inner.stop.clone());
+            inner.tasks.spawn(watching);
+        }
         inner.tasks.close();
     }
 

@@ -6,7 +6,10 @@ use std::io;
 use std::path::Path;
 
 /// Makes the entries of a directory durable: what was created, renamed or removed in it.
-pub(crate) fn sync_dir(dir: &Path) -> io::Result<()> {
+///
+/// # Errors
+/// When it cannot be opened or synced.
+pub fn sync_dir(dir: &Path) -> io::Result<()> {
     File::open(dir)?.sync_all()
 }
 

@@ -28,7 +28,8 @@ pub(crate) mod s3_tests;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use durable::{create_dirs, sync_dir};
+pub(crate) use durable::create_dirs;
+pub use durable::sync_dir;
 pub use local::LocalStore;
 pub use open::{Environment, StoreError, check_store, open_store};
 pub use options::StoreOption;

@@ -11,11 +11,9 @@ use datafusion::error::Result;
 use datafusion::execution::SessionStateBuilder;
 use datafusion::execution::context::{SQLOptions, SessionState};
 use datafusion::execution::runtime_env::RuntimeEnv;
-use datafusion::optimizer::OptimizerRule;
 use datafusion::prelude::{SessionConfig, SessionContext};
 
-use super::derived_keys::DerivedKeys;
-use super::distinct::DistinctToGroupBy;
+use super::rules;
 
 /// The catalog and schema that our tables are in.
 const CATALOG: &str = "dovetail";
@@ -42,11 +40,7 @@ impl QuerySession {
             .set_bool("datafusion.sql_parser.map_string_types_to_utf8view", false);
         let mut ctx = SessionContext::new_with_config_rt(config, runtime);
         dovetail_view::register_functions(&mut ctx)?;
-        let ours: [Arc<dyn OptimizerRule + Send + Sync>; 2] = [
-            Arc::new(DistinctToGroupBy::default()),
-            Arc::new(DerivedKeys::default()),
-        ];
-        for rule in ours {
+        for rule in rules::ours() {
             ctx.remove_optimizer_rule(rule.name());
             ctx.add_optimizer_rule(rule);
         }

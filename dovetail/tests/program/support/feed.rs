@@ -148,7 +148,7 @@ impl Feed {
 
     /// Stream, views and dead letters must hold every event of every request once: all are answered.
     pub(crate) async fn verify(&self, calls: &Calls) {
-        let after = json!({"after": self.acknowledged().map(|(position, _)| position)});
+        let after = self.after();
         let rows = calls
             .rows("SELECT n, at, origin, delay FROM events", after.clone())
             .await
@@ -170,6 +170,11 @@ impl Feed {
             .expect("the dead letters are listed");
         let expected: u64 = self.requests.iter().map(|r| r.dead_letters).sum();
         assert_eq!(letters["total"], expected, "{letters}");
+    }
+
+    /// The option that an answer be no older than what was acknowledged last.
+    pub(crate) fn after(&self) -> Value {
+        json!({"after": self.acknowledged().map(|(position, _)| position)})
     }
 
     /// The views must hold every event once; `options` may name a layer.
