@@ -88,3 +88,8 @@ pub(crate) fn is_order_sensitive(name: &str) -> bool {
 pub(crate) fn is_own_state(name: &str) -> bool {
     matches!(name, "count" | "sum" | "min" | "max")
 }
+
+/// Whether the (not DISTINCT) aggregate keeps the lists that its states are made of as they are.
+pub(crate) fn keeps_lists_whole(name: &str) -> bool {
+    matches!(name, "array_agg" | "string_agg")
+}

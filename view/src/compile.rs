@@ -116,7 +116,7 @@ fn definition(error: DataFusionError) -> ViewError {
     ViewError::Engine(error).of_definition()
 }
 
-const ORDERS_CONFLICT: &str = "two of nth_value, string_agg and percentiles WITHIN GROUP need the events in different orders: give them the same ORDER BY, or declare two views";
+const ORDERS_CONFLICT: &str = "two of nth_value and percentiles WITHIN GROUP need the events in different orders: give them the same ORDER BY, or declare two views";
 
 /// The physical plan, taken apart at its one aggregation.
 struct Physical {

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Functions that views and queries have beyond DataFusion's.
 //!
-//! Purpose: sketches whose states are small, and aggregates whose answer does not depend on the order of
-//! rows nor wraps around, under the names SQL users know. Invariants: a function of
+//! Purpose: sketches whose states are small, lists whose size is known, and aggregates whose answer does not depend on
+//! the order of rows nor wraps around, under the names SQL users know. Invariants: a function of
 //! the same name means the same in a view, in a query over a stream, and in tests. Non-goals: functions
 //! that read or write anything.
 
@@ -10,6 +10,7 @@ mod approx_distinct;
 mod avg;
 mod call_names;
 mod min_max;
+mod ordered;
 mod sum;
 #[cfg(test)]
 mod testing;
@@ -26,6 +27,7 @@ use call_names::CallNames;
 pub use approx_distinct::{APPROX_DISTINCT_RELATIVE_ERROR, ApproxDistinct};
 pub use avg::Avg;
 pub use min_max::MinMax;
+pub use ordered::Ordered;
 pub use sum::Sum;
 
 /// Functions that can make a value of any size out of a few bytes of SQL: the memory pool does not see them.
@@ -52,6 +54,8 @@ pub fn register_functions(registry: &mut dyn FunctionRegistry) -> Result<()> {
     registry.register_udaf(Arc::new(AggregateUDF::from(Avg::new())))?;
     registry.register_udaf(Arc::new(AggregateUDF::from(MinMax::min())))?;
     registry.register_udaf(Arc::new(AggregateUDF::from(MinMax::max())))?;
+    registry.register_udaf(Arc::new(AggregateUDF::from(Ordered::array_agg())))?;
+    registry.register_udaf(Arc::new(AggregateUDF::from(Ordered::string_agg())))?;
     registry.register_udaf(Arc::new(AggregateUDF::from(Sum::new())))?;
     registry.register_expr_planner(Arc::new(CallNames))?;
     Ok(())

@@ -46,7 +46,7 @@ pub use equality::Equality;
 pub use error::{FinishFailed, ViewError, engine_error_kind};
 pub use exclusions::{ExclusionFailed, exclusion_predicate};
 pub use functions::{
-    APPROX_DISTINCT_RELATIVE_ERROR, ApproxDistinct, Avg, MinMax, Sum, UNBOUNDED_FUNCTIONS,
+    APPROX_DISTINCT_RELATIVE_ERROR, ApproxDistinct, Avg, MinMax, Ordered, Sum, UNBOUNDED_FUNCTIONS,
     register_functions,
 };
 pub use hooked::{Hook, Hooked};

@@ -28,6 +28,7 @@ use datafusion::physical_plan::aggregates::order::GroupOrdering;
 use self::steps::{Step, evaluate, sort, steps};
 use self::table::{Groups, Table};
 use crate::ViewError;
+use crate::aggregates::keeps_lists_whole;
 use crate::compile::{Named, Parts, stage_fields};
 use crate::state::batch;
 
@@ -142,6 +143,24 @@ impl Operators {
     ) -> Result<RecordBatch, ViewError> {
         let table = self.merged(states)?;
         self.emit_states(table)
+    }
+
+    /// About how many bytes [`Self::reduce`] takes for each byte of states, its result aside.
+    pub(crate) fn merge_bytes_per_byte(&self) -> usize {
+        let of_each = self.aggregates.iter().map(|aggregate| {
+            let states = &self.state_schema.fields()[aggregate.states.clone()];
+            let function = &aggregate.function;
+            if !states.iter().any(|state| state.data_type().is_list()) {
+                2
+            } else if keeps_lists_whole(function.fun().name()) && !function.is_distinct() {
+                // Places are gathered, then put in order.
+                3
+            } else {
+                // As of `count(DISTINCT …)`: many small values.
+                10
+            }
+        });
+        of_each.max().unwrap_or(2)
     }
 
     /// The finished rows of any number of batches of states.

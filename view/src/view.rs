@@ -234,13 +234,9 @@ impl View {
     }
 
     /// About how many bytes of memory [`Self::merge`] takes while it works on runs of so many `bytes`, its result
-    /// aside. A list, as of `array_agg`, `count(DISTINCT …)` or a percentile, is taken apart into many small values.
+    /// aside.
     pub fn merge_memory(&self, bytes: usize) -> usize {
-        let schema = self.state_schema();
-        let states = &schema.fields()[self.keys().len()..];
-        let taken_apart = states.iter().any(|field| field.data_type().is_list());
-        let per_byte = if taken_apart { 10 } else { 2 };
-        bytes * per_byte
+        bytes * self.operators.merge_bytes_per_byte()
     }
 
     /// The finished rows of any number of batches in [`Self::state_schema`], in which keys may repeat.

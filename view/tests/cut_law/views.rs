@@ -225,7 +225,7 @@ pub(crate) fn draw_view(draw: &mut Draw, stream: &StreamSchema) -> Case {
         // Two that must each see the events in an order of their own are refused, as DataFusion does.
         // Nor does DataFusion's plan sort by what is also a key, though -0.0 and 0.0 are one key and two
         // places in an order.
-        let asks_for_order = ["nth_value", "string_agg", "WITHIN GROUP"]
+        let asks_for_order = ["nth_value", "WITHIN GROUP"]
             .iter()
             .any(|f| output.contains(f));
         let by_a_key = keys
