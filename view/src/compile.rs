@@ -278,7 +278,7 @@ fn signless_zeros(partial: &AggregateExec) -> Result<Vec<Arc<AggregateFunctionEx
 }
 
 /// The order that aggregates like `nth_value` must see their input in. Those that sort for themselves
-/// (`array_agg`) or compare (`first_value`) do not ask.
+/// (`array_agg`, `string_agg`) or compare (`first_value`) do not ask.
 ///
 /// Not the plan's own requirement: that leaves out what is also a group key, as if it were the same in the
 /// whole group; but `-0.0` and `0.0` are one key and two places in an order.

@@ -18,9 +18,10 @@ mod wide;
 
 use std::sync::Arc;
 
+use arrow::array::{ArrayRef, BooleanArray};
 use datafusion::error::Result;
 use datafusion::execution::FunctionRegistry;
-use datafusion::logical_expr::AggregateUDF;
+use datafusion::logical_expr::{AggregateUDF, EmitTo, GroupsAccumulator};
 
 use call_names::CallNames;
 
@@ -59,4 +60,18 @@ pub fn register_functions(registry: &mut dyn FunctionRegistry) -> Result<()> {
     registry.register_udaf(Arc::new(AggregateUDF::from(Sum::new())))?;
     registry.register_expr_planner(Arc::new(CallNames))?;
     Ok(())
+}
+
+/// The state of each row as a group of its own. `empty` has no groups.
+///
+/// # Errors
+/// As of its updates.
+fn states_of_each(
+    mut empty: impl GroupsAccumulator,
+    values: &[ArrayRef],
+    filter: Option<&BooleanArray>,
+) -> Result<Vec<ArrayRef>> {
+    let each_its_own: Vec<usize> = (0..values[0].len()).collect();
+    empty.update_batch(values, &each_its_own, filter, each_its_own.len())?;
+    empty.state(EmitTo::All)
 }

@@ -27,6 +27,8 @@ use datafusion::scalar::ScalarValue;
 use datasketches::hash::value::{canonical_float, raw_bytes};
 use datasketches::hll::{Coupon, HllSketch, HllType, HllUnion};
 
+use super::states_of_each;
+
 /// Base-2 logarithm of the number of registers.
 const LG_K: u8 = 12;
 /// One standard deviation of the relative error, `1.04 / sqrt(2^12)`; below some hundred values the
@@ -264,10 +266,7 @@ impl GroupsAccumulator for Sketches {
         values: &[ArrayRef],
         opt_filter: Option<&BooleanArray>,
     ) -> Result<Vec<ArrayRef>> {
-        let each_its_own: Vec<usize> = (0..values[0].len()).collect();
-        let mut sketches = Self::default();
-        sketches.update_batch(values, &each_its_own, opt_filter, each_its_own.len())?;
-        sketches.state(EmitTo::All)
+        states_of_each(Self::default(), values, opt_filter)
     }
 
     fn size(&self) -> usize {

@@ -24,6 +24,8 @@ use datafusion::logical_expr::{
 };
 use datafusion::scalar::ScalarValue;
 
+use super::states_of_each;
+
 /// `min` or `max`, in place of DataFusion's.
 #[derive(Debug)]
 pub struct MinMax {
@@ -244,10 +246,7 @@ where
         values: &[ArrayRef],
         opt_filter: Option<&BooleanArray>,
     ) -> Result<Vec<ArrayRef>> {
-        let each_its_own: Vec<usize> = (0..values[0].len()).collect();
-        let mut states = Self::new(self.keep);
-        states.update_batch(values, &each_its_own, opt_filter, each_its_own.len())?;
-        states.state(EmitTo::All)
+        states_of_each(Self::new(self.keep), values, opt_filter)
     }
 
     fn size(&self) -> usize {

@@ -13,6 +13,7 @@ use datafusion::physical_expr::expressions::Literal;
 use datafusion::scalar::ScalarValue;
 
 use super::lists::{OrderedLists, Sorted};
+use crate::functions::states_of_each;
 
 /// What becomes of the list of a group.
 #[derive(Debug, Clone)]
@@ -58,18 +59,11 @@ impl Finish {
 }
 
 fn joined(sorted: &Sorted, between: &str) -> Result<ArrayRef> {
-    match sorted.values.data_type() {
-        DataType::Utf8 => Ok(join(
-            sorted,
-            between,
-            sorted.values.as_string::<i32>().iter(),
-        )),
-        DataType::LargeUtf8 => Ok(join(
-            sorted,
-            between,
-            sorted.values.as_string::<i64>().iter(),
-        )),
-        DataType::Utf8View => Ok(join(sorted, between, sorted.values.as_string_view().iter())),
+    let values = &sorted.values;
+    match values.data_type() {
+        DataType::Utf8 => Ok(join(sorted, between, values.as_string::<i32>().iter())),
+        DataType::LargeUtf8 => Ok(join(sorted, between, values.as_string::<i64>().iter())),
+        DataType::Utf8View => Ok(join(sorted, between, values.as_string_view().iter())),
         other => internal_err!("string_agg of {other}"),
     }
 }
@@ -107,16 +101,6 @@ impl ManyLists {
     pub(super) fn new(lists: OrderedLists, finish: Finish) -> Self {
         Self { lists, finish }
     }
-
-    fn take_states(&mut self, emit_to: EmitTo) -> Result<Vec<ArrayRef>> {
-        let sorted = self.lists.take_sorted(emit_to)?;
-        states(&self.lists, &sorted)
-    }
-}
-
-fn states(lists: &OrderedLists, sorted: &Sorted) -> Result<Vec<ArrayRef>> {
-    let places = sorted.list_places(lists.places())?;
-    Ok(vec![Arc::new(sorted.lists()), Arc::new(places)])
 }
 
 impl GroupsAccumulator for ManyLists {
@@ -153,7 +137,8 @@ impl GroupsAccumulator for ManyLists {
     }
 
     fn state(&mut self, emit_to: EmitTo) -> Result<Vec<ArrayRef>> {
-        self.take_states(emit_to)
+        let sorted = self.lists.take_sorted(emit_to)?;
+        sorted.into_states(self.lists.places())
     }
 
     fn convert_to_state(
@@ -161,10 +146,8 @@ impl GroupsAccumulator for ManyLists {
         values: &[ArrayRef],
         opt_filter: Option<&BooleanArray>,
     ) -> Result<Vec<ArrayRef>> {
-        let each_its_own: Vec<usize> = (0..values[0].len()).collect();
-        let mut states = Self::new(self.lists.another(), self.finish.clone());
-        states.update_batch(values, &each_its_own, opt_filter, each_its_own.len())?;
-        states.take_states(EmitTo::All)
+        let empty = Self::new(self.lists.another(), self.finish.clone());
+        states_of_each(empty, values, opt_filter)
     }
 
     fn size(&self) -> usize {
@@ -177,14 +160,10 @@ impl GroupsAccumulator for ManyLists {
 pub(super) struct OneList(ManyLists);
 
 impl OneList {
-    pub(super) fn new(lists: ManyLists) -> Self {
+    pub(super) fn new(mut lists: ManyLists) -> Self {
+        // The group is there without rows, too.
+        lists.lists.reach(1);
         Self(lists)
-    }
-
-    fn sorted(&mut self) -> Result<Sorted> {
-        // There is a group without rows, too.
-        self.0.lists.reach(1);
-        self.0.lists.take_sorted(EmitTo::All)
     }
 }
 
@@ -200,15 +179,13 @@ impl Accumulator for OneList {
     }
 
     fn evaluate(&mut self) -> Result<ScalarValue> {
-        let sorted = self.sorted()?;
-        ScalarValue::try_from_array(&self.0.finish.finish(&sorted)?, 0)
+        ScalarValue::try_from_array(&self.0.evaluate(EmitTo::All)?, 0)
     }
 
     fn state(&mut self) -> Result<Vec<ScalarValue>> {
-        let sorted = self.sorted()?;
-        let states = states(&self.0.lists, &sorted)?;
+        let states = self.0.state(EmitTo::All)?;
+        let states = states.iter();
         states
-            .iter()
             .map(|state| ScalarValue::try_from_array(state, 0))
             .collect()
     }

@@ -17,11 +17,11 @@ use datafusion::common::internal_err;
 use datafusion::error::Result;
 use datafusion::logical_expr::EmitTo;
 
-/// What a sort takes for each value beside copies of the columns: where it lies (16 bytes), its chunk and row
-/// (8 bytes), and its number (4 bytes).
+/// What a sort takes for each value beside copies of the columns: its chunk and row as an entry (8 bytes) and as
+/// `interleave` wants them (16 bytes), and its number (4 bytes).
 const SORT_BYTES_PER_VALUE: usize = 28;
 
-/// A group and a row of a chunk.
+/// A group, or a chunk, and a row of a chunk.
 type Entry = (u32, u32);
 
 /// Rows of one batch. The value comes first, then its places.
@@ -46,13 +46,15 @@ pub(super) struct OrderedLists {
 
 /// The lists of some groups, in order.
 pub(super) struct Sorted {
-    /// Where the list of each group begins in the columns, and where the last ends.
+    /// Where the list of each group begins in `values`, and where the last ends.
     pub(super) offsets: OffsetBuffer<i32>,
     /// Which groups have values.
-    pub(super) nulls: Option<NullBuffer>,
+    nulls: Option<NullBuffer>,
     pub(super) values: ArrayRef,
-    /// As long as `values`.
-    pub(super) places: Vec<ArrayRef>,
+    /// As long as `values`, not in order yet: only states need them.
+    places: Vec<ArrayRef>,
+    /// Which of the places comes when.
+    order: UInt32Array,
 }
 
 impl OrderedLists {
@@ -140,9 +142,9 @@ impl OrderedLists {
         }
         if !aligned {
             // Behind a list that is NULL may be values that nobody sees. A copy has none.
-            let seen = lists
-                .nulls()
-                .map_or_else(Vec::new, |nulls| nulls.valid_indices().collect());
+            let seen: Vec<usize> = (0..lists.len())
+                .filter(|row| lists.is_valid(*row))
+                .collect();
             let groups: Vec<usize> = seen.iter().map(|row| groups[*row]).collect();
             let seen = UInt32Array::from_iter_values(seen.into_iter().map(as_u32));
             let [lists, places] = [
@@ -199,28 +201,26 @@ impl OrderedLists {
             return Err(ArrowError::OffsetOverflowError(total).into());
         }
         let offsets = OffsetBuffer::from_lengths(lengths);
+        let at = positions(&found);
         let places: Result<Vec<ArrayRef>> = (0..self.places.len())
-            .map(|place| self.gather(place + 1, self.places[place].data_type(), &found))
+            .map(|place| self.gather(place + 1, self.places[place].data_type(), &at))
             .collect();
+        drop(at);
         let places = places?;
         let order = self.order(&offsets, &places)?;
-        let found: Vec<(usize, usize)> = order
-            .values()
-            .iter()
-            .map(|at| found[*at as usize])
-            .collect();
-        let places: Result<Vec<ArrayRef>, ArrowError> =
-            places.iter().map(|p| take_rows(p, &order, None)).collect();
+        let at = positions(order.values().iter().map(|value| &found[*value as usize]));
+        drop(found);
         Ok(Sorted {
             offsets,
             nulls: (nulls.null_count() > 0).then_some(nulls),
-            values: self.gather(0, &self.value, &found)?,
-            places: places?,
+            values: self.gather(0, &self.value, &at)?,
+            places,
+            order,
         })
     }
 
-    /// How many values each group has, and where they are, group after group, in the order they came.
-    fn by_group(&self, groups: usize) -> (Vec<usize>, Vec<(usize, usize)>) {
+    /// How many values each group has, and their chunks and rows, group after group, in the order they came.
+    fn by_group(&self, groups: usize) -> (Vec<usize>, Vec<Entry>) {
         let entries = || {
             let chunks = self.chunks.iter().enumerate();
             let entries = chunks.flat_map(|(chunk, c)| c.rows.iter().map(move |e| (chunk, *e)));
@@ -241,23 +241,18 @@ impl OrderedLists {
         let mut found = vec![(0, 0); lengths.iter().sum()];
         for (chunk, (group, row)) in entries() {
             let next = &mut next[group as usize];
-            found[*next] = (chunk, row as usize);
+            found[*next] = (as_u32(chunk), row);
             *next += 1;
         }
         (lengths, found)
     }
 
-    fn gather(
-        &self,
-        column: usize,
-        r#type: &DataType,
-        found: &[(usize, usize)],
-    ) -> Result<ArrayRef> {
-        if found.is_empty() {
+    fn gather(&self, column: usize, r#type: &DataType, at: &[(usize, usize)]) -> Result<ArrayRef> {
+        if at.is_empty() {
             return Ok(new_empty_array(r#type));
         }
         let chunks = self.chunks.iter().map(|c| c.columns[column].as_ref());
-        Ok(interleave(&chunks.collect::<Vec<_>>(), found)?)
+        Ok(interleave(&chunks.collect::<Vec<_>>(), at)?)
     }
 
     /// Which value comes when: a permutation within each list. What is equal stays in the order it came.
@@ -310,14 +305,26 @@ impl Sorted {
         list_array(&self.values, self.offsets.clone(), self.nulls.clone())
     }
 
-    /// The places of the values of each list, as long as the list.
-    pub(super) fn list_places(&self, fields: &[FieldRef]) -> Result<ListArray> {
+    /// The lists, and the places of the values of each, as long as the list. `fields` are those of the places.
+    pub(super) fn into_states(self, fields: &[FieldRef]) -> Result<Vec<ArrayRef>> {
+        let lists = self.lists();
         let fields: Fields = fields.to_vec().into();
-        let length = self.values.len();
-        let places = StructArray::try_new_with_length(fields, self.places.clone(), None, length)?;
+        let places = self.places.into_iter();
+        let places: Result<Vec<ArrayRef>, ArrowError> =
+            places.map(|p| take_rows(&p, &self.order, None)).collect();
+        let places = StructArray::try_new_with_length(fields, places?, None, self.values.len())?;
         let places: ArrayRef = Arc::new(places);
-        Ok(list_array(&places, self.offsets.clone(), None))
+        let places = list_array(&places, self.offsets, None);
+        Ok(vec![Arc::new(lists), Arc::new(places)])
     }
+}
+
+/// Chunks and rows as `interleave` wants them.
+fn positions<'a>(entries: impl IntoIterator<Item = &'a Entry>) -> Vec<(usize, usize)> {
+    let entries = entries.into_iter();
+    entries
+        .map(|(chunk, row)| (*chunk as usize, *row as usize))
+        .collect()
 }
 
 /// The values that the rows of a list refer to, and where they begin.
