@@ -27,6 +27,8 @@ use super::connection_io::ConnectionIo;
 const MAX_HEAD_BYTES: usize = 64 * 1024;
 /// Pause after an accept that failed for want of something, such as file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// How long connections that are cut off may take to end.
+const CUT_OFF_WAIT: Duration = Duration::from_secs(1);
 
 /// How connections are bounded.
 #[derive(Debug, Clone)]
@@ -101,7 +103,10 @@ pub async fn serve(
         let remaining = connections.len();
         warn!(remaining, "connections are cut off at shutdown");
     }
-    connections.shutdown().await;
+    // What computes for one of them in the middle of a poll is not waited for: the process ends without it.
+    if timeout(CUT_OFF_WAIT, connections.shutdown()).await.is_err() {
+        warn!("a request does not give way; the server stops without it");
+    }
     info!("the HTTP server has stopped");
 }
 
