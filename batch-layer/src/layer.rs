@@ -7,14 +7,15 @@ mod lanes;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use datafusion::execution::TaskContext;
 use datafusion::physical_plan::ExecutionPlan;
 use dovetail_log::catalog::Catalog;
 use dovetail_model::{
-    BatchRun, Clock, Entry, Exclusion, GenerationNumber, Manifest, Outcome, RepairScope, RunId,
-    RunMode, StreamId, StreamSchema, ViewDef, ViewId, ViewState,
+    BatchRun, CatalogState, Clock, Entry, Exclusion, GenerationNumber, Manifest, Outcome,
+    RepairScope, RunId, RunMode, StreamId, StreamSchema, ViewDef, ViewId, ViewState,
 };
 use dovetail_seam::{Generation, Pin, Poisoned};
 use dovetail_view::{Predicate, View};
@@ -32,6 +33,10 @@ use crate::relief::Outgrown;
 use crate::{BatchError, StreamAccess, StreamHandle};
 
 pub(crate) use lanes::{Kind, Lanes, Turn};
+
+/// How long a stop waits for its runs to end by themselves, and then for the catalog to take down that they did not.
+/// The engine gives way in milliseconds as a rule; merging long lists keeps it for half a minute.
+const CLOSE_WAIT: Duration = Duration::from_secs(2);
 
 /// What the batch layer is made of.
 #[derive(Debug, Clone)]
@@ -159,6 +164,8 @@ pub struct BatchLayer {
     publish_locks: Arc<Mutex<HashMap<ViewId, Arc<tokio::sync::Mutex<()>>>>>,
     pub(crate) lanes: Arc<Lanes>,
     pub(crate) outgrown: Arc<Outgrown>,
+    /// Whether runs and publishes may commit nothing any more, nor be waited for.
+    sealed: Arc<AtomicBool>,
 }
 
 impl std::fmt::Debug for BatchLayer {
@@ -195,6 +202,7 @@ impl BatchLayer {
             publish_locks: Arc::default(),
             lanes,
             outgrown: Arc::default(),
+            sealed: Arc::default(),
         }
     }
 
@@ -209,7 +217,7 @@ impl BatchLayer {
     }
 
     /// Marks runs that a crash cut off as failed: those at work, and those staged that were to promote
-    /// themselves. Call once, before anything is started.
+    /// themselves. Call once, before anything is started; a stop that leaves runs behind does the same at its end.
     ///
     /// # Errors
     /// When the catalog cannot be written.
@@ -266,7 +274,8 @@ impl BatchLayer {
         self.wait(run.id).await
     }
 
-    /// Waits until a run of this process is over, and new queries see what it published.
+    /// Waits until a run of this process is over, and new queries see what it published; or until a stop has left it
+    /// behind.
     ///
     /// # Errors
     /// When there is no such run.
@@ -274,7 +283,8 @@ impl BatchLayer {
         let mut ended = self.ended.subscribe();
         loop {
             ended.borrow_and_update();
-            if !self.is_in_flight(id) || ended.changed().await.is_err() {
+            let is_over = self.is_sealed() || !self.is_in_flight(id);
+            if is_over || ended.changed().await.is_err() {
                 return self.run(id);
             }
         }
@@ -328,11 +338,63 @@ impl BatchLayer {
         self.wait(id).await
     }
 
-    /// Cancels every run, and waits until all have stopped; nothing computes afterwards. For shutdown: a promote or
-    /// a rollback that waits for its turn is cancelled, too.
+    /// Cancels every run, and waits a moment for them to stop. For shutdown: a promote or a rollback that waits for its
+    /// turn is cancelled, too.
+    ///
+    /// A run that the engine holds in the middle of its work is left there. It is marked in the ledger as one that a
+    /// crash cut off, and whatever it still does, it commits nothing: a caller may go on to end the process.
     pub async fn close(&self) {
         self.lanes.close();
-        self.cancel_all().await;
+        if tokio::time::timeout(CLOSE_WAIT, self.cancel_all())
+            .await
+            .is_err()
+        {
+            self.abandon().await;
+        }
+    }
+
+    /// Lets no run, promote or rollback commit from now on: for the end of a process, after [`BatchLayer::close`].
+    /// Whoever still computes, because the engine does not give way, works in vain.
+    pub fn seal(&self) {
+        self.sealed.store(true, Ordering::SeqCst);
+        self.ended.send_replace(());
+    }
+
+    fn is_sealed(&self) -> bool {
+        self.sealed.load(Ordering::SeqCst)
+    }
+
+    async fn abandon(&self) {
+        self.seal();
+        // Commits follow each other: behind this one, those that did not see the mark yet are over.
+        let marking = tokio::time::timeout(CLOSE_WAIT, self.fail_interrupted());
+        match marking.await {
+            Ok(Ok(runs)) => warn!(
+                runs,
+                "batch runs did not stop in time; they are marked failed"
+            ),
+            Ok(Err(error)) => {
+                warn!(%error, "batch runs did not stop in time; the next start marks them failed")
+            }
+            Err(_) => warn!(
+                "batch runs did not stop in time, and the catalog does not answer; the next start marks them failed"
+            ),
+        }
+    }
+
+    /// Commits what a run or a publish decides, unless the process is ending without it.
+    pub(crate) async fn commit_work(
+        &self,
+        mut decide: impl FnMut(&CatalogState) -> Result<Vec<Entry>, BatchError> + Send,
+    ) -> Result<Arc<CatalogState>, BatchError> {
+        ledger::commit(&self.config.catalog, |state| {
+            // Looked at in its turn to commit, so that none comes behind the marks of a stop.
+            if self.is_sealed() {
+                return Err(BatchError::Cancelled);
+            }
+            decide(state)
+        })
+        .await
     }
 
     /// Cancels every run, and waits until all have stopped.
@@ -460,7 +522,7 @@ impl BatchLayer {
 
     fn start_of(
         &self,
-        state: &dovetail_model::CatalogState,
+        state: &CatalogState,
         view: &ViewState,
         request: &StartRequest,
     ) -> Result<Start, BatchError> {
@@ -552,7 +614,7 @@ pub(crate) fn known_poison(stream: &StreamHandle, id: &ViewId, version: u64) -> 
 
 /// A view that is not dropped.
 pub(crate) fn live_view<'a>(
-    state: &'a dovetail_model::CatalogState,
+    state: &'a CatalogState,
     id: &ViewId,
 ) -> Result<&'a ViewState, BatchError> {
     let view = state.views.get(id).ok_or_else(|| BatchError::NotFound {

@@ -110,7 +110,7 @@ impl BatchLayer {
             Ok::<_, BatchError>(Some(Entry::Run { run: Box::new(run) }))
         };
         if span.is_empty() {
-            ledger::commit(&self.config.catalog, |state| {
+            self.commit_work(|state| {
                 let entry = ended(state, base_number, &Computed::default())?;
                 Ok(entry.into_iter().collect())
             })
@@ -139,7 +139,7 @@ impl BatchLayer {
             },
         };
         let mut written = None;
-        ledger::commit(&self.config.catalog, |state| {
+        self.commit_work(|state| {
             let view = live_view(state, id)?;
             let manifest = Arc::new(new.manifest(view, &computed, now()));
             written = Some(Arc::clone(&manifest));
@@ -453,7 +453,7 @@ impl BatchLayer {
     ) -> Result<Arc<Generation>, BatchError> {
         let now = self.config.clock.now();
         let mut published = None;
-        ledger::commit(&self.config.catalog, |state| {
+        self.commit_work(|state| {
             allowed(state)?;
             let view = live_view(state, id)?;
             let manifest = match &candidate.unwritten {

@@ -5,7 +5,7 @@
 use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
 use async_trait::async_trait;
 use dovetail_model::ViewId;
@@ -25,6 +25,9 @@ pub struct GatedStore {
     open: watch::Sender<bool>,
     catalog_lost: AtomicBool,
     at_gate: Mutex<AtGate>,
+    /// Whether whoever is at the gate keeps its thread there, as an engine does that does not give way.
+    stuck: Mutex<bool>,
+    freed: Condvar,
 }
 
 #[derive(Debug, Default)]
@@ -41,6 +44,8 @@ impl GatedStore {
             open: watch::Sender::new(true),
             catalog_lost: AtomicBool::new(false),
             at_gate: Mutex::default(),
+            stuck: Mutex::default(),
+            freed: Condvar::new(),
         })
     }
 
@@ -52,6 +57,18 @@ impl GatedStore {
     /// Loses the catalog, or brings it back: no request for it is answered meanwhile.
     pub fn set_catalog_lost(&self, lost: bool) {
         self.catalog_lost.store(lost, Ordering::Relaxed);
+    }
+
+    /// Keeps the threads of whoever comes to the gate, until this is taken back.
+    pub fn set_stuck(&self, stuck: bool) {
+        *self.stuck.lock().unwrap_or_else(PoisonError::into_inner) = stuck;
+        self.freed.notify_all();
+    }
+
+    fn wait_while_stuck(&self) {
+        let stuck = self.stuck.lock().unwrap_or_else(PoisonError::into_inner);
+        let freed = self.freed.wait_while(stuck, |stuck| *stuck);
+        drop(freed.unwrap_or_else(PoisonError::into_inner));
     }
 
     fn check_reach(&self, path: &Path) -> Result<()> {
@@ -126,6 +143,7 @@ impl ObjectStore for GatedStore {
         };
         self.note(view, true);
         let _arrived = Arrived(self, view);
+        self.wait_while_stuck();
         let mut open = self.open.subscribe();
         let opened = open.wait_for(|open| *open).await;
         drop(opened.expect("the sender lives as long as the store"));

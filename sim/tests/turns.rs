@@ -8,7 +8,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use dovetail_batch_layer::{BatchError, StartRequest};
-use dovetail_model::{BatchRun, Outcome, RepairScope, RunId, RunMode, ViewId};
+use dovetail_log::catalog::Catalog;
+use dovetail_model::{BatchRun, ManualClock, Outcome, RepairScope, RunId, RunMode, ViewId};
 use dovetail_sim::{Event, GatedStore, Rig};
 
 const BY_ORIGIN: &str = "SELECT origin, count(*) AS n FROM flights GROUP BY origin";
@@ -70,6 +71,13 @@ impl World {
 
     async fn ended(&self, run: RunId) -> Arc<BatchRun> {
         soon(self.rig.batch.wait(run)).await.unwrap()
+    }
+}
+
+impl Drop for World {
+    /// A test that fails must end: its runtime waits for its threads.
+    fn drop(&mut self) {
+        self.gate.set_stuck(false);
     }
 }
 
@@ -245,6 +253,71 @@ async fn a_server_stops_while_runs_and_a_promote_wait() {
     assert!(matches!(promote, Err(BatchError::Cancelled)), "{promote:?}");
     let late = world.start(first, RunMode::Incremental).await;
     assert_eq!(world.ended(late).await.outcome, Outcome::Cancelled);
+}
+
+/// The engine keeps the thread of a run: no cancellation reaches it. The stop leaves it behind, and what it does when
+/// it goes on after all changes nothing that the next start finds.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_stop_leaves_a_run_behind_that_does_not_give_way() {
+    for mode in [RunMode::Incremental, RunMode::Full] {
+        let world = World::new(1).await;
+        let view = &world.live[0];
+        world.gate.set_stuck(true);
+        world.gate.set_open(true);
+        // A full run first brings its base forward, which is a publish of its own.
+        let run = world.start(view, mode).await;
+        world.at_gate(&[view]).await;
+        let live = world.rig.catalog.state().views[view].live;
+
+        soon(world.rig.batch.close()).await;
+        assert_eq!(
+            world.gate.waiting(),
+            std::slice::from_ref(view),
+            "it is at work as before"
+        );
+        let left = world.ended(run).await;
+        let found = (left.outcome, left.error.as_deref());
+        assert_eq!(found, (Outcome::Failed, Some("interrupted")), "{mode}");
+        let sequence = world.rig.catalog.state().sequence;
+
+        world.gate.set_stuck(false);
+        eventually(|| !world.rig.batch.is_in_flight(run)).await;
+        let clock = Arc::new(ManualClock::at(1_800_000_000_000_000));
+        let next = Catalog::open(Arc::clone(&world.gate) as _, clock).await;
+        let found = next.unwrap().state();
+        assert_eq!(found.sequence, sequence, "{mode}");
+        assert_eq!((found.views[view].live, &found.runs[&run]), (live, &left));
+        world.rig.check("live0").await;
+    }
+}
+
+/// The same for who promotes by hand: nothing in the ledger waits for that, so only the seal keeps it from the pointer.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_promote_that_does_not_give_way_moves_no_pointer_after_the_stop() {
+    let world = World::new(1).await;
+    let view = &world.live[0];
+    world.gate.set_open(true);
+    let dry = StartRequest {
+        dry_run: true,
+        trigger: "user",
+        ..StartRequest::default()
+    };
+    let dry = world.rig.batch.run_to_end(view, dry).await.unwrap();
+    assert_eq!(dry.outcome, Outcome::Staged, "{:?}", dry.error);
+    world.push();
+    world.gate.set_stuck(true);
+    let batch = world.rig.batch.clone();
+    let promote = tokio::spawn(async move { batch.promote(dry.id).await });
+    world.at_gate(&[view]).await;
+
+    soon(world.rig.batch.close()).await;
+    world.rig.batch.seal();
+    let before = world.rig.catalog.state();
+    world.gate.set_stuck(false);
+    let promote = soon(promote).await.unwrap();
+    assert!(matches!(promote, Err(BatchError::Cancelled)), "{promote:?}");
+    assert_eq!(world.rig.catalog.state().sequence, before.sequence);
+    world.rig.check("live0").await;
 }
 
 /// Every way to wait for a turn at once, with one turn in each lane: nobody waits in a circle.

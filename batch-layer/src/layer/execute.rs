@@ -253,7 +253,7 @@ impl BatchLayer {
     ) -> Result<(), BatchError> {
         let now = self.config.clock.now();
         let rows_read = begun.progress.total();
-        ledger::commit(&self.config.catalog, |state| {
+        self.commit_work(|state| {
             let view = live_view(state, &begun.run.view)?;
             let manifest = new.manifest(view, computed, now);
             let mut run = ledger::open_run(state, begun.run.id)?;

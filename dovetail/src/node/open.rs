@@ -463,10 +463,11 @@ impl Node {
         inner.batch.close().await;
     }
 
-    /// Stops everything in order: no new runs, runs cancelled, logs closed, projections finished.
+    /// Stops everything in order: no new runs, runs cancelled or left behind, logs closed, projections finished.
     pub async fn shutdown(&self) {
         let inner = &self.0;
         self.stop_batch_layer().await;
+        inner.batch.seal();
         for stream in inner.streams.all() {
             stream.close().await;
         }
