@@ -19,6 +19,14 @@ pub enum SpeedError {
         /// What the engine said.
         source: DataFusionError,
     },
+    /// The runs of a view alone would fill the memory of the speed layer.
+    #[error("the runs of view `{view}` need more than {most_bytes} bytes")]
+    RunTooLarge {
+        /// The view's name.
+        view: String,
+        /// Bytes that there were for it.
+        most_bytes: usize,
+    },
     /// The thread could not be started.
     #[error("cannot start thread `{name}`: {source}")]
     Thread {
@@ -36,6 +44,7 @@ impl SpeedError {
             Self::Rebuild { source, .. } => {
                 matches!(source.find_root(), DataFusionError::ResourcesExhausted(_))
             }
+            Self::RunTooLarge { .. } => true,
             Self::Seam(_) | Self::Thread { .. } => false,
         }
     }
@@ -45,6 +54,7 @@ impl SpeedError {
         match self {
             Self::Seam(error) => error.kind(),
             Self::Rebuild { source, .. } => dovetail_view::engine_error_kind(source),
+            Self::RunTooLarge { .. } => ProblemKind::Unavailable,
             Self::Thread { .. } => ProblemKind::Internal,
         }
     }

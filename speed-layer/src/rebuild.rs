@@ -4,19 +4,21 @@
 use std::sync::Arc;
 
 use datafusion::execution::TaskContext;
-use datafusion::physical_plan::collect;
+use datafusion::physical_plan::execute_stream;
 use dovetail_log::raw::{RawScan, RawSnapshot};
 use dovetail_model::{Position, Span};
 use dovetail_seam::SeamError;
-use dovetail_view::{Run, View};
+use dovetail_view::{Run, View, bytes_of};
+use futures::TryStreamExt;
 
 use crate::SpeedError;
 
 /// The events between `horizon` and the archived position as one run of `view`, or None when there are
-/// none. The log's tail behind the archived position is pushed like new events.
+/// none. The log's tail behind the archived position is pushed like new events. The run may take `most_bytes` of
+/// memory.
 ///
 /// # Errors
-/// When the raw log has a hole or the engine fails; [`dovetail_model::ProblemKind::Unprocessable`] when an
+/// When the raw log has a hole or the engine fails; [`SpeedError::RunTooLarge`]; [`dovetail_model::ProblemKind::Unprocessable`] when an
 /// expression of the view fails on an event, which concerns this view alone.
 pub async fn rebuild_runs(
     name: &str,
@@ -25,6 +27,7 @@ pub async fn rebuild_runs(
     horizon: &Position,
     task: &Arc<TaskContext>,
     partitions: usize,
+    most_bytes: usize,
 ) -> Result<Option<Run>, SpeedError> {
     let span = Span::new(horizon.clone(), raw.archived().clone()).map_err(SeamError::from)?;
     if span.is_empty() {
@@ -50,6 +53,17 @@ pub async fn rebuild_runs(
         view: name.to_owned(),
         source,
     };
-    let batches = collect(states, Arc::clone(task)).await.map_err(failed)?;
+    let mut states = execute_stream(states, Arc::clone(task)).map_err(failed)?;
+    let (mut batches, mut bytes) = (Vec::new(), 0);
+    while let Some(batch) = states.try_next().await.map_err(failed)? {
+        bytes += bytes_of(&batch);
+        if bytes > most_bytes {
+            return Err(SpeedError::RunTooLarge {
+                view: name.to_owned(),
+                most_bytes,
+            });
+        }
+        batches.push(batch);
+    }
     Ok(Some(Run::from_sorted(view, span, batches)))
 }

@@ -93,3 +93,8 @@ pub(crate) fn is_own_state(name: &str) -> bool {
 pub(crate) fn keeps_lists_whole(name: &str) -> bool {
     matches!(name, "array_agg" | "string_agg")
 }
+
+/// Whether the state of the (not DISTINCT) aggregate holds a value of every event.
+pub(crate) fn keeps_every_value(name: &str) -> bool {
+    keeps_lists_whole(name) || matches!(name, "median" | "percentile_cont")
+}

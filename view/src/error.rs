@@ -88,6 +88,16 @@ impl ViewError {
     }
 }
 
+/// For operators of ours in the engine's plans.
+impl From<ViewError> for DataFusionError {
+    fn from(error: ViewError) -> Self {
+        match error {
+            ViewError::Engine(error) => error,
+            other => Self::External(Box::new(other)),
+        }
+    }
+}
+
 /// A column of the select list cannot be computed for a group, such as `10 / (sum(i) - 2)` where the sum is 2.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{}", self.of(None))]

@@ -28,6 +28,7 @@ mod exclusions;
 mod functions;
 mod hooked;
 mod identity;
+mod keyed;
 mod ops;
 mod plans;
 mod predicate;
@@ -50,8 +51,10 @@ pub use functions::{
     register_functions,
 };
 pub use hooked::{Hook, Hooked};
+pub use keyed::KeyedStates;
 pub use predicate::Predicate;
 pub use run::Run;
+pub use state::bytes_of;
 pub use types::sql_type;
 pub use view::View;
 pub use words::words_of;

@@ -28,7 +28,7 @@ use datafusion::physical_plan::aggregates::order::GroupOrdering;
 use self::steps::{Step, evaluate, sort, steps};
 use self::table::{Groups, Table};
 use crate::ViewError;
-use crate::aggregates::keeps_lists_whole;
+use crate::aggregates::{keeps_every_value, keeps_lists_whole};
 use crate::compile::{Named, Parts, stage_fields};
 use crate::state::batch;
 
@@ -143,6 +143,18 @@ impl Operators {
     ) -> Result<RecordBatch, ViewError> {
         let table = self.merged(states)?;
         self.emit_states(table)
+    }
+
+    pub(crate) fn state_schema(&self) -> &SchemaRef {
+        &self.state_schema
+    }
+
+    /// Whether there is a state that grows with every event, or with every value that is new to its group.
+    pub(crate) fn states_grow(&self) -> bool {
+        let functions = self.aggregates.iter().map(|aggregate| &aggregate.function);
+        let mut functions =
+            functions.map(|function| (function.fun().name(), function.is_distinct()));
+        functions.any(|(name, is_distinct)| is_distinct || keeps_every_value(name))
     }
 
     /// About how many bytes [`Self::reduce`] takes for each byte of states, its result aside.

@@ -6,10 +6,13 @@
 //! Invariants: the aggregate expressions are those of `ops`; no physical optimizer rule may run over
 //! these plans (rules would fuse or reorder the aggregations).
 
+mod accumulate;
+mod reduce;
+
 use std::sync::Arc;
 
 use arrow::compute::SortOptions;
-use arrow::datatypes::SchemaRef;
+use datafusion::common::internal_err;
 use datafusion::common::tree_node::{Transformed, TreeNode};
 use datafusion::error::Result;
 use datafusion::physical_expr::expressions::Column;
@@ -22,8 +25,12 @@ use datafusion::physical_plan::repartition::RepartitionExec;
 use datafusion::physical_plan::sorts::sort::SortExec;
 use datafusion::physical_plan::{ExecutionPlan, ExecutionPlanProperties, Partitioning};
 
+use self::accumulate::AccumulateExec;
+use self::reduce::{Merging, ReduceExec};
 use crate::ViewError;
 use crate::compile::{Named, Parts};
+use crate::ops::Operators;
+use crate::run::SortKey;
 use crate::state::expect_schema;
 
 /// The plan builders of one view.
@@ -34,15 +41,14 @@ pub(crate) struct Plans {
     aggregates: Vec<Arc<datafusion::physical_expr::aggregate::AggregateFunctionExpr>>,
     filters: Vec<Option<Arc<dyn PhysicalExpr>>>,
     stages: Vec<Vec<Named>>,
-    state_schema: SchemaRef,
-    /// Indices of key columns in a batch of states, most significant first.
-    sort_order: Vec<usize>,
+    operators: Arc<Operators>,
+    sort_key: Arc<SortKey>,
 }
 
 type Plan = Arc<dyn ExecutionPlan>;
 
 impl Plans {
-    pub(crate) fn new(parts: &Parts, state_schema: SchemaRef, sort_order: &[usize]) -> Self {
+    pub(crate) fn new(parts: &Parts, operators: Arc<Operators>, sort_key: Arc<SortKey>) -> Self {
         Self {
             input: Arc::clone(&parts.input),
             input_order: parts.input_order.clone(),
@@ -50,13 +56,19 @@ impl Plans {
             aggregates: parts.aggregates.clone(),
             filters: parts.filters.clone(),
             stages: parts.stages.clone(),
-            state_schema,
-            sort_order: sort_order.to_vec(),
+            operators,
+            sort_key,
         }
     }
 
     pub(crate) fn accumulate(&self, events: Plan) -> Result<Plan, ViewError> {
         let leaf = self.leaf(events)?;
+        if self.operators.states_grow() {
+            return Ok(Arc::new(AccumulateExec::new(
+                leaf,
+                Arc::clone(&self.operators),
+            )));
+        }
         let mut input = Arc::clone(&self.input)
             .transform_up(|node| {
                 Ok(if node.is::<EmptyExec>() {
@@ -76,7 +88,17 @@ impl Plans {
     }
 
     pub(crate) fn merge(&self, states: Plan) -> Result<Plan, ViewError> {
-        expect_schema("states", &self.state_schema, &states.schema())?;
+        expect_schema("states", self.operators.state_schema(), &states.schema())?;
+        if self.operators.states_grow() {
+            let (operators, sort_key) = (Arc::clone(&self.operators), Arc::clone(&self.sort_key));
+            let merging = Merging::new(operators, sort_key);
+            let states = coalesced(states);
+            return Ok(Arc::new(ReduceExec::new(
+                states,
+                merging,
+                self.sort_order(),
+            )));
+        }
         let partitions = states.output_partitioning().partition_count();
         let input: Plan = if partitions == 1 {
             states
@@ -96,14 +118,21 @@ impl Plans {
     /// One sort over all partitions. A sort each with a merge behind them would use more cores, but a
     /// `SortPreservingMergeExec` cannot spill: it fails when the sorts below it hold the whole pool.
     pub(crate) fn sort(&self, states: Plan) -> Result<Plan, ViewError> {
-        let Some(order) = self.sort_key() else {
-            return Ok(coalesced(states));
+        let states = coalesced(states);
+        let Some(order) = self.sort_order() else {
+            return Ok(states);
         };
-        Ok(Arc::new(SortExec::new(order, coalesced(states))))
+        if states
+            .equivalence_properties()
+            .ordering_satisfy(order.clone())?
+        {
+            return Ok(states);
+        }
+        Ok(Arc::new(SortExec::new(order, states)))
     }
 
     pub(crate) fn finish(&self, states: Plan) -> Result<Plan, ViewError> {
-        expect_schema("states", &self.state_schema, &states.schema())?;
+        expect_schema("states", self.operators.state_schema(), &states.schema())?;
         let no_filters = vec![None; self.aggregates.len()];
         let groups = group_by(self.key_columns());
         let input = coalesced(states);
@@ -114,14 +143,14 @@ impl Plans {
         Ok(plan)
     }
 
-    /// The sort key over a batch of states; none without GROUP BY.
-    pub(crate) fn sort_key(&self) -> Option<LexOrdering> {
+    /// The order of the sort key over a batch of states; none without GROUP BY.
+    pub(crate) fn sort_order(&self) -> Option<LexOrdering> {
         let options = SortOptions {
             descending: false,
             nulls_first: true,
         };
-        LexOrdering::new(self.sort_order.iter().map(|index| {
-            let name = self.state_schema.field(*index).name();
+        LexOrdering::new(self.sort_key.order().iter().map(|index| {
+            let name = self.operators.state_schema().field(*index).name();
             PhysicalSortExpr::new(Arc::new(Column::new(name, *index)), options)
         }))
     }
@@ -173,7 +202,7 @@ impl Plans {
         let columns: Vec<Named> = from
             .fields()
             .iter()
-            .zip(self.state_schema.fields())
+            .zip(self.operators.state_schema().fields())
             .enumerate()
             .map(|(index, (from, to))| {
                 let column: Arc<dyn PhysicalExpr> = Arc::new(Column::new(from.name(), index));
@@ -181,7 +210,7 @@ impl Plans {
             })
             .collect();
         let renamed: Plan = Arc::new(ProjectionExec::try_new(columns, states)?);
-        expect_schema("states", &self.state_schema, &renamed.schema())?;
+        expect_schema("states", self.operators.state_schema(), &renamed.schema())?;
         Ok(renamed)
     }
 
@@ -203,6 +232,12 @@ fn group_by(groups: Vec<Named>) -> PhysicalGroupBy {
     } else {
         PhysicalGroupBy::new_single(groups)
     }
+}
+
+fn only_child(of: &str, children: Vec<Plan>) -> Result<Plan> {
+    <[Plan; 1]>::try_from(children)
+        .map(|[child]| child)
+        .or_else(|children| internal_err!("{of} with {} children", children.len()))
 }
 
 fn coalesced(plan: Plan) -> Plan {

@@ -13,7 +13,7 @@
 
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, RecordBatch, RecordBatchOptions};
+use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, RecordBatchOptions};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use datafusion::physical_expr::expressions::Column;
 
@@ -241,4 +241,52 @@ pub(crate) fn key_arrays(
                 })
         })
         .collect()
+}
+
+/// Memory of a batch's own rows: of a slice, not of what it is a slice of.
+pub fn bytes_of(batch: &RecordBatch) -> usize {
+    batch.columns().iter().map(bytes_of_column).sum()
+}
+
+/// Memory of a column's own rows.
+pub(crate) fn bytes_of_column(column: &ArrayRef) -> usize {
+    let nulls = column.nulls().map_or(0, |nulls| nulls.len().div_ceil(8));
+    match column.data_type() {
+        DataType::List(_) => {
+            let lists = column.as_list::<i32>();
+            let offsets = lists.offsets();
+            let values = lists.values().slice(
+                offsets[0] as usize,
+                (offsets[lists.len()] - offsets[0]) as usize,
+            );
+            nulls + size_of_val(offsets.as_ref()) + bytes_of_column(&values)
+        }
+        DataType::Struct(_) => {
+            let fields = column.as_struct().columns().iter();
+            nulls + fields.map(bytes_of_column).sum::<usize>()
+        }
+        _ => {
+            let size = column.to_data().get_slice_memory_size();
+            size.unwrap_or_else(|_| column.get_array_memory_size())
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use arrow::array::{Int64Array, ListArray};
+    use arrow::datatypes::Int64Type;
+
+    use super::*;
+
+    #[test]
+    fn a_slice_of_lists_counts_its_own_values_only() {
+        let lists = (0..100).map(|row| Some((0..row).map(Some)));
+        let lists: ArrayRef = Arc::new(ListArray::from_iter_primitive::<Int64Type, _, _>(lists));
+        let slice = lists.slice(10, 2);
+        // Three offsets, and ten and eleven values.
+        assert_eq!(bytes_of_column(&slice), 3 * 4 + 21 * 8);
+        let flat: ArrayRef = Arc::new(Int64Array::from_iter_values(0..100));
+        assert_eq!(bytes_of_column(&flat.slice(5, 7)), 7 * 8);
+    }
 }

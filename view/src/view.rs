@@ -40,7 +40,7 @@ pub struct View {
     equality: Vec<Equality>,
     layout: Layout,
     sort_key: Arc<SortKey>,
-    operators: Operators,
+    operators: Arc<Operators>,
     plans: Plans,
 }
 
@@ -58,8 +58,8 @@ impl View {
         let parts = compile::compile(sql, streams)?;
         let layout = Layout::new(&parts)?;
         let sort_key = Arc::new(SortKey::new(&parts.keys, parts.time_key)?);
-        let operators = Operators::new(&parts, Arc::clone(&layout.state))?;
-        let plans = Plans::new(&parts, Arc::clone(&layout.state), sort_key.order());
+        let operators = Arc::new(Operators::new(&parts, Arc::clone(&layout.state))?);
+        let plans = Plans::new(&parts, Arc::clone(&operators), Arc::clone(&sort_key));
         rehearsal::rehearse(&parts, &layout, &operators, &plans)?;
         let time_key_function = TimeKey::new(&parts, &streams[&parts.stream])?;
         let definition_hash = identity::definition_hash(&parts);
@@ -177,7 +177,7 @@ impl View {
 
     /// The sort key as an ordering over batches in [`Self::state_schema`]; none without GROUP BY.
     pub fn state_ordering(&self) -> Option<LexOrdering> {
-        self.plans.sort_key()
+        self.plans.sort_order()
     }
 
     /// For each output column, how far two computations over the same events may lie apart.

@@ -5,13 +5,12 @@ use std::sync::Arc;
 
 use arrow::array::{BooleanArray, RecordBatch};
 use arrow::compute::filter_record_batch;
-use arrow::row::Rows;
 use datafusion::error::DataFusionError;
 use datafusion::execution::TaskContext;
 use datafusion::physical_plan::ExecutionPlan;
 use dovetail_model::DataFile;
 use dovetail_seam::{FileColumns, Generation};
-use dovetail_view::View;
+use dovetail_view::{KeyedStates, View};
 use futures::stream::BoxStream;
 use futures::{StreamExt as _, TryStreamExt as _};
 
@@ -22,16 +21,9 @@ use crate::BatchError;
 pub(crate) struct SortedStates {
     view: Arc<View>,
     stream: BoxStream<'static, Result<RecordBatch, BatchError>>,
-    front: Option<Front>,
+    /// The batch that was read last, as far as it is not taken: never empty.
+    front: Option<KeyedStates>,
     which: Which,
-}
-
-/// The batch that was read last, as far as it is not taken.
-struct Front {
-    states: RecordBatch,
-    keys: Rows,
-    /// The first row that is not taken: there is always one.
-    at: usize,
 }
 
 /// Which of the states are wanted.
@@ -95,8 +87,7 @@ impl SortedStates {
     /// The next batch, not empty.
     pub(crate) async fn next(&mut self) -> Result<Option<RecordBatch>, BatchError> {
         if let Some(front) = self.front.take() {
-            let rows = front.states.num_rows() - front.at;
-            return Ok(Some(front.states.slice(front.at, rows)));
+            return Ok(Some(front.into_rest()));
         }
         while let Some(batch) = self.stream.next().await {
             let batch = self.wanted(batch?)?;
@@ -109,8 +100,7 @@ impl SortedStates {
 
     /// Whether there is a key up to and including `bound`; any at all when there is no bound.
     pub(crate) async fn meets(&mut self, bound: Option<&[u8]>) -> Result<bool, BatchError> {
-        self.load().await?;
-        Ok(self.front.as_ref().is_some_and(|front| front.meets(bound)))
+        Ok(self.last_through(bound).await?.is_some())
     }
 
     /// Of the batch that comes next, the last key up to and including `bound`; None if there is none in it.
@@ -119,41 +109,26 @@ impl SortedStates {
         bound: Option<&[u8]>,
     ) -> Result<Option<Vec<u8>>, BatchError> {
         self.load().await?;
-        let front = self.front.as_ref().filter(|front| front.meets(bound));
-        Ok(front.map(|front| {
-            let behind = bound.map_or(front.keys.num_rows(), |bound| {
-                rows_through(&front.keys, bound)
-            });
-            front.keys.row(behind - 1).as_ref().to_vec()
-        }))
+        let front = self.front.as_ref();
+        let last = front.and_then(|front| front.last_through(bound));
+        Ok(last.map(<[u8]>::to_vec))
     }
 
     /// Takes what the batch that was looked at last holds up to and including `bound`.
     pub(crate) fn take_through(&mut self, bound: &[u8]) -> Option<RecordBatch> {
         let front = self.front.as_mut()?;
-        let from = front.at;
-        let to = rows_through(&front.keys, bound);
-        if to <= from {
-            return None;
-        }
-        let taken = front.states.slice(from, to - from);
-        front.at = to;
-        if to == front.states.num_rows() {
+        let taken = front.take_through(bound);
+        if front.is_empty() {
             self.front = None;
         }
-        Some(taken)
+        taken
     }
 
     async fn load(&mut self) -> Result<(), BatchError> {
         if self.front.is_none()
             && let Some(states) = self.next().await?
         {
-            let keys = self.view.encode_keys(&states)?;
-            self.front = Some(Front {
-                states,
-                keys,
-                at: 0,
-            });
+            self.front = Some(KeyedStates::new(&self.view, states)?);
         }
         Ok(())
     }
@@ -171,24 +146,4 @@ impl SortedStates {
             .collect();
         Ok(filter_record_batch(&batch, &keep).map_err(DataFusionError::from)?)
     }
-}
-
-impl Front {
-    fn meets(&self, bound: Option<&[u8]>) -> bool {
-        bound.is_none_or(|bound| self.keys.row(self.at).as_ref() <= bound)
-    }
-}
-
-/// How many of the sorted `keys` are at most `bound`.
-fn rows_through(keys: &Rows, bound: &[u8]) -> usize {
-    let (mut low, mut high) = (0, keys.num_rows());
-    while low < high {
-        let middle = (low + high) / 2;
-        if keys.row(middle).as_ref() <= bound {
-            low = middle + 1
-        } else {
-            high = middle
-        }
-    }
-    low
 }

@@ -7,11 +7,12 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use arrow::array::{Array as _, RecordBatch};
+use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use datafusion::execution::memory_pool::{MemoryConsumer, MemoryLimit, MemoryReservation};
 use dovetail_log::parquet_files::{ParquetFileWriter, WriterOptions};
 use dovetail_model::{DataFile, hex};
+use dovetail_view::bytes_of;
 use object_store::path::Path;
 
 use super::{Computed, FILE_BYTES, FILE_ROWS, Job};
@@ -165,16 +166,6 @@ impl<'a> GenerationWriter<'a> {
         let options = WriterOptions::default();
         Ok(ParquetFileWriter::create(store, place, schema, &options)?)
     }
-}
-
-/// Memory of a batch's own rows: of a slice, not of what it is a slice of.
-fn bytes_of(batch: &RecordBatch) -> usize {
-    let columns = batch.columns().iter();
-    let bytes = columns.map(|column| {
-        let size = column.to_data().get_slice_memory_size();
-        size.unwrap_or_else(|_| column.get_array_memory_size())
-    });
-    bytes.sum()
 }
 
 fn random() -> u64 {

@@ -363,6 +363,7 @@ impl Node {
                     &cut.start,
                     &task,
                     partitions,
+                    self.speed_memory_left(cell),
                 )
                 .await;
                 match rebuilt {
@@ -395,6 +396,13 @@ impl Node {
                 .map_err(|error| failed(error.to_string()))?;
         }
         Ok(())
+    }
+
+    /// What a view that enters `cell` may hold.
+    fn speed_memory_left(&self, cell: &StreamCell) -> usize {
+        let memory = &self.0.memory;
+        let used = memory.used_bytes() + cell.load().bytes();
+        memory.hard_bytes().saturating_sub(used)
     }
 
     fn building(
@@ -511,6 +519,10 @@ fn poison(error: &SpeedError) -> Poison {
         SpeedError::Rebuild { source, .. } if error.is_out_of_memory() => Poison::Memory(format!(
             "its runs need more memory at a start than --batch-memory gives ({})",
             words_of(source)
+        )),
+        SpeedError::RunTooLarge { most_bytes, .. } => Poison::Memory(format!(
+            "its runs need more memory than --speed-memory leaves at a start, {} MiB",
+            most_bytes >> 20
         )),
         SpeedError::Rebuild { source, .. } => Poison::Event(source.to_string()),
         other => Poison::Event(other.to_string()),

@@ -17,6 +17,8 @@ use datafusion::common::internal_err;
 use datafusion::error::Result;
 use datafusion::logical_expr::EmitTo;
 
+use crate::state::bytes_of_column;
+
 /// What a sort takes for each value beside copies of the columns: its chunk and row as an entry (8 bytes) and as
 /// `interleave` wants them (16 bytes), and its number (4 bytes).
 const SORT_BYTES_PER_VALUE: usize = 28;
@@ -173,7 +175,7 @@ impl OrderedLists {
         }
         rows.shrink_to_fit();
         self.values += rows.len();
-        self.column_bytes += columns.iter().map(bytes_of).sum::<usize>();
+        self.column_bytes += columns.iter().map(bytes_of_column).sum::<usize>();
         self.chunks.push(Chunk { columns, rows });
         Ok(())
     }
@@ -351,11 +353,4 @@ fn entry(group: usize, row: usize) -> Entry {
 /// Groups and rows of a batch: Arrow counts rows of a list in 31 bits.
 fn as_u32(count: usize) -> u32 {
     u32::try_from(count).expect("a batch has fewer than 2^32 rows and groups")
-}
-
-/// Bytes that a column takes, whatever it is a slice of.
-fn bytes_of(column: &ArrayRef) -> usize {
-    let data = column.to_data();
-    let slice = data.get_slice_memory_size();
-    slice.unwrap_or_else(|_| column.get_array_memory_size())
 }

@@ -1,0 +1,75 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Sorted states that are taken from the front, up to a key: what merging several sorted inputs works with.
+
+use arrow::array::RecordBatch;
+use arrow::row::Rows;
+
+use crate::run::SortKey;
+use crate::{View, ViewError};
+
+/// States in sort-key order, each key once, with their keys encoded.
+pub struct KeyedStates {
+    states: RecordBatch,
+    keys: Rows,
+    /// The first row that is not taken.
+    at: usize,
+}
+
+impl KeyedStates {
+    /// Sorted `states` of `view`.
+    ///
+    /// # Errors
+    /// When the key columns are not there.
+    pub fn new(view: &View, states: RecordBatch) -> Result<Self, ViewError> {
+        Self::encoded(view.sort_key(), states)
+    }
+
+    pub(crate) fn encoded(sort_key: &SortKey, states: RecordBatch) -> Result<Self, ViewError> {
+        let keys = sort_key.encode(&states)?;
+        Ok(Self {
+            states,
+            keys,
+            at: 0,
+        })
+    }
+
+    /// Whether everything is taken.
+    pub fn is_empty(&self) -> bool {
+        self.at == self.states.num_rows()
+    }
+
+    /// The last key up to and including `bound`, of all when there is no bound; None if none is left there.
+    pub fn last_through(&self, bound: Option<&[u8]>) -> Option<&[u8]> {
+        let behind = bound.map_or(self.keys.num_rows(), |bound| self.rows_through(bound));
+        (behind > self.at).then(|| self.keys.row(behind - 1).data())
+    }
+
+    /// Takes what is left up to and including `bound`, if there is any.
+    pub fn take_through(&mut self, bound: &[u8]) -> Option<RecordBatch> {
+        let (from, to) = (self.at, self.rows_through(bound));
+        if to <= from {
+            return None;
+        }
+        self.at = to;
+        Some(self.states.slice(from, to - from))
+    }
+
+    /// All that is left.
+    pub fn into_rest(self) -> RecordBatch {
+        self.states.slice(self.at, self.states.num_rows() - self.at)
+    }
+
+    /// How many of the keys are at most `bound`.
+    fn rows_through(&self, bound: &[u8]) -> usize {
+        let (mut low, mut high) = (0, self.keys.num_rows());
+        while low < high {
+            let middle = (low + high) / 2;
+            if self.keys.row(middle).as_ref() <= bound {
+                low = middle + 1
+            } else {
+                high = middle
+            }
+        }
+        low
+    }
+}
