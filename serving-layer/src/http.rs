@@ -25,6 +25,7 @@ mod format;
 mod json_body;
 mod origin;
 mod params;
+mod patience;
 mod problem;
 mod router;
 mod routes;
@@ -32,7 +33,7 @@ mod server;
 
 pub use auth::{AuthConfig, Role, TokenEntry, TokenError};
 pub use format::AnswerFormat;
-pub use router::{ApiConfig, router};
+pub use router::ApiConfig;
 pub use server::{ServerConfig, serve};
 
 /// Most bytes of a request body, before and after decompression.

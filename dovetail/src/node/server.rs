@@ -71,7 +71,6 @@ async fn serve(options: UpOptions, serving: Serving) -> Result<(), Problem> {
         ingest: Arc::clone(&shared) as _,
         control: shared as _,
     };
-    let router = http::router(ports, ApiConfig { auth });
     // Nobody waits for the address when the caller has given up already.
     let _ = serving.ready.send(address);
     let shutdown = serving.shutdown.child_token();
@@ -91,7 +90,8 @@ async fn serve(options: UpOptions, serving: Serving) -> Result<(), Problem> {
         node.stop_batch_layer().await;
     };
     let config = http::ServerConfig::default();
-    let requests_end = http::serve(listener, router, config, shutdown.clone().cancelled_owned());
+    let stopped = shutdown.clone().cancelled_owned();
+    let requests_end = http::serve(listener, ports, ApiConfig { auth }, config, stopped);
     let (_, (), superseded) = tokio::join!(requests_end, batch_stops, is_superseded);
     node.shutdown().await;
     superseded.map_or(Ok(()), |superseded| {

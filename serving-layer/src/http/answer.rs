@@ -15,31 +15,21 @@ use axum::http::{HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use datafusion::execution::SendableRecordBatchStream;
-use dovetail_model::{Problem, ProblemKind};
+use dovetail_model::Problem;
 use futures::{StreamExt, stream};
-use tokio::time::timeout_at;
 use tracing::warn;
 
 use super::encode::{Frame, RowEncoder, encoder, unique_names};
 use super::format::AnswerFormat;
+use super::patience::Patience;
 use super::{CURSOR_HEADER, FRESHNESS_HEADER, GENERATION_HEADER, HOLES_HEADER, POSITION_HEADER};
-use crate::ports::{Answer, HoleInfo, Limits, Provenance};
-use crate::problem::problem_of;
+use crate::ports::{Answer, HoleInfo, Provenance};
 
 /// A chunk of a body is sent once it has so many bytes.
 const CHUNK_BYTES: usize = 64 * 1024;
 /// Rows encoded between two looks at the chunk's size: bounds a chunk of wide rows, and how long encoding
 /// holds its thread.
 const SLICE_ROWS: usize = 1024;
-
-/// When a question's time is up, as a problem.
-pub(super) fn timed_out(limits: &Limits) -> Problem {
-    let detail = format!(
-        "the answer took longer than {} ms: raise `timeout_ms`, or ask for less",
-        limits.timeout.as_millis()
-    );
-    Problem::new(ProblemKind::Timeout, detail)
-}
 
 /// Responds with the rows of `answer`, streamed.
 ///
@@ -48,7 +38,7 @@ pub(super) fn timed_out(limits: &Limits) -> Problem {
 pub(super) async fn respond(
     answer: Answer,
     format: AnswerFormat,
-    limits: &Limits,
+    patience: Patience,
     cursor: Option<Option<String>>,
 ) -> Result<Response, Problem> {
     let Answer {
@@ -87,7 +77,7 @@ pub(super) async fn respond(
         schema,
         batches,
         current: None,
-        limits: limits.clone(),
+        patience,
         done: false,
     };
     let mut first = Vec::new();
@@ -109,7 +99,7 @@ struct Rows {
     schema: SchemaRef,
     /// A batch and how many of its rows are encoded.
     current: Option<(RecordBatch, usize)>,
-    limits: Limits,
+    patience: Patience,
     done: bool,
 }
 
@@ -139,10 +129,7 @@ impl Rows {
     }
 
     async fn next_batch(&mut self) -> Result<Option<RecordBatch>, Problem> {
-        let next = timeout_at(self.limits.deadline, self.batches.next())
-            .await
-            .map_err(|_| timed_out(&self.limits))?;
-        let Some(batch) = next.transpose().map_err(|e| problem_of(&e))? else {
+        let Some(batch) = self.patience.next_batch(&mut self.batches).await? else {
             return Ok(None);
         };
         let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
@@ -158,7 +145,10 @@ impl Rows {
                 return None;
             }
             let mut chunk = Vec::with_capacity(CHUNK_BYTES + CHUNK_BYTES / 4);
-            let result = rows.fill(&mut chunk).await;
+            let result = match rows.patience.check() {
+                Ok(()) => rows.fill(&mut chunk).await,
+                ended => ended,
+            };
             if let Err(problem) = &result {
                 warn!(%problem, "an answer broke off after it had begun");
                 rows.done = true;

@@ -13,6 +13,7 @@ use axum::routing::{delete, get, post};
 use dovetail_model::Problem;
 use serde::de::DeserializeOwned;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 use tower_http::catch_panic::CatchPanicLayer;
 use tracing::debug;
 
@@ -20,9 +21,10 @@ use super::auth::{AuthConfig, Caller};
 use super::body::BodyReader;
 use super::compress::compress;
 use super::params::Params;
+use super::patience::Patience;
 use super::problem::{Refusal, panicked, unknown_route, wrong_method};
 use super::{origin, routes};
-use crate::ports::Ports;
+use crate::ports::{Limits, Ports};
 
 /// What the API needs besides its ports.
 #[derive(Debug, Clone, Default)]
@@ -37,12 +39,20 @@ pub(super) struct Api {
     pub(super) ports: Ports,
     pub(super) bodies: BodyReader,
     auth: Arc<AuthConfig>,
+    closing: CancellationToken,
 }
 
-/// The whole API over `ports`.
-pub fn router(ports: Ports, config: ApiConfig) -> Router {
+impl Api {
+    pub(super) fn patience(&self, limits: &Limits) -> Patience {
+        Patience::new(limits, self.closing.clone())
+    }
+}
+
+/// The whole API over `ports`. Queries that run when `closing` is cancelled are answered that the server ends.
+pub(super) fn router(ports: Ports, config: ApiConfig, closing: CancellationToken) -> Router {
     let api = Api {
         ports,
+        closing,
         bodies: BodyReader::default(),
         auth: Arc::new(config.auth),
     };

@@ -18,10 +18,13 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::pin;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
+use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use super::connection_io::ConnectionIo;
+use super::router::{ApiConfig, router};
+use crate::ports::Ports;
 
 /// Most bytes of a request line and its headers.
 const MAX_HEAD_BYTES: usize = 64 * 1024;
@@ -39,6 +42,8 @@ pub struct ServerConfig {
     pub header_timeout: Duration,
     /// How long a client may not read what is sent to it.
     pub stall_timeout: Duration,
+    /// How long queries may go on after shutdown began: then they are answered that the server ends, or break off.
+    pub query_grace: Duration,
     /// How long requests may go on after shutdown began.
     pub shutdown_grace: Duration,
 }
@@ -49,19 +54,23 @@ impl Default for ServerConfig {
             max_connections: 1024,
             header_timeout: Duration::from_secs(30),
             stall_timeout: Duration::from_secs(60),
+            query_grace: Duration::from_secs(2),
             shutdown_grace: Duration::from_secs(10),
         }
     }
 }
 
-/// Serves `router` on `listener` until `shutdown` is done; then accepts no more, lets requests end within
-/// the grace, and cuts off the rest.
+/// Serves the API over `ports` on `listener` until `shutdown` is done; then accepts no more, lets queries and other
+/// requests end within their grace, and cuts off the rest.
 pub async fn serve(
     listener: TcpListener,
-    router: Router,
+    ports: Ports,
+    api: ApiConfig,
     config: ServerConfig,
     shutdown: impl Future<Output = ()>,
 ) {
+    let closing = CancellationToken::new();
+    let router = router(ports, api, closing.clone());
     let graceful = GracefulShutdown::new();
     let slots = Arc::new(Semaphore::new(config.max_connections));
     let mut connections = JoinSet::new();
@@ -96,12 +105,18 @@ pub async fn serve(
         }
     }
     drop(listener);
-    if timeout(config.shutdown_grace, graceful.shutdown())
+    let cut_off_at = Instant::now() + config.shutdown_grace;
+    let ending = graceful.shutdown();
+    pin!(ending);
+    if timeout(config.query_grace.min(config.shutdown_grace), &mut ending)
         .await
         .is_err()
     {
-        let remaining = connections.len();
-        warn!(remaining, "connections are cut off at shutdown");
+        closing.cancel();
+        if timeout_at(cut_off_at, ending).await.is_err() {
+            let remaining = connections.len();
+            warn!(remaining, "connections are cut off at shutdown");
+        }
     }
     // What computes for one of them in the middle of a poll is not waited for: the process ends without it.
     if timeout(CUT_OFF_WAIT, connections.shutdown()).await.is_err() {

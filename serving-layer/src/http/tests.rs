@@ -15,9 +15,11 @@ use axum::http::{HeaderMap, Request, StatusCode, header};
 use bytes::Bytes;
 use http_body_util::BodyExt;
 use serde_json::Value;
+use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 
-use super::{ApiConfig, router};
+use super::ApiConfig;
+use super::router::router;
 use fake::Fake;
 
 /// A response, read whole; the body's error if it broke off.
@@ -65,7 +67,7 @@ impl Reply {
 }
 
 fn open(fake: &Fake) -> Router {
-    router(fake.ports(), ApiConfig::default())
+    router(fake.ports(), ApiConfig::default(), CancellationToken::new())
 }
 
 async fn send(router: &Router, request: Request<Body>) -> Reply {

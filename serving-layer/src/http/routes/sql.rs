@@ -20,7 +20,7 @@ use super::super::params::{Params, QueryOptions, parameter};
 use super::super::problem::Handled;
 use super::super::router::Api;
 use super::super::{MAX_COMMAND_BYTES, json_body};
-use super::{in_time, show};
+use super::show;
 use crate::ports::{Layer, QueryRequest};
 use crate::sql::{Statement, parse, problem_with};
 
@@ -129,15 +129,16 @@ async fn run(api: Api, caller: &Caller, method: &Method, asked: Asked) -> Handle
         }
     }
     let limits = asked.options.limits()?;
+    let patience = api.patience(&limits);
     let located = |problem| problem_with(&asked.sql, problem);
     let answer = match statement {
         Statement::Query(sql) => {
             let request = QueryRequest {
                 sql,
                 parameters,
-                limits: limits.clone(),
+                limits,
             };
-            let answering = in_time(&limits, api.ports.queries.query(request));
+            let answering = patience.port(api.ports.queries.query(request));
             answering.await.map_err(located)?
         }
         Statement::Show(show) => show::answer(&api.ports, show).await?,
@@ -161,7 +162,7 @@ async fn run(api: Api, caller: &Caller, method: &Method, asked: Asked) -> Handle
             show::definition(verb, &name, answer)?
         }
     };
-    Ok(answer::respond(answer, asked.format, &limits, None).await?)
+    Ok(answer::respond(answer, asked.format, patience, None).await?)
 }
 
 /// Values of placeholders: an array for `$1`, `$2`, …, an object for `$name`.

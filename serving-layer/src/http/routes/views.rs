@@ -8,20 +8,18 @@ use axum::extract::State;
 use axum::http::HeaderMap;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use dovetail_model::Problem;
-use futures::{StreamExt, stream};
+use futures::stream;
 use serde_json::json;
 use std::sync::Arc;
-use tokio::time::timeout_at;
 
-use super::super::answer::{self, timed_out};
+use super::super::answer;
 use super::super::auth::Reader;
 use super::super::format::AnswerFormat;
 use super::super::params::{Params, parameter};
+use super::super::patience::Patience;
 use super::super::problem::Handled;
 use super::super::router::{Api, PathOf};
-use super::in_time;
-use crate::ports::{Answer, Filter, FilterOp, Limits, OrderBy, Page, RowsAnswer, RowsRequest};
-use crate::problem::problem_of;
+use crate::ports::{Answer, Filter, FilterOp, OrderBy, Page, RowsAnswer, RowsRequest};
 use crate::rows::Cursor;
 
 /// Rows of a page unless `limit` says otherwise.
@@ -57,6 +55,7 @@ pub(in super::super) async fn rows(
 ) -> Handled {
     let format = AnswerFormat::negotiate(&mut params, &headers)?;
     let limits = params.query_options()?.limits()?;
+    let patience = api.patience(&limits);
     let request = RowsRequest {
         view,
         columns: params
@@ -70,12 +69,12 @@ pub(in super::super) async fn rows(
             .unwrap_or(DEFAULT_LIMIT) as usize,
         cursor: params.text("cursor")?,
         filters: filters(params.rest())?,
-        limits: limits.clone(),
+        limits,
     };
     let limit = request.limit;
-    let RowsAnswer { answer, page } = in_time(&limits, api.ports.queries.rows(request)).await?;
-    let (answer, cursor) = paged(answer, &page, limit, &limits).await?;
-    Ok(answer::respond(answer, format, &limits, Some(cursor)).await?)
+    let RowsAnswer { answer, page } = patience.port(api.ports.queries.rows(request)).await?;
+    let (answer, cursor) = paged(answer, &page, limit, &patience).await?;
+    Ok(answer::respond(answer, format, patience, Some(cursor)).await?)
 }
 
 /// A comma-separated list of names.
@@ -228,7 +227,7 @@ async fn paged(
     answer: Answer,
     page: &Page,
     limit: usize,
-    limits: &Limits,
+    patience: &Patience,
 ) -> Result<(Answer, Option<String>), Problem> {
     let Answer {
         mut batches,
@@ -238,10 +237,8 @@ async fn paged(
     let mut collected: Vec<RecordBatch> = Vec::new();
     let mut rows = 0;
     while rows <= limit {
-        let next = timeout_at(limits.deadline, batches.next()).await;
-        match next.map_err(|_| timed_out(limits))? {
+        match patience.next_batch(&mut batches).await? {
             Some(batch) => {
-                let batch = batch.map_err(|e| problem_of(&e))?;
                 rows += batch.num_rows();
                 collected.push(batch);
             }

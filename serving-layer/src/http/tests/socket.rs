@@ -10,7 +10,7 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
-use super::super::{ServerConfig, serve};
+use super::super::{ApiConfig, ServerConfig, serve};
 use super::*;
 
 /// Longer than anything here takes, unless it hangs.
@@ -32,7 +32,13 @@ impl Server {
         let shutdown = async {
             let _ = stopped.await;
         };
-        let task = tokio::spawn(serve(listener, open(fake), config, shutdown));
+        let task = tokio::spawn(serve(
+            listener,
+            fake.ports(),
+            ApiConfig::default(),
+            config,
+            shutdown,
+        ));
         Self {
             address,
             stop: Some(stop),
@@ -206,7 +212,7 @@ async fn connections_past_the_cap_wait() {
 #[tokio::test]
 async fn shutdown_lets_requests_end_and_accepts_no_more() {
     let fake = Fake::default();
-    let mut server = Server::start(&fake, |_| {}).await;
+    let mut server = Server::start(&fake, |c| c.query_grace = HANG).await;
     let mut running = server.send(&query("gated")).await;
     fake.at_gate().await;
     server.stop();
@@ -230,12 +236,76 @@ async fn shutdown_lets_requests_end_and_accepts_no_more() {
         .unwrap();
 }
 
+/// A client in the middle of its append: the server reads its body.
+async fn half_an_append(server: &Server) -> TcpStream {
+    let head = "POST /v1/streams/flights HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/x-ndjson\r\nexpect: 100-continue\r\ncontent-length: 6\r\nconnection: close\r\n\r\n";
+    let mut stream = server.send(head).await;
+    let mut go_on = [0; 25];
+    stream.read_exact(&mut go_on).await.unwrap();
+    assert_eq!(&go_on, b"HTTP/1.1 100 Continue\r\n\r\n");
+    stream.write_all(b"{}\n").await.unwrap();
+    stream
+}
+
+/// Queries, whatever they wait for, get a short grace; appends keep the long one.
+#[tokio::test]
+async fn a_query_hears_of_the_shutdown_and_an_append_goes_on() {
+    let fake = Fake::default();
+    let graces = |c: &mut ServerConfig| {
+        (c.query_grace, c.shutdown_grace) = (Duration::from_millis(1), HANG);
+    };
+    let mut server = Server::start(&fake, graces).await;
+    let gated = query("gated").replace("2000", "3600000");
+    let mut running = server.send(&gated).await;
+    fake.at_gate().await;
+    let mut append = half_an_append(&server).await;
+    server.stop();
+    let answer = read_all(&mut running).await;
+    assert!(answer.starts_with("HTTP/1.1 503"), "{answer}");
+    assert!(answer.contains("retry-after: 5\r\n"), "{answer}");
+    assert!(answer.contains("application/problem+json"), "{answer}");
+    assert!(answer.contains("the server is shutting down"), "{answer}");
+    append.write_all(b"{}\n").await.unwrap();
+    let answer = read_all(&mut append).await;
+    assert!(answer.starts_with("HTTP/1.1 200 OK"), "{answer}");
+    timeout(HANG, server.task)
+        .await
+        .expect("the server hangs")
+        .unwrap();
+}
+
+/// What has begun cannot become a problem any more. It is not made to look whole either.
+#[tokio::test]
+async fn an_answer_that_is_being_sent_breaks_off_at_the_shutdown() {
+    let fake = Fake::default();
+    for table in ["endless", "stuck_late"] {
+        let graces = |c: &mut ServerConfig| {
+            (c.query_grace, c.shutdown_grace) = (Duration::from_millis(1), HANG);
+        };
+        let mut server = Server::start(&fake, graces).await;
+        let asked = query(table).replace("2000", "3600000");
+        let mut stream = server.send(&asked).await;
+        let mut some = [0; 4096];
+        stream.read_exact(&mut some).await.unwrap();
+        assert!(some.starts_with(b"HTTP/1.1 200 OK"), "{table}");
+        server.stop();
+        let rest = read_all(&mut stream).await;
+        assert!(!rest.ends_with("0\r\n\r\n"), "{table}");
+        timeout(HANG, server.task)
+            .await
+            .expect("the server hangs")
+            .unwrap();
+    }
+    timeout(HANG, fake.endless_dropped())
+        .await
+        .expect("the query lives on");
+}
+
 #[tokio::test]
 async fn shutdown_cuts_off_what_takes_too_long() {
     let fake = Fake::default();
     let mut server = Server::start(&fake, |c| c.shutdown_grace = Duration::from_millis(100)).await;
-    let mut stuck = server.send(&query("gated")).await;
-    fake.at_gate().await;
+    let mut stuck = half_an_append(&server).await;
     server.stop();
     assert_eq!(read_all(&mut stuck).await, "");
     timeout(HANG, server.task)
