@@ -126,7 +126,7 @@ fn stage(name: &str, rates: Rates) -> StageStatus {
 }
 
 /// How many offsets, of all partitions, `to` is ahead of `from`.
-fn offsets_between(from: &Position, to: &Position) -> u64 {
+pub(super) fn offsets_between(from: &Position, to: &Position) -> u64 {
     let ahead =
         |(partition, offset): (PartitionId, Offset)| offset.0.saturating_sub(from.get(partition).0);
     to.iter().map(ahead).sum()

@@ -14,6 +14,7 @@ mod definitions;
 mod describe;
 mod feed;
 mod ingest;
+mod intake;
 #[cfg(feature = "kafka")]
 mod kafka;
 #[cfg(not(feature = "kafka"))]

@@ -35,7 +35,9 @@ use tracing::{info, warn};
 use super::claim::{self, claim, raw_root};
 use super::data_dir::{DataDir, DataDirError};
 use super::feed::Feed;
+use super::intake::Intake;
 use super::kafka::{Destination, KafkaFeed};
+use super::load::offsets_between;
 use super::open_stream::{ArchivePolicy, OpenStream, QUEUE};
 use super::runtimes::Runtimes;
 use super::streams::{MemoryPressure, Streams};
@@ -259,17 +261,25 @@ impl Node {
         .map_err(|error| failed(error.to_string()))?;
         let cell = Arc::new(StreamCell::new(Arc::new(def.clone()), raw.snapshot()));
         let (sender, receiver) = mpsc::channel(QUEUE);
-        for view in state.views_of(&def.id) {
-            self.add_view(&cell, stream, view).await?;
+        let intake = Arc::new(Intake::default());
+        let reporting = intake.reported(&def.name);
+        let views: Vec<&ViewState> = state.views_of(&def.id).collect();
+        for view in &views {
+            intake.expect(behind_generation(&cell, view));
         }
         let feed = match def.source.kafka() {
             None => {
                 let log = self.open_log(def, &cell, sender).await.map_err(failed)?;
-                self.replay_tail(&cell, &log).await.map_err(failed)?;
+                let archived = cell.load().position().get(ONLY_PARTITION);
+                intake.expect(log.durable().0.saturating_sub(archived.0));
+                self.add_views(&cell, stream, &views, &intake).await?;
+                let replaying = self.replay_tail(&cell, &log, &intake);
+                replaying.await.map_err(failed)?;
                 Feed::Embedded(log)
             }
             // What lies behind the archived position is read again.
             Some(source) => {
+                self.add_views(&cell, stream, &views, &intake).await?;
                 let to = Destination {
                     cell: Arc::clone(&cell),
                     batches: sender,
@@ -280,6 +290,10 @@ impl Node {
                 Feed::Kafka(started.map_err(|error| failed(error.to_string()))?)
             }
         };
+        drop(reporting);
+        if !intake.is_empty() {
+            info!(stream = %def.name, "took in the events behind the last generation: {intake}");
+        }
         let cut = cell.load();
         inner.memory.set(&def.id, cut.bytes());
         let archiver = Archiver::new(Arc::clone(&cell), raw, feed.forgets());
@@ -328,6 +342,20 @@ impl Node {
         info!(stream = %def.name, events = recovered.next.0, oldest = recovered.oldest.0, dropped = ?recovered.dropped, "opened the log");
         check_continuous(cell.load().raw(), recovered.oldest, recovered.next)?;
         Ok(log)
+    }
+
+    async fn add_views(
+        &self,
+        cell: &StreamCell,
+        stream: &StreamState,
+        views: &[&ViewState],
+        intake: &Intake,
+    ) -> Result<(), NodeError> {
+        for view in views {
+            self.add_view(cell, stream, view).await?;
+            intake.took(behind_generation(cell, view));
+        }
+        Ok(())
     }
 
     /// A view of the catalog enters the cell: its live generation and the runs from its horizon to the
@@ -415,15 +443,27 @@ impl Node {
         Ok(ViewCut::new(&def.name, def.version, compiled, start))
     }
 
-    /// Everything that the log holds behind the archived position goes through the speed layer again.
-    async fn replay_tail(&self, cell: &Arc<StreamCell>, log: &EmbeddedLog) -> Result<(), String> {
-        let (cell, log) = (Arc::clone(cell), log.clone());
+    /// Everything that the log holds behind the archived position goes through the speed layer again. Its thread ends
+    /// with the next batch when nobody waits any more.
+    async fn replay_tail(
+        &self,
+        cell: &Arc<StreamCell>,
+        log: &EmbeddedLog,
+        intake: &Arc<Intake>,
+    ) -> Result<(), String> {
+        let (cell, log, intake) = (Arc::clone(cell), log.clone(), Arc::clone(intake));
+        let given_up = CancellationToken::new();
+        let _gives_up = given_up.clone().drop_guard();
         let replaying = tokio::task::spawn_blocking(move || {
             let archived = cell.load().position().get(ONLY_PARTITION);
             for batch in log.read(archived, log.durable()) {
+                if given_up.is_cancelled() {
+                    return Err("the start was given up".to_owned());
+                }
                 let batch = Arc::new(batch.map_err(|error| error.to_string())?);
                 cell.note_durable(&batch);
                 accumulate(&cell, &batch).map_err(|error| error.to_string())?;
+                intake.took(offsets_between(batch.span.from(), batch.span.to()));
             }
             Ok(())
         });
@@ -527,6 +567,14 @@ fn poison(error: &SpeedError) -> Poison {
         SpeedError::Rebuild { source, .. } => Poison::Event(source.to_string()),
         other => Poison::Event(other.to_string()),
     }
+}
+
+/// Archived events that the live generation of `view` does not cover, while the cut stands at the archived position.
+fn behind_generation(cell: &StreamCell, view: &ViewState) -> u64 {
+    let generation = view.live_manifest();
+    generation.map_or(0, |live| {
+        offsets_between(&live.inputs.horizon, cell.load().position())
+    })
 }
 
 /// The log must reach from the archived position to its end: what lies between is nowhere else.

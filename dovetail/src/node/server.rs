@@ -9,6 +9,9 @@ use dovetail_serving_layer::ports::Ports;
 use dovetail_serving_layer::sql::parse_directory;
 use futures::future::BoxFuture;
 use tokio::net::TcpListener;
+use tokio::task::JoinError;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 
 use super::{Node, NodeConfig};
 use crate::cli::{DefinitionFile, Server, Serving, UpOptions};
@@ -58,8 +61,12 @@ async fn serve(options: UpOptions, serving: Serving) -> Result<(), Problem> {
         batch_runs: limits.batch_runs,
         ..NodeConfig::new(options.data).with_speed_memory(limits.speed_memory_bytes)
     };
-    let node = Node::open(config)
-        .await
+    let Some(opened) = unless_stopped(Node::open(config), &serving.shutdown).await else {
+        tracing::info!("stopped before the start was through; the next one begins anew");
+        return Ok(());
+    };
+    let node = opened
+        .map_err(Problem::internal)?
         .map_err(|error| Problem::new(error.kind(), error.to_string()))?;
     if let Err(problem) = bring_into_force(&node, &options.apply).await {
         node.shutdown().await;
@@ -99,10 +106,57 @@ async fn serve(options: UpOptions, serving: Serving) -> Result<(), Problem> {
     })
 }
 
+/// What `start` comes to, or None when `shutdown` comes first. It is left where it stands then, as a crash would leave
+/// it: nothing is acknowledged before it is through. In a task of its own, since it may keep its thread for long.
+async fn unless_stopped<T: Send + 'static>(
+    start: impl Future<Output = T> + Send + 'static,
+    shutdown: &CancellationToken,
+) -> Option<Result<T, JoinError>> {
+    let started = AbortOnDropHandle::new(tokio::spawn(start));
+    tokio::select! {
+        biased;
+        started = started => Some(started),
+        () = shutdown.cancelled() => None,
+    }
+}
+
 async fn bring_into_force(node: &Node, files: &[DefinitionFile]) -> Result<(), Problem> {
     let files = files.iter();
     let definitions = parse_directory(files.map(|f| (f.name.clone(), f.sql.clone())).collect())?;
     // What it changes, each definition says in the log itself.
     node.apply_definitions(definitions).await?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+    use std::time::Duration;
+
+    use tokio::sync::oneshot;
+
+    use super::*;
+
+    /// As one that merges long lists: no cancellation reaches it before it gives way.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_stop_does_not_wait_for_a_start_that_keeps_its_thread() {
+        let (release, held) = mpsc::channel::<()>();
+        let (begun, begins) = oneshot::channel();
+        let (left, leaves) = oneshot::channel();
+        let start = async move {
+            begun.send(()).unwrap();
+            let _ = held.recv_timeout(Duration::from_secs(30));
+            left.send(()).unwrap();
+        };
+        let shutdown = CancellationToken::new();
+        let stopping = async {
+            begins.await.unwrap();
+            shutdown.cancel();
+        };
+        let (started, ()) = tokio::join!(unless_stopped(start, &shutdown), stopping);
+        assert!(started.is_none());
+        // It was at its gate all the while.
+        release.send(()).unwrap();
+        leaves.await.unwrap();
+    }
 }

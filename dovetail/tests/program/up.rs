@@ -2,11 +2,20 @@
 //! The built program as a server: what it says, and how it stops.
 
 use std::path::{Path, PathBuf};
+use std::process::Stdio;
 
-use rustix::process::Signal;
-use serde_json::Value;
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::{Value, json};
+use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::process::Child;
+use tokio::time::timeout;
 
+use crate::crash::{append, declare};
 use crate::support::fake::run;
+use crate::support::feed::Feed;
+use crate::support::program::program;
+use crate::support::server::{Calls, Server};
 use crate::support::up::{PATIENCE, Up};
 
 fn definitions() -> PathBuf {
@@ -166,4 +175,143 @@ async fn status_says_how_busy_each_stage_is_and_which_one_is_the_bottleneck() {
         );
     }
     assert_eq!(status["streams"][0]["lag"], 0);
+}
+
+/// A start on `data` that is not waited for.
+fn starting(data: &Path, more: &[&str]) -> Child {
+    let data = data.to_str().unwrap();
+    let mut args = vec!["up", "--data", data, "--listen", "127.0.0.1:0"];
+    args.extend(more);
+    let mut command = program(&args);
+    command
+        .env("AWS_ACCESS_KEY_ID", "id")
+        .env("AWS_SECRET_ACCESS_KEY", "secret")
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    command.spawn().unwrap()
+}
+
+/// Asks it to stop: its exit code, and what it said from here on.
+async fn terminated(mut child: Child) -> (Option<i32>, String) {
+    let pid = i32::try_from(child.id().unwrap()).unwrap();
+    kill_process(Pid::from_raw(pid).unwrap(), Signal::TERM).unwrap();
+    let mut log = String::new();
+    let mut stderr = child.stderr.take().unwrap();
+    let ended = async {
+        stderr.read_to_string(&mut log).await.unwrap();
+        child.wait().await.unwrap()
+    };
+    let status = timeout(PATIENCE, ended).await.expect("it ends");
+    (status.code(), log)
+}
+
+/// The store takes the connection and says nothing.
+#[tokio::test]
+async fn a_stop_does_not_wait_for_a_start_whose_store_is_silent() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let endpoint = format!("endpoint=http://{}", store.local_addr().unwrap());
+    let more = [
+        "--store",
+        "s3://events/x",
+        "--store-option",
+        &endpoint,
+        "--store-option",
+        "allow_http=true",
+    ];
+    let child = starting(&dir.path().join("data"), &more);
+    let _held = timeout(PATIENCE, store.accept()).await.unwrap().unwrap();
+    let (code, log) = terminated(child).await;
+    assert_eq!(code, Some(0), "{log}");
+    assert!(
+        log.contains("stopped before the start was through"),
+        "{log}"
+    );
+}
+
+async fn archived_events(calls: &Calls) -> u64 {
+    let stream = calls.get("/v1/streams/events").await.unwrap();
+    stream["archived_events"].as_u64().unwrap()
+}
+
+/// A start takes in what lies behind the generations, in the raw log and in the log's tail; one that is stopped
+/// meanwhile has changed nothing.
+#[tokio::test]
+async fn a_start_says_what_it_took_in_and_a_stop_in_the_middle_loses_nothing() {
+    let home = tempfile::tempdir().unwrap();
+    let mut feed = Feed::default();
+    let server = Server::start(home.path(), None).await.unwrap();
+    let calls = server.calls();
+    declare(&calls).await.unwrap();
+    append(&calls, &mut feed, 1000, 0).await.unwrap();
+    for view in ["hourly", "total"] {
+        let run = calls.recompute(view, &json!({})).await.unwrap();
+        assert_eq!(run["outcome"], "promoted", "{run}");
+    }
+    append(&calls, &mut feed, 3000, 0).await.unwrap();
+    let archived = async { while archived_events(&calls).await < 4000 {} };
+    timeout(PATIENCE, archived).await.expect("it is archived");
+    append(&calls, &mut feed, 500, 1).await.unwrap();
+    server.kill().await;
+
+    let mut child = starting(&home.path().join("data"), &[]);
+    let mut lines = BufReader::new(child.stderr.as_mut().unwrap()).lines();
+    let opened = async {
+        while let Some(line) = lines.next_line().await.unwrap() {
+            if line.contains("opened the log") {
+                return;
+            }
+        }
+        panic!("it does not open the log");
+    };
+    timeout(PATIENCE, opened).await.unwrap();
+    let (code, log) = terminated(child).await;
+    assert_eq!(code, Some(0), "{log}");
+
+    let server = Server::start(home.path(), None).await.unwrap();
+    // Both views stand at 1000; the tail is counted once, with its dead letter.
+    let log = server.log();
+    let took = "took in the events behind the last generation: 6,501 of 6,501";
+    assert!(log.contains(took), "{log}");
+    feed.verify(&server.calls()).await;
+    server.terminate();
+    assert_eq!(server.died().await.code(), Some(0));
+}
+
+/// A query may wait for events that never come. The client has been told to go on, so the server has its request.
+#[tokio::test]
+async fn a_query_that_waits_hears_of_the_stop() {
+    let dir = tempfile::tempdir().unwrap();
+    let up = Up::start(dir.path(), &[]).await;
+    let created = up.run(&["sql", "CREATE STREAM notes (text VARCHAR)"]).await;
+    assert_eq!(created.code, 0, "{created:?}");
+    let ran = up.run(&["status", "--format", "json"]).await;
+    let status: Value = serde_json::from_str(&ran.out).unwrap();
+    let position = status["streams"][0]["position"].as_str().unwrap();
+    let (stream, _) = position.split_once(':').unwrap();
+    let body = json!({
+        "sql": "SELECT * FROM notes", "after": format!("{stream}:0@7"), "timeout_ms": 3_600_000,
+    })
+    .to_string();
+    let mut client = TcpStream::connect(up.url.strip_prefix("http://").unwrap())
+        .await
+        .unwrap();
+    let head = format!(
+        "POST /v1/sql HTTP/1.1\r\nhost: localhost\r\nexpect: 100-continue\r\ncontent-length: {}\r\n\r\n",
+        body.len()
+    );
+    client.write_all(head.as_bytes()).await.unwrap();
+    let mut go_on = [0; 25];
+    client.read_exact(&mut go_on).await.unwrap();
+    assert_eq!(&go_on, b"HTTP/1.1 100 Continue\r\n\r\n");
+    client.write_all(body.as_bytes()).await.unwrap();
+    let stopping = tokio::spawn(up.stop(Signal::TERM));
+    let mut answer = String::new();
+    let read = timeout(PATIENCE, client.read_to_string(&mut answer)).await;
+    read.unwrap().unwrap();
+    assert!(answer.starts_with("HTTP/1.1 503"), "{answer}");
+    assert!(answer.contains("retry-after: "), "{answer}");
+    assert!(answer.contains("the server is shutting down"), "{answer}");
+    let (code, log) = stopping.await.unwrap();
+    assert_eq!(code, 0, "{log}");
 }
