@@ -16,6 +16,7 @@ mod session;
 mod snapshot;
 mod stream_table;
 mod view_table;
+mod watched;
 
 use std::sync::Arc;
 

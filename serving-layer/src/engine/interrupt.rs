@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Stopping a query in the middle of a join.
+//! Stopping a query in the middle of a scan or a join.
 //!
-//! A task is stopped where it yields. Operators yield for each batch that a scan reads, but a join may make millions
-//! of batches out of one, and a nested loop join computes its filter for every row of one side against a batch
-//! of the other before it yields at all: abandoned, it would go on for minutes and hold up who waits behind it.
+//! A task is stopped where it yields. Operators yield once for many batches that a scan reads, so scans look at the
+//! interrupt themselves, batch by batch. But a join may make millions of batches out of one, and a nested loop join
+//! computes its filter for every row of one side against a batch of the other before it yields at all: abandoned, it
+//! would go on for minutes and hold up who waits behind it.
 
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
@@ -11,6 +12,7 @@ use std::sync::Arc;
 use arrow::array::RecordBatch;
 use datafusion::common::tree_node::{Transformed, TreeNode};
 use datafusion::error::{DataFusionError, Result};
+use datafusion::execution::SendableRecordBatchStream;
 use datafusion::logical_expr::ColumnarValue;
 use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_plan::ExecutionPlan;
@@ -19,10 +21,15 @@ use datafusion::physical_plan::joins::utils::JoinFilter;
 use datafusion::physical_plan::joins::{
     CrossJoinExec, HashJoinExec, NestedLoopJoinExec, NestedLoopJoinExecBuilder, SortMergeJoinExec,
 };
+use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use dovetail_model::Problem;
 use dovetail_view::{Hook, Hooked};
+use futures::StreamExt as _;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+
+use super::merged_scan::MergedScan;
+use super::watched::Watched;
 
 /// When a query is to stop: nobody waits for it any more, or its time is over.
 #[derive(Debug, Clone)]
@@ -33,7 +40,11 @@ pub(super) struct Interrupt {
 }
 
 impl Interrupt {
-    fn check(&self) -> Result<()> {
+    /// Whether to go on.
+    ///
+    /// # Errors
+    /// When the query is to stop.
+    pub(super) fn check(&self) -> Result<()> {
         if self.gone.is_cancelled() {
             return Err(DataFusionError::Execution("nobody waits for it".to_owned()));
         }
@@ -42,14 +53,45 @@ impl Interrupt {
         }
         Ok(())
     }
+
+    /// `rows` until the query is to stop.
+    pub(super) fn watch(&self, rows: SendableRecordBatchStream) -> SendableRecordBatchStream {
+        let (schema, interrupt) = (rows.schema(), self.clone());
+        let watched = rows.map(move |batch| {
+            interrupt.check()?;
+            batch
+        });
+        Box::pin(RecordBatchStreamAdapter::new(schema, watched))
+    }
 }
 
-/// The plan with joins that yield for each batch they make, and whose nested loops look at `interrupt`.
+#[cfg(test)]
+impl Interrupt {
+    /// One that stops nothing until it is told.
+    pub(super) fn idle() -> Self {
+        Self {
+            gone: CancellationToken::new(),
+            deadline: Instant::now() + std::time::Duration::from_secs(600),
+            late: Problem::invalid("too late"),
+        }
+    }
+}
+
+/// The plan with scans that stop at their next batch and joins that yield for each batch they make; nested loops look
+/// at `interrupt` themselves.
 pub(super) fn interruptible(
     plan: Arc<dyn ExecutionPlan>,
     interrupt: &Interrupt,
 ) -> Result<Arc<dyn ExecutionPlan>> {
     let changed = plan.transform_up(|plan| {
+        if let Some(scan) = plan.downcast_ref::<MergedScan>() {
+            return Ok(Transformed::yes(Arc::new(scan.watched(interrupt)) as _));
+        }
+        if plan.children().is_empty() {
+            return Ok(Transformed::yes(
+                Arc::new(Watched::new(plan, interrupt)) as _
+            ));
+        }
         if let Some(join) = plan.downcast_ref::<NestedLoopJoinExec>() {
             let join: Arc<dyn ExecutionPlan> = match join.filter() {
                 Some(filter) => Arc::new(watched(join, filter, interrupt)?),
@@ -109,22 +151,12 @@ impl Hash for Interrupt {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use datafusion::physical_plan::{collect, displayable};
     use datafusion::prelude::SessionContext;
 
     use super::*;
 
     const NESTED_LOOP: &str = "SELECT count(*) FROM numbers a JOIN numbers b ON a.n + b.n < 0";
-
-    fn interrupt() -> Interrupt {
-        Interrupt {
-            gone: CancellationToken::new(),
-            deadline: Instant::now() + Duration::from_secs(600),
-            late: Problem::invalid("too late"),
-        }
-    }
 
     async fn run(sql: &str, interrupt: &Interrupt) -> (String, Result<Vec<RecordBatch>>) {
         let ctx = SessionContext::new();
@@ -138,20 +170,88 @@ mod tests {
 
     #[tokio::test]
     async fn a_nested_loop_join_stops_in_the_middle() {
-        let there = interrupt();
+        let there = Interrupt::idle();
         let (plan, rows) = run(NESTED_LOOP, &there).await;
         assert!(plan.contains("NestedLoopJoinExec"), "{plan}");
         assert_eq!(rows.unwrap()[0].num_rows(), 1);
-        let gone = interrupt();
+        let gone = Interrupt::idle();
         gone.gone.cancel();
         let error = run(NESTED_LOOP, &gone).await.1.unwrap_err();
         assert!(error.to_string().contains("nobody waits"), "{error}");
         let late = Interrupt {
             deadline: Instant::now(),
-            ..interrupt()
+            ..Interrupt::idle()
         };
         let error = run(NESTED_LOOP, &late).await.1.unwrap_err();
         assert!(error.to_string().contains("too late"), "{error}");
+    }
+
+    /// An aggregate puts nothing out before it has read everything.
+    #[tokio::test]
+    async fn a_scan_stops_at_its_next_batch() {
+        const GROUPS: &str = "SELECT n % 7, sum(n) FROM numbers GROUP BY n % 7";
+        let there = Interrupt::idle();
+        let rows: usize = run(GROUPS, &there)
+            .await
+            .1
+            .unwrap()
+            .iter()
+            .map(RecordBatch::num_rows)
+            .sum();
+        assert_eq!(rows, 7);
+        let gone = Interrupt::idle();
+        gone.gone.cancel();
+        let error = run(GROUPS, &gone).await.1.unwrap_err();
+        assert!(error.to_string().contains("nobody waits"), "{error}");
+
+        let interrupt = Interrupt::idle();
+        let batch = RecordBatch::new_empty(Arc::new(arrow::datatypes::Schema::empty()));
+        let batches = vec![Ok(batch.clone()), Ok(batch.clone()), Ok(batch)];
+        let rows = futures::stream::iter(batches);
+        let schema = Arc::new(arrow::datatypes::Schema::empty());
+        let mut rows = interrupt.watch(Box::pin(RecordBatchStreamAdapter::new(schema, rows)));
+        assert!(rows.next().await.unwrap().is_ok());
+        interrupt.gone.cancel();
+        let error = rows.next().await.unwrap().unwrap_err();
+        assert!(error.to_string().contains("nobody waits"), "{error}");
+    }
+
+    /// What an operator learns while it runs still reaches the scan that is watched.
+    #[tokio::test]
+    async fn filters_that_operators_tell_scans_get_there() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("numbers.parquet");
+        let path = path.to_str().unwrap();
+        let ctx = SessionContext::new();
+        let write = format!(
+            "COPY (SELECT value AS n, value % 5 AS k FROM generate_series(0, 99999)) TO '{path}' STORED AS PARQUET"
+        );
+        ctx.sql(&write).await.unwrap().collect().await.unwrap();
+        ctx.register_parquet("numbers", path, Default::default())
+            .await
+            .unwrap();
+        let few = "CREATE TABLE few AS VALUES (7), (9)";
+        ctx.sql(few).await.unwrap().collect().await.unwrap();
+        for (sql, told) in [
+            (
+                "SELECT n FROM numbers ORDER BY n DESC LIMIT 3",
+                "n@0 > 99997",
+            ),
+            ("SELECT max(n) FROM numbers WHERE k < 4", "n@0 > 99998"),
+            (
+                "SELECT count(*) FROM few JOIN numbers ON few.column1 = numbers.n",
+                "n@0 >= 7 AND n@0 <= 9",
+            ),
+        ] {
+            let plan = ctx.sql(sql).await.unwrap().create_physical_plan().await;
+            let plan = interruptible(plan.unwrap(), &Interrupt::idle()).unwrap();
+            collect(Arc::clone(&plan), ctx.task_ctx()).await.unwrap();
+            let shown = displayable(plan.as_ref()).indent(false).to_string();
+            let scan = shown.lines().find(|line| line.contains("numbers.parquet"));
+            let scan = scan.unwrap_or_else(|| panic!("{shown}"));
+            assert!(scan.contains(told), "{sql}: {scan}");
+            assert!(shown.contains("Watched"), "{shown}");
+        }
     }
 
     #[tokio::test]
@@ -161,7 +261,7 @@ mod tests {
             "SELECT sum(a.n * b.n) FROM numbers a CROSS JOIN numbers b",
             "SELECT count(*) FROM numbers a JOIN numbers b ON a.n % 7 = b.n % 7",
         ] {
-            let (plan, rows) = run(sql, &interrupt()).await;
+            let (plan, rows) = run(sql, &Interrupt::idle()).await;
             let lines: Vec<&str> = plan.lines().map(str::trim).collect();
             let join = lines
                 .iter()

@@ -38,15 +38,18 @@ use dovetail_seam::FileColumns;
 use dovetail_view::{Run, View, ViewError};
 use futures::stream::{self, BoxStream, StreamExt as _, TryStreamExt as _};
 
+use super::interrupt::Interrupt;
 use super::view_table::ViewSource;
 
 /// The leaf of a plan that reads a merged view.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct MergedScan {
     shared: Arc<Shared>,
     /// Contiguous files of each partition.
     groups: Vec<Vec<FileSlot>>,
     limit: Option<usize>,
+    /// None for a plan that is always run to its end.
+    interrupt: Option<Interrupt>,
     properties: Arc<PlanProperties>,
     metrics: ExecutionPlanMetricsSet,
 }
@@ -74,6 +77,36 @@ struct Shared {
     projection: Vec<usize>,
     schema: SchemaRef,
     merged: OnceLock<std::result::Result<Arc<MergedRuns>, String>>,
+}
+
+/// What one execution goes by.
+#[derive(Debug, Clone)]
+struct Reading {
+    context: Arc<TaskContext>,
+    interrupt: Option<Interrupt>,
+}
+
+impl Reading {
+    fn check(&self) -> Result<()> {
+        self.interrupt.as_ref().map_or(Ok(()), Interrupt::check)
+    }
+
+    /// The rows of one file of the generation.
+    fn file(
+        &self,
+        source: &ViewSource,
+        file: &DataFile,
+        columns: &FileColumns,
+    ) -> Result<SendableRecordBatchStream> {
+        let files = std::slice::from_ref(file);
+        let plan = source.generation.scan(files, columns, None, 1);
+        let plan = plan.map_err(external)?;
+        let rows = plan.execute(0, Arc::clone(&self.context))?;
+        Ok(match &self.interrupt {
+            Some(interrupt) => interrupt.watch(rows),
+            None => rows,
+        })
+    }
 }
 
 /// The runs, filtered and merged to one.
@@ -114,9 +147,19 @@ impl MergedScan {
             shared: Arc::new(shared),
             groups,
             limit,
+            interrupt: None,
             properties: Arc::new(properties),
             metrics: ExecutionPlanMetricsSet::new(),
         })
+    }
+
+    /// The same, looking at `interrupt` between the batches of a file and before what takes long: a file that runs
+    /// touch is read as a whole before its first row is put out.
+    pub(super) fn watched(&self, interrupt: &Interrupt) -> Self {
+        Self {
+            interrupt: Some(interrupt.clone()),
+            ..self.clone()
+        }
     }
 }
 
@@ -239,8 +282,9 @@ impl Shared {
     fn read(
         self: Arc<Self>,
         slot: FileSlot,
-        context: Arc<TaskContext>,
+        reading: Reading,
     ) -> Result<BoxStream<'static, Result<RecordBatch>>> {
+        reading.check()?;
         let merged = if self.source.runs.is_empty() && slot.file.is_some() {
             None
         } else {
@@ -258,24 +302,19 @@ impl Shared {
         };
         match (merged, states) {
             (Some(merged), Some(states)) if !part.is_empty() => {
-                self.read_touched(&file, merged, part, states, context)
+                self.read_touched(&file, merged, part, states, reading)
             }
-            _ => self.read_untouched(&file, context),
+            _ => self.read_untouched(&file, &reading),
         }
     }
 
     fn read_untouched(
         self: Arc<Self>,
         file: &DataFile,
-        context: Arc<TaskContext>,
+        reading: &Reading,
     ) -> Result<BoxStream<'static, Result<RecordBatch>>> {
         let columns = FileColumns::Some(self.view().file_output_columns().to_vec());
-        let plan = self
-            .source
-            .generation
-            .scan(std::slice::from_ref(file), &columns, None, 1)
-            .map_err(external)?;
-        let rows = plan.execute(0, context)?;
+        let rows = reading.file(&self.source, file, &columns)?;
         let finish = move |batch: RecordBatch| {
             let output = self.view().output_of_file(&batch).map_err(external)?;
             let output = match &self.predicate {
@@ -293,14 +332,9 @@ impl Shared {
         merged: Arc<MergedRuns>,
         part: std::ops::Range<usize>,
         incoming: RecordBatch,
-        context: Arc<TaskContext>,
+        reading: Reading,
     ) -> Result<BoxStream<'static, Result<RecordBatch>>> {
-        let plan = self
-            .source
-            .generation
-            .scan(std::slice::from_ref(file), &FileColumns::All, None, 1)
-            .map_err(external)?;
-        let rows = plan.execute(0, context)?;
+        let rows = reading.file(&self.source, file, &FileColumns::All)?;
         let work = async move {
             let view = Arc::clone(self.view());
             let mut touched = vec![incoming];
@@ -315,6 +349,7 @@ impl Shared {
                 let rest = filter_record_batch(&batch, &not(&mask)?)?;
                 untouched.push(view.output_of_file(&rest).map_err(external)?);
             }
+            reading.check()?;
             let finished = self.finish(&touched)?;
             untouched.push(finished);
             let output = untouched.into_iter().map(|batch| {
@@ -444,10 +479,14 @@ impl ExecutionPlan for MergedScan {
         let metrics = BaselineMetrics::new(&self.metrics, partition);
         let shared = Arc::clone(&self.shared);
         let slots = self.groups[partition].clone();
+        let reading = Reading {
+            context,
+            interrupt: self.interrupt.clone(),
+        };
         let batches = stream::iter(slots)
             .then(move |slot| {
-                let (shared, context) = (Arc::clone(&shared), Arc::clone(&context));
-                async move { shared.read(slot, context) }
+                let (shared, reading) = (Arc::clone(&shared), reading.clone());
+                async move { shared.read(slot, reading) }
             })
             .try_flatten();
         let mut left = self.limit.unwrap_or(usize::MAX);
@@ -475,5 +514,133 @@ impl ExecutionPlan for MergedScan {
 
     fn metrics(&self) -> Option<MetricsSet> {
         Some(self.metrics.clone_inner())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use arrow::array::{ArrayRef, Int64Array};
+    use chrono::DateTime;
+    use datafusion::object_store::memory::InMemory;
+    use datafusion::object_store::{ObjectStore, ObjectStoreExt as _};
+    use datafusion::parquet::arrow::ArrowWriter;
+    use datafusion::prelude::SessionContext;
+    use dovetail_log::parquet_files::register_store;
+    use dovetail_model::{
+        Column, ColumnType, Manifest, Offset, Position, Span, StreamSchema, UnknownColumns, ViewDef,
+    };
+    use dovetail_seam::Generation;
+
+    use super::*;
+
+    const SQL: &str = "SELECT n, count(*) AS c FROM events GROUP BY n";
+    /// More groups than a batch of a scan has rows.
+    const GROUPS: i64 = 20_000;
+
+    fn view() -> Arc<View> {
+        let schema = StreamSchema {
+            columns: vec![Column {
+                name: "n".to_owned(),
+                column_type: ColumnType::BigInt,
+                nullable: false,
+            }],
+            event_time: None,
+            unknown_columns: UnknownColumns::Ignore,
+        };
+        let streams = BTreeMap::from([("events".to_owned(), schema)]);
+        Arc::new(View::compile(SQL, &streams).unwrap())
+    }
+
+    /// One event of each of these numbers, as a run.
+    fn run(view: &View, numbers: std::ops::Range<i64>, offsets: (u64, u64)) -> Arc<Run> {
+        let column: ArrayRef = Arc::new(Int64Array::from_iter_values(numbers));
+        let events = RecordBatch::try_from_iter([("n", column)]).unwrap();
+        let (from, to) = offsets;
+        let span = Span::new(Position::single(Offset(from)), Position::single(Offset(to)));
+        Arc::new(view.accumulate(&events, span.unwrap()).unwrap())
+    }
+
+    /// A generation of one file, and runs behind it or none.
+    async fn scan(is_touched: bool) -> (MergedScan, Arc<TaskContext>) {
+        let view = view();
+        let groups = run(&view, 0..GROUPS, (0, GROUPS as u64));
+        let states = arrow::compute::concat_batches(&view.state_schema(), groups.states()).unwrap();
+        let rows = view.to_file(&states).unwrap();
+        let mut file = vec![];
+        let mut writer = ArrowWriter::try_new(&mut file, view.file_schema(), None).unwrap();
+        writer.write(&rows).unwrap();
+        writer.close().unwrap();
+        let keys = view.encode_keys(&states).unwrap();
+        let key = |row: usize| {
+            let bytes = keys.row(row).data().iter();
+            bytes.map(|byte| format!("{byte:02x}")).collect::<String>()
+        };
+        let id: dovetail_model::ViewId = "v1".parse().unwrap();
+        let def = ViewDef {
+            id: id.clone(),
+            name: "v".to_owned(),
+            stream: "k3f".parse().unwrap(),
+            sql: SQL.to_owned(),
+            recompute: None,
+            refresh_s: None,
+            version: 1,
+            definition_hash: view.definition_hash().to_owned(),
+            defined_at: DateTime::UNIX_EPOCH,
+        };
+        let mut manifest = Manifest::empty(&def, view.state_fingerprint());
+        manifest.files = vec![DataFile {
+            path: "files/one.parquet".to_owned(),
+            rows: rows.num_rows() as u64,
+            bytes: file.len() as u64,
+            checksum: String::new(),
+            first_key: key(0),
+            last_key: key(rows.num_rows() - 1),
+        }];
+        let store = InMemory::new();
+        let path = format!("{}/files/one.parquet", Generation::view_root(&id));
+        store.put(&path.into(), file.into()).await.unwrap();
+        let ctx = SessionContext::new();
+        let store: Arc<dyn ObjectStore> = Arc::new(store);
+        register_store(&ctx.runtime_env(), store);
+        let after = (GROUPS as u64, GROUPS as u64 + 3);
+        let source = ViewSource {
+            generation: Arc::new(Generation::new(Arc::new(manifest), Arc::clone(&view))),
+            runs: if is_touched {
+                vec![run(&view, 5..8, after)]
+            } else {
+                vec![]
+            },
+            merged: true,
+        };
+        let scan = MergedScan::new("v", source, None, None, None, 1).unwrap();
+        (scan, ctx.task_ctx())
+    }
+
+    #[tokio::test]
+    async fn a_scan_that_nobody_waits_for_reads_no_further() {
+        for is_touched in [false, true] {
+            let (scan, context) = scan(is_touched).await;
+            let interrupt = Interrupt::idle();
+            let scan = scan.watched(&interrupt);
+            let whole: Vec<RecordBatch> = scan
+                .execute(0, Arc::clone(&context))
+                .unwrap()
+                .try_collect()
+                .await
+                .unwrap();
+            let rows: usize = whole.iter().map(RecordBatch::num_rows).sum();
+            assert_eq!(rows as i64, GROUPS);
+            assert!(whole.len() > 2, "it is read in batches");
+
+            let mut rows = scan.execute(0, Arc::clone(&context)).unwrap();
+            if !is_touched {
+                rows.next().await.unwrap().unwrap();
+            }
+            interrupt.gone.cancel();
+            let error = rows.next().await.unwrap().unwrap_err();
+            assert!(error.to_string().contains("nobody waits"), "{error}");
+        }
     }
 }

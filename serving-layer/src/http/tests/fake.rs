@@ -31,7 +31,7 @@ pub(super) struct Fake(Arc<State>);
 #[derive(Default)]
 struct State {
     calls: Mutex<Vec<String>>,
-    /// Told when the answer of a query over `endless` is dropped.
+    /// Told when a query over `gated`, or the answer of one over `endless`, is dropped.
     dropped: Notify,
     /// Told when a query over `gated` has begun.
     at_gate: Notify,
@@ -68,8 +68,8 @@ impl Fake {
         self.0.gate.notify_one();
     }
 
-    /// Waits until an endless answer is dropped.
-    pub(super) async fn endless_dropped(&self) {
+    /// Waits until a gated query or an endless answer is dropped.
+    pub(super) async fn dropped(&self) {
         self.0.dropped.notified().await;
     }
 }
@@ -134,7 +134,12 @@ fn provenance(request: &Limits) -> Provenance {
 type Item = Result<RecordBatch, DataFusionError>;
 
 /// Batches for ever, and word of their end.
-struct Endless(Arc<State>);
+struct Endless {
+    _told: ToldAtEnd,
+}
+
+/// Tells that a query has ended.
+struct ToldAtEnd(Arc<State>);
 
 impl Stream for Endless {
     type Item = Item;
@@ -150,7 +155,7 @@ impl RecordBatchStream for Endless {
     }
 }
 
-impl Drop for Endless {
+impl Drop for ToldAtEnd {
     fn drop(&mut self) {
         self.0.dropped.notify_one();
     }
@@ -182,6 +187,7 @@ impl Queries for Fake {
         let table_name = sql.rsplit(' ').next().unwrap();
         match table_name {
             "gated" => {
+                let _told = ToldAtEnd(Arc::clone(&self.0));
                 self.0.at_gate.notify_one();
                 self.0.gate.notified().await;
                 Ok(answer(&limits, stream::iter([Ok(table(0, 1))])))
@@ -203,7 +209,9 @@ impl Queries for Fake {
                 Ok(answer(&limits, rows))
             }
             "endless" => Ok(Answer {
-                batches: Box::pin(Endless(Arc::clone(&self.0))),
+                batches: Box::pin(Endless {
+                    _told: ToldAtEnd(Arc::clone(&self.0)),
+                }),
                 provenance: provenance(&limits),
             }),
             "panics" => panic!("the fake panics"),

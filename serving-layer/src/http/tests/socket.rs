@@ -100,9 +100,23 @@ async fn a_client_that_leaves_cancels_its_query() {
     let mut some = [0; 4096];
     stream.read_exact(&mut some).await.unwrap();
     drop(stream);
-    timeout(HANG, fake.endless_dropped())
+    timeout(HANG, fake.dropped())
         .await
         .expect("the query lives on");
+}
+
+/// As one that waits for its turn: it must never get it.
+#[tokio::test]
+async fn a_client_that_leaves_while_its_query_waits_cancels_it() {
+    let fake = Fake::default();
+    let server = Server::start(&fake, |_| {}).await;
+    let asked = query("gated").replace("2000", "3600000");
+    let stream = server.send(&asked).await;
+    fake.at_gate().await;
+    drop(stream);
+    timeout(HANG, fake.dropped())
+        .await
+        .expect("the query waits on");
 }
 
 #[tokio::test]
@@ -112,7 +126,7 @@ async fn a_client_that_does_not_read_is_cut_off() {
     let stream = server
         .send(&query("endless").replace("2000", "3600000"))
         .await;
-    timeout(HANG, fake.endless_dropped())
+    timeout(HANG, fake.dropped())
         .await
         .expect("the query lives on");
     drop(stream);
@@ -296,7 +310,7 @@ async fn an_answer_that_is_being_sent_breaks_off_at_the_shutdown() {
             .expect("the server hangs")
             .unwrap();
     }
-    timeout(HANG, fake.endless_dropped())
+    timeout(HANG, fake.dropped())
         .await
         .expect("the query lives on");
 }
