@@ -104,6 +104,19 @@ pub struct CommittedBatch {
 }
 
 impl CommittedBatch {
+    /// Bytes of its columns and dead letters in memory.
+    pub fn bytes(&self) -> usize {
+        let letters = self.dead_letters.iter();
+        let dead: usize = letters.map(|(_, letter)| letter.bytes.len()).sum();
+        // Columns read back from the log share one buffer: count what each one uses, not what it could.
+        let columns = self
+            .events
+            .columns()
+            .iter()
+            .map(|column| column.to_data().get_slice_memory_size().unwrap_or(0));
+        columns.sum::<usize>() + dead
+    }
+
     /// The batch with its events in `schema`, the stream's events schema of another moment: columns are found by
     /// name, those that it lacks are null.
     ///

@@ -3,7 +3,6 @@
 
 use std::sync::Arc;
 
-use arrow::array::Array as _;
 use dovetail_log::CommittedBatch;
 use dovetail_model::Position;
 
@@ -35,7 +34,7 @@ impl Tail {
 
     /// The same list with `batch` at its end.
     pub(crate) fn push(&mut self, batch: Arc<CommittedBatch>) {
-        self.bytes += batch_bytes(&batch);
+        self.bytes += batch.bytes();
         match self.chunks.last_mut() {
             Some(last) if last.len() < CHUNK => Arc::make_mut(last).push(batch),
             _ => self.chunks.push(Arc::new(vec![batch])),
@@ -53,21 +52,6 @@ impl Tail {
         }
         rest
     }
-}
-
-fn batch_bytes(batch: &CommittedBatch) -> usize {
-    let dead: usize = batch
-        .dead_letters
-        .iter()
-        .map(|(_, letter)| letter.bytes.len())
-        .sum();
-    // Columns read back from the log share one buffer: count what each one uses, not what it could.
-    let columns = batch
-        .events
-        .columns()
-        .iter()
-        .map(|column| column.to_data().get_slice_memory_size().unwrap_or(0));
-    columns.sum::<usize>() + dead
 }
 
 #[cfg(test)]

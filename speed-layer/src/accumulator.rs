@@ -8,11 +8,10 @@ use std::thread::JoinHandle;
 use dovetail_log::CommittedBatch;
 use dovetail_model::ViewId;
 use dovetail_seam::{Accumulated, Cut, SeamError, StreamCell};
-use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, warn};
 
-use crate::{SpeedError, SpeedMemory};
+use crate::{BatchReceiver, SpeedError, SpeedMemory};
 
 /// The thread that accumulates one stream. It ends when the sender of its batches is dropped.
 #[derive(Debug)]
@@ -30,7 +29,7 @@ impl Accumulator {
     pub fn start(
         cell: Arc<StreamCell>,
         memory: Arc<SpeedMemory>,
-        mut batches: mpsc::Receiver<Arc<CommittedBatch>>,
+        mut batches: BatchReceiver,
         closing: CancellationToken,
         after: impl Fn() + Send + 'static,
     ) -> Result<Self, SpeedError> {
@@ -38,11 +37,12 @@ impl Accumulator {
         let thread = std::thread::Builder::new()
             .name(name.clone())
             .spawn(move || {
-                while let Some(batch) = batches.blocking_recv() {
+                while let Some(queued) = batches.blocking_recv() {
+                    let batch = &queued.batch;
                     if closing.is_cancelled() {
                         continue;
                     }
-                    if let Err(error) = accumulate(&cell, &batch) {
+                    if let Err(error) = accumulate(&cell, batch) {
                         // The cut stays at its last sound position and says so by its freshness.
                         error!(%error, span = %batch.span, "the speed layer stopped; restart to rebuild it");
                         return;

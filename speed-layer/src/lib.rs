@@ -14,6 +14,7 @@ mod error;
 mod memory;
 mod merge_policy;
 mod merger;
+mod queue;
 mod rebuild;
 
 pub use accumulator::{Accumulator, accumulate};
@@ -21,4 +22,5 @@ pub use error::SpeedError;
 pub use memory::{Pressure, SpeedMemory};
 pub use merge_policy::{FAN_IN, next_merge};
 pub use merger::{Merger, Wake, merge_once};
+pub use queue::{BatchReceiver, BatchSender, batch_queue};
 pub use rebuild::rebuild_runs;

@@ -12,9 +12,8 @@ use dovetail_model::{
 };
 use dovetail_seam::StreamCell;
 use dovetail_serving_layer::ports::{PartitionInfo, SourceInfo};
-use dovetail_speed_layer::SpeedMemory;
+use dovetail_speed_layer::{BatchSender, SpeedMemory};
 use tokio::runtime::Handle;
-use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 /// How long each question to the brokers may take when a stream is declared.
@@ -33,7 +32,7 @@ pub(crate) struct KafkaFeed {
 /// Where a reader's batches go.
 pub(crate) struct Destination {
     pub(crate) cell: Arc<StreamCell>,
-    pub(crate) batches: mpsc::Sender<Arc<CommittedBatch>>,
+    pub(crate) batches: BatchSender,
     pub(crate) memory: Arc<SpeedMemory>,
 }
 
@@ -207,7 +206,7 @@ impl Sink for SpeedSink {
                 () = closing.cancelled() => false,
                 sent = batches.send(batch) => {
                     cell.meters().ingest.count(rows);
-                    sent.is_ok()
+                    sent
                 }
             }
         })

@@ -10,8 +10,7 @@ use dovetail_model::{
 };
 use dovetail_seam::StreamCell;
 use dovetail_serving_layer::ports::SourceInfo;
-use dovetail_speed_layer::SpeedMemory;
-use tokio::sync::mpsc;
+use dovetail_speed_layer::{BatchSender, SpeedMemory};
 
 const ABSENT: &str = "this build of Dovetail has no Kafka in it: build it with the cargo feature `kafka`, which is on by default";
 
@@ -22,7 +21,7 @@ pub(crate) enum KafkaFeed {}
 /// Where a reader's batches would go.
 pub(crate) struct Destination {
     pub(crate) cell: Arc<StreamCell>,
-    pub(crate) batches: mpsc::Sender<Arc<CommittedBatch>>,
+    pub(crate) batches: BatchSender,
     pub(crate) memory: Arc<SpeedMemory>,
 }
 

@@ -23,11 +23,13 @@ use dovetail_model::{
 };
 use dovetail_seam::{Archiver, Generation, Poison, Poisoned, StreamCell, ViewCut};
 use dovetail_serving_layer::engine::{Engine, QuerySession};
-use dovetail_speed_layer::{SpeedError, SpeedMemory, accumulate, rebuild_runs};
+use dovetail_speed_layer::{
+    BatchSender, SpeedError, SpeedMemory, accumulate, batch_queue, rebuild_runs,
+};
 use dovetail_view::{View, words_of};
 use object_store::ObjectStore;
 use tokio::runtime::Handle;
-use tokio::sync::{Mutex, mpsc};
+use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
@@ -38,7 +40,7 @@ use super::feed::Feed;
 use super::intake::Intake;
 use super::kafka::{Destination, KafkaFeed};
 use super::load::offsets_between;
-use super::open_stream::{ArchivePolicy, OpenStream, QUEUE};
+use super::open_stream::{ArchivePolicy, OpenStream, QUEUE, QUEUE_BYTES};
 use super::runtimes::Runtimes;
 use super::streams::{MemoryPressure, Streams};
 use super::{Inner, Node, NodeConfig};
@@ -260,7 +262,7 @@ impl Node {
         .await
         .map_err(|error| failed(error.to_string()))?;
         let cell = Arc::new(StreamCell::new(Arc::new(def.clone()), raw.snapshot()));
-        let (sender, receiver) = mpsc::channel(QUEUE);
+        let (sender, receiver) = batch_queue(QUEUE, QUEUE_BYTES);
         let intake = Arc::new(Intake::default());
         let reporting = intake.reported(&def.name);
         let views: Vec<&ViewState> = state.views_of(&def.id).collect();
@@ -319,7 +321,7 @@ impl Node {
         &self,
         def: &StreamDef,
         cell: &Arc<StreamCell>,
-        batches: mpsc::Sender<Arc<CommittedBatch>>,
+        batches: BatchSender,
     ) -> Result<EmbeddedLog, String> {
         let sink = {
             let cell = Arc::clone(cell);

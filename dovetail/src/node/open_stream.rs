@@ -4,13 +4,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use dovetail_log::CommittedBatch;
 use dovetail_log::decode::Decoder;
 use dovetail_model::{Position, Problem, ProblemKind, StreamDef};
 use dovetail_seam::{Archiver, SeamError, StreamCell};
-use dovetail_speed_layer::{Accumulator, Merger, SpeedError, SpeedMemory};
+use dovetail_speed_layer::{Accumulator, BatchReceiver, Merger, SpeedError, SpeedMemory};
 use parking_lot::Mutex;
-use tokio::sync::{Notify, RwLock, RwLockReadGuard, mpsc};
+use tokio::sync::{Notify, RwLock, RwLockReadGuard};
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
@@ -18,6 +17,8 @@ use super::feed::Feed;
 
 /// Batches between the log and the speed layer. A full queue makes the log wait: nothing is dropped.
 pub(crate) const QUEUE: usize = 64;
+/// Bytes of them, so that many large appends do not pile up in front of `--speed-memory`.
+pub(crate) const QUEUE_BYTES: u32 = 32 * 1024 * 1024;
 /// Archives between two upkeeps of the raw log.
 const UPKEEP_EVERY: u32 = 32;
 /// Files that the raw log no longer names stay this long, for other engines that still read them.
@@ -61,7 +62,7 @@ impl OpenStream {
         cell: Arc<StreamCell>,
         archiver: Archiver,
         feed: Feed,
-        batches: mpsc::Receiver<Arc<CommittedBatch>>,
+        batches: BatchReceiver,
         memory: Arc<SpeedMemory>,
         policy: ArchivePolicy,
     ) -> Result<Self, SpeedError> {
