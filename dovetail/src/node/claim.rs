@@ -152,8 +152,12 @@ pub(super) async fn watch(catalog: Arc<Catalog>, stop: CancellationToken) {
             () = stop.cancelled() => return,
             () = tokio::time::sleep(CHECK_INTERVAL) => {}
         }
+        let reloaded = tokio::select! {
+            () = stop.cancelled() => return,
+            reloaded = catalog.reload() => reloaded,
+        };
         // Whoever needs the store says that it does not answer.
-        if let Err(error) = catalog.reload().await {
+        if let Err(error) = reloaded {
             debug!(%error, "whether the store is still ours cannot be seen");
         }
     }

@@ -4,7 +4,6 @@
 use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
-use dovetail_log::CommittedBatch;
 use dovetail_model::{
     Clock, Hole, KafkaSettings, KafkaSource, Problem, Source, StreamDef, StreamId, StreamSchema,
 };

@@ -27,9 +27,11 @@ use dovetail_speed_layer::{
     BatchSender, SpeedError, SpeedMemory, accumulate, batch_queue, rebuild_runs,
 };
 use dovetail_view::{View, words_of};
+use futures::future::join_all;
 use object_store::ObjectStore;
 use tokio::runtime::Handle;
 use tokio::sync::Mutex;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
@@ -46,6 +48,10 @@ use super::streams::{MemoryPressure, Streams};
 use super::{Inner, Node, NodeConfig};
 use crate::cli::StorePlace;
 
+/// How long a stop waits for the loops, of which the scheduler may be about to start a run.
+const LOOPS_WAIT: Duration = Duration::from_secs(2);
+/// How long a stop takes over the projections that a publish has left undone.
+const PROJECTION_WAIT: Duration = Duration::from_secs(5);
 /// How often old generations and orphans are looked for.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(600);
 
@@ -487,7 +493,12 @@ impl Node {
         );
         inner.tasks.spawn(async move {
             loop {
-                if let Err(error) = batch.sweep(&policy).await {
+                // Whatever a sweep is in the middle of, the next one finds again.
+                let swept = tokio::select! {
+                    () = stop.cancelled() => return,
+                    swept = batch.sweep(&policy) => swept,
+                };
+                if let Err(error) = swept {
                     warn!(%error, "retention could not finish; it goes on at the next sweep");
                 }
                 tokio::select! {
@@ -509,8 +520,19 @@ impl Node {
     pub(super) async fn stop_batch_layer(&self) {
         let inner = &self.0;
         inner.stop.cancel();
-        inner.tasks.wait().await;
+        if timeout(LOOPS_WAIT, inner.tasks.wait()).await.is_err() {
+            warn!("the scheduler still waits for the store; the stop goes on without it");
+        }
         inner.batch.close().await;
+    }
+
+    async fn finish_projections(&self) {
+        let batch = &self.0.batch;
+        for view in self.0.catalog.state().live_views() {
+            if let Err(error) = batch.project_view(&view.def.id).await {
+                warn!(view = %view.def.name, %error, "the delta projection is finished at the next start");
+            }
+        }
     }
 
     /// Stops everything in order: no new runs, runs cancelled or left behind, logs closed, projections finished.
@@ -518,17 +540,15 @@ impl Node {
         let inner = &self.0;
         self.stop_batch_layer().await;
         inner.batch.seal();
-        for stream in inner.streams.all() {
-            stream.close().await;
-        }
+        let streams = inner.streams.all();
+        join_all(streams.iter().map(|stream| stream.close())).await;
         if inner.catalog.superseded_by().is_some() {
             // What is left to finish is no longer ours.
             return;
         }
-        for view in inner.catalog.state().live_views() {
-            if let Err(error) = inner.batch.project_view(&view.def.id).await {
-                warn!(view = %view.def.name, %error, "the delta projection is finished at the next start");
-            }
+        let projecting = timeout(PROJECTION_WAIT, self.finish_projections());
+        if projecting.await.is_err() {
+            warn!("the delta projections are finished at the next start");
         }
         info!("stopped");
     }

@@ -25,6 +25,8 @@ const UPKEEP_EVERY: u32 = 32;
 const FILE_GRACE: Duration = Duration::from_secs(3600);
 /// How long what was read may take to become answers before it is archived on demand.
 const ACCUMULATE_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long a stream that is closed waits for an archive under way. A store that does not answer keeps it for minutes.
+const CLOSE_WAIT: Duration = Duration::from_secs(5);
 /// After a failed archive, the next try waits this long.
 const ARCHIVE_PAUSE: Duration = Duration::from_secs(1);
 
@@ -195,9 +197,16 @@ impl OpenStream {
             return self.feed.close().await;
         };
         workers.stop.cancel();
-        // Before the log, which forgets what was archived last.
-        if let Err(error) = workers.archiving.await {
-            warn!(stream = %self.def().name, %error, "the archiver did not end well");
+        // Before the log, which forgets what was archived last. One that is left behind does no harm: the log has its
+        // events, and the next start finds how far it came.
+        match tokio::time::timeout(CLOSE_WAIT, workers.archiving).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => {
+                warn!(stream = %self.def().name, %error, "the archiver did not end well");
+            }
+            Err(_) => {
+                warn!(stream = %self.def().name, "an archive did not end in time; the events stay in the log");
+            }
         }
         self.feed.close().await;
         // The feed has dropped its end of the queue, so the accumulator ends when the queue is empty.

@@ -10,7 +10,7 @@ use std::path::Path;
 use std::process::ExitStatus;
 use std::time::{Duration, Instant};
 
-use dovetail_testkit::{BUCKET, Gateway, KEY_ID, SECRET};
+use dovetail_testkit::{BUCKET, Fault, Gateway, KEY_ID, Proxy, SECRET};
 use serde_json::json;
 
 use crate::crash::{append, declare};
@@ -25,8 +25,12 @@ struct Place {
 
 impl Place {
     fn of(gateway: &Gateway) -> Self {
+        Self::at(&gateway.endpoint())
+    }
+
+    fn at(endpoint: &str) -> Self {
         let store = format!("s3://{BUCKET}/dove/tail");
-        let endpoint = format!("endpoint={}", gateway.endpoint());
+        let endpoint = format!("endpoint={endpoint}");
         let arguments = ["--store", &store, "--store-option", &endpoint]
             .into_iter()
             .chain(["--store-option", "allow_http=true"]);
@@ -153,6 +157,44 @@ async fn a_store_that_goes_away_loses_nothing_and_stops_no_append() {
     feed.verify(&calls).await;
     assert!(!hourly(&calls, &json!({})).await.is_empty());
     server.kill().await;
+    let server = Place::of(&gateway).start(home.path()).await.unwrap();
+    feed.verify(&server.calls()).await;
+}
+
+/// What a stop would like to finish waits for half a minute each: an archive, and the projection of every view.
+#[tokio::test]
+async fn a_stop_does_not_wait_for_a_store_that_is_silent() {
+    let gateway = Gateway::start();
+    let home = tempfile::tempdir().unwrap();
+    let mut feed = Feed::default();
+    for (method, left) in [
+        ("PUT", "an archive did not end in time"),
+        (
+            "GET",
+            "the delta projections are finished at the next start",
+        ),
+    ] {
+        let proxy = Proxy::start(gateway.address()).await;
+        let place = Place::at(&proxy.endpoint());
+        let server = place.start(home.path()).await.unwrap();
+        let calls = server.calls();
+        declare(&calls).await.unwrap();
+        append(&calls, &mut feed, 50, 1).await.unwrap();
+        recomputes(&calls, &feed).await;
+        proxy.arm(method, "", Fault::Silence, usize::MAX);
+        append(&calls, &mut feed, 40, 0).await.unwrap();
+        // The tail is archived by itself after a while, and nothing else comes to the store before the stop.
+        let archiving = async {
+            while method == "PUT" && proxy.happened() == 0 {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        tokio::time::timeout(HANGS, archiving).await.unwrap();
+        server.terminate();
+        assert_eq!(server.died().await.code(), Some(0));
+        let log = std::fs::read_to_string(home.path().join("server.log")).unwrap();
+        assert!(log.contains(left), "{log}");
+    }
     let server = Place::of(&gateway).start(home.path()).await.unwrap();
     feed.verify(&server.calls()).await;
 }
