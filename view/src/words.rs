@@ -6,13 +6,19 @@
 //! Invariants: what is not recognised is passed on, without prefixes, advertisement and backtrace.
 
 mod functions;
+mod memory;
+mod operators;
 mod typed;
+
+use std::collections::HashSet;
 
 use datafusion::error::DataFusionError;
 
 pub(crate) use functions::allowed_in_views;
-use functions::{mismatch, unknown_function};
-use typed::with_sql_types;
+use functions::{mismatch, null_argument, unknown_function};
+use memory::exhausted;
+use operators::incompatible;
+use typed::{split_list, with_sql_types};
 
 /// Prefixes that say which part of the engine complains.
 const PREFIXES: [&str; 12] = [
@@ -53,6 +59,10 @@ fn words(error: &DataFusionError, allowed: impl Fn(&str) -> bool) -> String {
         .or_else(|| unknown_column(&text))
         .or_else(|| nested_aggregates(&text))
         .or_else(|| same_name(&text))
+        .or_else(|| same_keys(&text))
+        .or_else(|| null_argument(&text))
+        .or_else(|| incompatible(&text))
+        .or_else(|| exhausted(&text))
         .unwrap_or_else(|| with_sql_types(&text));
     let line = said
         .split('\n')
@@ -122,11 +132,29 @@ fn same_name(text: &str) -> Option<String> {
     })
 }
 
+/// Two keys that DataFusion gives one name, because it leaves casts out of names.
+fn same_keys(text: &str) -> Option<String> {
+    let name = text.strip_prefix("Schema contains duplicate unqualified field name ")?;
+    let name = name.trim_matches('"').replace("\\\"", "\"");
+    Some(format!(
+        "two columns behind GROUP BY or in a query within are both called `{name}`: give one of them another with AS, in a query within"
+    ))
+}
+
+/// `No field named x.\nValid fields are a, b.`, where a column may be listed each time that the planner came by it.
 fn unknown_column(text: &str) -> Option<String> {
     let rest = text.strip_prefix("No field named ")?;
-    let (name, known) = rest.split_once(".\n").or_else(|| rest.split_once(". "))?;
+    let (name, known) = rest
+        .split_once(".\n")
+        .or_else(|| rest.split_once(". "))
+        .unwrap_or((rest.trim_end_matches('.'), ""));
     let known = known.strip_prefix("Valid fields are ");
-    let known = known.map(|known| format!("; there are {}", known.trim_end_matches('.')));
+    let known = known.map(|known| {
+        let mut names = split_list(known.trim_end_matches('.'));
+        let mut listed = HashSet::new();
+        names.retain(|name| listed.insert(*name));
+        format!("; there are {}", names.join(", "))
+    });
     let name = name.trim_matches('"');
     Some(format!(
         "there is no column `{name}`{}",
@@ -172,6 +200,59 @@ mod tests {
             ),
         ] {
             assert_eq!(words_of(&error), words);
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_is_said_in_words_of_sql_with_a_way_out() {
+        for (text, said) in [
+            (
+                "No field named zz.\nValid fields are s.k, \"count(a, b)\", s.k, s.n, \"count(a, b)\".",
+                "there is no column `zz`; there are s.k, \"count(a, b)\", s.n",
+            ),
+            ("No field named zz.", "there is no column `zz`"),
+            (
+                "12.50 is too large to store in a Decimal128 of precision 3. Max is 9.99",
+                "12.50 is too large to store in a DECIMAL of precision 3. Max is 9.99",
+            ),
+            (
+                "Cannot coerce arithmetic expression Int32 + Utf8 to valid types",
+                "cannot compute INT + VARCHAR: cast the VARCHAR, as in CAST(… AS INT)",
+            ),
+            (
+                "Cannot coerce arithmetic expression Utf8View * Decimal128(10, 2) to valid types",
+                "cannot compute VARCHAR * DECIMAL(10, 2): cast the VARCHAR, as in CAST(… AS DECIMAL(10, 2))",
+            ),
+            (
+                "Cannot coerce arithmetic expression Utf8 + Utf8 to valid types",
+                "cannot compute VARCHAR + VARCHAR: cast both, as in CAST(… AS DOUBLE); texts are joined with ||",
+            ),
+            (
+                "Cannot coerce arithmetic expression Timestamp(µs) - Int64 to valid types",
+                "cannot compute TIMESTAMP - BIGINT: write how long, as in … - INTERVAL '1' DAY",
+            ),
+            (
+                "Cannot coerce arithmetic expression Timestamp(µs) * Int64 to valid types",
+                "cannot compute TIMESTAMP * BIGINT: give both a type that it takes with CAST(… AS …)",
+            ),
+            (
+                "Cannot infer common argument type for comparison operation Timestamp(µs) = Int64",
+                "cannot compare TIMESTAMP = BIGINT: give both one type with CAST(… AS …)",
+            ),
+            (
+                "There isn't a common type to coerce Int64 and Utf8 in LIKE expression",
+                "LIKE takes no BIGINT and VARCHAR: make texts of them with CAST(… AS VARCHAR)",
+            ),
+            (
+                "AvgAccumulator for (Null --> Float64)",
+                "`avg` takes no NULL that has no type: write CAST(NULL AS DOUBLE)",
+            ),
+            (
+                "[return_type] SUM not supported for Null",
+                "`sum` takes no NULL that has no type: write CAST(NULL AS DOUBLE)",
+            ),
+        ] {
+            assert_eq!(words_of(&DataFusionError::Plan(text.to_owned())), said);
         }
     }
 }

@@ -124,6 +124,20 @@ pub(super) fn mismatch(text: &str) -> Option<String> {
     Some(said)
 }
 
+/// `AvgAccumulator for (Null --> Float64)`, `[return_type] SUM not supported for Null`: an aggregate of a bare NULL.
+pub(super) fn null_argument(text: &str) -> Option<String> {
+    let name = match text.split_once("Accumulator for (Null --> ") {
+        Some((name, _)) => name.trim_end_matches("Groups"),
+        None => text
+            .strip_prefix("[return_type] ")?
+            .strip_suffix(" not supported for Null")?,
+    };
+    Some(format!(
+        "`{}` takes no NULL that has no type: write CAST(NULL AS DOUBLE)",
+        name.to_lowercase()
+    ))
+}
+
 /// A call that would do, if a cast can make one: the first argument that is of another type than any it takes.
 fn advice(name: &str, given: &[String], takes: &[Vec<String>]) -> Option<String> {
     let like = |t: &&Vec<String>| t.len() == given.len();
@@ -147,7 +161,7 @@ fn advice(name: &str, given: &[String], takes: &[Vec<String>]) -> Option<String>
     Some(format!("{name}({})", arguments.join(", ")))
 }
 
-fn is_number(sql_type: &str) -> bool {
+pub(super) fn is_number(sql_type: &str) -> bool {
     ["INT", "BIGINT", "DOUBLE", "a number"].contains(&sql_type) || sql_type.starts_with("DECIMAL")
 }
 

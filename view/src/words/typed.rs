@@ -53,6 +53,11 @@ fn typed(text: &str, word: usize, out: &mut String) -> usize {
             out.push_str(&sql_type(&data_type));
             word
         }
+        // `a Decimal128 of precision 3`.
+        (None, None) if is_decimal(&text[..word]) => {
+            out.push_str("DECIMAL");
+            word
+        }
         (None, _) => {
             out.push_str(&text[..word]);
             word
@@ -67,6 +72,10 @@ fn data_type(text: &str) -> Option<DataType> {
         return None;
     }
     text.parse().ok()
+}
+
+fn is_decimal(word: &str) -> bool {
+    ["Decimal32", "Decimal64", "Decimal128", "Decimal256"].contains(&word)
 }
 
 /// Where the parenthesis closes that `text` opens with.
