@@ -43,17 +43,13 @@ impl RowsPlan {
     ///
     /// # Errors
     /// `Invalid` for an unknown column, a literal that is not of its column's type, a column that cannot be
-    /// compared, or a cursor that belongs to another request.
+    /// compared, two filters that cannot both be meant, or a cursor that belongs to another request.
     pub fn new(request: &RowsRequest, schema: &Schema, keys: &[usize]) -> Result<Self, Problem> {
         let columns = Columns {
             view: &request.view,
             schema,
         };
-        let mut filters = request
-            .filters
-            .iter()
-            .map(|filter| columns.filter(filter))
-            .collect::<Result<Vec<_>, _>>()?;
+        let mut filters = columns.filters(&request.filters)?;
         let order = columns.order(&request.order, keys)?;
         let fingerprint = fingerprint(request);
         if let Some(text) = &request.cursor {
@@ -176,6 +172,22 @@ impl Columns<'_> {
         Ok(complete)
     }
 
+    /// All filters hold at once. Two that cannot both be meant are a slip: they would hold of nothing, or one of them
+    /// would be idle.
+    fn filters(&self, filters: &[Filter]) -> Result<Vec<Expr>, Problem> {
+        let mut planned = Vec::with_capacity(filters.len());
+        for (at, filter) in filters.iter().enumerate() {
+            planned.push(self.filter(filter)?);
+            let column = &filter.column;
+            let earlier = filters[..at].iter().filter(|f| f.column == *column);
+            if let Some(instead) = earlier.filter_map(|earlier| slip(earlier, filter)).next() {
+                let detail = format!("column `{column}` is filtered twice: {instead}");
+                return Err(Problem::invalid(detail).with("column", column.as_str()));
+            }
+        }
+        Ok(planned)
+    }
+
     fn filter(&self, filter: &Filter) -> Result<Expr, Problem> {
         let found = match filter.op {
             FilterOp::IsNull | FilterOp::IsNotNull => self.find(&filter.column),
@@ -242,6 +254,24 @@ impl Columns<'_> {
         }
         Ok(behind)
     }
+}
+
+/// What to write where two filters of one column cannot both be meant; None where they can.
+fn slip(first: &Filter, second: &Filter) -> Option<String> {
+    let column = &second.column;
+    Some(match (first.op, second.op) {
+        (FilterOp::IsNull, FilterOp::IsNull) | (FilterOp::IsNotNull, FilterOp::IsNotNull) => {
+            "keep one".to_owned()
+        }
+        (FilterOp::IsNull, _) | (_, FilterOp::IsNull) => format!(
+            "all filters hold at once, and no row is both `{column}.is=null` and in another filter of `{column}`; keep one, or ask in SQL with OR"
+        ),
+        (first, second) if first != second => return None,
+        (_, FilterOp::Eq | FilterOp::In) => {
+            format!("for one of several values write `{column}.in=a,b`")
+        }
+        _ => "all filters hold at once, so keep the narrower bound".to_owned(),
+    })
 }
 
 #[cfg(test)]

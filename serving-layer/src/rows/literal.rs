@@ -19,9 +19,14 @@ pub(super) fn literal(field: &Field, text: &str) -> Result<ScalarValue, Problem>
     let data_type = field.data_type();
     let refuse = |why: &str| {
         let shown: String = text.chars().take(100).collect();
+        let data_type = sql_type(data_type);
+        let article = if data_type.starts_with('I') {
+            "an"
+        } else {
+            "a"
+        };
         let detail = format!(
-            "`{shown}` is not a {}, as column `{}` is{why}",
-            sql_type(data_type),
+            "`{shown}` is not {article} {data_type}, as column `{}` is{why}",
             field.name()
         );
         Problem::invalid(detail).with("column", field.name().as_str())

@@ -29,6 +29,7 @@ fn schema() -> SchemaRef {
         field("fare", ColumnType::Decimal(10, 2), true),
         field("day", ColumnType::Date, true),
         field("tags", ColumnType::List(Box::new(ColumnType::Int)), true),
+        field("n", ColumnType::Int, true),
     ]))
 }
 
@@ -67,7 +68,7 @@ fn by(column: &str, descending: bool) -> OrderBy {
 
 #[test]
 fn what_a_view_cannot_answer_is_named() {
-    let cases: [(&str, FilterOp, &str, &str); 9] = [
+    let cases: [(&str, FilterOp, &str, &str); 10] = [
         (
             "x",
             FilterOp::Eq,
@@ -94,6 +95,12 @@ fn what_a_view_cannot_answer_is_named() {
         ),
         ("fare", FilterOp::Eq, "1.005", "more than 2 digits"),
         ("fare", FilterOp::Eq, "", "is not a DECIMAL(10, 2)"),
+        (
+            "n",
+            FilterOp::Eq,
+            "x",
+            "`x` is not an INT, as column `n` is",
+        ),
         ("day", FilterOp::Eq, "2001-02-30", "is not a DATE"),
         ("day", FilterOp::Eq, "2001-02-03T10:00:00", "is not a DATE"),
         (

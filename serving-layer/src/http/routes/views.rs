@@ -100,40 +100,11 @@ fn order_of(text: &str) -> Result<Vec<OrderBy>, Problem> {
     Ok(list_of("order", text)?.into_iter().map(by).collect())
 }
 
-/// The filters of a query string. Two that cannot both be meant are a slip: joined by AND, as all are, they would hold
-/// of nothing, or one of them would be idle.
 fn filters(pairs: Vec<(String, String)>) -> Result<Vec<Filter>, Problem> {
-    let mut filters: Vec<Filter> = Vec::with_capacity(pairs.len());
-    for (name, value) in pairs {
-        let filter = filter_of(&name, value)?;
-        let of_column = filters.iter().filter(|other| other.column == filter.column);
-        if let Some(why) = of_column.filter_map(|other| slip(other, &filter)).next() {
-            return Err(parameter(&name, why));
-        }
-        filters.push(filter);
-    }
-    Ok(filters)
-}
-
-/// Why two filters of one column cannot both be meant, and what to write instead; None where they can.
-fn slip(first: &Filter, second: &Filter) -> Option<String> {
-    let column = &second.column;
-    let instead = match (first.op, second.op) {
-        (FilterOp::IsNull, FilterOp::IsNull) | (FilterOp::IsNotNull, FilterOp::IsNotNull) => {
-            "keep one".to_owned()
-        }
-        (FilterOp::IsNull, _) | (_, FilterOp::IsNull) => {
-            return Some(format!(
-                "all filters hold at once, and no row is both `{column}.is=null` and in another filter of `{column}`; keep one, or ask in SQL with OR"
-            ));
-        }
-        (first, second) if first != second => return None,
-        (_, FilterOp::Eq | FilterOp::In) => {
-            format!("for one of several values write `{column}.in=a,b`")
-        }
-        _ => "all filters hold at once, so keep the narrower bound".to_owned(),
-    };
-    Some(format!("it is given twice; {instead}"))
+    let filters = pairs.into_iter();
+    filters
+        .map(|(name, value)| filter_of(&name, value))
+        .collect()
 }
 
 /// `column=value`, `column.op=value` or `column.is=null`. Only what stands behind the last dot can be an operator, so a

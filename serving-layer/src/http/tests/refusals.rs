@@ -342,14 +342,22 @@ const CASES: &[Case] = &[
         &[],
         "",
         400,
-        "parameter `origin.eq`: it is given twice; for one of several values write `origin.in=a,b`",
+        "column `origin` is filtered twice: for one of several values write `origin.in=a,b`",
+    ),
+    // What a column that is not there is filtered by is no matter.
+    (
+        "GET /v1/views/airport_delays?orign=SFO&orign=LAX",
+        &[],
+        "",
+        400,
+        "view `airport_delays` has no column `orign`; its columns are origin, hour, flights; a filter reads `column=value`",
     ),
     (
         "GET /v1/views/airport_delays?flights.gte=1&flights.gte=2",
         &[],
         "",
         400,
-        "parameter `flights.gte`: it is given twice; all filters hold at once, so keep the narrower bound",
+        "column `flights` is filtered twice: all filters hold at once, so keep the narrower bound",
     ),
     (
         "GET /v1/views/airport_delays?origin.in=SFO&origin.in=LAX",
@@ -363,14 +371,14 @@ const CASES: &[Case] = &[
         &[],
         "",
         400,
-        "parameter `origin.is`: it is given twice; keep one",
+        "column `origin` is filtered twice: keep one",
     ),
     (
         "GET /v1/views/airport_delays?origin=SFO&origin.is=null",
         &[],
         "",
         400,
-        "parameter `origin.is`: all filters hold at once, and no row is both `origin.is=null` and in another filter of `origin`; keep one, or ask in SQL with OR",
+        "column `origin` is filtered twice: all filters hold at once, and no row is both `origin.is=null` and in another filter of `origin`; keep one, or ask in SQL with OR",
     ),
     (
         "GET /v1/views/airport_delays?limit=1&limit=2",
