@@ -102,6 +102,12 @@ impl ViewCut {
         }
     }
 
+    /// Whether it let go of runs for want of memory, and nothing else is missing: the next incremental run that
+    /// succeeds gives it back.
+    pub fn is_out_of_memory(&self) -> bool {
+        !self.poisoned.is_empty() && self.poisoned.iter().all(Poisoned::is_of_memory)
+    }
+
     /// Bytes of its runs in memory.
     pub fn bytes(&self) -> usize {
         self.runs.iter().map(|run| run.bytes()).sum()

@@ -100,7 +100,10 @@ impl Node {
         let info = self.view_info(view, &stream.def, &cut, in_cut);
         let covered = match info.phase {
             ViewPhase::Live => cut.position(),
-            ViewPhase::Building | ViewPhase::Batch | ViewPhase::Poisoned => &in_cut.start,
+            ViewPhase::Building
+            | ViewPhase::Batch
+            | ViewPhase::OutOfMemory
+            | ViewPhase::Poisoned => &in_cut.start,
         };
         let time = |at: chrono::DateTime<Utc>| iso_us(at.timestamp_micros());
         Ok(ViewStatus {
@@ -156,6 +159,7 @@ impl Node {
             None => ViewPhase::Building,
             Some(generation) if !generation.is_mergeable() => ViewPhase::Batch,
             Some(_) if in_cut.poisoned.is_empty() => ViewPhase::Live,
+            Some(_) if in_cut.is_out_of_memory() => ViewPhase::OutOfMemory,
             Some(_) => ViewPhase::Poisoned,
         };
         let keys: Vec<usize> = in_cut

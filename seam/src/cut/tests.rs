@@ -98,7 +98,7 @@ fn what_was_let_go_says_so_until_an_event_fails_in_it() {
     cut.shed(&memory, |_| false);
     cut.push(&span(10, 20), made(&view, &span(10, 20), true), |_| false);
     assert_eq!(pieces(&cut), vec![(span(0, 20), false)]);
-    assert!(cut.poisoned[0].is_of_memory());
+    assert!(cut.is_out_of_memory());
     let text = cut.poisoned[0].explain("v", "s");
     for part in ["`v`", "[0@0, 0@20)", "900 MiB", "--batch-memory"] {
         assert!(text.contains(part), "{part}: {text}");
@@ -107,7 +107,8 @@ fn what_was_let_go_says_so_until_an_event_fails_in_it() {
     cut.shed(&memory, |_| false);
     assert_eq!(pieces(&cut), vec![(span(0, 30), false)]);
     assert_eq!(cut.poisoned[0].failed, span(20, 30));
-    assert!(!cut.poisoned[0].is_of_memory());
+    assert!(!cut.is_out_of_memory());
+    assert!(!cut_of(&view).is_out_of_memory());
 }
 
 proptest! {

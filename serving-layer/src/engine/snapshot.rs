@@ -25,6 +25,9 @@ use super::stream_table::StreamTable;
 use super::view_table::{ViewSource, ViewTable};
 use crate::ports::{HoleInfo, Layer, Limits, Provenance, StreamProvenance, ViewProvenance};
 
+/// An incremental run that gives a view back what it let go of takes about so long at least.
+const MEMORY_PAUSE_S: u64 = 5;
+
 /// The cuts of one question and what was taken from them.
 pub(crate) struct Snapshot {
     cuts: BTreeMap<StreamId, (Arc<StreamCell>, Arc<Cut>)>,
@@ -220,7 +223,9 @@ impl Snapshot {
                     .generation
                     .clone()
                     .ok_or_else(|| building(state, catalog, now))?;
-                live_source(&cut, view, generation, limits.layer, &mut notes)?
+                let again = || catalog.retry_at(&state.def.id, true, state.def.defined_at);
+                let pause = || MEMORY_PAUSE_S.max(pause_s(again(), now));
+                live_source(&cut, view, generation, limits.layer, pause, &mut notes)?
             }
         };
         check_covered(&cut, &source, limits)?;
@@ -341,11 +346,13 @@ fn check_covered(cut: &Cut, source: &ViewSource, limits: &Limits) -> Result<(), 
     .with("reached", reached.to_string()))
 }
 
+/// What a view answers from. `pause` is in how many seconds to ask again for one that let go of its runs.
 fn live_source(
     cut: &Cut,
     view: &ViewCut,
     generation: Arc<Generation>,
     layer: Layer,
+    pause: impl FnOnce() -> u64,
     notes: &mut Vec<String>,
 ) -> Result<ViewSource, Problem> {
     let mut merged = layer == Layer::Merged;
@@ -357,7 +364,7 @@ fn live_source(
     }
     if merged && let Some(poisoned) = view.poisoned.first() {
         let horizon = token(cut, generation.horizon());
-        return Err(Problem::new(
+        let problem = Problem::new(
             ProblemKind::Unavailable,
             format!(
                 "{}; until then layer=batch answers up to `{horizon}`",
@@ -365,7 +372,11 @@ fn live_source(
             ),
         )
         .with("view", view.name.as_str())
-        .with("span", poisoned.failed.to_string()));
+        .with("span", poisoned.failed.to_string());
+        return Err(match view.is_out_of_memory() {
+            true => problem.with("retry_after_s", pause()),
+            false => problem,
+        });
     }
     let runs = if merged { view.runs.clone() } else { vec![] };
     Ok(ViewSource {
@@ -421,10 +432,15 @@ fn building(state: &ViewState, catalog: &CatalogState, now: DateTime<Utc>) -> Pr
             None,
         ),
     };
-    let pause = again.and_then(|again| (again - now).to_std().ok());
     Problem::new(ProblemKind::Unavailable, format!("view `{name}` {how}"))
         .with("view", name.as_str())
-        .with("retry_after_s", pause.unwrap_or_default().as_secs() + 1)
+        .with("retry_after_s", pause_s(again, now))
+}
+
+/// Seconds until a run may start that is tried `again`, and a moment for it.
+fn pause_s(again: Option<DateTime<Utc>>, now: DateTime<Utc>) -> u64 {
+    let pause = again.and_then(|again| (again - now).to_std().ok());
+    pause.unwrap_or_default().as_secs() + 1
 }
 
 /// How the last attempt to build a definition ended, if it came to nothing and none is at work since, with the way

@@ -208,6 +208,9 @@ pub enum ViewPhase {
     Live,
     /// From the generation alone, see `notes`.
     Batch,
+    /// It let go of its runs for want of memory, see `notes`: merged queries get 503 until the next incremental run
+    /// succeeds, `layer=batch` answers.
+    OutOfMemory,
     /// It cannot compute some event, see `notes`: merged queries get 503, `layer=batch` answers.
     Poisoned,
 }
@@ -219,6 +222,7 @@ impl ViewPhase {
             Self::Building => "building",
             Self::Live => "live",
             Self::Batch => "batch",
+            Self::OutOfMemory => "out_of_memory",
             Self::Poisoned => "poisoned",
         }
     }
