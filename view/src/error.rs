@@ -116,8 +116,12 @@ impl FinishFailed {
     /// What an operator needs to know: the view, the column, the group, the error and the way out. `stream` is the one
     /// that the view reads.
     pub fn explain(&self, view: &str, stream: &str) -> String {
+        let others = match self.group {
+            Some(_) => "; a query whose filter on the view's keys leaves the group out is answered",
+            None => "",
+        };
         format!(
-            "{}; until later events change that, exclude the group's events (`dovetail exclude {stream} --where … --reason …`) and recompute the view (`dovetail replay {view}`), or redefine it so that its select list can be computed for every group (such as with nullif for a divisor, or a cast to a wider type)",
+            "{}{others}; until later events change that, exclude the group's events (`dovetail exclude {stream} --where … --reason …`) and recompute the view (`dovetail replay {view}`), or redefine it so that its select list can be computed for every group (such as with nullif for a divisor, or a cast to a wider type)",
             self.of(Some(view))
         )
     }
