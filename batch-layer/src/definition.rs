@@ -164,8 +164,12 @@ impl BatchLayer {
         let Some(run) = state.running(id, incremental) else {
             return;
         };
-        if let Err(error) = self.cancel(run.id).await {
-            warn!(run = run.id.0, view = state.view_name(id), %id, %error, "a run goes on whose result is not wanted any more");
+        match self.cancel(run.id).await {
+            // It has just ended.
+            Ok(_) | Err(BatchError::WrongOutcome { .. }) => {}
+            Err(error) => {
+                warn!(run = run.id.0, view = state.view_name(id), %id, %error, "a run goes on whose result is not wanted any more");
+            }
         }
     }
 

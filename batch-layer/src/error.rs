@@ -172,6 +172,15 @@ impl BatchError {
         }
     }
 
+    /// Whether a user's own act ended a run: they cancelled or discarded it, dropped or redefined its view, declared an
+    /// exclusion, or moved the pointer. Nobody needs to be warned of that.
+    pub(crate) fn is_users_act(&self) -> bool {
+        matches!(
+            self,
+            Self::Cancelled | Self::Dropped { .. } | Self::Stale { .. } | Self::WrongOutcome { .. }
+        )
+    }
+
     /// What did not fit into a run's memory, if that is what went wrong.
     pub(crate) fn exhausted(&self) -> Option<String> {
         match self {
@@ -293,6 +302,42 @@ pub(crate) fn outcome_name(outcome: Outcome) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_user_who_ends_a_run_warns_nobody() {
+        let run = RunId(1);
+        for (error, users) in [
+            (BatchError::Cancelled, true),
+            (
+                BatchError::Dropped {
+                    view: "v".to_owned(),
+                },
+                true,
+            ),
+            (
+                BatchError::WrongOutcome {
+                    run,
+                    found: "discarded",
+                    needed: "staged",
+                },
+                true,
+            ),
+            (
+                BatchError::Stale {
+                    run,
+                    reason: "the view has been redefined".to_owned(),
+                },
+                true,
+            ),
+            (BatchError::Refused("the run stopped".to_owned()), false),
+            (
+                BatchError::Engine(DataFusionError::Internal("oops".to_owned())),
+                false,
+            ),
+        ] {
+            assert_eq!(error.is_users_act(), users, "{error}");
+        }
+    }
 
     #[test]
     fn the_way_out_of_too_little_memory_is_one_that_the_run_has() {

@@ -56,9 +56,12 @@ impl BatchLayer {
         } else {
             Outcome::Failed
         };
-        if outcome == Outcome::Failed {
-            let state = self.config.catalog.state();
-            warn!(run = id.0, view = state.view_name(view), id = %view, %error, "batch run failed");
+        let state = self.config.catalog.state();
+        let name = state.view_name(view);
+        if error.is_users_act() {
+            info!(run = id.0, view = name, id = %view, %error, "batch run given up");
+        } else {
+            warn!(run = id.0, view = name, id = %view, %error, "batch run failed");
         }
         let now = self.config.clock.now();
         // Until then nothing else of its kind can run on the view: an outage of the store that ended the run must not
