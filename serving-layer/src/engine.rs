@@ -7,6 +7,7 @@
 //! Invariants: one snapshot (law 3): every view of a stream, and the stream itself, at the same position;
 //! only our tables resolve; user SQL changes nothing. Non-goals: definitions, HTTP.
 
+mod column_names;
 mod interrupt;
 mod merged_scan;
 mod provenance;

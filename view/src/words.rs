@@ -135,9 +135,9 @@ fn same_name(text: &str) -> Option<String> {
 /// Two keys that DataFusion gives one name, because it leaves casts out of names.
 fn same_keys(text: &str) -> Option<String> {
     let name = text.strip_prefix("Schema contains duplicate unqualified field name ")?;
-    let name = name.trim_matches('"').replace("\\\"", "\"");
+    let name = name.trim_matches('"');
     Some(format!(
-        "two columns behind GROUP BY or in a query within are both called `{name}`: give one of them another with AS, in a query within"
+        "two columns have the one name `{name}`, casts aside: name them with AS in a query within, and group by these names"
     ))
 }
 

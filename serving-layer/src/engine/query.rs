@@ -23,6 +23,7 @@ use futures::StreamExt as _;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio_util::sync::CancellationToken;
 
+use super::column_names::name_columns;
 use super::interrupt::{Interrupt, interruptible};
 use super::session::read_only;
 use super::snapshot::Snapshot;
@@ -43,6 +44,7 @@ impl Queries for Engine {
         if system_columns {
             hide_system_columns(&mut statement);
         }
+        name_columns(&mut statement);
         let snapshot = self
             .snapshot(&names, &request.limits, system_columns)
             .await?;
