@@ -5,15 +5,18 @@ use std::error::Error;
 
 use arrow::error::ArrowError;
 use datafusion::error::DataFusionError;
+use datafusion::sql::sqlparser::tokenizer::Location;
 use dovetail_log::object::is_outage;
 use dovetail_model::{Problem, ProblemKind};
 use dovetail_view::{ExclusionFailed, words_of};
+
+use crate::sql::problem_at;
 
 /// What a caller can do about an error of planning or execution. A [`Problem`] that travelled inside
 /// [`DataFusionError::External`] comes out as it went in.
 ///
 /// ```text
-/// plan, schema, SQL, value errors   -> Invalid       fix the statement
+/// plan, schema, SQL, value errors   -> Invalid       fix the statement; `line` and `column` where they are known
 /// out of memory or disk budget      -> Busy          ask for less, or later
 /// the object store does not answer  -> Unavailable   try again
 /// everything else                   -> Internal      our fault
@@ -57,7 +60,16 @@ pub fn problem_of(error: &DataFusionError) -> Problem {
         }
         _ => ProblemKind::Internal,
     };
-    Problem::new(kind, message)
+    match place_of(error) {
+        Some(place) if kind == ProblemKind::Invalid => problem_at(place, message),
+        _ => Problem::new(kind, message),
+    }
+}
+
+/// Where in the statement the planner found something wrong, if it knows.
+fn place_of(error: &DataFusionError) -> Option<Location> {
+    let start = error.diagnostic()?.span?.start;
+    Some(Location::new(start.line, start.column))
 }
 
 fn kind_of_arrow(error: &ArrowError) -> ProblemKind {
@@ -93,7 +105,7 @@ mod tests {
             (
                 DataFusionError::Plan("No field named x.".to_owned()),
                 ProblemKind::Invalid,
-                "no field named x",
+                "there is no column `x`",
             ),
             (
                 std::io::Error::other("no such file").into(),

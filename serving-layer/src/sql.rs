@@ -27,6 +27,7 @@ pub use options::render_interval;
 pub use parse::{check_predicate, parse, parse_definitions, parse_directory};
 pub use render::{render_stream, render_stream_schema, render_view};
 pub(crate) use render::{unit_word, unknown_columns_word};
+pub(crate) use source::problem_at;
 pub use statement::{
     AddColumn, AlterStream, AlterView, CreateStream, CreateView, Definition, ObjectKind, Show,
     Statement, ViewOptions,

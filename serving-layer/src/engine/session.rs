@@ -37,6 +37,8 @@ impl QuerySession {
             .with_default_catalog_and_schema(CATALOG, SCHEMA)
             .with_create_default_catalog_and_schema(false)
             .with_information_schema(false)
+            // Errors of planning say where.
+            .set_bool("datafusion.sql_parser.collect_spans", true)
             .set_bool("datafusion.sql_parser.map_string_types_to_utf8view", false);
         let mut ctx = SessionContext::new_with_config_rt(config, runtime);
         dovetail_view::register_functions(&mut ctx)?;

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Where in a statement, or in a file of definitions, a problem lies that only the planner has found.
 //!
-//! Purpose: the planner names what is wrong, not where; long statements are searched by line. What the problem names
-//! in backticks is looked for among the statement's tokens.
-//! Invariants: a place is only named when what was named stands nowhere else. Of a file, a line is only named when all
-//! of what was named stands on it; else the statement's beginning is.
+//! Purpose: of most problems the planner names what is wrong, not where; long statements are searched by line. What the
+//! problem names in backticks is looked for among the statement's tokens: it lies where that is read first, or, if it
+//! is only made there, where it is made (`AS name`). Of a file without it, the statement's beginning is named.
 
 use datafusion::sql::sqlparser::dialect::GenericDialect;
+use datafusion::sql::sqlparser::keywords::Keyword;
 use datafusion::sql::sqlparser::tokenizer::{Location, Token, TokenWithSpan, Tokenizer};
 use dovetail_model::{Problem, ProblemKind};
 
@@ -25,13 +25,10 @@ pub fn problem_with(statement: &str, problem: Problem) -> Problem {
     }
 }
 
-/// The only place in `statement` of the first thing in backticks in `detail`: what follows may be the remedy.
+/// The place in `statement` of the first thing in backticks in `detail`: what follows may be the remedy.
 fn place_of(statement: &str, detail: &str) -> Option<Location> {
     let named = tokens(detail.split('`').nth(1)?)?;
-    let statement = tokens(statement)?;
-    let mut places = occurrences(&statement, &named);
-    let place = places.next()?;
-    places.next().is_none().then_some(place)
+    first(&tokens(statement)?, &named)
 }
 
 /// The problem that `located` has, with `file` and `line`, and both in its detail.
@@ -54,29 +51,27 @@ pub fn problem_in(located: &LocatedDefinition, problem: Problem) -> Problem {
 fn line_of(statement: &str, detail: &str) -> Option<u64> {
     let statement = tokens(statement)?;
     let named = detail.split('`').skip(1).step_by(2);
-    for named in named.filter_map(tokens) {
-        let mut lines: Vec<u64> = occurrences(&statement, &named).map(|at| at.line).collect();
-        lines.dedup();
-        match lines.as_slice() {
-            [] => {}
-            [line] => return Some(*line),
-            _ => return None,
-        }
-    }
-    None
+    let mut places = named
+        .filter_map(tokens)
+        .filter_map(|named| first(&statement, &named));
+    places.next().map(|place| place.line)
 }
 
-/// Where `named` begins in `statement`, each time.
-fn occurrences(
-    statement: &[TokenWithSpan],
-    named: &[TokenWithSpan],
-) -> impl Iterator<Item = Location> {
-    let windows = statement.windows(named.len());
-    let alike = windows.filter(move |window| {
+/// Where `named` first stands in `statement`. What stands behind AS is a name that is given there: it counts only if
+/// there is no other.
+fn first(statement: &[TokenWithSpan], named: &[TokenWithSpan]) -> Option<Location> {
+    let windows = statement.windows(named.len()).enumerate();
+    let alike = windows.filter(|(_, window)| {
         let mut pairs = window.iter().zip(named);
         pairs.all(|(a, b)| alike(&a.token, &b.token))
     });
-    alike.map(|window| window[0].span.start)
+    let given = |at: usize| at > 0 && is_as(&statement[at - 1].token);
+    let first = alike.min_by_key(|(at, _)| given(*at));
+    first.map(|(_, window)| window[0].span.start)
+}
+
+fn is_as(token: &Token) -> bool {
+    matches!(token, Token::Word(word) if word.keyword == Keyword::AS)
 }
 
 /// The tokens of a text, at least one.
@@ -99,7 +94,7 @@ fn alike(one: &Token, other: &Token) -> bool {
 mod tests {
     use super::*;
 
-    const VIEW: &str = "CREATE VIEW v AS\nSELECT\n  origin, -- of the flight\n  SUM( dealy )  AS total,\n  count(*) AS n\nFROM flights\nGROUP BY origin";
+    const VIEW: &str = "CREATE VIEW v AS\nSELECT\n  origin, -- of the flight\n  SUM( dealy )  AS total,\n  count(*) AS n\nFROM flights\nGROUP BY origin, total";
 
     #[test]
     fn the_line_is_that_of_what_is_named() {
@@ -114,8 +109,11 @@ mod tests {
             ),
             ("there is no function `cnt`: did you mean `count`?", Some(5)),
             ("there is no stream `FLIGHTS`", Some(6)),
-            // Here or there: no line is better than a wrong one.
-            ("`origin` is too far away", None),
+            // The first of two.
+            ("`origin` is too far away", Some(3)),
+            // Not where the name is given.
+            ("there is no column `total`", Some(7)),
+            ("`n` is too long", Some(5)),
             ("too many groups", None),
             ("`it's` over", None),
         ] {
@@ -124,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn the_place_is_that_of_what_is_named_first_and_stands_there_alone() {
+    fn the_place_is_that_of_what_is_named_first() {
         for (detail, place) in [
             (
                 "there is no column `dealy`; there are flights.delay",
@@ -136,7 +134,8 @@ mod tests {
             ),
             // Only the remedy stands there.
             ("there is no function `cnt`: did you mean `count`?", None),
-            ("`origin` is too far away", None),
+            ("`origin` is too far away", Some((3, 3))),
+            ("there is no column `total`", Some((7, 18))),
             ("`` is nothing", None),
             ("too many groups", None),
         ] {

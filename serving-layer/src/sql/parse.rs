@@ -180,13 +180,22 @@ fn show(tokens: &mut Tokens<'_>) -> Result<Show, Problem> {
     Ok(show)
 }
 
-/// Checks that the statement is one SELECT or EXPLAIN, and answers its text.
+/// Checks that the statement is one SELECT or EXPLAIN, and answers its text. It stands there as deep and as far right
+/// as before, so that a place in it is one in what was asked.
 fn query(tokens: &Tokens<'_>) -> Result<String, Problem> {
     if let Some(instead) = refused::instead(tokens) {
         return Err(tokens.problem(instead));
     }
-    check_query(tokens.rest(), tokens.location(), Purpose::Ask)?;
-    Ok(tokens.rest_text().to_owned())
+    let start = tokens.location();
+    check_query(tokens.rest(), start, Purpose::Ask)?;
+    let before = |place: u64| usize::try_from(place).unwrap_or(1).saturating_sub(1);
+    let (lines, columns) = (before(start.line), before(start.column));
+    let text = tokens.rest_text();
+    Ok(format!(
+        "{}{}{text}",
+        "\n".repeat(lines),
+        " ".repeat(columns)
+    ))
 }
 
 /// What a query is for.

@@ -6,7 +6,7 @@ use datafusion::sql::sqlparser::tokenizer::{Location, Token, TokenWithSpan, Toke
 use dovetail_model::Problem;
 
 /// A problem with the text at `location`.
-pub(super) fn problem_at(location: Location, message: impl AsRef<str>) -> Problem {
+pub(crate) fn problem_at(location: Location, message: impl AsRef<str>) -> Problem {
     let Location { line, column } = location;
     let detail = format!("line {line}, column {column}: {}", message.as_ref());
     Problem::invalid(detail)

@@ -190,7 +190,7 @@ fn the_smaller_statements() {
 }
 
 #[test]
-fn queries_pass_as_they_are() {
+fn queries_pass_as_they_are_and_where_they_stand() {
     for sql in [
         "SELECT 1",
         "WITH a AS (SELECT 1 AS x) SELECT * FROM a, b WHERE b.x = a.x",
@@ -201,8 +201,9 @@ fn queries_pass_as_they_are() {
         "SELECT 'a;b' AS \"c;d\" /* e;f */ FROM v",
         "FROM v SELECT x",
     ] {
-        let text = format!("  -- first\n{sql} ; -- last");
-        assert_eq!(parse(&text), Ok(Statement::Query(sql.to_owned())));
+        let text = format!("  -- first\n\n /* */ {sql} ; -- last");
+        let passed = format!("\n\n       {sql}");
+        assert_eq!(parse(&text), Ok(Statement::Query(passed)));
     }
 }
 
