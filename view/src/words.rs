@@ -124,12 +124,28 @@ fn same_name(text: &str) -> Option<String> {
     let (one, rest) = rest.split_once("\" at position ")?;
     let (_, rest) = rest.split_once(" and \"")?;
     let (other, _) = rest.split_once("\" at position ")?;
+    let (one, other) = (alias_of(one), alias_of(other));
     let (one, other) = (with_sql_types(one), with_sql_types(other));
     Some(if one == other {
         format!("`{one}` is there twice: leave one of them out, or give it another name with AS")
     } else {
         format!("`{one}` and `{other}` have one name: give one of them another with AS")
     })
+}
+
+/// `count(*)` of `count(1) AS count(*)`; all of what has no alias, such as `CAST(a AS Int64)`.
+fn alias_of(expression: &str) -> &str {
+    let mut depth = 0_usize;
+    let mut alias = 0;
+    for (at, c) in expression.char_indices() {
+        match c {
+            '(' => depth += 1,
+            ')' => depth = depth.saturating_sub(1),
+            ' ' if depth == 0 && expression[at..].starts_with(" AS ") => alias = at + " AS ".len(),
+            _ => {}
+        }
+    }
+    &expression[alias..]
 }
 
 /// Two keys that DataFusion gives one name, because it leaves casts out of names.
@@ -242,6 +258,14 @@ mod tests {
             (
                 "There isn't a common type to coerce Int64 and Utf8 in LIKE expression",
                 "LIKE takes no BIGINT and VARCHAR: make texts of them with CAST(… AS VARCHAR)",
+            ),
+            (
+                "Projections require unique expression names but the expression \"count(1) AS count(*)\" at position 0 and \"CAST(a AS Int64)\" at position 1 have the same name. Consider aliasing (\"AS\") one of them.",
+                "`count(*)` and `CAST(a AS BIGINT)` have one name: give one of them another with AS",
+            ),
+            (
+                "Schema contains duplicate unqualified field name \"s.k\"",
+                "two columns have the one name `s.k`, casts aside: name them with AS in a query within, and group by these names",
             ),
             (
                 "AvgAccumulator for (Null --> Float64)",
