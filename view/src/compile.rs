@@ -405,11 +405,15 @@ pub(crate) fn to_surface(
         ViewError::refused(
             sql,
             format!(
-                "its type is {}, which no column of a view can have: write CAST(… AS …) to one of BOOLEAN, INT, BIGINT, DOUBLE, DECIMAL, VARCHAR, DATE, TIMESTAMP",
+                "its type is {}, which no column of a view can have: write CAST(… AS {}",
                 match data_type {
                     // One of microseconds could be.
                     DataType::Timestamp(_, None) => "a TIMESTAMP of another precision".to_owned(),
                     _ => sql_type(&data_type),
+                },
+                match data_type {
+                    DataType::Duration(_) => "BIGINT) for its microseconds",
+                    _ => "…) to one of BOOLEAN, INT, BIGINT, DOUBLE, DECIMAL, VARCHAR, DATE, TIMESTAMP",
                 }
             ),
         )

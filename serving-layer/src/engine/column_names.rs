@@ -38,9 +38,9 @@ impl VisitorMut for Namer {
         {
             let names = names(&select.projection);
             for item in items {
-                let name = Some(item.expr.to_string());
-                if names.contains(&name) {
-                    item.expr = Expr::Identifier(Ident::with_quote('"', name.unwrap_or_default()));
+                let name = item.expr.to_string();
+                if names.iter().flatten().any(|other| *other == name) {
+                    item.expr = Expr::Identifier(Ident::with_quote('"', name));
                 }
             }
         }

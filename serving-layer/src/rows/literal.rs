@@ -20,13 +20,10 @@ pub(super) fn literal(field: &Field, text: &str) -> Result<ScalarValue, Problem>
     let refuse = |why: &str| {
         let shown: String = text.chars().take(100).collect();
         let data_type = sql_type(data_type);
-        let article = if data_type.starts_with('I') {
-            "an"
-        } else {
-            "a"
-        };
+        // INT, INTERVAL.
+        let n = if data_type.starts_with('I') { "n" } else { "" };
         let detail = format!(
-            "`{shown}` is not {article} {data_type}, as column `{}` is{why}",
+            "`{shown}` is not a{n} {data_type}, as column `{}` is{why}",
             field.name()
         );
         Problem::invalid(detail).with("column", field.name().as_str())

@@ -6,7 +6,7 @@ use arrow::row::{RowConverter, SortField};
 use datafusion::physical_plan::aggregates::AggregateExec;
 
 use super::{Named, logical::Analysed, to_surface};
-use crate::ViewError;
+use crate::{ViewError, sql_type};
 
 /// One column of the key of a view's groups, in GROUP BY order.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -41,7 +41,10 @@ pub(super) fn key_columns(
         if RowConverter::new(vec![SortField::new(data_type.clone())]).is_err() {
             return Err(ViewError::refused(
                 &output.sql,
-                format!("values of type {data_type} cannot be sorted, so they cannot be a key"),
+                format!(
+                    "values of type {} cannot be sorted, so they cannot be a key",
+                    sql_type(&data_type)
+                ),
             ));
         }
         keys.push(KeyColumn {

@@ -325,7 +325,7 @@ const REFUSED: &[(&str, &str, &str)] = &[
     (
         "SELECT max(date) - min(date) AS d FROM flights",
         "max(flights.date)",
-        "CAST(… AS …)",
+        "CAST(… AS BIGINT) for its microseconds",
     ),
     ("SELECT min(NULL) FROM flights", "NULL", "CAST(… AS …)"),
     (
@@ -389,7 +389,7 @@ const IN_OUR_WORDS: &[(&str, &str)] = &[
     ),
     (
         "max(origin + place)",
-        "cannot coerce arithmetic expression VARCHAR + STRUCT<lat DOUBLE> to valid types",
+        "cannot compute VARCHAR + STRUCT<lat DOUBLE>: give both a type that it takes with CAST(… AS …)",
     ),
     (
         "sum(CAST('x' AS INT))",
