@@ -76,8 +76,9 @@ impl Merging {
         states: RecordBatch,
     ) -> impl Iterator<Item = Result<RecordBatch>> + Send + use<> {
         let piece_bytes = self.piece_bytes;
+        let whole = 0..states.num_rows();
         // The last one comes first.
-        let mut ranges = vec![0..states.num_rows()];
+        let mut ranges = vec![whole];
         std::iter::from_fn(move || {
             let mut rows = ranges.pop().filter(|rows| !rows.is_empty())?;
             while rows.len() > 1 && bytes_of(&states.slice(rows.start, rows.len())) > piece_bytes {
