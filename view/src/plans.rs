@@ -2,7 +2,8 @@
 //! Accumulate, merge, sort and finish as DataFusion plans, for inputs larger than memory.
 //!
 //! Purpose: the batch layer and merged reads. Collaborators: `compile` gives the expressions, the caller a
-//! leaf and a task context whose memory pool decides whether operators spill.
+//! leaf and a task context whose memory pool decides whether operators spill. States that grow with every event
+//! have operators of our own ([`AccumulateExec`], [`ReduceExec`]).
 //! Invariants: the aggregate expressions are those of `ops`; no physical optimizer rule may run over
 //! these plans (rules would fuse or reorder the aggregations).
 

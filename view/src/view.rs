@@ -281,8 +281,8 @@ impl View {
         self.plans.accumulate(events)
     }
 
-    /// States with keys unique over all partitions, out of states with keys that may repeat. Several
-    /// input partitions are redistributed by hash of the key. Spills under a finite memory pool.
+    /// States with keys unique over all partitions, out of states with keys that may repeat. Several input partitions
+    /// are redistributed by hash of the key, or become one. Spills under a finite memory pool.
     ///
     /// # Errors
     /// When the input is not in [`Self::state_schema`].

@@ -70,6 +70,8 @@ async fn refuses(calls: &Calls, span: &str, n: i64, d: i64) {
     let question = json!({"sql": "SELECT * FROM ratio"});
     let (status, problem) = calls.post("/v1/sql", &question).await.unwrap();
     assert_eq!(status, 503, "{problem}");
+    // It heals when somebody does something about it, not by itself.
+    assert_eq!(problem["retry_after_s"], 60);
     names_all(&problem["detail"], span);
     let batch = json!({"layer": "batch"});
     let rows = calls.rows("SELECT n, q FROM ratio", batch).await.unwrap();

@@ -27,6 +27,8 @@ use crate::ports::{HoleInfo, Layer, Limits, Provenance, StreamProvenance, ViewPr
 
 /// An incremental run that gives a view back what it let go of takes about so long at least.
 const MEMORY_PAUSE_S: u64 = 5;
+/// What an event has spoiled heals when somebody excludes it or redefines the view.
+const USERS_PAUSE_S: u64 = 60;
 
 /// The cuts of one question and what was taken from them.
 pub(crate) struct Snapshot {
@@ -373,10 +375,12 @@ fn live_source(
         )
         .with("view", view.name.as_str())
         .with("span", poisoned.failed.to_string());
-        return Err(match view.is_out_of_memory() {
-            true => problem.with("retry_after_s", pause()),
-            false => problem,
-        });
+        let pause = if view.is_out_of_memory() {
+            pause()
+        } else {
+            USERS_PAUSE_S
+        };
+        return Err(problem.with("retry_after_s", pause));
     }
     let runs = if merged { view.runs.clone() } else { vec![] };
     Ok(ViewSource {
