@@ -498,8 +498,12 @@ impl Rig {
     /// Checks that the stream read as a table equals the oracle at its own stated position, in every column it has.
     pub async fn check_stream(&self) {
         let columns = self.schema().columns.into_iter().skip(2);
-        let sums = columns.map(|c| format!(", count({0}), sum({0})", c.name));
-        let sql = format!("SELECT count(*){} FROM {STREAM}", sums.collect::<String>());
+        let sums =
+            columns.map(|c| format!(", count({0}) AS {0}_count, sum({0}) AS {0}_sum", c.name));
+        let sql = format!(
+            "SELECT count(*) AS n{} FROM {STREAM}",
+            sums.collect::<String>()
+        );
         let (rows, provenance) = self
             .query(&sql, Layer::Merged)
             .await
