@@ -8,15 +8,19 @@ pub(super) fn exhausted(text: &str) -> Option<String> {
         .or_else(|| disk(text))
 }
 
-/// `Failed to allocate additional X for … with … already allocated for this reservation - Y remain available …`
+/// `Failed to allocate additional X for … with Z already allocated for this reservation - Y remain available …`. Of Y
+/// the pools say whether Z is part of it or not only by their kind: what is said here is true of both.
 fn refused(text: &str) -> Option<String> {
     let (_, rest) = text.split_once("Failed to allocate additional ")?;
     let (more, rest) = rest.split_once(" for ")?;
-    let (_, rest) = rest.split_once(" already allocated for this reservation - ")?;
+    let (before, rest) = rest.split_once(" already allocated for this reservation - ")?;
+    let (_, held) = before.rsplit_once(" with ")?;
     let (left, _) = rest.split_once(" remain available")?;
-    Some(format!(
-        "a step of it asked for {more} more, and {left} are left"
-    ))
+    Some(if held == "0.0 B" {
+        format!("a step of it asked for {more}, and there are {left} for it")
+    } else {
+        format!("a step of it that holds {held} asked for {more} more, and there are {left} for it")
+    })
 }
 
 /// `Cannot merge sorted runs: a single record batch of N bytes exceeds …`
@@ -61,12 +65,21 @@ mod tests {
         for pool in pools {
             let reservation = MemoryConsumer::new("ExternalSorter[0]").register(&pool);
             let error = reservation.try_grow(5 << 20).unwrap_err();
-            let said = "a step of it asked for 5.0 MB more, and 3.0 MB are left";
+            let said = "a step of it asked for 5.0 MB, and there are 3.0 MB for it";
             assert_eq!(words_of(&error), said, "{error}");
             let wrapped = format!("Failed to reserve memory for sort during spill: {error}");
             let wrapped = DataFusionError::ResourcesExhausted(wrapped).context("in a sort");
             assert_eq!(words_of(&wrapped), said);
         }
+        let pool: Arc<dyn MemoryPool> = Arc::new(FairSpillPool::new(3 << 20));
+        let consumer = MemoryConsumer::new("ReduceExec[0]").with_can_spill(true);
+        let reservation = consumer.register(&pool);
+        reservation.try_grow(1 << 20).unwrap();
+        let error = reservation.try_grow(2_621_440).unwrap_err();
+        assert_eq!(
+            words_of(&error),
+            "a step of it that holds 1024.0 KB asked for 2.5 MB more, and there are 3.0 MB for it"
+        );
     }
 
     #[test]
