@@ -38,18 +38,35 @@ pub enum Poison {
     Memory(String),
 }
 
+impl Poison {
+    /// What is said of it.
+    pub fn text(&self) -> &str {
+        match self {
+            Self::Event(text) | Self::Memory(text) => text,
+        }
+    }
+}
+
 impl Poisoned {
     /// What an operator needs to know: the view, what went wrong, the offsets, and the way out.
     pub fn explain(&self, view: &str, stream: &str) -> String {
         match &self.reason {
             Poison::Event(reason) => format!(
                 "view `{view}` cannot compute an event of stream `{stream}` in {}: {reason}; exclude such events (`dovetail exclude {stream} --where … --reason …`) and recompute the view (`dovetail replay {view}`), or redefine it",
-                self.failed
+                self.named_span()
             ),
             Poison::Memory(reason) => format!(
                 "view `{view}` holds nothing of stream `{stream}` in {}: {reason}; it answers again once an incremental run has succeeded, which is tried by itself; start the server with more --batch-memory, or redefine the view so that its groups keep less",
-                self.span
+                self.named_span()
             ),
+        }
+    }
+
+    /// The span that [`Self::explain`] names.
+    pub fn named_span(&self) -> &Span {
+        match &self.reason {
+            Poison::Event(_) => &self.failed,
+            Poison::Memory(_) => &self.span,
         }
     }
 

@@ -30,6 +30,7 @@ mod problem;
 mod router;
 mod routes;
 mod server;
+mod whole;
 
 pub use auth::{AuthConfig, Role, TokenEntry, TokenError};
 pub use format::AnswerFormat;

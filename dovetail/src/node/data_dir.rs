@@ -84,6 +84,7 @@ impl DataDir {
         for sub in ["log", "spill"] {
             create_dir(&root.join(sub))?;
         }
+        clear_spill(&root.join("spill"))?;
         Ok(Self {
             root: root.to_owned(),
             id: id(root)?,
@@ -190,6 +191,24 @@ fn create_dir(path: &Path) -> Result<(), DataDirError> {
     fs::create_dir_all(path).map_err(failed("create", path))
 }
 
+/// What a process that was killed has spilled is nobody's any more. The directory itself stays: it may be a link to
+/// another disk.
+fn clear_spill(spill: &Path) -> Result<(), DataDirError> {
+    for entry in fs::read_dir(spill).map_err(failed("read", spill))? {
+        let entry = entry.map_err(failed("read", spill))?;
+        // As the engine calls its directories.
+        if entry
+            .file_name()
+            .to_string_lossy()
+            .starts_with("datafusion-")
+        {
+            let path = entry.path();
+            fs::remove_dir_all(&path).map_err(failed("remove", &path))?;
+        }
+    }
+    Ok(())
+}
+
 fn lock(root: &Path) -> Result<File, DataDirError> {
     let path = root.join("lock");
     let options = File::options()
@@ -290,6 +309,20 @@ mod tests {
         );
         drop(held);
         DataDir::open(dir.path()).unwrap();
+    }
+
+    #[test]
+    fn what_was_spilled_before_is_gone_and_nothing_else() {
+        let dir = tempfile::tempdir().unwrap();
+        drop(DataDir::open(dir.path()).unwrap());
+        let spill = dir.path().join("spill");
+        fs::create_dir(spill.join("datafusion-a1")).unwrap();
+        fs::write(spill.join("datafusion-a1/states"), "states").unwrap();
+        fs::write(spill.join("notes"), "mine").unwrap();
+        drop(DataDir::open(dir.path()).unwrap());
+        let left = fs::read_dir(&spill).unwrap();
+        let left: Vec<_> = left.map(|entry| entry.unwrap().file_name()).collect();
+        assert_eq!(left, ["notes"]);
     }
 
     #[test]

@@ -409,13 +409,14 @@ impl Node {
                         if error.kind() == ProblemKind::Unprocessable
                             || error.is_out_of_memory() =>
                     {
-                        warn!(view = %view.def.name, %error, "the view answers again once a generation covers what it cannot compute");
+                        let reason = poison(&error);
+                        warn!(view = %view.def.name, reason = %reason.text(), "the view answers again once a generation covers what it cannot compute");
                         let span = Span::new(cut.start.clone(), archived.clone())
                             .map_err(|error| failed(error.to_string()))?;
                         cut.poisoned.push(Poisoned {
                             failed: span.clone(),
                             span,
-                            reason: poison(&error),
+                            reason,
                         });
                     }
                     Err(error) => return Err(failed(error.to_string())),

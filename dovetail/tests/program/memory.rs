@@ -6,10 +6,13 @@ use std::time::Duration;
 use dovetail::node::{Node, NodeConfig};
 use dovetail_model::ProblemKind;
 use dovetail_serving_layer::ports::{Control as _, OnError, ViewPhase};
+use reqwest::Method;
+use serde_json::json;
 
 use crate::support::node::{
     PATIENCE, append, config, define, integers, open, try_append, try_integers,
 };
+use crate::support::server::Server;
 
 const EVENTS: &str = "CREATE STREAM events (n BIGINT NOT NULL, part BIGINT NOT NULL)";
 const PARTS: &str = "CREATE VIEW parts AS SELECT part, count(*) AS seen, sum(n) AS numbers FROM events GROUP BY part";
@@ -159,4 +162,36 @@ async fn a_view_that_outgrows_its_memory_keeps_no_node_from_opening() {
     let seen = integers(&node, "SELECT middle * 2, seen FROM all_numbers", None).await;
     assert_eq!(seen[0][1], MANY);
     node.shutdown().await;
+}
+
+/// A join puts each list out with every event that goes with it: by the usual number of rows in a batch, that is half a
+/// gigabyte at once here.
+#[tokio::test]
+async fn a_join_with_long_lists_is_made_in_small_batches() {
+    const GROUPS: usize = 2;
+    const EACH: usize = 8_000;
+    let home = tempfile::tempdir().unwrap();
+    let server = Server::start(home.path(), None).await.unwrap();
+    let calls = server.calls();
+    for sql in [
+        EVENTS,
+        "CREATE VIEW lists AS SELECT part, array_agg(n ORDER BY n) AS all_of_them FROM events GROUP BY part",
+    ] {
+        calls.sql(sql, json!({})).await.unwrap();
+    }
+    let line = |n: usize| json!({"n": n, "part": n % GROUPS}).to_string() + "\n";
+    let lines: String = (0..GROUPS * EACH).map(line).collect();
+    let headers = [("content-type", "application/x-ndjson")];
+    let appending = calls.call(Method::POST, "/v1/streams/events", &headers, lines);
+    let (status, appended) = appending.await.unwrap();
+    assert_eq!(status, 200, "{appended}");
+    let before = server.peak_memory();
+    let sql = "SELECT sum(array_length(l.all_of_them)) AS n FROM events e JOIN lists l ON e.part = l.part";
+    let rows = calls
+        .rows(sql, json!({"after": appended["position"]}))
+        .await
+        .unwrap();
+    assert_eq!(rows, [json!({"n": GROUPS * EACH * EACH})]);
+    let grown = server.peak_memory() - before;
+    assert!(grown < 250 * MIB, "{} MiB", grown / MIB);
 }

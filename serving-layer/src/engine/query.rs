@@ -50,7 +50,7 @@ impl Queries for Engine {
             .await?;
         let state = self
             .session
-            .state(snapshot.tables())
+            .state(snapshot.tables(), snapshot.row_bytes())
             .map_err(|e| problem_of(&e))?;
         let parameters = request.parameters;
         let planning = async move {
@@ -83,7 +83,10 @@ impl Queries for Engine {
         let keys = snapshot.key_columns();
         let plan = RowsPlan::new(&request, &schema, &keys)?;
         let page = plan.page.clone();
-        let state = self.session.state(vec![]).map_err(|e| problem_of(&e))?;
+        let state = self
+            .session
+            .state(vec![], snapshot.row_bytes())
+            .map_err(|e| problem_of(&e))?;
         let planning = async move { rows_frame(state, table, plan) };
         let answer = self
             .answer(snapshot, planning, &request.limits, place)

@@ -19,6 +19,10 @@ use super::rules;
 const CATALOG: &str = "dovetail";
 const SCHEMA: &str = "public";
 
+/// Bytes that a batch of rows may take. Operators count rows, and a join puts each row of one side out with every row of
+/// the other that goes with it: of lists, a batch of the usual 8192 rows may be more than the machine has.
+const BATCH_BYTES: usize = 16 * 1024 * 1024;
+
 /// Makes the session state of each query.
 #[derive(Debug)]
 pub struct QuerySession {
@@ -55,10 +59,11 @@ impl QuerySession {
         Ok(Self { base: ctx.state() })
     }
 
-    /// A state in which exactly `tables` resolve, by their names.
+    /// A state in which exactly `tables` resolve, by their names. Their rows take about `row_bytes` in memory.
     pub(crate) fn state(
         &self,
         tables: Vec<(String, Arc<dyn TableProvider>)>,
+        row_bytes: usize,
     ) -> Result<SessionState> {
         let schema = Arc::new(MemorySchemaProvider::new());
         for (name, table) in tables {
@@ -72,7 +77,10 @@ impl QuerySession {
             CATALOG.to_owned(),
             catalog,
         );
+        let config = self.base.config().clone();
+        let batch_rows = (BATCH_BYTES / row_bytes.max(1)).clamp(1, config.batch_size());
         Ok(SessionStateBuilder::new_from_existing(self.base.clone())
+            .with_config(config.with_batch_size(batch_rows))
             .with_catalog_list(catalogs)
             .with_type_planner(dovetail_view::type_planner())
             .build())

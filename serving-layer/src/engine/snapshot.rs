@@ -38,6 +38,7 @@ pub(crate) struct Snapshot {
     tables: Vec<(String, Arc<dyn TableProvider>)>,
     provenance: Provenance,
     keys: Vec<usize>,
+    row_bytes: usize,
 }
 
 /// A name in a question, resolved.
@@ -75,6 +76,7 @@ impl Engine {
             tables: vec![],
             provenance: Provenance::default(),
             keys: vec![],
+            row_bytes: 0,
         };
         for stream in resolved.iter().map(Resolved::stream) {
             if !snapshot.cuts.contains_key(stream) {
@@ -104,6 +106,14 @@ impl Engine {
         snapshot.note_streams(self)?;
         Ok(snapshot)
     }
+}
+
+/// About how much a file of so many `bytes` takes in memory.
+fn decoded_bytes(bytes: u64) -> usize {
+    const PARQUET_SAVES: usize = 8;
+    usize::try_from(bytes)
+        .unwrap_or(usize::MAX)
+        .saturating_mul(PARQUET_SAVES)
 }
 
 fn resolve<'a>(catalog: &'a CatalogState, name: &str) -> Result<Resolved<'a>, Problem> {
@@ -137,6 +147,16 @@ impl Snapshot {
 
     pub(crate) fn provenance(&self) -> Provenance {
         self.provenance.clone()
+    }
+
+    /// About how many bytes a row takes in memory: of what is read, the average of the file or run where it is largest.
+    pub(crate) fn row_bytes(&self) -> usize {
+        self.row_bytes
+    }
+
+    fn note_rows(&mut self, pieces: impl Iterator<Item = (u64, usize)>) {
+        let of_each = pieces.map(|(rows, bytes)| bytes / usize::try_from(rows).unwrap_or(1).max(1));
+        self.row_bytes = of_each.fold(self.row_bytes, usize::max);
     }
 
     /// Places of the key columns in the output of the one view that was taken; empty for a stream.
@@ -191,6 +211,8 @@ impl Snapshot {
             .get(id)
             .map(|s| s.exclusions.values().cloned().collect())
             .unwrap_or_default();
+        let segments = cut.raw().segments().iter();
+        self.note_rows(segments.map(|s| (s.rows, decoded_bytes(s.bytes))));
         let upto = self.covered(&cut);
         let table = StreamTable::new(cut, upto, exclusions, system_columns);
         self.tables.push((name.to_owned(), Arc::new(table)));
@@ -231,6 +253,10 @@ impl Snapshot {
             }
         };
         check_covered(&cut, &source, limits)?;
+        let files = source.generation.manifest().files.iter();
+        self.note_rows(files.map(|file| (file.rows, decoded_bytes(file.bytes))));
+        let runs = source.runs.iter();
+        self.note_rows(runs.map(|run| (run.rows() as u64, run.bytes())));
         self.keys = source
             .generation
             .view()
@@ -374,7 +400,7 @@ fn live_source(
             ),
         )
         .with("view", view.name.as_str())
-        .with("span", poisoned.failed.to_string());
+        .with("span", poisoned.named_span().to_string());
         let pause = if view.is_out_of_memory() {
             pause()
         } else {

@@ -23,6 +23,7 @@ use super::compress::compress;
 use super::params::Params;
 use super::patience::Patience;
 use super::problem::{Refusal, panicked, unknown_route, wrong_method};
+use super::whole::whole_over_http_1_0;
 use super::{origin, routes};
 use crate::ports::{Limits, Ports};
 
@@ -63,6 +64,7 @@ pub(super) fn router(ports: Ports, config: ApiConfig, closing: CancellationToken
         .layer(from_fn(compress))
         .layer(from_fn_with_state(api, authenticate))
         .layer(from_fn(finish))
+        .layer(from_fn(whole_over_http_1_0))
 }
 
 fn v1() -> Router<Api> {

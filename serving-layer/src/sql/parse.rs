@@ -2,9 +2,12 @@
 //! From text to statements.
 
 use std::collections::HashMap;
+use std::ops::ControlFlow;
 
 use datafusion::sql::parser::{DFParserBuilder, Statement as DfStatement};
-use datafusion::sql::sqlparser::ast::{Query, SetExpr, Statement as SqlStatement};
+use datafusion::sql::sqlparser::ast::{
+    Query, SetExpr, Statement as SqlStatement, TableFactor, Visit as _, Visitor,
+};
 use datafusion::sql::sqlparser::tokenizer::{Location, Token, TokenWithSpan};
 use dovetail_model::{Problem, check_name};
 
@@ -235,6 +238,12 @@ pub(super) fn check_query(
         && let SqlStatement::Query(query) = sql.as_ref()
         && is_read_only(query)
     {
+        if samples(query) {
+            return Err(problem_at(
+                start,
+                "TABLESAMPLE would be ignored: take a part of the rows with a condition, such as WHERE random() < 0.1",
+            ));
+        }
         return Ok(());
     }
     Err(problem_at(
@@ -245,6 +254,24 @@ pub(super) fn check_query(
             "expected a SELECT"
         },
     ))
+}
+
+/// Whether TABLESAMPLE stands anywhere in `query`: the planner reads over it.
+fn samples(query: &Query) -> bool {
+    struct Samples;
+    impl Visitor for Samples {
+        type Break = ();
+
+        fn pre_visit_table_factor(&mut self, table: &TableFactor) -> ControlFlow<()> {
+            match table {
+                TableFactor::Table {
+                    sample: Some(_), ..
+                } => ControlFlow::Break(()),
+                _ => ControlFlow::Continue(()),
+            }
+        }
+    }
+    query.visit(&mut Samples).is_break()
 }
 
 fn is_read_only(query: &Query) -> bool {

@@ -315,6 +315,29 @@ async fn an_answer_that_is_being_sent_breaks_off_at_the_shutdown() {
         .expect("the query lives on");
 }
 
+/// There a body without a length ends where the connection does: cut or whole, nobody can tell.
+#[tokio::test]
+async fn an_answer_over_http_1_0_has_its_length_or_is_a_problem() {
+    let fake = Fake::default();
+    let server = Server::start(&fake, |_| {}).await;
+    for (table, format, status) in [
+        ("large", "csv", "200 OK"),
+        // More than is collected.
+        ("large", "json", "413 Payload Too Large"),
+        ("endless", "csv", "413 Payload Too Large"),
+        ("stuck_late", "csv", "408 Request Timeout"),
+    ] {
+        let asked = query(table).replace("HTTP/1.1", "HTTP/1.0");
+        let asked = asked.replace("&timeout", &format!("&format={format}&timeout"));
+        let answer = read_all(&mut server.send(&asked).await).await;
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+        let head = head.to_lowercase();
+        assert!(head.contains(&status.to_lowercase()), "{table}: {head}");
+        let length = format!("content-length: {}", body.len());
+        assert!(head.contains(&length), "{table}: {head}");
+    }
+}
+
 #[tokio::test]
 async fn shutdown_cuts_off_what_takes_too_long() {
     let fake = Fake::default();
