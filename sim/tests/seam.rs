@@ -34,7 +34,7 @@ const HOURLY: &str = "SELECT origin, date_trunc('hour', at) AS hour, count(*) AS
      avg(delay) AS mean, min(distance) AS nearest, max(distance) AS farthest, count(distinct distance) AS distances \
      FROM flights GROUP BY origin, hour";
 const TOTAL: &str = "SELECT count(*) AS n, sum(distance) AS d, avg(delay) AS mean FROM flights";
-const BY_ORIGIN: &str = "SELECT origin, count(*) AS n, approx_percentile_cont(delay, 0.5) AS p50, \
+const BY_ORIGIN: &str = "SELECT origin, count(*) AS n, median(delay) AS p50, \
      first_value(delay ORDER BY distance, at) AS first FROM flights WHERE distance > 100 GROUP BY origin";
 const OVER_MORE: &str = "SELECT origin, count(more1) AS n, sum(more1) AS d, max(delay) AS latest FROM flights GROUP BY origin";
 const REDEFINED: &str =
