@@ -48,8 +48,13 @@ impl Outgrown {
             Ok(_) => {
                 self.0.lock().remove(&key);
             }
-            Err(error @ BatchError::Memory { .. }) => {
-                self.0.lock().insert(key, error.to_string());
+            // The way out is said with it, for the view and not for one run.
+            Err(BatchError::Memory { limit, reason, .. }) => {
+                let lacks = format!(
+                    "a run may have {} MiB, its share of --batch-memory: {reason}",
+                    limit >> 20
+                );
+                self.0.lock().insert(key, lacks);
             }
             // It says nothing about memory.
             Err(_) => {}

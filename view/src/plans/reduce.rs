@@ -44,6 +44,8 @@ use crate::state::bytes_of;
 
 /// Bytes that batches are cut to, where one row is not more.
 const PIECE_BYTES: usize = 256 * 1024;
+/// Files that are read at once: a process may open so many.
+const MAX_SOURCES: usize = 128;
 
 /// What the states of a view are merged and sorted with.
 #[derive(Clone)]
@@ -214,24 +216,27 @@ impl Reducer {
         }))
     }
 
-    /// Opens as many as there is memory for, those of small pieces first, and two at least.
+    /// Opens as many as there is memory for, those of small pieces first: two at least.
     fn open(&self, spilled: &mut Vec<Spilled>) -> Result<Merge> {
         spilled.sort_by_key(|file| Reverse(file.largest_piece_bytes));
         let memory = self.memory.new_empty();
         let mut sources = Vec::new();
-        while let Some(next) = spilled.last() {
+        while sources.len() < MAX_SOURCES
+            && let Some(next) = spilled.pop()
+        {
             if let Err(full) = memory.try_grow(self.merging.memory(next.largest_piece_bytes)) {
                 if sources.len() < 2 {
                     return Err(full);
                 }
+                spilled.push(next);
                 break;
             }
-            let file = spilled.pop().map(|next| next.file);
-            let pieces = file.map(|file| self.spills.read_spill_as_stream_unbuffered(file, None));
-            sources.extend(pieces.transpose()?.map(|pieces| Source {
-                pieces,
+            sources.push(Source {
+                pieces: self
+                    .spills
+                    .read_spill_as_stream_unbuffered(next.file, None)?,
                 front: None,
-            }));
+            });
         }
         Ok(Merge {
             merging: self.merging.clone(),
