@@ -29,7 +29,7 @@ struct Namer;
 impl VisitorMut for Namer {
     type Break = ();
 
-    /// Behind DISTINCT, the planner finds an item of the select list in ORDER BY only by its name.
+    /// Behind DISTINCT, the planner finds an item of the select list in ORDER BY, or in a part of it, only by its name.
     fn pre_visit_query(&mut self, query: &mut Query) -> ControlFlow<()> {
         if let SetExpr::Select(select) = &*query.body
             && select.distinct.is_some()
@@ -37,11 +37,9 @@ impl VisitorMut for Namer {
             && let OrderByKind::Expressions(items) = &mut order_by.kind
         {
             let names = names(&select.projection);
+            let mut named = Named(names.into_iter().flatten().collect());
             for item in items {
-                let name = item.expr.to_string();
-                if names.iter().flatten().any(|other| *other == name) {
-                    item.expr = Expr::Identifier(Ident::with_quote('"', name));
-                }
+                let _ = item.expr.visit(&mut named);
             }
         }
         ControlFlow::Continue(())
@@ -56,6 +54,22 @@ impl VisitorMut for Namer {
                     alias: Ident::with_quote('"', name),
                 };
             }
+        }
+        ControlFlow::Continue(())
+    }
+}
+
+/// Puts names in the place of what is called by them.
+struct Named(Vec<String>);
+
+impl VisitorMut for Named {
+    type Break = ();
+
+    fn pre_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<()> {
+        let name = expr.to_string();
+        // A number is the place of an item in the list.
+        if !matches!(expr, Expr::Value(_)) && self.0.contains(&name) {
+            *expr = Expr::Identifier(Ident::with_quote('"', name));
         }
         ControlFlow::Continue(())
     }
@@ -127,6 +141,10 @@ mod tests {
         assert_eq!(
             named("SELECT DISTINCT k + 1, k FROM s ORDER BY k+1 DESC, k"),
             "SELECT DISTINCT k + 1 AS \"k + 1\", k FROM s ORDER BY \"k + 1\" DESC, k"
+        );
+        assert_eq!(
+            named("SELECT DISTINCT count(*), k FROM s GROUP BY 2 ORDER BY count(*) + 1, k"),
+            "SELECT DISTINCT count(*) AS \"count(*)\", k FROM s GROUP BY 2 ORDER BY \"count(*)\" + 1, k"
         );
     }
 }
