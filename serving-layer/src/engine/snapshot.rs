@@ -27,6 +27,8 @@ use crate::ports::{HoleInfo, Layer, Limits, Provenance, StreamProvenance, ViewPr
 
 /// An incremental run that gives a view back what it let go of takes about so long at least.
 const MEMORY_PAUSE_S: u64 = 5;
+/// Bytes that a column of a file, once decoded, or of a run may take without any rows: few rows are not wide for that.
+const EMPTY_COLUMN_BYTES: usize = 16 * 1024;
 /// What an event has spoiled heals when somebody excludes it or redefines the view.
 const USERS_PAUSE_S: u64 = 60;
 
@@ -154,8 +156,12 @@ impl Snapshot {
         self.row_bytes
     }
 
-    fn note_rows(&mut self, pieces: impl Iterator<Item = (u64, usize)>) {
-        let of_each = pieces.map(|(rows, bytes)| bytes / usize::try_from(rows).unwrap_or(1).max(1));
+    /// `pieces` are rows and bytes of files or runs of so many columns.
+    fn note_rows(&mut self, columns: usize, pieces: impl Iterator<Item = (u64, usize)>) {
+        let of_each = pieces.map(|(rows, bytes)| {
+            let rows = usize::try_from(rows).unwrap_or(1).max(1);
+            bytes.saturating_sub(columns * EMPTY_COLUMN_BYTES) / rows
+        });
         self.row_bytes = of_each.fold(self.row_bytes, usize::max);
     }
 
@@ -212,7 +218,8 @@ impl Snapshot {
             .map(|s| s.exclusions.values().cloned().collect())
             .unwrap_or_default();
         let segments = cut.raw().segments().iter();
-        self.note_rows(segments.map(|s| (s.rows, decoded_bytes(s.bytes))));
+        let columns = cut.stream().schema.events().fields().len();
+        self.note_rows(columns, segments.map(|s| (s.rows, decoded_bytes(s.bytes))));
         let upto = self.covered(&cut);
         let table = StreamTable::new(cut, upto, exclusions, system_columns);
         self.tables.push((name.to_owned(), Arc::new(table)));
@@ -253,10 +260,14 @@ impl Snapshot {
             }
         };
         check_covered(&cut, &source, limits)?;
+        let columns = source.generation.view().file_schema().fields().len();
         let files = source.generation.manifest().files.iter();
-        self.note_rows(files.map(|file| (file.rows, decoded_bytes(file.bytes))));
+        self.note_rows(
+            columns,
+            files.map(|file| (file.rows, decoded_bytes(file.bytes))),
+        );
         let runs = source.runs.iter();
-        self.note_rows(runs.map(|run| (run.rows() as u64, run.bytes())));
+        self.note_rows(columns, runs.map(|run| (run.rows() as u64, run.bytes())));
         self.keys = source
             .generation
             .view()
