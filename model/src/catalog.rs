@@ -107,7 +107,14 @@ impl CatalogState {
                     host: host.clone(),
                     at: commit.at,
                     epoch: self.epoch().next(),
+                    endpoints: None,
                 });
+                Ok(())
+            }
+            Entry::StoreServed { epoch, endpoints } => {
+                let ours = self.claim.as_mut().filter(|claim| claim.epoch == *epoch);
+                let claim = ours.ok_or_else(|| missing("epoch", epoch))?;
+                claim.endpoints.clone_from(endpoints);
                 Ok(())
             }
             Entry::StreamCreated { stream } => self.create_stream(stream),

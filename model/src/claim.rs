@@ -43,6 +43,18 @@ pub struct StoreClaim {
     pub at: DateTime<Utc>,
     /// The epoch that it began.
     pub epoch: StoreEpoch,
+    /// Where the process that has the data directory can be reached, if others are to ask it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub endpoints: Option<Endpoints>,
+}
+
+/// Where other processes reach the one that takes the events.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Endpoints {
+    /// Its HTTP API, as a URL.
+    pub http: String,
+    /// Where it hands out cuts, as a URL.
+    pub cuts: String,
 }
 
 impl fmt::Display for StoreClaim {

@@ -31,7 +31,7 @@ pub use catalog::{
     CatalogConflict, CatalogState, Commit, Entry, ExpiredGeneration, PublishReason, StreamState,
     ViewState,
 };
-pub use claim::{StoreClaim, StoreEpoch};
+pub use claim::{Endpoints, StoreClaim, StoreEpoch};
 pub use clock::{Clock, ManualClock, SystemClock};
 pub use exclusion::Exclusion;
 pub use generation::{DataFile, GenerationInputs, Manifest};

@@ -78,7 +78,7 @@ impl ProblemKind {
 }
 
 /// A problem: its kind, a sentence that names what was wrong and where, and members that programs read.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Problem {
     /// What callers can do about it.
     pub kind: ProblemKind,

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use dovetail_log::raw::RawSnapshot;
 use dovetail_model::{Position, Span, StreamDef, ViewId};
 use dovetail_view::{Run, View};
+use serde::{Deserialize, Serialize};
 
 use crate::{Accumulated, Generation, Tail};
 
@@ -18,7 +19,7 @@ use crate::{Accumulated, Generation, Tail};
 ///
 /// It takes no memory that grows: no horizon will ever lie between two pinned edges of the past, so a failed
 /// micro-batch makes all between the last pinned edge and the next one a single poisoned span, runs and all.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Poisoned {
     /// The events that no run holds.
     pub span: Span,
@@ -29,7 +30,8 @@ pub struct Poisoned {
 }
 
 /// Why a view holds no runs of a span.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Poison {
     /// An expression fails on some event: what the engine said. It fails until the event is excluded or the view
     /// redefined.

@@ -18,6 +18,7 @@ mod cell;
 mod cut;
 mod error;
 mod generation;
+mod held;
 mod meter;
 mod pins;
 mod tail;
@@ -27,6 +28,10 @@ pub use cell::{Accumulated, StreamCell};
 pub use cut::{Cut, Poison, Poisoned, ViewCut};
 pub use error::SeamError;
 pub use generation::{FileColumns, Generation};
+pub use held::{
+    Account, AgeUnknown, Ages, Cells, CutSource, HeldCut, HeldEvents, HeldTail, HeldView, LocalCuts,
+    RemoteRuns, RemoteTail, Runs, ToldAges, Wanted, not_reached, oldest_behind, token,
+};
 pub use meter::{Busy, Meter, Rates, StageMeters};
 pub use pins::Pin;
 pub use tail::Tail;

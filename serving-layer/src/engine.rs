@@ -21,21 +21,16 @@ mod watched;
 
 use std::sync::Arc;
 
+use datafusion::error::DataFusionError;
 use dovetail_log::catalog::Catalog;
-use dovetail_model::{Clock, StreamId};
-use dovetail_seam::{Meter, StreamCell};
+use dovetail_model::Clock;
+use dovetail_seam::{CutSource, Meter};
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 
 pub use crate::problem::problem_of;
 pub use provenance::freshness_ms;
 pub use session::QuerySession;
-
-/// Finds the cells of the streams that this process serves.
-pub trait CutSource: Send + Sync + std::fmt::Debug {
-    /// The stream's cell, unless it was dropped.
-    fn cell(&self, id: &StreamId) -> Option<Arc<StreamCell>>;
-}
 
 /// Most queries that run at once; more wait for a place until their deadline.
 const MAX_QUERIES: usize = 64;
@@ -80,4 +75,9 @@ impl Engine {
         self.meter = meter;
         self
     }
+}
+
+/// As the engine carries an error that is ours.
+fn external(error: impl std::error::Error + Send + Sync + 'static) -> DataFusionError {
+    DataFusionError::External(Box::new(error))
 }

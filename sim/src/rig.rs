@@ -20,8 +20,8 @@ use dovetail_model::{
     ManualClock, Offset, Outcome, PartitionId, Position, Problem, Span, StreamDef, StreamId,
     StreamSchema, UnknownColumns, ViewDef, ViewId,
 };
-use dovetail_seam::{Archiver, Forget, Poison, StreamCell};
-use dovetail_serving_layer::engine::{CutSource, Engine, QuerySession};
+use dovetail_seam::{Archiver, Cells, Forget, LocalCuts, Poison, StreamCell};
+use dovetail_serving_layer::engine::{Engine, QuerySession};
 use dovetail_serving_layer::ports::{
     Answer, Layer, Limits, Provenance, Queries as _, QueryRequest,
 };
@@ -92,7 +92,7 @@ impl StreamAccess for OneStream {
     }
 }
 
-impl CutSource for OneStream {
+impl Cells for OneStream {
     fn cell(&self, id: &StreamId) -> Option<Arc<StreamCell>> {
         (*id == self.id).then(|| Arc::clone(&self.handle.cell))
     }
@@ -205,7 +205,14 @@ impl Rig {
             runs: 1,
         });
         let session = QuerySession::new(runtime(), 2).expect("the engine starts");
-        let engine = Engine::new(Arc::clone(&catalog), one, clock, session, Handle::current());
+        let cuts = Arc::new(LocalCuts(one));
+        let engine = Engine::new(
+            Arc::clone(&catalog),
+            cuts,
+            clock,
+            session,
+            Handle::current(),
+        );
         let mut all = def.clone();
         while let Some(schema) = grown(all.schema.clone()) {
             all.schema = schema;

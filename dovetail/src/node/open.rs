@@ -21,7 +21,7 @@ use dovetail_model::{
     CatalogState, Offset, Position, ProblemKind, RunMode, Span, StreamDef, StreamState, ViewDef,
     ViewState,
 };
-use dovetail_seam::{Archiver, Generation, Poison, Poisoned, StreamCell, ViewCut};
+use dovetail_seam::{Archiver, Generation, LocalCuts, Poison, Poisoned, StreamCell, ViewCut};
 use dovetail_serving_layer::engine::{Engine, QuerySession};
 use dovetail_speed_layer::{
     BatchSender, SpeedError, SpeedMemory, accumulate, batch_queue, rebuild_runs,
@@ -161,7 +161,7 @@ impl Node {
         });
         let engine = Engine::new(
             Arc::clone(&catalog),
-            Arc::clone(&streams) as _,
+            Arc::new(LocalCuts(Arc::clone(&streams) as _)),
             Arc::clone(&config.clock),
             QuerySession::new(query_runtime, config.partitions)?,
             runtimes.query(),

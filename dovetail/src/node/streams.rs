@@ -6,8 +6,7 @@ use std::sync::Arc;
 
 use dovetail_batch_layer::{SpeedLayerMemory, StreamAccess, StreamHandle};
 use dovetail_model::StreamId;
-use dovetail_seam::{Cut, StreamCell};
-use dovetail_serving_layer::engine::CutSource;
+use dovetail_seam::{Cells, Cut, StreamCell};
 use dovetail_speed_layer::{Pressure, SpeedMemory};
 use parking_lot::RwLock;
 
@@ -48,7 +47,7 @@ impl StreamAccess for Streams {
     }
 }
 
-impl CutSource for Streams {
+impl Cells for Streams {
     fn cell(&self, id: &StreamId) -> Option<Arc<StreamCell>> {
         self.get(id).map(|open| Arc::clone(open.cell()))
     }

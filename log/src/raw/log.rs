@@ -438,8 +438,7 @@ async fn claim(
     })
 }
 
-/// The snapshot that `table` is, its segments checked against its transactions. None of a later epoch than ours is
-/// handed out, to base a commit on.
+/// The snapshot that `table` is, to base a commit on: not of a later epoch than ours.
 async fn read_snapshot(
     access: &Access,
     root: &Path,
@@ -447,6 +446,16 @@ async fn read_snapshot(
     schema: StreamSchema,
 ) -> Result<RawSnapshot, RawError> {
     access.epoch_of(root, table).await?;
+    snapshot_of(access, root, table, schema).await
+}
+
+/// The snapshot that `table` is, its segments checked against its transactions, whoever has written it.
+pub(super) async fn snapshot_of(
+    access: &Access,
+    root: &Path,
+    table: &LoadedTable,
+    schema: StreamSchema,
+) -> Result<RawSnapshot, RawError> {
     let hole = |reason: String| RawError::Hole {
         table: root.clone(),
         reason,

@@ -7,8 +7,8 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    BatchRun, Exclusion, ExclusionId, GenerationNumber, Hole, Manifest, RunId, StreamDef, StreamId,
-    StreamSchema, ViewDef, ViewId,
+    BatchRun, Endpoints, Exclusion, ExclusionId, GenerationNumber, Hole, Manifest, RunId,
+    StoreEpoch, StreamDef, StreamId, StreamSchema, ViewDef, ViewId,
 };
 
 /// Why a live pointer moved.
@@ -35,6 +35,13 @@ pub enum Entry {
         owner: String,
         /// The machine that it is on.
         host: String,
+    },
+    /// The process of the data directory that has the store says where it is reached.
+    StoreServed {
+        /// The epoch that it writes in.
+        epoch: StoreEpoch,
+        /// Where; none when it is not to be asked.
+        endpoints: Option<Endpoints>,
     },
     /// A stream was declared.
     StreamCreated {

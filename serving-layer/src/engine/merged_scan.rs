@@ -34,12 +34,22 @@ use datafusion::physical_plan::{
     PlanProperties, ReplaceChildrenOptions,
 };
 use dovetail_model::{DataFile, Problem, ProblemKind};
-use dovetail_seam::FileColumns;
+use dovetail_seam::{FileColumns, Generation};
 use dovetail_view::{Run, View, ViewError};
 use futures::stream::{self, BoxStream, StreamExt as _, TryStreamExt as _};
 
+use super::external;
 use super::interrupt::Interrupt;
-use super::view_table::ViewSource;
+
+/// A generation and the runs to merge with it.
+#[derive(Debug, Clone)]
+pub(crate) struct ViewSource {
+    pub(crate) generation: Arc<Generation>,
+    /// Empty when the generation answers alone.
+    pub(crate) runs: Vec<Arc<Run>>,
+    /// Whether both layers answer.
+    pub(crate) merged: bool,
+}
 
 /// The leaf of a plan that reads a merged view.
 #[derive(Debug, Clone)]
@@ -396,10 +406,6 @@ fn matching(batch: &RecordBatch, predicate: &Arc<dyn PhysicalExpr>) -> Result<Re
     let predicate = reassign_expr_columns(Arc::clone(predicate), &batch.schema())?;
     let mask = predicate.evaluate(batch)?.into_array(batch.num_rows())?;
     Ok(filter_record_batch(batch, as_boolean_array(&mask)?)?)
-}
-
-fn external(error: impl std::error::Error + Send + Sync + 'static) -> DataFusionError {
-    DataFusionError::External(Box::new(error))
 }
 
 impl DisplayAs for MergedScan {

@@ -16,13 +16,13 @@ use dovetail_model::{
     CatalogState, GenerationNumber, Outcome, Position, PositionToken, Problem, ProblemKind,
     StreamId, ViewState,
 };
-use dovetail_seam::{Cut, Generation, StreamCell, ViewCut};
+use dovetail_seam::{AgeUnknown, Generation, HeldCut, HeldView, Runs, Wanted, token};
 use dovetail_view::View;
 
 use super::Engine;
-use super::provenance::{freshness_ms, token};
+use super::provenance::age_ms;
 use super::stream_table::StreamTable;
-use super::view_table::{ViewSource, ViewTable};
+use super::view_table::{ViewAnswer, ViewTable};
 use crate::ports::{HoleInfo, Layer, Limits, Provenance, StreamProvenance, ViewProvenance};
 
 /// An incremental run that gives a view back what it let go of takes about so long at least.
@@ -34,7 +34,7 @@ const USERS_PAUSE_S: u64 = 60;
 
 /// The cuts of one question and what was taken from them.
 pub(crate) struct Snapshot {
-    cuts: BTreeMap<StreamId, (Arc<StreamCell>, Arc<Cut>)>,
+    cuts: BTreeMap<StreamId, Arc<HeldCut>>,
     /// What every view that was taken of a stream covers: the meet of where they end.
     covered: BTreeMap<StreamId, Position>,
     tables: Vec<(String, Arc<dyn TableProvider>)>,
@@ -58,6 +58,9 @@ impl Resolved<'_> {
     }
 }
 
+/// How often names are resolved again because definitions change meanwhile.
+const RESOLVE_TRIES: usize = 4;
+
 impl Engine {
     /// Takes one cut of every stream that `names` need, each once, when every position of `limits.after` is
     /// covered, and makes the tables.
@@ -67,47 +70,112 @@ impl Engine {
         limits: &Limits,
         system_columns: bool,
     ) -> Result<Snapshot, Problem> {
+        for _ in 0..RESOLVE_TRIES {
+            let before = self.known(names).await?;
+            let resolved = resolve_all(&before, names)?;
+            check_after(&resolved, limits)?;
+            check_generation(&resolved, limits)?;
+            let mut cuts = BTreeMap::new();
+            for wanted in wanted(&resolved, limits) {
+                let Some(cut) = self.cuts.take(&wanted).await? else {
+                    break;
+                };
+                cuts.insert(wanted.stream, Arc::new(cut));
+            }
+            // A cut may be of newer definitions than the names were resolved in.
+            let catalog = self.catalog.state();
+            let resolved = resolve_all(&catalog, names)?;
+            if resolved.iter().all(|name| cuts.contains_key(name.stream())) {
+                return self.tables_over(cuts, names, &resolved, &catalog, limits, system_columns);
+            }
+        }
+        Err(Problem::new(
+            ProblemKind::Unavailable,
+            "the definitions that the statement names are changing; ask again",
+        )
+        .with("retry_after_s", 1))
+    }
+
+    /// The catalog, in which all `names` are known if they are known anywhere.
+    async fn known(&self, names: &[String]) -> Result<Arc<CatalogState>, Problem> {
         let catalog = self.catalog.state();
-        let resolved = names
-            .iter()
-            .map(|name| resolve(&catalog, name))
-            .collect::<Result<Vec<_>, _>>()?;
+        if resolve_all(&catalog, names).is_ok() {
+            return Ok(catalog);
+        }
+        self.cuts.catch_up().await;
+        Ok(self.catalog.state())
+    }
+
+    fn tables_over(
+        &self,
+        cuts: BTreeMap<StreamId, Arc<HeldCut>>,
+        names: &[String],
+        resolved: &[Resolved<'_>],
+        catalog: &CatalogState,
+        limits: &Limits,
+        system_columns: bool,
+    ) -> Result<Snapshot, Problem> {
         let mut snapshot = Snapshot {
-            cuts: BTreeMap::new(),
+            cuts,
             covered: BTreeMap::new(),
             tables: vec![],
             provenance: Provenance::default(),
             keys: vec![],
             row_bytes: 0,
         };
-        for stream in resolved.iter().map(Resolved::stream) {
-            if !snapshot.cuts.contains_key(stream) {
-                let cell = self
-                    .cuts
-                    .cell(stream)
-                    .ok_or_else(|| Problem::not_found("stream", stream))?;
-                let cut = cell.load();
-                snapshot.cuts.insert(stream.clone(), (cell, cut));
-            }
-        }
-        snapshot.wait(limits).await?;
-        check_generation(&resolved, limits)?;
-        let named = || names.iter().zip(&resolved);
+        let named = || names.iter().zip(resolved);
         for (name, resolved) in named() {
             if let Resolved::View(view) = resolved {
                 let now = self.clock.now();
-                snapshot.add_view(name, view, &catalog, now, limits)?;
+                snapshot.add_view(name, view, catalog, now, limits)?;
             }
         }
         // A stream is read as far as all its views go, so after them.
         for (name, resolved) in named() {
             if let Resolved::Stream(id) = resolved {
-                snapshot.add_stream(name, id, &catalog, system_columns)?;
+                snapshot.add_stream(name, id, catalog, system_columns)?;
             }
         }
         snapshot.note_streams(self)?;
         Ok(snapshot)
     }
+}
+
+/// What is wanted of each stream that the names need.
+fn wanted(resolved: &[Resolved<'_>], limits: &Limits) -> Vec<Wanted> {
+    let mut of_streams: BTreeMap<&StreamId, Wanted> = BTreeMap::new();
+    for name in resolved {
+        let stream = name.stream();
+        let wanted = of_streams.entry(stream).or_insert_with(|| Wanted {
+            stream: stream.clone(),
+            views: vec![],
+            events: false,
+            merged: limits.layer == Layer::Merged && limits.generation.is_none(),
+            ends: vec![],
+            after: limits
+                .after
+                .iter()
+                .filter(|t| t.stream == *stream)
+                .cloned()
+                .collect(),
+            deadline: limits.deadline,
+            timeout: limits.timeout,
+        });
+        match name {
+            Resolved::Stream(_) => wanted.events = true,
+            Resolved::View(view) => {
+                wanted.views.push(view.def.id.clone());
+                let end = match limits.generation {
+                    Some(number) => view.generations.get(&number),
+                    None => view.live_manifest(),
+                };
+                wanted
+                    .ends
+                    .extend(end.map(|manifest| manifest.inputs.horizon.clone()));
+            }
+        }
+    }
+    of_streams.into_values().collect()
 }
 
 /// About how much a file of so many `bytes` takes in memory.
@@ -116,6 +184,13 @@ fn decoded_bytes(bytes: u64) -> usize {
     usize::try_from(bytes)
         .unwrap_or(usize::MAX)
         .saturating_mul(PARQUET_SAVES)
+}
+
+fn resolve_all<'a>(
+    catalog: &'a CatalogState,
+    names: &[String],
+) -> Result<Vec<Resolved<'a>>, Problem> {
+    names.iter().map(|name| resolve(catalog, name)).collect()
 }
 
 fn resolve<'a>(catalog: &'a CatalogState, name: &str) -> Result<Resolved<'a>, Problem> {
@@ -130,6 +205,19 @@ fn resolve<'a>(catalog: &'a CatalogState, name: &str) -> Result<Resolved<'a>, Pr
         format!("there is no stream or view `{name}`; SHOW STREAMS and SHOW VIEWS list them"),
     )
     .with("name", name))
+}
+
+/// A position that is awaited must be of a stream that the question reads.
+fn check_after(resolved: &[Resolved<'_>], limits: &Limits) -> Result<(), Problem> {
+    for awaited in &limits.after {
+        if !resolved.iter().any(|name| *name.stream() == awaited.stream) {
+            return Err(Problem::invalid(format!(
+                "`after` names `{awaited}`, but the question does not read that stream"
+            ))
+            .with("after", awaited.to_string()));
+        }
+    }
+    Ok(())
 }
 
 /// `generation=` names a generation of one view, so the question must read exactly that.
@@ -170,38 +258,9 @@ impl Snapshot {
         self.keys.clone()
     }
 
-    async fn wait(&mut self, limits: &Limits) -> Result<(), Problem> {
-        for awaited in &limits.after {
-            let Some((cell, cut)) = self.cuts.get_mut(&awaited.stream) else {
-                return Err(Problem::invalid(format!(
-                    "`after` names `{awaited}`, but the question does not read that stream"
-                ))
-                .with("after", awaited.to_string()));
-            };
-            let waiting = cell.wait_for(&awaited.position);
-            *cut = tokio::time::timeout_at(limits.deadline, waiting)
-                .await
-                .map_err(|_| {
-                    let reached = token(cut, cell.load().position());
-                    Problem::new(
-                        ProblemKind::Timeout,
-                        format!(
-                            "waited {} ms for `{awaited}`, and reached `{reached}`",
-                            limits.timeout.as_millis()
-                        ),
-                    )
-                    .with("awaited", awaited.to_string())
-                    .with("reached", reached.to_string())
-                })?;
-        }
-        Ok(())
-    }
-
-    fn cut(&self, stream: &StreamId) -> Result<&Arc<Cut>, Problem> {
-        self.cuts
-            .get(stream)
-            .map(|(_, cut)| cut)
-            .ok_or_else(|| Problem::internal("a cut was not taken"))
+    fn cut(&self, stream: &StreamId) -> Result<Arc<HeldCut>, Problem> {
+        let cut = self.cuts.get(stream).map(Arc::clone);
+        cut.ok_or_else(|| Problem::internal("a cut was not taken"))
     }
 
     fn add_stream(
@@ -211,17 +270,19 @@ impl Snapshot {
         catalog: &CatalogState,
         system_columns: bool,
     ) -> Result<(), Problem> {
-        let cut = Arc::clone(self.cut(id)?);
+        let cut = self.cut(id)?;
+        let events = cut.events.clone();
+        let events = events.ok_or_else(|| Problem::internal("the events were not taken"))?;
         let exclusions = catalog
             .streams
             .get(id)
             .map(|s| s.exclusions.values().cloned().collect())
             .unwrap_or_default();
-        let segments = cut.raw().segments().iter();
-        let columns = cut.stream().schema.events().fields().len();
+        let segments = events.raw.segments().iter();
+        let columns = cut.stream.schema.events().fields().len();
         self.note_rows(columns, segments.map(|s| (s.rows, decoded_bytes(s.bytes))));
         let upto = self.covered(&cut);
-        let table = StreamTable::new(cut, upto, exclusions, system_columns);
+        let table = StreamTable::new(cut, events, upto, exclusions, system_columns);
         self.tables.push((name.to_owned(), Arc::new(table)));
         Ok(())
     }
@@ -234,12 +295,12 @@ impl Snapshot {
         now: DateTime<Utc>,
         limits: &Limits,
     ) -> Result<(), Problem> {
-        let cut = Arc::clone(self.cut(&state.def.stream)?);
+        let cut = self.cut(&state.def.stream)?;
         let view = cut
-            .views()
+            .views
             .get(&state.def.id)
             .ok_or_else(|| building(state, catalog, now))?;
-        let mut notes = vec![];
+        let mut notes = cut.notes.clone();
         if state.pending.is_some() {
             let mut note = "a new definition is building; this answers the old one".to_owned();
             if let Some(failure) = build_failure(state, catalog) {
@@ -266,8 +327,9 @@ impl Snapshot {
             columns,
             files.map(|file| (file.rows, decoded_bytes(file.bytes))),
         );
-        let runs = source.runs.iter();
-        self.note_rows(columns, runs.map(|run| (run.rows() as u64, run.bytes())));
+        let runs = source.runs.sizes();
+        let held = runs.len() as u64;
+        self.note_rows(columns, runs.into_iter());
         self.keys = source
             .generation
             .view()
@@ -282,15 +344,15 @@ impl Snapshot {
         };
         let end = view_end(&cut, layer, source.generation.horizon());
         let covered = self.covered(&cut).meet(end);
-        self.covered.insert(cut.stream().id.clone(), covered);
+        self.covered.insert(cut.stream.id.clone(), covered);
         self.provenance.views.push(ViewProvenance {
             view: name.to_owned(),
             id: state.def.id.clone(),
-            stream: cut.stream().name.clone(),
+            stream: cut.stream.name.clone(),
             generation: source.generation.number(),
-            horizon: token(&cut, source.generation.horizon()).to_string(),
+            horizon: token(&cut.stream, source.generation.horizon()).to_string(),
             layer,
-            runs: source.runs.len() as u64,
+            runs: held,
             exclusions: source
                 .generation
                 .manifest()
@@ -308,9 +370,9 @@ impl Snapshot {
 
     /// What every part of the answer covers of the cut's stream: the cut's position, or less where a view
     /// answers from its generation alone.
-    fn covered(&self, cut: &Cut) -> Position {
-        let covered = self.covered.get(&cut.stream().id);
-        covered.unwrap_or_else(|| cut.position()).clone()
+    fn covered(&self, cut: &HeldCut) -> Position {
+        let covered = self.covered.get(&cut.stream.id);
+        covered.unwrap_or(&cut.position).clone()
     }
 
     /// States the position of each stream and the holes before it, and notes at each view where it reaches beyond
@@ -318,31 +380,39 @@ impl Snapshot {
     fn note_streams(&mut self, engine: &Engine) -> Result<(), Problem> {
         // Taken after the cuts: what lies behind a hole is read only once the hole is in the catalog.
         let catalog = engine.catalog.state();
-        for (id, (cell, cut)) in &self.cuts {
+        for (id, cut) in &self.cuts {
             let position = self.covered(cut);
-            let stated = token(cut, &position);
+            let stated = token(&cut.stream, &position);
             let mut reach = position.clone();
             let views = self.provenance.views.iter_mut();
-            for view in views.filter(|view| view.stream == cut.stream().name) {
+            for view in views.filter(|view| view.stream == cut.stream.name) {
                 let horizon: PositionToken = view.horizon.parse().map_err(Problem::internal)?;
                 let end = view_end(cut, view.layer, &horizon.position);
                 if *end != position {
                     reach = reach.join(end);
-                    let end = token(cut, end);
+                    let end = token(&cut.stream, end);
                     view.notes.push(format!(
                         "this view's rows reach `{end}`, beyond the answer's position `{stated}`: the generations of its views end at different positions"
                     ));
                 }
             }
             self.provenance.streams.push(StreamProvenance {
-                stream: cut.stream().name.clone(),
+                stream: cut.stream.name.clone(),
                 id: id.clone(),
                 position: stated.to_string(),
-                freshness_ms: freshness_ms(cell, cut, &position, engine.clock.as_ref()),
+                freshness_ms: freshness_ms(cut, &position, engine),
                 holes: holes_before(&catalog, id, &reach),
             });
         }
         Ok(())
+    }
+}
+
+/// How fresh an answer up to `position` is; none where nobody can say.
+fn freshness_ms(cut: &HeldCut, position: &Position, engine: &Engine) -> Option<u64> {
+    match cut.oldest_behind(position) {
+        Ok(oldest) => Some(age_ms(oldest, engine.clock.as_ref())),
+        Err(AgeUnknown) => None,
     }
 }
 
@@ -357,23 +427,23 @@ fn holes_before(catalog: &CatalogState, stream: &StreamId, reach: &Position) -> 
 }
 
 /// Where the rows of a view end: at the cut's position, or at the horizon of a generation that answers alone.
-fn view_end<'a>(cut: &'a Cut, layer: Layer, horizon: &'a Position) -> &'a Position {
+fn view_end<'a>(cut: &'a HeldCut, layer: Layer, horizon: &'a Position) -> &'a Position {
     match layer {
-        Layer::Merged => cut.position(),
+        Layer::Merged => &cut.position,
         Layer::Batch => horizon,
     }
 }
 
 /// A generation that answers alone covers the stream up to its horizon, so `after` may ask for no more.
-fn check_covered(cut: &Cut, source: &ViewSource, limits: &Limits) -> Result<(), Problem> {
+fn check_covered(cut: &HeldCut, source: &ViewAnswer, limits: &Limits) -> Result<(), Problem> {
     let horizon = source.generation.horizon();
     let beyond = |awaited: &&PositionToken| {
-        awaited.stream == cut.stream().id && !horizon.covers(&awaited.position)
+        awaited.stream == cut.stream.id && !horizon.covers(&awaited.position)
     };
     let Some(awaited) = limits.after.iter().find(beyond).filter(|_| !source.merged) else {
         return Ok(());
     };
-    let reached = token(cut, horizon);
+    let reached = token(&cut.stream, horizon);
     Err(Problem::new(
         ProblemKind::Timeout,
         format!(
@@ -387,13 +457,13 @@ fn check_covered(cut: &Cut, source: &ViewSource, limits: &Limits) -> Result<(), 
 
 /// What a view answers from. `pause` is in how many seconds to ask again for one that let go of its runs.
 fn live_source(
-    cut: &Cut,
-    view: &ViewCut,
+    cut: &HeldCut,
+    view: &HeldView,
     generation: Arc<Generation>,
     layer: Layer,
     pause: impl FnOnce() -> u64,
     notes: &mut Vec<String>,
-) -> Result<ViewSource, Problem> {
+) -> Result<ViewAnswer, Problem> {
     let mut merged = layer == Layer::Merged;
     if merged && !generation.is_mergeable() {
         merged = false;
@@ -402,12 +472,12 @@ fn live_source(
         );
     }
     if merged && let Some(poisoned) = view.poisoned.first() {
-        let horizon = token(cut, generation.horizon());
+        let horizon = token(&cut.stream, generation.horizon());
         let problem = Problem::new(
             ProblemKind::Unavailable,
             format!(
                 "{}; until then layer=batch answers up to `{horizon}`",
-                poisoned.explain(&view.name, &cut.stream().name),
+                poisoned.explain(&view.name, &cut.stream.name),
             ),
         )
         .with("view", view.name.as_str())
@@ -419,8 +489,12 @@ fn live_source(
         };
         return Err(problem.with("retry_after_s", pause));
     }
-    let runs = if merged { view.runs.clone() } else { vec![] };
-    Ok(ViewSource {
+    let runs = if merged {
+        view.runs.clone()
+    } else {
+        Runs::default()
+    };
+    Ok(ViewAnswer {
         generation,
         runs,
         merged,
@@ -431,7 +505,7 @@ fn earlier_generation(
     state: &ViewState,
     catalog: &CatalogState,
     number: GenerationNumber,
-) -> Result<ViewSource, Problem> {
+) -> Result<ViewAnswer, Problem> {
     let manifest = state.generations.get(&number).ok_or_else(|| {
         let known: Vec<String> = state.generations.keys().map(ToString::to_string).collect();
         Problem::new(
@@ -450,9 +524,9 @@ fn earlier_generation(
         .collect();
     let view = View::compile(&manifest.sql, &schemas).map_err(Problem::internal)?;
     let generation = Arc::new(Generation::new(Arc::clone(manifest), Arc::new(view)));
-    Ok(ViewSource {
+    Ok(ViewAnswer {
         generation,
-        runs: vec![],
+        runs: Runs::default(),
         merged: false,
     })
 }

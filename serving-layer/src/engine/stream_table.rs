@@ -3,12 +3,11 @@
 
 use std::sync::Arc;
 
-use arrow::array::RecordBatch;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use async_trait::async_trait;
 use datafusion::catalog::{Session, TableProvider};
 use datafusion::datasource::memory::MemorySourceConfig;
-use datafusion::error::{DataFusionError, Result};
+use datafusion::error::Result;
 use datafusion::logical_expr::{Expr, Operator, TableProviderFilterPushDown, TableType};
 use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_expr::expressions::{BinaryExpr, col, lit};
@@ -18,13 +17,16 @@ use datafusion::physical_plan::union::UnionExec;
 use datafusion::scalar::ScalarValue;
 use dovetail_log::raw::{EventTimeRange, RawScan};
 use dovetail_model::{EXCLUDED, Exclusion, Position, Span};
-use dovetail_seam::Cut;
+use dovetail_seam::{HeldCut, HeldEvents};
 use dovetail_view::exclusion_predicate;
+
+use super::external;
 
 /// Reads the stream of a cut.
 #[derive(Debug)]
 pub(crate) struct StreamTable {
-    cut: Arc<Cut>,
+    cut: Arc<HeldCut>,
+    events: HeldEvents,
     /// Events before this position are read.
     upto: Position,
     exclusions: Vec<Exclusion>,
@@ -36,12 +38,13 @@ impl StreamTable {
     /// `upto` is the cut's position, or one that is archived. `exclusions` are those in force; `system_columns` says whether the question may name `_partition`,
     /// `_offset`, `_arrived_at` and `_excluded`.
     pub(crate) fn new(
-        cut: Arc<Cut>,
+        cut: Arc<HeldCut>,
+        events: HeldEvents,
         upto: Position,
         exclusions: Vec<Exclusion>,
         system_columns: bool,
     ) -> Self {
-        let declared = &cut.stream().schema;
+        let declared = &cut.stream.schema;
         let schema = if system_columns {
             let mut fields = declared.events().fields().to_vec();
             // Never null in fact, but a predicate may be, and the engine sees no further.
@@ -52,6 +55,7 @@ impl StreamTable {
         };
         Self {
             cut,
+            events,
             upto,
             exclusions,
             schema,
@@ -59,40 +63,38 @@ impl StreamTable {
     }
 
     /// The raw log and the tail as one plan over the events schema.
-    fn events(
+    async fn events(
         &self,
         event_time: Option<EventTimeRange>,
         columns: &[usize],
         partitions: usize,
     ) -> Result<Arc<dyn ExecutionPlan>> {
-        let raw = self.cut.raw();
-        let whole = self.upto == *self.cut.position();
-        let archived = if whole { raw.archived() } else { &self.upto };
-        let archived = raw
+        let HeldEvents {
+            raw,
+            archived,
+            tail,
+        } = &self.events;
+        let whole = self.upto == self.cut.position;
+        let end = if whole { archived } else { &self.upto };
+        let scan = raw
             .scan(RawScan {
-                span: Span::up_to(archived.clone()),
+                span: Span::up_to(end.clone()),
                 columns: Some(columns.to_vec()),
                 event_time,
                 target_partitions: partitions,
             })
-            .map_err(|error| DataFusionError::External(Box::new(error)))?;
-        if !whole || self.cut.tail().is_empty() {
-            return Ok(archived);
+            .map_err(external)?;
+        if !whole || *archived == self.cut.position {
+            return Ok(scan);
         }
-        let tail: Vec<RecordBatch> = self
-            .cut
-            .tail()
-            .iter()
-            .map(|batch| batch.events.clone())
-            .collect();
-        let events = self.cut.stream().schema.events();
-        let tail = MemorySourceConfig::try_new_exec(&[tail], events, Some(columns.to_vec()))?;
-        UnionExec::try_new(vec![archived, tail])
+        let tail = tail.fetch(columns).await.map_err(external)?;
+        let tail = MemorySourceConfig::try_new_exec(&[tail], scan.schema(), None)?;
+        UnionExec::try_new(vec![scan, tail])
     }
 
     /// The bounds that the filters set on the event time, to prune segments with.
     fn event_time_range(&self, filters: &[Expr]) -> Option<EventTimeRange> {
-        let column = &self.cut.stream().schema.event_time.as_ref()?.column;
+        let column = &self.cut.stream.schema.event_time.as_ref()?.column;
         let mut range = EventTimeRange::default();
         for filter in filters {
             let Expr::BinaryExpr(binary) = filter else {
@@ -164,18 +166,18 @@ impl TableProvider for StreamTable {
         let wanted: Vec<usize> = projection
             .cloned()
             .unwrap_or_else(|| (0..self.schema.fields().len()).collect());
-        let events = self.cut.stream().schema.events();
+        let events = self.cut.stream.schema.events();
         let width = events.fields().len();
         let needs_excluded = wanted.iter().any(|index| *index >= width);
         let range = self.event_time_range(filters);
         let partitions = session.config().target_partitions();
         if !needs_excluded {
-            return self.events(range, &wanted, partitions);
+            return self.events(range, &wanted, partitions).await;
         }
         let all: Vec<usize> = (0..width).collect();
-        let plan = self.events(range, &all, partitions)?;
-        let excluded = exclusion_predicate(&self.exclusions, &self.cut.stream().schema)
-            .map_err(|error| DataFusionError::External(Box::new(error)))?;
+        let plan = self.events(range, &all, partitions).await?;
+        let excluded =
+            exclusion_predicate(&self.exclusions, &self.cut.stream.schema).map_err(external)?;
         let excluded: Arc<dyn PhysicalExpr> = Arc::new(BinaryExpr::new(
             excluded,
             Operator::IsNotDistinctFrom,

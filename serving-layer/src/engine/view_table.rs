@@ -12,30 +12,30 @@ use datafusion::error::Result;
 use datafusion::logical_expr::utils::conjunction;
 use datafusion::logical_expr::{Expr, TableProviderFilterPushDown, TableType};
 use datafusion::physical_plan::ExecutionPlan;
-use dovetail_seam::Generation;
-use dovetail_view::Run;
+use dovetail_seam::{Generation, Runs};
 
-use super::merged_scan::MergedScan;
+use super::external;
+use super::merged_scan::{MergedScan, ViewSource};
 
 /// What one question takes of one view.
 #[derive(Debug, Clone)]
-pub(crate) struct ViewSource {
+pub(crate) struct ViewAnswer {
     pub(crate) generation: Arc<Generation>,
     /// Empty when the generation answers alone.
-    pub(crate) runs: Vec<Arc<Run>>,
+    pub(crate) runs: Runs,
     /// Whether both layers answer.
     pub(crate) merged: bool,
 }
 
-/// Reads a [`ViewSource`] as its finished rows.
+/// Reads a [`ViewAnswer`] as its finished rows.
 #[derive(Debug)]
 pub(crate) struct ViewTable {
     name: String,
-    source: ViewSource,
+    source: ViewAnswer,
 }
 
 impl ViewTable {
-    pub(crate) fn new(name: &str, source: ViewSource) -> Self {
+    pub(crate) fn new(name: &str, source: ViewAnswer) -> Self {
         Self {
             name: name.to_owned(),
             source,
@@ -113,9 +113,19 @@ impl TableProvider for ViewTable {
             None => None,
         };
         let partitions = session.config().target_partitions();
+        let ViewAnswer {
+            generation,
+            runs,
+            merged,
+        } = &self.source;
+        let source = ViewSource {
+            generation: Arc::clone(generation),
+            runs: runs.fetch(filters).await.map_err(external)?,
+            merged: *merged,
+        };
         let scan = MergedScan::new(
             &self.name,
-            self.source.clone(),
+            source,
             projection.cloned(),
             predicate,
             limit,

@@ -181,12 +181,18 @@ fn provenance_headers(provenance: &Provenance) -> [(&'static str, String); 3] {
         .iter()
         .map(|s| s.position.as_str())
         .collect();
-    let freshness = provenance.streams.iter().map(|s| s.freshness_ms).max();
+    let freshness = freshness(provenance).map_or("unknown".to_owned(), |ms| ms.to_string());
     [
         (GENERATION_HEADER, none_if_empty(generation)),
         (POSITION_HEADER, none_if_empty(positions.join(";"))),
-        (FRESHNESS_HEADER, freshness.unwrap_or(0).to_string()),
+        (FRESHNESS_HEADER, freshness),
     ]
+}
+
+/// That of the stream that is furthest behind; none where that of one is not known.
+fn freshness(provenance: &Provenance) -> Option<u64> {
+    let mut streams = provenance.streams.iter();
+    streams.try_fold(0, |most, stream| Some(stream.freshness_ms?.max(most)))
 }
 
 /// What the streams that were read have lost, if anything.

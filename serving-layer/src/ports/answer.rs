@@ -185,8 +185,9 @@ pub struct StreamProvenance {
     /// itself is read, its rows end exactly here. A view's rows end here too unless its notes say that they
     /// reach further, as views that answer from generations of different horizons do.
     pub position: String,
-    /// Age of the oldest durable event that the answer does not cover, in milliseconds; 0 when it covers all.
-    pub freshness_ms: u64,
+    /// Age of the oldest durable event that the answer does not cover, in milliseconds; 0 when it covers all. None
+    /// where the process that knows what is durable could not be asked.
+    pub freshness_ms: Option<u64>,
     /// Offsets that its topic lost before they were read, and that the answer runs over.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub holes: Vec<HoleInfo>,

@@ -87,7 +87,7 @@ fn frame() -> Frame {
         stream: "flights".to_owned(),
         id: "k3f".parse().unwrap(),
         position: "flights~k3f:0@7".to_owned(),
-        freshness_ms: 12,
+        freshness_ms: Some(12),
         holes: vec![HOLE],
     };
     Frame {

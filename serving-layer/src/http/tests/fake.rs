@@ -114,7 +114,7 @@ fn provenance(request: &Limits) -> Provenance {
             stream: "flights".to_owned(),
             id: "k3f".parse().unwrap(),
             position: "flights~k3f:0@1234".to_owned(),
-            freshness_ms: 7,
+            freshness_ms: Some(7),
             holes: vec![HOLE],
         }],
         views: vec![ViewProvenance {
