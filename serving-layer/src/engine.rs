@@ -8,6 +8,7 @@
 //! only our tables resolve; user SQL changes nothing. Non-goals: definitions, HTTP.
 
 mod column_names;
+mod fetched;
 mod interrupt;
 mod merged_scan;
 mod provenance;

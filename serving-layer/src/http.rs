@@ -22,6 +22,7 @@ mod compress;
 mod connection_io;
 mod encode;
 mod format;
+mod forward;
 mod json_body;
 mod origin;
 mod params;

@@ -63,6 +63,22 @@ pub trait Queries: Send + Sync {
     async fn rows(&self, request: RowsRequest) -> Result<RowsAnswer, Problem>;
 }
 
+/// The process that does what is not a read, as a replica knows it.
+#[async_trait]
+pub trait Elsewhere: Send + Sync {
+    /// Its HTTP API, as a URL: scheme, host and port.
+    ///
+    /// # Errors
+    /// `Unavailable` when no process has said where it is.
+    fn url(&self) -> Result<String, Problem>;
+
+    /// Whether it answers: `/readyz` of the replica.
+    ///
+    /// # Errors
+    /// `Unavailable`, saying who does not.
+    async fn ready(&self) -> Result<(), Problem>;
+}
+
 /// Writes of events.
 #[async_trait]
 pub trait Ingest: Send + Sync {
@@ -248,4 +264,22 @@ pub struct Ports {
     pub ingest: Arc<dyn Ingest>,
     /// Definitions, batch runs, status.
     pub control: Arc<dyn Control>,
+}
+
+/// What a replica answers itself, and who does the rest.
+#[derive(Clone)]
+pub struct ReadPorts {
+    /// Reads.
+    pub queries: Arc<dyn Queries>,
+    /// Everything else.
+    pub others: Arc<dyn Elsewhere>,
+}
+
+/// What the API of a process answers.
+#[derive(Clone)]
+pub enum Served {
+    /// Everything.
+    All(Ports),
+    /// Reads; the rest is handed on.
+    Reads(ReadPorts),
 }

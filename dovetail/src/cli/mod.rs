@@ -38,7 +38,7 @@ use args::{Cli, Command};
 use console::Console;
 pub use definitions::DefinitionFile;
 pub use error::CliError;
-pub use up::{Limits, Server, Serving, StorePlace, UpOptions};
+pub use up::{CutsPlace, Limits, Role, Server, Serving, StorePlace, UpOptions};
 
 /// Runs the command that `args` (the program's name first) say, and gives the exit code. `server` is what
 /// `up` and `demo` start.

@@ -31,6 +31,8 @@ Examples:
   dovetail up --data /var/lib/dovetail --apply definitions/
   dovetail up --store s3://events/dovetail --store-option region=eu-central-1
   dovetail up --listen 0.0.0.0:8080 --tokens tokens.txt --log-format json
+  dovetail up --store s3://events/dovetail --cuts 127.0.0.1:8090
+  dovetail up --store s3://events/dovetail --roles serve --data replica-1 --listen 127.0.0.1:8081
 
 A tokens file has a line for each token, name:role:secret, where the secret may be hidden:
   ops:admin:c1b8f0d6e7a94c02
@@ -67,9 +69,121 @@ pub(super) struct UpArgs {
     #[arg(long, env = "DOVETAIL_TOKENS", value_name = "FILE")]
     tokens: Option<PathBuf>,
     #[command(flatten)]
+    roles: RoleArgs,
+    #[command(flatten)]
     limits: Limits,
     #[command(flatten)]
     log: LogArgs,
+}
+
+/// Which part of the work this process does, and how processes of one store find each other.
+#[derive(Debug, Args)]
+struct RoleArgs {
+    /// What this process does: `ingest,batch,serve` is everything, `serve` alone a replica. It answers queries over the
+    /// store of the process that does everything, asks that one for what is not in the store yet, and hands it all that
+    /// is not a read
+    #[arg(
+        long,
+        env = "DOVETAIL_ROLES",
+        value_name = "ROLES",
+        default_value = "ingest,batch,serve",
+        value_parser = roles
+    )]
+    roles: Roles,
+    /// Where to hand out to replicas what is not in the store yet; port 0 takes a free one
+    #[arg(long, env = "DOVETAIL_CUTS", value_name = "ADDRESS", value_parser = address)]
+    cuts: Option<SocketAddr>,
+    /// The name or address by which replicas reach this process [default: the addresses that it listens on]
+    #[arg(long, env = "DOVETAIL_ADVERTISE", value_name = "HOST", requires = "cuts")]
+    advertise: Option<String>,
+    /// The token that a replica shows, if the process that it asks has tokens: one that may read
+    #[arg(
+        long,
+        env = "DOVETAIL_PEER_TOKEN",
+        value_name = "TOKEN",
+        hide_env_values = true
+    )]
+    peer_token: Option<String>,
+}
+
+/// The roles that a process may have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Roles {
+    All,
+    Serve,
+}
+
+/// What a process does.
+#[derive(Debug, Clone)]
+pub enum Role {
+    /// Everything.
+    All {
+        /// How replicas reach it, if there are to be any.
+        cuts: Option<CutsPlace>,
+    },
+    /// Reads, for a process that does everything.
+    Replica {
+        /// What it shows to that one.
+        peer_token: Option<String>,
+    },
+}
+
+/// Where replicas reach a process.
+#[derive(Debug, Clone)]
+pub struct CutsPlace {
+    /// Where cuts are handed out.
+    pub listen: SocketAddr,
+    /// The host that others know this process by; if none, that of the addresses.
+    pub advertise: Option<String>,
+}
+
+impl RoleArgs {
+    /// What it comes to beside the other options.
+    fn role(&self, up: &UpArgs) -> Result<Role, CliError> {
+        let usage = |text: &str| Err(CliError::Usage(text.to_owned()));
+        if self.roles == Roles::Serve {
+            if up.store.store.is_none() {
+                return usage("--roles serve needs --store: that of the process that takes the events");
+            }
+            if up.store.take_over || up.apply.is_some() || self.cuts.is_some() {
+                return usage(
+                    "--roles serve only reads: --take-over, --apply and --cuts are for the process that takes the events",
+                );
+            }
+            return Ok(Role::Replica {
+                peer_token: self.peer_token.clone(),
+            });
+        }
+        if self.peer_token.is_some() {
+            return usage("--peer-token is for --roles serve: it is what a replica shows");
+        }
+        let Some(listen) = self.cuts else {
+            return Ok(Role::All { cuts: None });
+        };
+        let everywhere = [listen, up.listen].iter().any(|at| at.ip().is_unspecified());
+        if everywhere && self.advertise.is_none() {
+            return usage(
+                "replicas cannot reach 0.0.0.0: say with --advertise by which name or address they reach this process",
+            );
+        }
+        Ok(Role::All {
+            cuts: Some(CutsPlace {
+                listen,
+                advertise: self.advertise.clone(),
+            }),
+        })
+    }
+}
+
+/// Reads a list of roles.
+fn roles(text: &str) -> Result<Roles, String> {
+    let mut named: Vec<&str> = text.split(',').map(str::trim).collect();
+    named.sort_unstable();
+    match named.as_slice() {
+        ["batch", "ingest", "serve"] => Ok(Roles::All),
+        ["serve"] => Ok(Roles::Serve),
+        _ => Err("it is `ingest,batch,serve` or `serve`".to_owned()),
+    }
 }
 
 /// Where the raw log, the generations and the catalog live.
@@ -184,6 +298,8 @@ pub struct UpOptions {
     pub apply: Vec<DefinitionFile>,
     /// Who may do what; without any, loopback only and every caller is admin.
     pub tokens: Vec<TokenEntry>,
+    /// What it does.
+    pub role: Role,
     /// What the layers may take.
     pub limits: Limits,
 }
@@ -209,8 +325,10 @@ pub(super) async fn run(
     server: &dyn Server,
 ) -> Result<(), CliError> {
     args.limits.check()?;
+    let role = args.roles.role(&args)?;
     logging::init(&args.log, "info")?;
     let options = UpOptions {
+        role,
         data: args.data,
         takes_over: args.store.take_over,
         store: args.store.place(),

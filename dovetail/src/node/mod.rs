@@ -23,7 +23,9 @@ mod kafka;
 mod load;
 mod open;
 mod open_stream;
+mod peers;
 mod queries;
+mod replica;
 mod runtimes;
 mod server;
 mod streams;
@@ -131,8 +133,7 @@ struct Inner {
     batch: BatchLayer,
     engine: Engine,
     memory: Arc<SpeedMemory>,
-    /// Kept for its threads.
-    _runtimes: Runtimes,
+    runtimes: Runtimes,
     /// Definitions change one at a time.
     defining: Mutex<()>,
     /// How busy queries are; the meters of what works on a stream are in its cell.

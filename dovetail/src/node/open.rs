@@ -14,7 +14,7 @@ use dovetail_batch_layer::{BatchConfig, BatchLayer, Scheduler, StartRequest};
 use dovetail_log::CommittedBatch;
 use dovetail_log::catalog::{Catalog, Held};
 use dovetail_log::embedded::{EmbeddedLog, FsDisk, LogOptions, ONLY_PARTITION};
-use dovetail_log::object::{self, Environment, LocalStore, StoreError, check_store};
+use dovetail_log::object::{self, Environment, LocalStore, StoreError, Usage, check_store};
 use dovetail_log::parquet_files::register_store;
 use dovetail_log::raw::{RawLog, RawSnapshot};
 use dovetail_model::{
@@ -181,7 +181,7 @@ impl Node {
             batch,
             engine,
             memory,
-            _runtimes: runtimes,
+            runtimes,
             defining: Mutex::new(()),
             queries: Arc::default(),
             stop: CancellationToken::new(),
@@ -560,18 +560,27 @@ async fn open_store(
     config: &NodeConfig,
     data_dir: &DataDir,
 ) -> Result<Arc<dyn ObjectStore>, NodeError> {
-    let Some(StorePlace { url, options }) = &config.store else {
+    let Some(place) = &config.store else {
         let opened = LocalStore::open(data_dir.store()).map_err(|source| NodeError::Io {
             action: "open the object store",
             source: std::io::Error::other(source),
         })?;
         return Ok(Arc::new(opened));
     };
-    let environment = Environment::of_process();
-    let store = object::open_store(url, options, &environment, &Handle::current())?;
-    if url.is_remote() {
-        check_store(url, &store).await?;
+    let store = open_place(place, Usage::Writing)?;
+    if place.url.is_remote() {
+        check_store(&place.url, &store).await?;
     }
+    Ok(store)
+}
+
+/// The store at `place`, of which nothing was asked yet.
+pub(super) fn open_place(
+    StorePlace { url, options }: &StorePlace,
+    usage: Usage,
+) -> Result<Arc<dyn ObjectStore>, StoreError> {
+    let environment = Environment::of_process();
+    let store = object::open_store(url, options, &environment, &Handle::current(), usage)?;
     info!(store = %url, "opened the object store");
     Ok(store)
 }
@@ -624,7 +633,8 @@ pub(crate) fn compile(stream: &StreamState, sql: &str) -> Result<Arc<View>, Stri
         .map_err(|error| error.to_string())
 }
 
-fn engine_runtime(
+/// What queries or batch runs compute in: memory of their own, a place to spill to, and the store.
+pub(super) fn engine_runtime(
     data_dir: &DataDir,
     pool: Arc<dyn MemoryPool>,
     store: &Arc<dyn ObjectStore>,

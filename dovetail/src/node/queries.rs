@@ -29,10 +29,7 @@ pub(super) struct MeteredQueries {
 impl Node {
     /// The engine as the HTTP API asks it.
     pub(super) fn metered_queries(&self) -> MeteredQueries {
-        MeteredQueries {
-            engine: self.0.engine.clone().metered(Arc::clone(&self.0.queries)),
-            meter: Arc::clone(&self.0.queries),
-        }
+        MeteredQueries::new(&self.0.engine, &self.0.queries)
     }
 }
 
@@ -53,6 +50,14 @@ impl Queries for MeteredQueries {
 }
 
 impl MeteredQueries {
+    /// The queries of `engine`, on `meter`.
+    pub(super) fn new(engine: &Engine, meter: &Arc<Meter>) -> Self {
+        Self {
+            engine: engine.clone().metered(Arc::clone(meter)),
+            meter: Arc::clone(meter),
+        }
+    }
+
     fn metered(&self, answer: Answer) -> Answer {
         self.meter.count(1);
         Answer {

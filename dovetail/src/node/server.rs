@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 //! A node behind its HTTP API, from start to graceful end.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use dovetail_model::{Problem, ProblemKind};
 use dovetail_serving_layer::http::{self, ApiConfig, AuthConfig};
-use dovetail_serving_layer::ports::Ports;
+use dovetail_serving_layer::ports::{Ports, Served};
 use dovetail_serving_layer::sql::parse_directory;
 use futures::future::BoxFuture;
 use tokio::net::TcpListener;
@@ -13,8 +14,10 @@ use tokio::task::JoinError;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
+use super::peers::Peers;
+use super::replica::{Replica, ReplicaConfig};
 use super::{Node, NodeConfig};
-use crate::cli::{DefinitionFile, Server, Serving, UpOptions};
+use crate::cli::{CutsPlace, DefinitionFile, Role, Server, Serving, UpOptions};
 
 /// Starts nodes for `dovetail up` and `dovetail demo`.
 #[derive(Debug, Clone, Copy, Default)]
@@ -27,18 +30,10 @@ impl Server for NodeServer {
 }
 
 async fn serve(options: UpOptions, serving: Serving) -> Result<(), Problem> {
-    if options.tokens.is_empty() && !options.listen.ip().is_loopback() {
-        return Err(Problem::new(
-            ProblemKind::Invalid,
-            format!(
-                "`{}` can be reached from other machines: give --tokens, or listen on 127.0.0.1",
-                options.listen
-            ),
-        ));
-    }
     let auth = AuthConfig {
         tokens: options.tokens,
     };
+    check_reachable(&auth, options.listen, "--listen")?;
     // Bound first: a taken port is known before a data directory is touched.
     let cannot_listen = |error: std::io::Error| {
         Problem::new(
@@ -53,6 +48,25 @@ async fn serve(options: UpOptions, serving: Serving) -> Result<(), Problem> {
         .await
         .map_err(cannot_listen)?;
     let address = listener.local_addr().map_err(cannot_listen)?;
+    let cuts = match options.role {
+        Role::All { cuts } => cuts,
+        Role::Replica { peer_token } => {
+            let store = options.store.expect("a replica is told of a store");
+            let config = ReplicaConfig {
+                data: options.data,
+                store,
+                peer_token,
+            };
+            return serve_reads(config, auth, listener, serving).await;
+        }
+    };
+    let peers = match cuts {
+        Some(CutsPlace { listen, advertise }) => {
+            check_reachable(&auth, listen, "--cuts")?;
+            Some(Peers::bind(listen, advertise.as_deref(), address).await?)
+        }
+        None => None,
+    };
     let limits = options.limits;
     let config = NodeConfig {
         store: options.store,
@@ -68,7 +82,13 @@ async fn serve(options: UpOptions, serving: Serving) -> Result<(), Problem> {
     let node = opened
         .map_err(Problem::internal)?
         .map_err(|error| Problem::new(error.kind(), error.to_string()))?;
-    if let Err(problem) = bring_into_force(&node, &options.apply).await {
+    let no_more_cuts = CancellationToken::new();
+    let met = async {
+        bring_into_force(&node, &options.apply).await?;
+        node.meet(peers, &auth, no_more_cuts.clone()).await
+    };
+    if let Err(problem) = met.await {
+        no_more_cuts.cancel();
         node.shutdown().await;
         return Err(problem);
     }
@@ -98,12 +118,53 @@ async fn serve(options: UpOptions, serving: Serving) -> Result<(), Problem> {
     };
     let config = http::ServerConfig::default();
     let stopped = shutdown.clone().cancelled_owned();
-    let requests_end = http::serve(listener, ports, ApiConfig { auth }, config, stopped);
+    let served = Served::All(ports);
+    let requests_end = http::serve(listener, served, ApiConfig { auth }, config, stopped);
     let (_, (), superseded) = tokio::join!(requests_end, batch_stops, is_superseded);
+    // Replicas answer for as long as this process does.
+    no_more_cuts.cancel();
     node.shutdown().await;
     superseded.map_or(Ok(()), |superseded| {
         Err(Problem::new(ProblemKind::Conflict, superseded.to_string()))
     })
+}
+
+/// A replica, from start to end: it leaves nothing behind.
+async fn serve_reads(
+    config: ReplicaConfig,
+    auth: AuthConfig,
+    listener: TcpListener,
+    serving: Serving,
+) -> Result<(), Problem> {
+    let address = listener.local_addr().map_err(Problem::internal)?;
+    let Some(opened) = unless_stopped(Replica::open(config), &serving.shutdown).await else {
+        return Ok(());
+    };
+    let replica = opened
+        .map_err(Problem::internal)?
+        .map_err(|error| Problem::new(error.kind(), error.to_string()))?;
+    let _following = replica.follow(serving.shutdown.child_token());
+    // Nobody waits for the address when the caller has given up already.
+    let _ = serving.ready.send(address);
+    let served = Served::Reads(replica.ports());
+    let config = http::ServerConfig::default();
+    let stopped = serving.shutdown.cancelled_owned();
+    http::serve(listener, served, ApiConfig { auth }, config, stopped).await;
+    tracing::info!("stopped");
+    Ok(())
+}
+
+/// Without tokens everyone is admin, so nobody may come from elsewhere.
+fn check_reachable(auth: &AuthConfig, listen: SocketAddr, option: &str) -> Result<(), Problem> {
+    if !auth.is_open() || listen.ip().is_loopback() {
+        return Ok(());
+    }
+    Err(Problem::new(
+        ProblemKind::Invalid,
+        format!(
+            "`{listen}` ({option}) can be reached from other machines: give --tokens, or listen on 127.0.0.1"
+        ),
+    ))
 }
 
 /// What `start` comes to, or None when `shutdown` comes first. It is left where it stands then, as a crash would leave

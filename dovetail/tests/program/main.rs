@@ -19,6 +19,7 @@ mod kafka;
 mod memory;
 mod object_store;
 mod poison;
+mod replicas;
 mod sql_files;
 mod support;
 mod up;

@@ -49,7 +49,7 @@ pub struct LocalStore(Arc<Shared>);
 pub(super) struct Shared {
     files: LocalFileSystem,
     root: PathBuf,
-    /// The directory itself, locked for as long as the store is open.
+    /// The directory itself, locked for as long as the store is open by one that writes.
     _lock: File,
     /// Held while names change, never during an fsync.
     names: Mutex<()>,
@@ -82,6 +82,27 @@ impl LocalStore {
             names: Mutex::new(()),
             stamps: Stamps::after(latest),
             durable_dirs: Mutex::new(dirs),
+        })))
+    }
+}
+
+impl LocalStore {
+    /// Opens the store at `root` for one that writes nothing, beside the one that does.
+    ///
+    /// # Errors
+    /// When the directory cannot be read; the message names the path.
+    pub fn open_to_read(root: impl AsRef<FilePath>) -> Result<Self> {
+        let root = root.as_ref();
+        let root = root
+            .canonicalize()
+            .map_err(|e| io_error("resolve", root, e))?;
+        Ok(Self(Arc::new(Shared {
+            files: LocalFileSystem::new_with_prefix(&root)?,
+            _lock: File::open(&root).map_err(|e| io_error("open", &root, e))?,
+            root,
+            names: Mutex::new(()),
+            stamps: Stamps::after(0),
+            durable_dirs: Mutex::new(HashSet::new()),
         })))
     }
 }

@@ -78,6 +78,15 @@ impl<'a> FromIterator<(&'a str, &'a str)> for Environment {
     }
 }
 
+/// What a process does with a store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Usage {
+    /// It writes, as the only one, and reads.
+    Writing,
+    /// It only reads, beside the one that writes.
+    Reading,
+}
+
 /// Why a store cannot be used. Names its URL, never a secret.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
@@ -141,6 +150,7 @@ pub fn open_store(
     options: &[StoreOption],
     environment: &Environment,
     io: &Handle,
+    usage: Usage,
 ) -> Result<Arc<dyn ObjectStore>, StoreError> {
     let wrong = |reason: String| StoreError::Settings {
         url: url.clone(),
@@ -157,7 +167,11 @@ pub fn open_store(
         }
         Place::Memory => return Ok(Arc::new(InMemory::new())),
         Place::Directory(directory) => {
-            let store = LocalStore::open(directory).map_err(|error| wrong(error.to_string()))?;
+            let opened = match usage {
+                Usage::Writing => LocalStore::open(directory),
+                Usage::Reading => LocalStore::open_to_read(directory),
+            };
+            let store = opened.map_err(|error| wrong(error.to_string()))?;
             return Ok(Arc::new(store));
         }
     };

@@ -55,6 +55,7 @@ fn opened(
         options,
         environment,
         &tokio::runtime::Handle::current(),
+        Usage::Writing,
     )
 }
 

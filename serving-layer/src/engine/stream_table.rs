@@ -21,6 +21,7 @@ use dovetail_seam::{HeldCut, HeldEvents};
 use dovetail_view::exclusion_predicate;
 
 use super::external;
+use super::fetched::Fetched;
 
 /// Reads the stream of a cut.
 #[derive(Debug)]
@@ -32,6 +33,7 @@ pub(crate) struct StreamTable {
     exclusions: Vec<Exclusion>,
     /// The columns that the question can see.
     schema: SchemaRef,
+    fetched: Fetched,
 }
 
 impl StreamTable {
@@ -59,12 +61,14 @@ impl StreamTable {
             upto,
             exclusions,
             schema,
+            fetched: Fetched::default(),
         }
     }
 
     /// The raw log and the tail as one plan over the events schema.
     async fn events(
         &self,
+        session: &dyn Session,
         event_time: Option<EventTimeRange>,
         columns: &[usize],
         partitions: usize,
@@ -87,7 +91,10 @@ impl StreamTable {
         if !whole || *archived == self.cut.position {
             return Ok(scan);
         }
-        let tail = tail.fetch(columns).await.map_err(external)?;
+        let reserved = self.fetched.reserve(session);
+        let mut account = |bytes| reserved.grow(bytes);
+        let tail = tail.fetch(columns, &mut account).await;
+        let tail = tail.map_err(external)?;
         let tail = MemorySourceConfig::try_new_exec(&[tail], scan.schema(), None)?;
         UnionExec::try_new(vec![scan, tail])
     }
@@ -172,10 +179,10 @@ impl TableProvider for StreamTable {
         let range = self.event_time_range(filters);
         let partitions = session.config().target_partitions();
         if !needs_excluded {
-            return self.events(range, &wanted, partitions).await;
+            return self.events(session, range, &wanted, partitions).await;
         }
         let all: Vec<usize> = (0..width).collect();
-        let plan = self.events(range, &all, partitions).await?;
+        let plan = self.events(session, range, &all, partitions).await?;
         let excluded =
             exclusion_predicate(&self.exclusions, &self.cut.stream.schema).map_err(external)?;
         let excluded: Arc<dyn PhysicalExpr> = Arc::new(BinaryExpr::new(

@@ -15,6 +15,7 @@ use datafusion::physical_plan::ExecutionPlan;
 use dovetail_seam::{Generation, Runs};
 
 use super::external;
+use super::fetched::Fetched;
 use super::merged_scan::{MergedScan, ViewSource};
 
 /// What one question takes of one view.
@@ -32,6 +33,7 @@ pub(crate) struct ViewAnswer {
 pub(crate) struct ViewTable {
     name: String,
     source: ViewAnswer,
+    fetched: Fetched,
 }
 
 impl ViewTable {
@@ -39,6 +41,7 @@ impl ViewTable {
         Self {
             name: name.to_owned(),
             source,
+            fetched: Fetched::default(),
         }
     }
 
@@ -118,9 +121,11 @@ impl TableProvider for ViewTable {
             runs,
             merged,
         } = &self.source;
+        let reserved = self.fetched.reserve(session);
+        let mut account = |bytes| reserved.grow(bytes);
         let source = ViewSource {
             generation: Arc::clone(generation),
-            runs: runs.fetch(filters).await.map_err(external)?,
+            runs: runs.fetch(filters, &mut account).await.map_err(external)?,
             merged: *merged,
         };
         let scan = MergedScan::new(

@@ -113,6 +113,17 @@ impl AuthConfig {
         self.tokens.is_empty()
     }
 
+    /// Whether whoever sends `headers` may read.
+    ///
+    /// # Errors
+    /// `Unauthenticated` without a known bearer token.
+    pub fn check_reader(&self, headers: &HeaderMap) -> Result<(), Problem> {
+        if self.is_open() {
+            return Ok(());
+        }
+        self.authenticate(headers)?.require(Role::Read)
+    }
+
     /// The caller that `headers` speak for.
     ///
     /// # Errors

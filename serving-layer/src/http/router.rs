@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use axum::Router;
-use axum::extract::{FromRequestParts, Path, Request, State};
+use axum::extract::{FromRef, FromRequestParts, Path, Request, State};
 use axum::http::request::Parts;
 use axum::http::{HeaderValue, header};
 use axum::middleware::{Next, from_fn, from_fn_with_state};
@@ -20,12 +20,13 @@ use tracing::debug;
 use super::auth::{AuthConfig, Caller};
 use super::body::BodyReader;
 use super::compress::compress;
+use super::forward::Forwarder;
 use super::params::Params;
 use super::patience::Patience;
 use super::problem::{Refusal, panicked, unknown_route, wrong_method};
 use super::whole::whole_over_http_1_0;
 use super::{origin, routes};
-use crate::ports::{Limits, Ports};
+use crate::ports::{Limits, Ports, Queries, ReadPorts, Served};
 
 /// What the API needs besides its ports.
 #[derive(Debug, Clone, Default)]
@@ -39,32 +40,88 @@ pub struct ApiConfig {
 pub(super) struct Api {
     pub(super) ports: Ports,
     pub(super) bodies: BodyReader,
-    auth: Arc<AuthConfig>,
     closing: CancellationToken,
 }
 
-impl Api {
+/// What handlers of reads share, in every process that answers them.
+#[derive(Clone)]
+pub(super) struct Reads {
+    pub(super) queries: Arc<dyn Queries>,
+    pub(super) bodies: BodyReader,
+    /// What is no read.
+    pub(super) others: Others,
+    closing: CancellationToken,
+}
+
+/// Who does what is no read.
+#[derive(Clone)]
+pub(super) enum Others {
+    /// This process.
+    Here(Ports),
+    /// Another one.
+    Elsewhere(Forwarder),
+}
+
+impl Reads {
     pub(super) fn patience(&self, limits: &Limits) -> Patience {
         Patience::new(limits, self.closing.clone())
     }
 }
 
-/// The whole API over `ports`. Queries that run when `closing` is cancelled are answered that the server ends.
-pub(super) fn router(ports: Ports, config: ApiConfig, closing: CancellationToken) -> Router {
+impl FromRef<Api> for Reads {
+    fn from_ref(api: &Api) -> Self {
+        Self {
+            queries: Arc::clone(&api.ports.queries),
+            bodies: api.bodies.clone(),
+            others: Others::Here(api.ports.clone()),
+            closing: api.closing.clone(),
+        }
+    }
+}
+
+/// The whole API over what is served. Queries that run when `closing` is cancelled are answered that the server ends.
+pub(super) fn router(served: Served, config: ApiConfig, closing: CancellationToken) -> Router {
+    let routes = match served {
+        Served::All(ports) => all(ports, closing),
+        Served::Reads(ports) => reads(ports, closing),
+    };
+    routes
+        .layer(CatchPanicLayer::custom(panicked))
+        .layer(from_fn(compress))
+        .layer(from_fn_with_state(Arc::new(config.auth), authenticate))
+        .layer(from_fn(finish))
+        .layer(from_fn(whole_over_http_1_0))
+}
+
+fn all(ports: Ports, closing: CancellationToken) -> Router {
     let api = Api {
         ports,
         closing,
         bodies: BodyReader::default(),
-        auth: Arc::new(config.auth),
     };
     v1().fallback(unknown_route)
         .method_not_allowed_fallback(wrong_method)
-        .with_state(api.clone())
-        .layer(CatchPanicLayer::custom(panicked))
-        .layer(from_fn(compress))
-        .layer(from_fn_with_state(api, authenticate))
-        .layer(from_fn(finish))
-        .layer(from_fn(whole_over_http_1_0))
+        .with_state(api)
+}
+
+/// Reads are answered here, and everything else by the process that does it.
+fn reads(ports: ReadPorts, closing: CancellationToken) -> Router {
+    let forwarder = Forwarder::new(ports.others);
+    let reads = Reads {
+        queries: ports.queries,
+        bodies: BodyReader::default(),
+        others: Others::Elsewhere(forwarder.clone()),
+        closing,
+    };
+    let forward = move |request: Request| async move { forwarder.forward(request).await };
+    Router::new()
+        .route("/healthz", get(routes::status::healthz))
+        .route("/readyz", get(routes::status::reads_ready))
+        .route("/v1/sql", get(routes::sql::get).post(routes::sql::post))
+        .route("/v1/views/{view}", get(routes::views::rows))
+        .fallback(forward.clone())
+        .method_not_allowed_fallback(forward)
+        .with_state(reads)
 }
 
 fn v1() -> Router<Api> {
@@ -110,14 +167,18 @@ fn v1() -> Router<Api> {
 }
 
 /// Middleware: settles who is asking.
-async fn authenticate(State(api): State<Api>, mut request: Request, next: Next) -> Response {
-    let caller = if api.auth.is_open() {
+async fn authenticate(
+    State(auth): State<Arc<AuthConfig>>,
+    mut request: Request,
+    next: Next,
+) -> Response {
+    let caller = if auth.is_open() {
         origin::check(request.uri(), request.headers()).map(|()| Caller::anyone())
     } else if matches!(request.uri().path(), "/healthz" | "/readyz") {
         // Probes have no token and learn nothing.
         Ok(Caller::anyone())
     } else {
-        api.auth.authenticate(request.headers())
+        auth.authenticate(request.headers())
     };
     match caller {
         Ok(caller) => {

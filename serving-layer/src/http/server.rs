@@ -24,7 +24,7 @@ use tracing::{debug, info, warn};
 
 use super::connection_io::ConnectionIo;
 use super::router::{ApiConfig, router};
-use crate::ports::Ports;
+use crate::ports::Served;
 
 /// Most bytes of a request line and its headers.
 const MAX_HEAD_BYTES: usize = 64 * 1024;
@@ -60,17 +60,17 @@ impl Default for ServerConfig {
     }
 }
 
-/// Serves the API over `ports` on `listener` until `shutdown` is done; then accepts no more, lets queries and other
+/// Serves the API over what is `served` on `listener` until `shutdown` is done; then accepts no more, lets queries and other
 /// requests end within their grace, and cuts off the rest.
 pub async fn serve(
     listener: TcpListener,
-    ports: Ports,
+    served: Served,
     api: ApiConfig,
     config: ServerConfig,
     shutdown: impl Future<Output = ()>,
 ) {
     let closing = CancellationToken::new();
-    let router = router(ports, api, closing.clone());
+    let router = router(served, api, closing.clone());
     let graceful = GracefulShutdown::new();
     let slots = Arc::new(Semaphore::new(config.max_connections));
     let mut connections = JoinSet::new();

@@ -32,7 +32,7 @@ use tokio_util::sync::CancellationToken;
 use super::CliError;
 use super::console::Console;
 use super::logging::{self, LogArgs};
-use super::up::{Limits, Server, Serving, UpOptions, address, on_signals};
+use super::up::{Limits, Role, Server, Serving, UpOptions, address, on_signals};
 use crate::client::Client;
 use play::play;
 use sample::Sample;
@@ -86,6 +86,7 @@ async fn demonstrate(
 ) -> Result<(), CliError> {
     let (data, _temporary) = data_dir(args.data.as_deref())?;
     let options = UpOptions {
+        role: Role::All { cuts: None },
         data: data.clone(),
         store: None,
         takes_over: false,

@@ -4,9 +4,10 @@
 use std::collections::HashMap;
 
 use axum::Extension;
-use axum::body::Body;
-use axum::extract::State;
-use axum::http::{HeaderMap, Method};
+use axum::extract::{Request, State};
+use axum::http::Method;
+use axum::http::request::Parts;
+use bytes::Bytes;
 use datafusion::common::{ParamValues, ScalarValue};
 use dovetail_model::{Problem, ProblemKind};
 use serde::Deserialize;
@@ -18,7 +19,7 @@ use super::super::body::{declared_type, first_byte};
 use super::super::format::AnswerFormat;
 use super::super::params::{Params, QueryOptions, parameter};
 use super::super::problem::Handled;
-use super::super::router::Api;
+use super::super::router::{Others, Reads};
 use super::super::{MAX_COMMAND_BYTES, json_body};
 use super::show;
 use crate::ports::{Layer, QueryRequest};
@@ -42,17 +43,21 @@ struct Asked {
     parameters: Option<Value>,
     options: QueryOptions,
     format: AnswerFormat,
+    /// The request as it came.
+    parts: Parts,
+    body: Bytes,
 }
 
 /// `GET /v1/sql?q=…`: read-only.
 pub(in super::super) async fn get(
     _: Reader,
-    State(api): State<Api>,
+    State(reads): State<Reads>,
     Extension(caller): Extension<Caller>,
     mut params: Params,
-    headers: HeaderMap,
+    request: Request,
 ) -> Handled {
-    let format = AnswerFormat::negotiate(&mut params, &headers)?;
+    let (parts, _) = request.into_parts();
+    let format = AnswerFormat::negotiate(&mut params, &parts.headers)?;
     let options = params.query_options()?;
     let sql = params.text("q")?;
     params.finish()?;
@@ -61,24 +66,26 @@ pub(in super::super) async fn get(
         parameters: None,
         options,
         format,
+        parts,
+        body: Bytes::new(),
     };
-    run(api, &caller, &Method::GET, asked).await
+    run(reads, &caller, asked).await
 }
 
 /// `POST /v1/sql`: the statement as `text/plain`, or `{"sql", "parameters", "after", "layer", "generation", "timeout_ms"}`. A body that
 /// does not say which it is shows by its first byte.
 pub(in super::super) async fn post(
     _: Reader,
-    State(api): State<Api>,
+    State(reads): State<Reads>,
     Extension(caller): Extension<Caller>,
     mut params: Params,
-    headers: HeaderMap,
-    body: Body,
+    request: Request,
 ) -> Handled {
-    let format = AnswerFormat::negotiate(&mut params, &headers)?;
+    let (parts, body) = request.into_parts();
+    let format = AnswerFormat::negotiate(&mut params, &parts.headers)?;
     let options = params.query_options()?;
     params.finish()?;
-    let declared = match declared_type(&headers)?.as_deref() {
+    let declared = match declared_type(&parts.headers)?.as_deref() {
         None => None,
         Some("application/json") => Some(true),
         Some("text/plain" | "application/sql") => Some(false),
@@ -89,10 +96,10 @@ pub(in super::super) async fn post(
             return Err(Problem::new(ProblemKind::UnsupportedMedia, detail).into());
         }
     };
-    let held = api.bodies.read(&headers, body, MAX_COMMAND_BYTES).await?;
+    let held = reads.bodies.read(&parts.headers, body, MAX_COMMAND_BYTES).await?;
     // No statement begins with a brace.
     let is_json = declared.unwrap_or_else(|| first_byte(&held.bytes) == Some(b'{'));
-    let asked = if is_json {
+    let (sql, parameters, options) = if is_json {
         let body: SqlBody = json_body::parse(&held.bytes)?;
         let in_body = QueryOptions {
             after: body.after,
@@ -100,26 +107,24 @@ pub(in super::super) async fn post(
             generation: body.generation,
             timeout_ms: body.timeout_ms,
         };
-        Asked {
-            sql: body.sql,
-            parameters: body.parameters,
-            options: options.join(in_body)?,
-            format,
-        }
+        (body.sql, body.parameters, options.join(in_body)?)
     } else {
         let sql = std::str::from_utf8(&held.bytes)
             .map_err(|e| Problem::invalid(format!("the statement is not UTF-8: {e}")))?;
-        Asked {
-            sql: sql.to_owned(),
-            parameters: None,
-            options,
-            format,
-        }
+        (sql.to_owned(), None, options)
     };
-    run(api, &caller, &Method::POST, asked).await
+    let asked = Asked {
+        sql,
+        parameters,
+        options,
+        format,
+        parts,
+        body: held.bytes.clone(),
+    };
+    run(reads, &caller, asked).await
 }
 
-async fn run(api: Api, caller: &Caller, method: &Method, asked: Asked) -> Handled {
+async fn run(reads: Reads, caller: &Caller, asked: Asked) -> Handled {
     let statement = parse(&asked.sql)?;
     let parameters = asked.parameters.map(parameter_values).transpose()?;
     if !matches!(statement, Statement::Query(_)) {
@@ -129,22 +134,25 @@ async fn run(api: Api, caller: &Caller, method: &Method, asked: Asked) -> Handle
         }
     }
     let limits = asked.options.limits()?;
-    let patience = api.patience(&limits);
+    let patience = reads.patience(&limits);
     let located = |problem| problem_with(&asked.sql, problem);
-    let answer = match statement {
-        Statement::Query(sql) => {
+    let answer = match (statement, reads.others) {
+        (Statement::Query(sql), _) => {
             let request = QueryRequest {
                 sql,
                 parameters,
                 limits,
             };
-            let answering = patience.port(api.ports.queries.query(request));
+            let answering = patience.port(reads.queries.query(request));
             answering.await.map_err(located)?
         }
-        Statement::Show(show) => show::answer(&api.ports, show).await?,
-        Statement::Define(definition) => {
+        (_, Others::Elsewhere(forwarder)) => {
+            return Ok(forwarder.forward_read(asked.parts, asked.body).await);
+        }
+        (Statement::Show(show), Others::Here(ports)) => show::answer(&ports, show).await?,
+        (Statement::Define(definition), Others::Here(ports)) => {
             caller.require(Role::Admin)?;
-            if *method == Method::GET {
+            if asked.parts.method == Method::GET {
                 let detail = format!(
                     "`{}` changes what there is, and GET is read-only: use POST",
                     definition.verb()
@@ -153,12 +161,8 @@ async fn run(api: Api, caller: &Caller, method: &Method, asked: Asked) -> Handle
             }
             let verb = definition.verb();
             let name = definition.name().to_owned();
-            let answer = api
-                .ports
-                .control
-                .execute(definition)
-                .await
-                .map_err(located)?;
+            let executing = ports.control.execute(definition);
+            let answer = executing.await.map_err(located)?;
             show::definition(verb, &name, answer)?
         }
     };

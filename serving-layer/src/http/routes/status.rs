@@ -8,7 +8,7 @@ use super::super::answer;
 use super::super::auth::Reader;
 use super::super::params::Params;
 use super::super::problem::Handled;
-use super::super::router::Api;
+use super::super::router::{Api, Others, Reads};
 
 /// `GET /healthz`: the process answers.
 pub(in super::super) async fn healthz() -> Handled {
@@ -18,6 +18,14 @@ pub(in super::super) async fn healthz() -> Handled {
 /// `GET /readyz`: queries and appends are served; 503 until then.
 pub(in super::super) async fn readyz(State(api): State<Api>) -> Handled {
     api.ports.control.ready().await?;
+    Ok(answer::json(&json!({"status": "ready"}))?)
+}
+
+/// `GET /readyz` of a replica: merged queries are answered, and the rest is handed on.
+pub(in super::super) async fn reads_ready(State(reads): State<Reads>) -> Handled {
+    if let Others::Elsewhere(forwarder) = &reads.others {
+        forwarder.ready().await?;
+    }
     Ok(answer::json(&json!({"status": "ready"}))?)
 }
 

@@ -18,7 +18,7 @@ use super::super::format::AnswerFormat;
 use super::super::params::{Params, parameter};
 use super::super::patience::Patience;
 use super::super::problem::Handled;
-use super::super::router::{Api, PathOf};
+use super::super::router::{Api, PathOf, Reads};
 use crate::ports::{Answer, Filter, FilterOp, OrderBy, Page, RowsAnswer, RowsRequest};
 use crate::rows::Cursor;
 
@@ -48,14 +48,14 @@ pub(in super::super) async fn status(
 /// `GET /v1/views/{view}?column=…&column.gte=…&order=…&limit=…&cursor=…`
 pub(in super::super) async fn rows(
     _: Reader,
-    State(api): State<Api>,
+    State(reads): State<Reads>,
     PathOf(view): PathOf<String>,
     mut params: Params,
     headers: HeaderMap,
 ) -> Handled {
     let format = AnswerFormat::negotiate(&mut params, &headers)?;
     let limits = params.query_options()?.limits()?;
-    let patience = api.patience(&limits);
+    let patience = reads.patience(&limits);
     let request = RowsRequest {
         view,
         columns: params
@@ -72,7 +72,7 @@ pub(in super::super) async fn rows(
         limits,
     };
     let limit = request.limit;
-    let RowsAnswer { answer, page } = patience.port(api.ports.queries.rows(request)).await?;
+    let RowsAnswer { answer, page } = patience.port(reads.queries.rows(request)).await?;
     let (answer, cursor) = paged(answer, &page, limit, &patience).await?;
     Ok(answer::respond(answer, format, patience, Some(cursor)).await?)
 }

@@ -34,7 +34,7 @@ impl Server {
         };
         let task = tokio::spawn(serve(
             listener,
-            fake.ports(),
+            Served::All(fake.ports()),
             ApiConfig::default(),
             config,
             shutdown,
