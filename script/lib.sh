@@ -58,6 +58,14 @@ install_system() { # PACKAGE...
     fi
 }
 
+# The balancers that replicas are tested behind, as Debian packages them. Neither is started as a service.
+need_balancers() {
+    local missing=()
+    PATH="$PATH:/usr/sbin" have nginx || missing+=(nginx-light)
+    PATH="$PATH:/usr/sbin" have haproxy || missing+=(haproxy)
+    install_system "${missing[@]}"
+}
+
 need_rust() {
     have cargo || die "install Rust first: https://rustup.rs"
     cargo fmt --version >/dev/null 2>&1 || rustup component add rustfmt

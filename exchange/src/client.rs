@@ -102,8 +102,8 @@ struct Inner {
 
 /// Why a call came to nothing.
 enum Failed {
-    /// Nobody answers there.
-    Silent(String),
+    /// Nobody answers.
+    Silent(Problem),
     /// It answered a problem.
     Refused(Problem),
     /// There is no such stream.
@@ -131,10 +131,9 @@ impl RemoteCuts {
         let nothing = Action::new(RELEASE, "0");
         let mut client = self.0.client(&endpoints)?;
         let asked = timeout(ANSWER_WAIT, client.do_action(nothing)).await;
-        match asked.map_err(|_| slow(ANSWER_WAIT)).map(|said| said.map_err(failed)) {
-            Ok(Ok(_)) => Ok(()),
-            Ok(Err(failed)) | Err(failed) => Err(failed.problem(&endpoints)),
-        }
+        let said = asked.map_err(|_| slow(ANSWER_WAIT, &endpoints).problem())?;
+        let _nothing = said.map_err(|error| failed(error, &endpoints).problem())?;
+        Ok(())
     }
 }
 
@@ -144,11 +143,8 @@ impl CutSource for RemoteCuts {
         for _ in 0..TRIES {
             let catalog = self.0.config.catalog.state();
             let asked = match endpoints(&catalog) {
-                Ok(endpoints) => self.0.ask(&endpoints, wanted).await.map_err(|failed| {
-                    let refused = matches!(failed, Failed::Refused(_));
-                    (refused, matches!(failed, Failed::NoStream), failed.problem(&endpoints))
-                }),
-                Err(problem) => Err((false, false, problem)),
+                Ok(endpoints) => self.0.ask(&endpoints, wanted).await,
+                Err(problem) => Err(Failed::Silent(problem)),
             };
             match asked {
                 Ok((client, taken)) => {
@@ -162,9 +158,12 @@ impl CutSource for RemoteCuts {
                     }
                     return self.0.held(wanted, &catalog, client, taken).await;
                 }
-                Err((_, true, _)) => return Ok(None),
-                Err((true, _, problem)) => return Err(problem),
-                Err((false, _, problem)) => {
+                Err(Failed::NoStream) => {
+                    self.0.reload().await?;
+                    return Ok(None);
+                }
+                Err(Failed::Refused(problem)) => return Err(problem),
+                Err(Failed::Silent(problem)) => {
                     // Perhaps another takes the events by now, and has said so.
                     let newer = self.0.reload().await?;
                     if newer.claim != catalog.claim {
@@ -177,9 +176,7 @@ impl CutSource for RemoteCuts {
                 }
             }
         }
-        Err(unavailable(
-            "the store changes hands; ask again".to_owned(),
-        ))
+        Err(unavailable("the store changes hands; ask again".to_owned()))
     }
 
     async fn catch_up(&self) {
@@ -254,7 +251,8 @@ impl Inner {
         let mut client = self.client(endpoints).map_err(Failed::Refused)?;
         let descriptor = FlightDescriptor::new_cmd(json(&request));
         let asking = timeout(patience, client.get_flight_info(descriptor)).await;
-        let said = asking.map_err(|_| slow(patience))?.map_err(failed)?;
+        let said = asking.map_err(|_| slow(patience, endpoints))?;
+        let said = said.map_err(|error| failed(error, endpoints))?;
         let taken: TakenCut = serde_json::from_slice(&said.app_metadata).map_err(|error| {
             Failed::Refused(Problem::internal(format!(
                 "{} answered what this version does not understand ({error})",
@@ -285,11 +283,18 @@ impl Inner {
         let mut def = stream.def.clone();
         def.schema = taken.schema.clone();
         let mut views = BTreeMap::new();
+        let mut behind: Vec<_> = wanted.ends.iter().cloned().zip(taken.behind).collect();
         for view in taken.views {
             // Dropped meanwhile: the names are resolved again.
             if let Some(state) = catalog.views.get(&view.id) {
-                let id = view.id.clone();
-                views.insert(id, self.held_view(stream, state, view, &asker)?);
+                let (id, arrived) = (view.id.clone(), view.behind);
+                let held = self.held_view(stream, state, view, &asker)?;
+                let horizon = held
+                    .generation
+                    .as_ref()
+                    .map(|generation| generation.horizon());
+                behind.extend(horizon.map(|horizon| (horizon.clone(), arrived)));
+                views.insert(id, held);
             }
         }
         let events = if wanted.events {
@@ -309,7 +314,7 @@ impl Inner {
         // Its clock need not be ours.
         let skew = self.config.clock.now_us() - taken.now_us;
         let here = |arrived: Option<i64>| arrived.map(|arrived| arrived + skew);
-        let behind = wanted.ends.iter().cloned().zip(taken.behind);
+        let behind = behind.into_iter();
         Ok(Some(HeldCut {
             stream: Arc::new(def),
             position: taken.position,
@@ -331,7 +336,9 @@ impl Inner {
         taken: TakenView,
         asker: &Arc<Asker>,
     ) -> Result<HeldView, Problem> {
-        let generation = taken.generation.map(|number| self.generation(stream, state, number));
+        let generation = taken
+            .generation
+            .map(|number| self.generation(stream, state, number));
         let generation = generation.transpose()?;
         let runs = match &generation {
             Some(generation) => Runs::Elsewhere(Arc::new(ViewRuns {
@@ -395,7 +402,11 @@ impl Inner {
         } else {
             None
         };
-        if let Some(awaited) = wanted.after.iter().find(|token| !position.covers(&token.position)) {
+        if let Some(awaited) = wanted
+            .after
+            .iter()
+            .find(|token| !position.covers(&token.position))
+        {
             let detail = format!("`{awaited}` cannot be waited for: {}", why.detail);
             return Err(unavailable(detail).with("awaited", awaited.to_string()));
         }
@@ -480,9 +491,12 @@ impl Asker {
             cut: self.cut,
             part,
         };
-        let said = |error| failed(error).problem(&self.endpoints);
+        let said = |error| failed(error, &self.endpoints).problem();
         let mut client = self.client();
-        let mut batches = client.do_get(Ticket::new(json(&asked))).await.map_err(said)?;
+        let mut batches = client
+            .do_get(Ticket::new(json(&asked)))
+            .await
+            .map_err(said)?;
         while let Some(batch) = batches.try_next().await.map_err(said)? {
             account(batch.get_array_memory_size())?;
             each(batch)?;
@@ -539,7 +553,12 @@ impl RemoteRuns for ViewRuns {
                     "the states of another process are not those of this one: they must be of one version",
                 ));
             }
-            let Some(place) = batch.column(0).as_primitive::<UInt32Type>().values().first() else {
+            let Some(place) = batch
+                .column(0)
+                .as_primitive::<UInt32Type>()
+                .values()
+                .first()
+            else {
                 return Ok(());
             };
             let columns = batch.columns()[1..].to_vec();
@@ -584,30 +603,26 @@ impl RemoteTail for Tail {
 }
 
 impl Failed {
-    fn problem(self, endpoints: &Endpoints) -> Problem {
+    fn problem(self) -> Problem {
         match self {
-            Self::Refused(problem) => problem,
-            Self::Silent(why) => unavailable(format!(
-                "the process that takes the events does not answer at `{}`: {why}; until it does, layer=batch answers from the generations",
-                endpoints.cuts
-            )),
+            Self::Refused(problem) | Self::Silent(problem) => problem,
             Self::NoStream => unavailable("the stream is not open there; ask again".to_owned()),
         }
     }
 }
 
-fn failed(error: FlightError) -> Failed {
+fn failed(error: FlightError, endpoints: &Endpoints) -> Failed {
     let FlightError::Tonic(status) = error else {
-        return Failed::Silent(error.to_string());
+        return silent(&error.to_string(), endpoints);
     };
     if let Some(problem) = problem_in(&status) {
         return match problem.kind {
             ProblemKind::NotFound => Failed::NoStream,
             ProblemKind::Unauthenticated | ProblemKind::Forbidden => {
-                Failed::Refused(Problem::new(
-                    ProblemKind::Unavailable,
-                    format!("the process that takes the events refuses the token that this one shows it (--peer-token): {}", problem.detail),
-                ))
+                Failed::Refused(unavailable(format!(
+                    "the process that takes the events refuses the token that this one shows it (--peer-token): {}",
+                    problem.detail
+                )))
             }
             _ => Failed::Refused(problem),
         };
@@ -617,8 +632,15 @@ fn failed(error: FlightError) -> Failed {
         Code::InvalidArgument | Code::Unimplemented => {
             Failed::Refused(Problem::internal(status.message()))
         }
-        _ => Failed::Silent(why(&status)),
+        _ => silent(&why(&status), endpoints),
     }
+}
+
+fn silent(why: &str, endpoints: &Endpoints) -> Failed {
+    Failed::Silent(unavailable(format!(
+        "the process that takes the events does not answer at `{}`: {why}; until it does, layer=batch answers from the generations",
+        endpoints.cuts
+    )))
 }
 
 /// What is at the bottom of a failed call, in a few words.
@@ -632,8 +654,11 @@ fn why(status: &tonic::Status) -> String {
     text
 }
 
-fn slow(waited: Duration) -> Failed {
-    Failed::Silent(format!("no answer within {} ms", waited.as_millis()))
+fn slow(waited: Duration, endpoints: &Endpoints) -> Failed {
+    silent(
+        &format!("no answer within {} ms", waited.as_millis()),
+        endpoints,
+    )
 }
 
 fn endpoints(catalog: &CatalogState) -> Result<Endpoints, Problem> {

@@ -79,7 +79,10 @@ impl KeyFilter {
         };
         let schema = view.state_schema();
         let is_key = view.keys().iter().any(|key| key.name == column.name);
-        let field = schema.field_with_name(&column.name).ok().filter(|_| is_key)?;
+        let field = schema
+            .field_with_name(&column.name)
+            .ok()
+            .filter(|_| is_key)?;
         let same_type = |constant: &ScalarValue| {
             constant.data_type() == *field.data_type() && !constant.is_null()
         };
@@ -106,7 +109,11 @@ impl KeyFilter {
             let list = (0..constants.len()).map(|row| Ok(lit(constant(row)?)));
             return in_list(column, list.collect::<Result<_>>()?, &false, &schema);
         };
-        Ok(Arc::new(BinaryExpr::new(column, operator, lit(constant(0)?))))
+        Ok(Arc::new(BinaryExpr::new(
+            column,
+            operator,
+            lit(constant(0)?),
+        )))
     }
 }
 
@@ -152,3 +159,7 @@ fn decode(bytes: &[u8]) -> Result<ArrayRef> {
         .ok_or_else(|| DataFusionError::Execution("a key filter has no constant".to_owned()))?;
     Ok(Arc::clone(batch.column(0)))
 }
+
+#[cfg(test)]
+#[path = "filter/tests.rs"]
+mod tests;

@@ -36,7 +36,9 @@ use tonic::transport::server::TcpIncoming;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::filter::KeyFilter;
-use crate::wire::{Fetch, Part, RELEASE, RUN_COLUMN, TakeCut, TakenCut, TakenRun, TakenView, status_of};
+use crate::wire::{
+    Fetch, Part, RELEASE, RUN_COLUMN, TakeCut, TakenCut, TakenRun, TakenView, status_of,
+};
 
 /// Most cuts that are held at once: each keeps runs and files that would go otherwise.
 const MOST_CUTS: usize = 1024;
@@ -154,7 +156,7 @@ impl CutServer {
         let behind = asked.ends.iter();
         let views = asked.views.iter().filter_map(|id| {
             let view = cut.views().get(id)?;
-            Some(taken_view(id, view, asked.merged))
+            Some(taken_view(id, view, &cell, &cut, asked.merged))
         });
         Ok(TakenCut {
             epoch: self.epoch,
@@ -239,12 +241,23 @@ async fn reach(cell: &StreamCell, asked: &TakeCut) -> Result<Arc<Cut>, Problem> 
     })
 }
 
-fn taken_view(id: &ViewId, view: &ViewCut, merged: bool) -> TakenView {
+fn taken_view(
+    id: &ViewId,
+    view: &ViewCut,
+    cell: &StreamCell,
+    cut: &Cut,
+    merged: bool,
+) -> TakenView {
     let runs = view.runs.iter().filter(|_| merged);
+    let alone = view.generation.as_ref().filter(|_| !merged);
     TakenView {
         id: id.clone(),
         name: view.name.clone(),
-        generation: view.generation.as_ref().map(|generation| generation.number()),
+        generation: view
+            .generation
+            .as_ref()
+            .map(|generation| generation.number()),
+        behind: alone.and_then(|alone| oldest_behind(cell, cut, alone.horizon())),
         runs: runs
             .map(|run| TakenRun {
                 span: run.span().clone(),
@@ -324,7 +337,10 @@ impl FlightService for CutServer {
     ) -> Result<Response<FlightInfo>, Status> {
         self.check(&request)?;
         let asked = parsed(&request.into_inner().cmd)?;
-        let taken = self.take(asked).await.map_err(|problem| status_of(&problem))?;
+        let taken = self
+            .take(asked)
+            .await
+            .map_err(|problem| status_of(&problem))?;
         let said = serde_json::to_vec(&taken).map_err(|e| Status::internal(e.to_string()))?;
         Ok(Response::new(FlightInfo::new().with_app_metadata(said)))
     }

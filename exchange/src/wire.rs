@@ -25,7 +25,7 @@ pub(crate) struct TakeCut {
     pub(crate) merged: bool,
     /// Whether the tail will be.
     pub(crate) events: bool,
-    /// Of what lies behind each, the age is asked.
+    /// Of what lies behind each, the age is asked; of what lies behind live generations that answer alone, always.
     pub(crate) ends: Vec<Position>,
     /// What the cut must cover.
     pub(crate) after: Option<Position>,
@@ -59,6 +59,8 @@ pub(crate) struct TakenView {
     pub(crate) id: ViewId,
     pub(crate) name: String,
     pub(crate) generation: Option<GenerationNumber>,
+    /// When the oldest event arrived that the generation does not cover, where it answers alone.
+    pub(crate) behind: Option<i64>,
     pub(crate) runs: Vec<TakenRun>,
     pub(crate) poisoned: Vec<Poisoned>,
 }

@@ -29,8 +29,8 @@ pub use cut::{Cut, Poison, Poisoned, ViewCut};
 pub use error::SeamError;
 pub use generation::{FileColumns, Generation};
 pub use held::{
-    Account, AgeUnknown, Ages, Cells, CutSource, HeldCut, HeldEvents, HeldTail, HeldView, LocalCuts,
-    RemoteRuns, RemoteTail, Runs, ToldAges, Wanted, not_reached, oldest_behind, token,
+    Account, AgeUnknown, Ages, Cells, CutSource, HeldCut, HeldEvents, HeldTail, HeldView,
+    LocalCuts, RemoteRuns, RemoteTail, Runs, ToldAges, Wanted, not_reached, oldest_behind, token,
 };
 pub use meter::{Busy, Meter, Rates, StageMeters};
 pub use pins::Pin;

@@ -94,7 +94,12 @@ struct RoleArgs {
     #[arg(long, env = "DOVETAIL_CUTS", value_name = "ADDRESS", value_parser = address)]
     cuts: Option<SocketAddr>,
     /// The name or address by which replicas reach this process [default: the addresses that it listens on]
-    #[arg(long, env = "DOVETAIL_ADVERTISE", value_name = "HOST", requires = "cuts")]
+    #[arg(
+        long,
+        env = "DOVETAIL_ADVERTISE",
+        value_name = "HOST",
+        requires = "cuts"
+    )]
     advertise: Option<String>,
     /// The token that a replica shows, if the process that it asks has tokens: one that may read
     #[arg(
@@ -143,7 +148,9 @@ impl RoleArgs {
         let usage = |text: &str| Err(CliError::Usage(text.to_owned()));
         if self.roles == Roles::Serve {
             if up.store.store.is_none() {
-                return usage("--roles serve needs --store: that of the process that takes the events");
+                return usage(
+                    "--roles serve needs --store: that of the process that takes the events",
+                );
             }
             if up.store.take_over || up.apply.is_some() || self.cuts.is_some() {
                 return usage(
@@ -160,7 +167,9 @@ impl RoleArgs {
         let Some(listen) = self.cuts else {
             return Ok(Role::All { cuts: None });
         };
-        let everywhere = [listen, up.listen].iter().any(|at| at.ip().is_unspecified());
+        let everywhere = [listen, up.listen]
+            .iter()
+            .any(|at| at.ip().is_unspecified());
         if everywhere && self.advertise.is_none() {
             return usage(
                 "replicas cannot reach 0.0.0.0: say with --advertise by which name or address they reach this process",
@@ -468,6 +477,79 @@ fn parse_tokens(text: &str) -> Result<Vec<TokenEntry>, (usize, String)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// What `dovetail up` with these arguments does.
+    fn role_of(arguments: &[&str]) -> Result<Role, String> {
+        #[derive(clap::Parser)]
+        struct Only {
+            #[command(flatten)]
+            up: UpArgs,
+        }
+        let arguments = ["up"].iter().chain(arguments);
+        let parsed =
+            <Only as clap::Parser>::try_parse_from(arguments).map_err(|e| e.to_string())?;
+        let role = parsed.up.roles.role(&parsed.up);
+        role.map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn roles_that_contradict_other_options_are_refused() {
+        assert!(matches!(role_of(&[]), Ok(Role::All { cuts: None })));
+        let ordered = ["--roles", "serve, ingest,batch"];
+        assert!(matches!(role_of(&ordered), Ok(Role::All { cuts: None })));
+        let replica = ["--roles", "serve", "--store", "s3://events"];
+        assert!(matches!(role_of(&replica), Ok(Role::Replica { .. })));
+        let advertised = [
+            "--listen",
+            "0.0.0.0:8080",
+            "--cuts",
+            "0.0.0.0:8090",
+            "--advertise",
+            "a",
+        ];
+        assert!(matches!(
+            role_of(&advertised),
+            Ok(Role::All { cuts: Some(_) })
+        ));
+        for (arguments, said) in [
+            (&["--roles", "serve"][..], "needs --store"),
+            (&["--roles", "ingest"], "`ingest,batch,serve` or `serve`"),
+            (
+                &["--roles", "serve,serve"],
+                "`ingest,batch,serve` or `serve`",
+            ),
+            (&["--roles", ""], "`ingest,batch,serve` or `serve`"),
+            (
+                &["--roles", "serve", "--store", "s3://e", "--take-over"],
+                "only reads",
+            ),
+            (
+                &[
+                    "--roles",
+                    "serve",
+                    "--store",
+                    "s3://e",
+                    "--cuts",
+                    "127.0.0.1:0",
+                ],
+                "only reads",
+            ),
+            (
+                &["--roles", "serve", "--store", "s3://e", "--apply", "x"],
+                "only reads",
+            ),
+            (&["--peer-token", "x"], "what a replica shows"),
+            (&["--advertise", "x"], "--cuts"),
+            (&["--cuts", "0.0.0.0:8090"], "--advertise"),
+            (
+                &["--cuts", "127.0.0.1:8090", "--listen", "0.0.0.0:8080"],
+                "--advertise",
+            ),
+        ] {
+            let refused = role_of(arguments).map(|_| ()).unwrap_err();
+            assert!(refused.contains(said), "{arguments:?}: {refused}");
+        }
+    }
 
     #[test]
     fn an_address_is_numbers_or_localhost() {

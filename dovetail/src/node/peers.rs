@@ -33,7 +33,9 @@ impl Peers {
         http: SocketAddr,
     ) -> Result<Self, Problem> {
         let taken = |error: std::io::Error| {
-            Problem::conflict(format!("cannot listen on `{listen}`: {error}; choose another --cuts"))
+            Problem::conflict(format!(
+                "cannot listen on `{listen}`: {error}; choose another --cuts"
+            ))
         };
         let listener = TcpListener::bind(listen).await.map_err(taken)?;
         let cuts = listener.local_addr().map_err(taken)?;
@@ -89,7 +91,10 @@ impl Node {
         }
         let epoch = inner.epoch;
         let announced = inner.catalog.commit(|state| {
-            let known = state.claim.as_ref().and_then(|claim| claim.endpoints.as_ref());
+            let known = state
+                .claim
+                .as_ref()
+                .and_then(|claim| claim.endpoints.as_ref());
             Ok::<_, std::convert::Infallible>(if known == endpoints.as_ref() {
                 vec![]
             } else {

@@ -93,7 +93,10 @@ impl Replica {
         );
         let state = catalog.state();
         match &state.claim {
-            Some(claim) => info!(sequence = state.sequence, "a replica of the store of {claim}"),
+            Some(claim) => info!(
+                sequence = state.sequence,
+                "a replica of the store of {claim}"
+            ),
             None => warn!("nothing has written to this store yet: a replica of nothing"),
         }
         Ok(Self {

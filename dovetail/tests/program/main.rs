@@ -10,6 +10,7 @@
 
 mod alter;
 mod bad_bodies;
+mod balancers;
 mod cli;
 mod crash;
 mod dead_letters;

@@ -19,12 +19,12 @@ use crate::support::feed::Feed;
 use crate::support::server::{Calls, HANGS, Server};
 
 /// One store, and the directories of the processes over it.
-struct Place {
+pub(crate) struct Place {
     home: TempDir,
 }
 
 impl Place {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self {
             home: tempfile::tempdir().unwrap(),
         }
@@ -40,14 +40,14 @@ impl Place {
         format!("file://{}", self.home.path().join("store").display())
     }
 
-    async fn taker(&self, more: &[&str]) -> Server {
+    pub(crate) async fn taker(&self, more: &[&str]) -> Server {
         let store = self.store();
         let arguments = ["--store", &store, "--cuts", "127.0.0.1:0"];
         let arguments: Vec<&str> = arguments.iter().chain(more).copied().collect();
         start(&self.directory("taker"), &arguments).await
     }
 
-    async fn replica(&self, name: &str, more: &[&str]) -> Server {
+    pub(crate) async fn replica(&self, name: &str, more: &[&str]) -> Server {
         let store = self.store();
         let arguments = ["--store", &store, "--roles", "serve"];
         let arguments: Vec<&str> = arguments.iter().chain(more).copied().collect();
@@ -80,7 +80,10 @@ async fn until_answered(calls: &Calls, path: &str, wanted: u16) -> Value {
 async fn every_process_answers_every_call_alike() {
     let place = Place::new();
     let taker = place.taker(&[]).await;
-    let (one, two) = (place.replica("one", &[]).await, place.replica("two", &[]).await);
+    let (one, two) = (
+        place.replica("one", &[]).await,
+        place.replica("two", &[]).await,
+    );
     let (taker, one, two) = (taker.calls(), one.calls(), two.calls());
     let mut feed = Feed::default();
     // What is no read is handed on.
@@ -103,7 +106,8 @@ async fn every_process_answers_every_call_alike() {
     // A key that only runs have, by a filter that travels; and rows without SQL.
     append(&two, &mut feed, 5, 0).await.unwrap();
     let last = feed.acknowledged().unwrap().0;
-    let path = format!("/v1/views/hourly?origin=SFO&hour.gte=2001-01-02T00:00:00&limit=5&after={last}");
+    let path =
+        format!("/v1/views/hourly?origin=SFO&hour.gte=2001-01-02T00:00:00&limit=5&after={last}");
     let rows = one.get(&path).await.unwrap();
     assert_eq!(rows["rows"], taker.get(&path).await.unwrap()["rows"]);
     assert!(!rows["rows"].as_array().unwrap().is_empty());
@@ -126,13 +130,26 @@ async fn every_process_answers_every_call_alike() {
          count(distinct n) AS different, min(n) AS first FROM events";
     taker.sql(redefined, json!({})).await.unwrap();
     let waiting = async {
-        while one.rows("SELECT * FROM total", json!({})).await.unwrap()[0].get("first").is_none() {
+        while one.rows("SELECT * FROM total", json!({})).await.unwrap()[0]
+            .get("first")
+            .is_none()
+        {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     };
-    tokio::time::timeout(HANGS, waiting).await.expect("the new definition answers");
-    taker.sql("ALTER STREAM events ADD COLUMN note VARCHAR", json!({})).await.unwrap();
-    let rows = two.rows("SELECT count(*) AS n, count(note) AS notes FROM events", json!({})).await;
+    tokio::time::timeout(HANGS, waiting)
+        .await
+        .expect("the new definition answers");
+    taker
+        .sql("ALTER STREAM events ADD COLUMN note VARCHAR", json!({}))
+        .await
+        .unwrap();
+    let rows = two
+        .rows(
+            "SELECT count(*) AS n, count(note) AS notes FROM events",
+            json!({}),
+        )
+        .await;
     assert_eq!(rows.unwrap(), [json!({"n": 375, "notes": 0})]);
     taker.sql("DROP VIEW hourly", json!({})).await.unwrap();
     let gone = json!({"sql": "SELECT * FROM hourly"});
@@ -154,7 +171,10 @@ async fn all_that_a_question_reads_is_of_one_cut_while_everything_moves() {
             append(&moving, &mut feed, 40, 0).await.unwrap();
             let view = ["hourly", "total"][round % 2];
             let mode = ["incremental", "full"][round / 2 % 2];
-            let run = moving.recompute(view, &json!({"mode": mode})).await.unwrap();
+            let run = moving
+                .recompute(view, &json!({"mode": mode}))
+                .await
+                .unwrap();
             assert_eq!(run["outcome"], "promoted", "{run}");
             append(&moving, &mut feed, 3, 0).await.unwrap();
         }
@@ -187,9 +207,15 @@ async fn without_whoever_takes_the_events_generations_answer_and_nothing_else() 
     assert!(early.exists());
     let replica = place.replica("replica", &[]).await;
     let calls = replica.calls();
-    let (status, problem) = calls.post("/v1/sql", &json!({"sql": "SHOW STREAMS"})).await.unwrap();
+    let (status, problem) = calls
+        .post("/v1/sql", &json!({"sql": "SHOW STREAMS"}))
+        .await
+        .unwrap();
     assert_eq!(status, 503, "{problem}");
-    assert!(problem["detail"].as_str().unwrap().contains("--cuts"), "{problem}");
+    assert!(
+        problem["detail"].as_str().unwrap().contains("--cuts"),
+        "{problem}"
+    );
     until_answered(&calls, "/readyz", 503).await;
 
     let taker = place.taker(&[]).await;
@@ -198,7 +224,10 @@ async fn without_whoever_takes_the_events_generations_answer_and_nothing_else() 
     declare(&calls).await.unwrap();
     append(&calls, &mut feed, 120, 0).await.unwrap();
     for view in ["hourly", "total"] {
-        let run = calls.recompute(view, &json!({"mode": "incremental"})).await.unwrap();
+        let run = calls
+            .recompute(view, &json!({"mode": "incremental"}))
+            .await
+            .unwrap();
         assert_eq!(run["outcome"], "promoted", "{run}");
     }
     feed.verify_views(&calls, &json!({"layer": "batch"})).await;
@@ -210,16 +239,31 @@ async fn without_whoever_takes_the_events_generations_answer_and_nothing_else() 
     let (status, problem) = calls.post("/v1/sql", &merged).await.unwrap();
     assert_eq!(status, 503, "{problem}");
     let detail = problem["detail"].as_str().unwrap();
-    assert!(detail.contains("does not answer") && detail.contains("layer=batch"), "{detail}");
+    assert!(
+        detail.contains("does not answer") && detail.contains("layer=batch"),
+        "{detail}"
+    );
     until_answered(&calls, "/readyz", 503).await;
-    let body = json!({"sql": "SELECT seen FROM total", "layer": "batch", "after": covered["after"]});
+    let body =
+        json!({"sql": "SELECT seen FROM total", "layer": "batch", "after": covered["after"]});
     let (status, answer) = calls.post("/v1/sql", &body).await.unwrap();
-    assert_eq!((status, &answer["rows"]), (200, &json!([{"seen": 120}])), "{answer}");
-    assert_eq!(answer["provenance"]["streams"][0]["freshness_ms"], Value::Null, "{answer}");
-    let beyond = json!({"sql": "SELECT seen FROM total", "layer": "batch", "after": feed.after()["after"]});
+    assert_eq!(
+        (status, &answer["rows"]),
+        (200, &json!([{"seen": 120}])),
+        "{answer}"
+    );
+    assert_eq!(
+        answer["provenance"]["streams"][0]["freshness_ms"],
+        Value::Null,
+        "{answer}"
+    );
+    let beyond =
+        json!({"sql": "SELECT seen FROM total", "layer": "batch", "after": feed.after()["after"]});
     let (status, problem) = calls.post("/v1/sql", &beyond).await.unwrap();
     assert_eq!(status, 503, "{problem}");
-    let sent = calls.call(Method::POST, "/v1/streams/events", &[], String::new()).await;
+    let sent = calls
+        .call(Method::POST, "/v1/streams/events", &[], String::new())
+        .await;
     let (status, problem) = sent.unwrap();
     assert_eq!(status, 503, "{problem}");
 
@@ -248,9 +292,14 @@ async fn tokens_hold_between_processes_as_before_them() {
     let nothing = place.replica("nothing", &tokens).await;
     let ask = async |server: &Server, token: &str, sql: &str| {
         let bearer = format!("Bearer {token}");
-        let headers = [("authorization", bearer.as_str()), ("content-type", "text/plain")];
+        let headers = [
+            ("authorization", bearer.as_str()),
+            ("content-type", "text/plain"),
+        ];
         let calls = server.calls();
-        let answer = calls.call(Method::POST, "/v1/sql", &headers, sql.to_owned()).await;
+        let answer = calls
+            .call(Method::POST, "/v1/sql", &headers, sql.to_owned())
+            .await;
         answer.unwrap()
     };
     let stream = "CREATE STREAM events (n BIGINT NOT NULL)";
@@ -259,10 +308,17 @@ async fn tokens_hold_between_processes_as_before_them() {
     assert_eq!(ask(&replica, admin, stream).await.0, 200);
     let question = "SELECT count(*) AS n FROM events";
     let (status, answer) = ask(&replica, reader, question).await;
-    assert_eq!((status, &answer["rows"]), (200, &json!([{"n": 0}])), "{answer}");
+    assert_eq!(
+        (status, &answer["rows"]),
+        (200, &json!([{"n": 0}])),
+        "{answer}"
+    );
     let (status, problem) = ask(&nothing, reader, question).await;
     assert_eq!(status, 503, "{problem}");
-    assert!(problem["detail"].as_str().unwrap().contains("--peer-token"), "{problem}");
+    assert!(
+        problem["detail"].as_str().unwrap().contains("--peer-token"),
+        "{problem}"
+    );
     assert_eq!(ask(&replica, "wrong-wrong-wrong", question).await.0, 401);
     for server in [&taker, &replica, &nothing] {
         assert!(!server.log().contains(reader) && !server.log().contains(admin));

@@ -67,7 +67,11 @@ impl Reply {
 }
 
 fn open(fake: &Fake) -> Router {
-    router(Served::All(fake.ports()), ApiConfig::default(), CancellationToken::new())
+    router(
+        Served::All(fake.ports()),
+        ApiConfig::default(),
+        CancellationToken::new(),
+    )
 }
 
 async fn send(router: &Router, request: Request<Body>) -> Reply {

@@ -84,6 +84,11 @@ impl Server {
         self.calls.clone()
     }
 
+    /// Where it listens.
+    pub(crate) fn url(&self) -> &str {
+        &self.calls.url
+    }
+
     /// What it has logged so far.
     pub(crate) fn log(&self) -> String {
         std::fs::read_to_string(&self.log).unwrap()

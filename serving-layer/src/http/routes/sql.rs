@@ -96,7 +96,10 @@ pub(in super::super) async fn post(
             return Err(Problem::new(ProblemKind::UnsupportedMedia, detail).into());
         }
     };
-    let held = reads.bodies.read(&parts.headers, body, MAX_COMMAND_BYTES).await?;
+    let held = reads
+        .bodies
+        .read(&parts.headers, body, MAX_COMMAND_BYTES)
+        .await?;
     // No statement begins with a brace.
     let is_json = declared.unwrap_or_else(|| first_byte(&held.bytes) == Some(b'{'));
     let (sql, parameters, options) = if is_json {

@@ -19,7 +19,11 @@ fn guarded(fake: &Fake) -> Router {
     let auth = AuthConfig {
         tokens: tokens.into(),
     };
-    router(Served::All(fake.ports()), ApiConfig { auth }, CancellationToken::new())
+    router(
+        Served::All(fake.ports()),
+        ApiConfig { auth },
+        CancellationToken::new(),
+    )
 }
 
 /// A call and the least role that may make it.
