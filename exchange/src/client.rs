@@ -661,7 +661,7 @@ fn slow(waited: Duration, endpoints: &Endpoints) -> Failed {
     )
 }
 
-fn endpoints(catalog: &CatalogState) -> Result<Endpoints, Problem> {
+fn endpoints(catalog: &CatalogState) -> Result<Arc<Endpoints>, Problem> {
     let claim = catalog.claim.as_ref();
     let endpoints = claim.and_then(|claim| claim.endpoints.clone());
     endpoints.ok_or_else(|| {

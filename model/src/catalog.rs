@@ -114,7 +114,7 @@ impl CatalogState {
             Entry::StoreServed { epoch, endpoints } => {
                 let ours = self.claim.as_mut().filter(|claim| claim.epoch == *epoch);
                 let claim = ours.ok_or_else(|| missing("epoch", epoch))?;
-                claim.endpoints.clone_from(endpoints);
+                claim.endpoints = endpoints.clone().map(Arc::new);
                 Ok(())
             }
             Entry::StreamCreated { stream } => self.create_stream(stream),

@@ -6,6 +6,7 @@
 //! epoch lands behind the claim of a later one.
 
 use std::fmt;
+use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
@@ -45,7 +46,7 @@ pub struct StoreClaim {
     pub epoch: StoreEpoch,
     /// Where the process that has the data directory can be reached, if others are to ask it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub endpoints: Option<Endpoints>,
+    pub endpoints: Option<Arc<Endpoints>>,
 }
 
 /// Where other processes reach the one that takes the events.

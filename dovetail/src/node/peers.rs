@@ -94,7 +94,7 @@ impl Node {
             let known = state
                 .claim
                 .as_ref()
-                .and_then(|claim| claim.endpoints.as_ref());
+                .and_then(|claim| claim.endpoints.as_deref());
             Ok::<_, std::convert::Infallible>(if known == endpoints.as_ref() {
                 vec![]
             } else {

@@ -117,10 +117,12 @@ impl Balancer {
         }
     }
 
-    /// Waits until both replicas are in use.
-    async fn ready(&self, client: &Client) {
+    /// Waits until it answers.
+    async fn ready(&mut self, client: &Client) {
         let asking = async {
             loop {
+                let ended = self.child.try_wait().unwrap();
+                assert!(ended.is_none(), "it ended:\n{}", self.said());
                 let asked = client.get(format!("{}/readyz", self.url)).send().await;
                 if asked.is_ok_and(|answer| answer.status().is_success()) {
                     return;
@@ -257,7 +259,7 @@ async fn a_killed_replica_fails_no_read_behind_any_balancer() {
         let killed = place.replica(&format!("killed-{number}"), &[]).await;
         let replicas = [address(&killed), address(&steady)];
         let replicas = [replicas[0].as_str(), replicas[1].as_str()];
-        let balancer = match program {
+        let mut balancer = match program {
             "haproxy" => Balancer::haproxy(way, replicas),
             _ => Balancer::nginx(way, replicas),
         };

@@ -161,8 +161,8 @@ proptest! {
         let lets = |all: &[BooleanArray], row: usize| {
             all.iter().all(|passes| arrow::array::Array::is_valid(passes, row) && passes.value(row))
         };
-        for row in 0..batch.num_rows() {
-            prop_assert!(!lets(&asked, row) || lets(&sent, row), "{row}: {:?}", rows[row]);
+        for (place, row) in rows.iter().enumerate() {
+            prop_assert!(!lets(&asked, place) || lets(&sent, place), "{place}: {row:?}");
         }
     }
 }

@@ -15,7 +15,9 @@ use object_store::{
     ObjectStoreExt, PutMode, PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
 };
 
-use super::{Environment, StoreError, StoreOption, StoreUrl, check_store, conformance, open_store};
+use super::{
+    Environment, StoreError, StoreOption, StoreUrl, Usage, check_store, conformance, open_store,
+};
 use crate::catalog::Catalog;
 use crate::catalog::tests::create;
 

@@ -48,7 +48,7 @@ const NOT_HANDED_ON: [HeaderName; 12] = [
 /// Hands requests on. Cheap to clone; the clones share connections.
 #[derive(Clone)]
 pub(super) struct Forwarder {
-    client: Client<HttpConnector, Body>,
+    client: Arc<Client<HttpConnector, Body>>,
     to: Arc<dyn Elsewhere>,
 }
 
@@ -58,7 +58,10 @@ impl Forwarder {
         connector.set_connect_timeout(Some(CONNECT_WAIT));
         connector.set_nodelay(true);
         let client = Client::builder(TokioExecutor::new()).build(connector);
-        Self { client, to }
+        Self {
+            client: Arc::new(client),
+            to,
+        }
     }
 
     /// Whether the other process answers.
