@@ -65,7 +65,7 @@ pub(super) struct Global {
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
     /// Serve a data directory: all roles in one process
-    Up(UpArgs),
+    Up(Box<UpArgs>),
     /// Stream shipped real flights into a fresh server, recompute while they arrive, compare
     Demo(DemoArgs),
     /// Ask a question, or declare streams and views; a prompt on a terminal

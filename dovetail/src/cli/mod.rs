@@ -95,7 +95,7 @@ fn command() -> clap::Command {
 async fn dispatch(cli: Cli, console: &mut Console, server: &dyn Server) -> Result<(), CliError> {
     let client = || Client::new(&cli.global.url, cli.global.token.clone()).map_err(CliError::from);
     match cli.command {
-        Command::Up(args) => up::run(args, console, server).await,
+        Command::Up(args) => up::run(*args, console, server).await,
         Command::Demo(args) => demo::run(args, console, server).await,
         Command::Sql(args) => sql::run(args, &client()?, console).await,
         Command::Infer(args) => infer::run(args, console).await,
