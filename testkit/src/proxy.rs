@@ -45,6 +45,7 @@ struct Shared {
     target: SocketAddr,
     armed: Mutex<Option<Armed>>,
     happened: AtomicUsize,
+    passed: AtomicUsize,
 }
 
 /// A proxy before one server, on a port of its own. Ends when it is dropped.
@@ -68,6 +69,7 @@ impl Proxy {
             target,
             armed: Mutex::new(None),
             happened: AtomicUsize::new(0),
+            passed: AtomicUsize::new(0),
         });
         let accepting = tokio::spawn(accept(listener, Arc::clone(&shared))).abort_handle();
         Self {
@@ -97,6 +99,11 @@ impl Proxy {
     /// How many requests have suffered since the last [`Proxy::arm`].
     pub fn happened(&self) -> usize {
         self.shared.happened.load(Ordering::Relaxed)
+    }
+
+    /// How many requests the server has answered.
+    pub fn passed(&self) -> usize {
+        self.shared.passed.load(Ordering::Relaxed)
     }
 }
 
@@ -134,6 +141,7 @@ impl Shared {
         }
         // The server is gone, or ends in the middle: so does this connection.
         let answer = self.pass_on(request).await.map_err(|_| Torn)?;
+        self.passed.fetch_add(1, Ordering::Relaxed);
         match fault {
             Some(Fault::Tear) => Err(Torn),
             Some(Fault::SlowDownAfter) => Ok(slow_down()),

@@ -580,7 +580,14 @@ pub(super) fn open_place(
     usage: Usage,
 ) -> Result<Arc<dyn ObjectStore>, StoreError> {
     let environment = Environment::of_process();
-    let store = object::open_store(url, options, &environment, &Handle::current(), usage)?;
+    let store = object::open_store(
+        url,
+        options,
+        &environment,
+        &Handle::current(),
+        usage,
+        &Arc::default(),
+    )?;
     info!(store = %url, "opened the object store");
     Ok(store)
 }

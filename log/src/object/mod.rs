@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Object stores that keep their word.
 //!
-//! Purpose: [`open_store`] opens the store that a URL names, [`check_store`] finds out whether it keeps its word;
+//! Purpose: [`open_store`] opens the store that a URL names and counts what it is asked, [`check_store`] finds out whether it
+//! keeps its word;
 //! [`LocalStore`] is an `object_store::ObjectStore` on a local directory whose answers are durable:
 //! a put, copy, rename or delete that has returned survives a power cut, `PutMode::Create` has one winner
 //! and `PutMode::Update` is a compare-and-swap. Collaborators: the catalog, the raw log, generations, and
@@ -17,6 +18,7 @@ mod local;
 mod open;
 mod options;
 mod outage;
+mod requests;
 mod staged;
 mod upload;
 mod url;
@@ -34,4 +36,8 @@ pub use local::LocalStore;
 pub use open::{Environment, StoreError, Usage, check_store, open_store};
 pub use options::StoreOption;
 pub use outage::is_outage;
+pub use requests::{
+    Counts, LATENCY_BOUNDS_S, Latencies, Operation, Purpose, RequestCount, RequestKind,
+    RequestOutcome, StoreRequests,
+};
 pub use url::StoreUrl;

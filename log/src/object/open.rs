@@ -20,6 +20,7 @@ use tokio::runtime::Handle;
 
 use super::below::Below;
 use super::options::{Addressing, Setting};
+use super::requests::{CountingConnector, Root, StoreRequests};
 use super::url::{Place, Provider};
 use super::{LocalStore, StoreOption, StoreUrl, aws_files};
 use crate::catalog::random_u64;
@@ -141,7 +142,8 @@ impl StoreError {
 }
 
 /// Opens the store at `url`. Asks it nothing yet: [`check_store`] does. Whoever calls the store later, its requests
-/// live on `io`: a query that keeps its own threads busy holds up no answer until it times out.
+/// live on `io`: a query that keeps its own threads busy holds up no answer until it times out. Those of a remote store
+/// are counted in `requests`.
 ///
 /// # Errors
 /// [`StoreError::Settings`].
@@ -151,6 +153,7 @@ pub fn open_store(
     environment: &Environment,
     io: &Handle,
     usage: Usage,
+    requests: &Arc<StoreRequests>,
 ) -> Result<Arc<dyn ObjectStore>, StoreError> {
     let wrong = |reason: String| StoreError::Settings {
         url: url.clone(),
@@ -175,10 +178,20 @@ pub fn open_store(
             return Ok(Arc::new(store));
         }
     };
+    let connector = CountingConnector {
+        inner: SpawnedReqwestConnector::new(io.clone()),
+        root: Root {
+            bucket: bucket.clone(),
+            prefix: prefix.to_string(),
+        },
+        requests: Arc::clone(requests),
+    };
     let opened = match provider {
-        Provider::S3 => s3(bucket, options, environment, io).map(|store| below(prefix, store)),
-        Provider::Gcs => gcs(bucket, options, io).map(|store| below(prefix, store)),
-        Provider::Azure => azure(bucket, options, io).map(|store| below(prefix, store)),
+        Provider::S3 => {
+            s3(bucket, options, environment, connector).map(|store| below(prefix, store))
+        }
+        Provider::Gcs => gcs(bucket, options, connector).map(|store| below(prefix, store)),
+        Provider::Azure => azure(bucket, options, connector).map(|store| below(prefix, store)),
     };
     opened.map_err(wrong)
 }
@@ -209,6 +222,9 @@ fn below(prefix: &Path, store: impl ObjectStore) -> Arc<dyn ObjectStore> {
     Arc::new(Below::new(store, prefix.clone()))
 }
 
+/// What the clients of a cloud connect with.
+type Connector = CountingConnector<SpawnedReqwestConnector>;
+
 fn unknown(setting: &Setting, store: &str) -> String {
     let key = match setting {
         Setting::Endpoint(_) => "endpoint",
@@ -224,7 +240,7 @@ fn s3(
     bucket: &str,
     options: &[StoreOption],
     environment: &Environment,
-    io: &Handle,
+    connector: Connector,
 ) -> Result<AmazonS3, String> {
     let mut builder = AmazonS3Builder::new()
         .with_client_options(client())
@@ -276,12 +292,16 @@ fn s3(
     check_encrypted(endpoint.as_deref(), allowed.as_deref())?;
     builder
         .with_bucket_name(bucket)
-        .with_http_connector(SpawnedReqwestConnector::new(io.clone()))
+        .with_http_connector(connector)
         .build()
         .map_err(|error| error.to_string())
 }
 
-fn gcs(bucket: &str, options: &[StoreOption], io: &Handle) -> Result<GoogleCloudStorage, String> {
+fn gcs(
+    bucket: &str,
+    options: &[StoreOption],
+    connector: Connector,
+) -> Result<GoogleCloudStorage, String> {
     let mut endpoint = None;
     let mut allowed = false;
     for StoreOption(setting) in options {
@@ -300,12 +320,16 @@ fn gcs(bucket: &str, options: &[StoreOption], io: &Handle) -> Result<GoogleCloud
         builder = builder.with_base_url(endpoint);
     }
     builder
-        .with_http_connector(SpawnedReqwestConnector::new(io.clone()))
+        .with_http_connector(connector)
         .build()
         .map_err(|error| error.to_string())
 }
 
-fn azure(container: &str, options: &[StoreOption], io: &Handle) -> Result<MicrosoftAzure, String> {
+fn azure(
+    container: &str,
+    options: &[StoreOption],
+    connector: Connector,
+) -> Result<MicrosoftAzure, String> {
     let mut allowed = false;
     let mut builder = MicrosoftAzureBuilder::from_env();
     for StoreOption(setting) in options {
@@ -325,7 +349,7 @@ fn azure(container: &str, options: &[StoreOption], io: &Handle) -> Result<Micros
         .with_client_options(client().with_allow_http(allowed))
         .with_retry(retries())
         .with_container_name(container)
-        .with_http_connector(SpawnedReqwestConnector::new(io.clone()))
+        .with_http_connector(connector)
         .build()
         .map_err(|error| error.to_string())
 }

@@ -16,7 +16,8 @@ use object_store::{
 };
 
 use super::{
-    Environment, StoreError, StoreOption, StoreUrl, Usage, check_store, conformance, open_store,
+    Environment, Operation, Purpose, RequestOutcome, StoreError, StoreOption, StoreRequests,
+    StoreUrl, Usage, check_store, conformance, open_store,
 };
 use crate::catalog::Catalog;
 use crate::catalog::tests::create;
@@ -52,13 +53,17 @@ fn opened(
     options: &[StoreOption],
     environment: &Environment,
 ) -> std::result::Result<Arc<dyn ObjectStore>, StoreError> {
-    open_store(
-        url,
-        options,
-        environment,
-        &tokio::runtime::Handle::current(),
-        Usage::Writing,
-    )
+    counted(url, options, environment, &Arc::default())
+}
+
+fn counted(
+    url: &StoreUrl,
+    options: &[StoreOption],
+    environment: &Environment,
+    requests: &Arc<StoreRequests>,
+) -> std::result::Result<Arc<dyn ObjectStore>, StoreError> {
+    let io = tokio::runtime::Handle::current();
+    open_store(url, options, environment, &io, Usage::Writing, requests)
 }
 
 async fn check(gateway: &Gateway, url: &StoreUrl, environment: &Environment) -> StoreError {
@@ -361,4 +366,72 @@ async fn reads_outlast_trouble() {
             "{fault:?}"
         );
     }
+}
+
+/// What the counters say is what the server was asked, tries that were throttled included.
+#[tokio::test(flavor = "multi_thread")]
+async fn requests_are_counted_as_the_server_sees_them() {
+    let gateway = Gateway::start();
+    let proxy = Proxy::start(gateway.address()).await;
+    let requests = Arc::default();
+    let endpoint = options(&proxy.endpoint());
+    let store = counted(&url("some/where"), &endpoint, &environment(), &requests).unwrap();
+    conformance::all(&store).await;
+    let before = requests.read();
+    let total: u64 = before.kinds.values().map(|count| count.requests).sum();
+    assert_eq!(total, proxy.passed() as u64);
+    // One of each in it; what two tries came to is told apart.
+    let of = |operation| {
+        let kinds = before.kinds.iter();
+        let kinds = kinds.filter(move |(kind, _)| kind.operation == operation);
+        kinds.map(|(_, count)| count.requests).sum::<u64>()
+    };
+    assert_eq!(of(Operation::MultipartCreate), 3);
+    assert_eq!(
+        (of(Operation::MultipartPart), of(Operation::MultipartAbort)),
+        (6, 1)
+    );
+    assert_eq!(of(Operation::MultipartComplete), 2);
+    assert_eq!(of(Operation::Other), 0);
+    for operation in [
+        Operation::Head,
+        Operation::List,
+        Operation::Get,
+        Operation::GetRange,
+    ] {
+        assert!(of(operation) > 0, "{operation:?}");
+    }
+
+    let at = Path::from("catalog/1.json");
+    proxy.arm("PUT", "/catalog/", Fault::SlowDown, 2);
+    store
+        .put_opts(&at, "body".into(), PutMode::Create.into())
+        .await
+        .unwrap();
+    store
+        .put_opts(&at, "else".into(), PutMode::Create.into())
+        .await
+        .unwrap_err();
+    let counted: Vec<_> = requests.read().kinds.into_iter().collect();
+    let counted: Vec<_> = counted
+        .into_iter()
+        .filter(|(kind, _)| kind.purpose == Purpose::Catalog)
+        .map(|(kind, count)| {
+            (
+                kind.operation,
+                kind.outcome,
+                count.requests,
+                count.sent_bytes,
+            )
+        })
+        .collect();
+    let put = Operation::PutIfAbsent;
+    assert_eq!(
+        counted,
+        [
+            (put, RequestOutcome::Done, 1, 4),
+            (put, RequestOutcome::Unmet, 1, 4),
+            (put, RequestOutcome::Throttled, 2, 8),
+        ]
+    );
 }
