@@ -4,7 +4,7 @@
 use datafusion::error::DataFusionError;
 use dovetail_log::catalog::Superseded;
 use dovetail_log::raw::RawError;
-use dovetail_model::{CatalogConflict, Outcome, Problem, ProblemKind, RunId, RunMode, Span};
+use dovetail_model::{CatalogConflict, Problem, ProblemKind, RunId, RunMode, Span};
 use dovetail_seam::{Poison, Poisoned, SeamError};
 use dovetail_view::{ExclusionFailed, FinishFailed, ViewError, engine_error_kind, words_of};
 
@@ -284,18 +284,6 @@ fn fewer_groups(mode: RunMode) -> &'static str {
     match mode {
         RunMode::Repair => ", or repair fewer groups at a time",
         RunMode::Full | RunMode::Incremental => "",
-    }
-}
-
-/// How messages name an outcome.
-pub(crate) fn outcome_name(outcome: Outcome) -> &'static str {
-    match outcome {
-        Outcome::Running => "running",
-        Outcome::Staged => "staged",
-        Outcome::Promoted => "promoted",
-        Outcome::Discarded => "discarded",
-        Outcome::Failed => "failed",
-        Outcome::Cancelled => "cancelled",
     }
 }
 

@@ -13,6 +13,7 @@ use chrono::{DateTime, Utc};
 use datafusion::execution::TaskContext;
 use datafusion::physical_plan::ExecutionPlan;
 use dovetail_log::catalog::Catalog;
+use dovetail_log::object::Sightings;
 use dovetail_model::{
     BatchRun, CatalogState, Clock, Entry, Exclusion, GenerationNumber, Manifest, Outcome,
     RepairScope, RunId, RunMode, StreamId, StreamSchema, ViewDef, ViewId, ViewState,
@@ -27,7 +28,6 @@ use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use crate::compute::{Job, changed_exclusions};
-use crate::error::outcome_name;
 use crate::ledger;
 use crate::relief::Outgrown;
 use crate::{BatchError, StreamAccess, StreamHandle};
@@ -164,6 +164,8 @@ pub struct BatchLayer {
     publish_locks: Arc<Mutex<HashMap<ViewId, Arc<tokio::sync::Mutex<()>>>>>,
     pub(crate) lanes: Arc<Lanes>,
     pub(crate) outgrown: Arc<Outgrown>,
+    /// Files of each view that no generation names, for sweeps.
+    pub(crate) unnamed: Arc<Mutex<HashMap<ViewId, Sightings>>>,
     /// Whether runs and publishes may commit nothing any more, nor be waited for.
     sealed: Arc<AtomicBool>,
 }
@@ -198,6 +200,7 @@ impl BatchLayer {
         Self {
             config,
             in_flight: Arc::default(),
+            unnamed: Arc::default(),
             ended: Arc::new(watch::Sender::new(())),
             publish_locks: Arc::default(),
             lanes,
@@ -330,7 +333,7 @@ impl BatchLayer {
         let Some(token) = token.filter(|_| run.outcome == Outcome::Running) else {
             return Err(BatchError::WrongOutcome {
                 run: id,
-                found: outcome_name(run.outcome),
+                found: run.outcome.as_str(),
                 needed: "running",
             });
         };
@@ -649,7 +652,7 @@ pub(crate) fn staged(run: Option<&Arc<BatchRun>>, id: RunId) -> Result<BatchRun,
     if run.outcome != Outcome::Staged {
         return Err(BatchError::WrongOutcome {
             run: id,
-            found: outcome_name(run.outcome),
+            found: run.outcome.as_str(),
             needed: "staged",
         });
     }

@@ -10,12 +10,14 @@
 use std::collections::{BTreeSet, HashMap, HashSet};
 
 use chrono::{DateTime, TimeDelta, Utc};
+use dovetail_log::object::Sightings;
 use dovetail_model::{
     CatalogState, DataFile, Entry, GenerationNumber, Outcome, Problem, RunId, ViewId, ViewState,
 };
 use dovetail_seam::Generation;
 use futures::TryStreamExt as _;
 use object_store::ObjectStoreExt as _;
+use object_store::path::Path;
 use tracing::{debug, info};
 
 use crate::{BatchError, BatchLayer, ledger};
@@ -31,7 +33,7 @@ pub struct RetentionPolicy {
     /// is readable.
     pub keep_runs: usize,
     /// Files stay this long after the commit that expired the last generation that names them, for queries and
-    /// diffs that still read them; and files that no generation ever named, after they were written, for runs
+    /// diffs that still read them; and files that no generation ever named, after a sweep saw them first, for runs
     /// that have not named them yet.
     pub orphans_after: TimeDelta,
 }
@@ -84,27 +86,28 @@ fn expired_runs(state: &CatalogState, view: &ViewState, policy: &RetentionPolicy
 /// What of a view's files may go.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Garbage {
-    /// Places in the list of files.
-    files: Vec<usize>,
+    /// Files.
+    files: Vec<Path>,
     /// Expired generations none of whose files is left then, shared ones aside.
     generations: Vec<GenerationNumber>,
 }
 
-/// What may go at `now` of the files `listed` below `root`, each with the time it was written.
+/// What may go at `now` of the files `listed` below `root`; of those that were never named, `seen` remembers since when.
 fn garbage(
     view: &ViewState,
-    root: &str,
-    listed: &[(String, DateTime<Utc>)],
+    root: &Path,
+    listed: Vec<Path>,
+    seen: &mut Sightings,
     policy: &RetentionPolicy,
     now: DateTime<Utc>,
 ) -> Garbage {
-    let path = |file: &DataFile| format!("{root}/{}", file.path);
-    let named: HashSet<String> = view
+    let path = |file: &DataFile| Path::from(format!("{root}/{}", file.path));
+    let named: HashSet<Path> = view
         .generations
         .values()
         .flat_map(|manifest| manifest.files.iter().map(path))
         .collect();
-    let mut expired: HashMap<String, DateTime<Utc>> = HashMap::new();
+    let mut expired: HashMap<Path, DateTime<Utc>> = HashMap::new();
     for generation in view.expired.values() {
         for file in &generation.manifest.files {
             let since = expired.entry(path(file)).or_insert(generation.at);
@@ -112,12 +115,14 @@ fn garbage(
         }
     }
     let due = |since: DateTime<Utc>| now - since > policy.orphans_after;
-    let goes = |(path, written): &(String, DateTime<Utc>)| {
-        !named.contains(path) && due(expired.get(path).copied().unwrap_or(*written))
-    };
+    let unneeded = listed.into_iter().filter(|path| !named.contains(path));
+    let (once_named, never_named): (Vec<Path>, Vec<Path>) =
+        unneeded.partition(|path| expired.contains_key(path));
+    let mut files = seen.due(never_named, now, policy.orphans_after);
+    files.extend(once_named.into_iter().filter(|path| due(expired[path])));
     let forgotten = view.expired.iter().filter(|(_, g)| due(g.at));
     Garbage {
-        files: (0..listed.len()).filter(|i| goes(&listed[*i])).collect(),
+        files,
         generations: forgotten.map(|(number, _)| *number).collect(),
     }
 }
@@ -142,9 +147,9 @@ impl BatchLayer {
         policy: &RetentionPolicy,
         deleted: &mut u64,
     ) -> Result<(), BatchError> {
-        // In this order: files that are younger than `now` stay, and those that are older and needed are named by the
-        // newest state, which also says whether the store is still ours. Else a process that was paused while another
-        // took over would take the files of that one's generations for orphans.
+        // In this order: a file that was seen long before `now` and is needed is named by the newest state, which also
+        // says whether the store is still ours. Else a process that was paused while another took over would take the
+        // files of that one's generations for orphans.
         let now = self.config.clock.now();
         let state = self.config.catalog.reload().await;
         let state = state
@@ -202,7 +207,7 @@ impl BatchLayer {
             return Ok(());
         };
         let root = Generation::view_root(id);
-        let prefix = object_store::path::Path::from(format!("{root}/files"));
+        let prefix = Path::from(format!("{root}/files"));
         let failed = |action: &'static str| {
             let path = prefix.to_string();
             move |source| BatchError::Store {
@@ -211,24 +216,27 @@ impl BatchLayer {
                 source,
             }
         };
-        let listed: Vec<(String, DateTime<Utc>)> = self
+        let listed: Vec<Path> = self
             .config
             .store
             .list(Some(&prefix))
-            .map_ok(|object| (object.location.to_string(), object.last_modified))
+            .map_ok(|object| object.location)
             .try_collect()
             .await
             .map_err(failed("listing"))?;
-        let garbage = garbage(view, root.as_ref(), &listed, policy, now);
-        for index in garbage.files {
-            let path = &listed[index].0;
+        let garbage = {
+            let mut seen = self.unnamed.lock();
+            let seen = seen.entry(id.clone()).or_default();
+            garbage(view, &root, listed, seen, policy, now)
+        };
+        for path in garbage.files {
             self.config
                 .store
-                .delete(&object_store::path::Path::from(path.as_str()))
+                .delete(&path)
                 .await
                 .map_err(failed("deleting"))?;
             *deleted += 1;
-            debug!(view = %view.def.name, %id, path, "deleted a file that no generation names");
+            debug!(view = %view.def.name, %id, %path, "deleted a file that no generation names");
         }
         if garbage.generations.is_empty() {
             return Ok(());

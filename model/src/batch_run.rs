@@ -73,9 +73,27 @@ pub enum Outcome {
 }
 
 impl Outcome {
+    /// Its name in the API.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Running => "running",
+            Self::Staged => "staged",
+            Self::Promoted => "promoted",
+            Self::Discarded => "discarded",
+            Self::Failed => "failed",
+            Self::Cancelled => "cancelled",
+        }
+    }
+
     /// Whether nothing more will happen to the run.
     pub fn is_final(self) -> bool {
         !matches!(self, Self::Running | Self::Staged)
+    }
+}
+
+impl fmt::Display for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
     }
 }
 

@@ -26,6 +26,8 @@ pub enum Fault {
     SlowDown,
     /// It is passed on and done, then the answer is `503 SlowDown`, as from a balancer that lost patience.
     SlowDownAfter,
+    /// It is not passed on: the answer is that our clock is wrong, `403 RequestTimeTooSkewed`.
+    Skew,
     /// It is passed on and done, then the connection ends without an answer.
     Tear,
     /// It is not passed on and never answered.
@@ -136,6 +138,7 @@ impl Shared {
         let fault = self.fault_for(&request);
         match fault {
             Some(Fault::SlowDown) => return Ok(slow_down()),
+            Some(Fault::Skew) => return Ok(skewed()),
             Some(Fault::Silence) => std::future::pending::<()>().await,
             Some(Fault::SlowDownAfter | Fault::Tear) | None => {}
         }
@@ -183,9 +186,27 @@ impl Shared {
 }
 
 fn slow_down() -> Response<Full<Bytes>> {
-    const BODY: &str = "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\
-        <Error><Code>SlowDown</Code><Message>Please reduce your request rate.</Message></Error>";
-    let mut response = Response::new(Full::new(Bytes::from_static(BODY.as_bytes())));
-    *response.status_mut() = hyper::StatusCode::SERVICE_UNAVAILABLE;
+    refusal(
+        hyper::StatusCode::SERVICE_UNAVAILABLE,
+        "SlowDown",
+        "Please reduce your request rate.",
+    )
+}
+
+fn skewed() -> Response<Full<Bytes>> {
+    refusal(
+        hyper::StatusCode::FORBIDDEN,
+        "RequestTimeTooSkewed",
+        "The difference between the request time and the current time is too large.",
+    )
+}
+
+fn refusal(status: hyper::StatusCode, code: &str, message: &str) -> Response<Full<Bytes>> {
+    let body = format!(
+        "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\
+        <Error><Code>{code}</Code><Message>{message}</Message></Error>"
+    );
+    let mut response = Response::new(Full::new(Bytes::from(body)));
+    *response.status_mut() = status;
     response
 }

@@ -8,8 +8,6 @@ use dovetail_model::{
 
 use super::*;
 
-const ROOT: &str = "views/v1";
-
 fn at(minutes: i64) -> DateTime<Utc> {
     DateTime::UNIX_EPOCH + TimeDelta::minutes(minutes)
 }
@@ -84,35 +82,42 @@ fn view(readable: &[(u64, &[&str])], expired: &[(u64, &[&str], i64)]) -> ViewSta
     }
 }
 
-/// Names of the files that go, and numbers of the generations that are forgotten.
-fn gone(view: &ViewState, listed: &[(&str, i64)], now: i64) -> (Vec<String>, Vec<u64>) {
+/// Names of the files that go, and numbers of the generations that are forgotten, at the last of `sweeps`, each of
+/// which finds the files that are `listed` since then.
+fn gone(view: &ViewState, listed: &[(&str, i64)], sweeps: &[i64]) -> (Vec<String>, Vec<u64>) {
     let policy = RetentionPolicy::default();
-    let listed: Vec<_> = listed
-        .iter()
-        .map(|(path, written)| (format!("{ROOT}/{path}"), at(*written)))
-        .collect();
-    let garbage = garbage(view, ROOT, &listed, &policy, at(now));
-    let name = |index: &usize| listed[*index].0.trim_start_matches("views/v1/").to_owned();
-    let numbers = garbage.generations.iter().map(|number| number.0);
-    (garbage.files.iter().map(name).collect(), numbers.collect())
+    let root = Path::from("views/v1");
+    let mut seen = Sightings::default();
+    let mut last = Garbage::default();
+    for now in sweeps {
+        let there = listed.iter().filter(|(_, since)| since <= now);
+        let there = there.map(|(path, _)| Path::from(format!("{root}/{path}")));
+        last = garbage(view, &root, there.collect(), &mut seen, &policy, at(*now));
+    }
+    let name = |path: &Path| path.filename().unwrap().to_owned();
+    let numbers = last.generations.iter().map(|number| number.0);
+    (last.files.iter().map(name).collect(), numbers.collect())
 }
 
 #[test]
 fn an_old_file_gets_its_grace_from_the_commit_that_made_it_garbage() {
     let view = view(&[], &[(3, &["a"], 1000)]);
     let written_long_ago = [("a", 0)];
-    assert_eq!(gone(&view, &written_long_ago, 1000), (vec![], vec![]));
-    assert_eq!(gone(&view, &written_long_ago, 1060), (vec![], vec![]));
+    assert_eq!(gone(&view, &written_long_ago, &[0, 1000]), (vec![], vec![]));
+    assert_eq!(gone(&view, &written_long_ago, &[0, 1060]), (vec![], vec![]));
     let after = (vec!["a".to_owned()], vec![3]);
-    assert_eq!(gone(&view, &written_long_ago, 1061), after);
+    assert_eq!(gone(&view, &written_long_ago, &[1061]), after);
 }
 
 #[test]
-fn a_file_that_was_never_named_goes_by_its_age() {
+fn a_file_that_was_never_named_goes_an_hour_after_it_was_seen_first() {
     let view = view(&[(1, &["live"])], &[]);
     let listed = [("left-by-a-crash", 100), ("just-written", 150), ("live", 0)];
     let after = (vec!["left-by-a-crash".to_owned()], vec![]);
-    assert_eq!(gone(&view, &listed, 161), after);
+    assert_eq!(gone(&view, &listed, &[100, 159]), (vec![], vec![]));
+    assert_eq!(gone(&view, &listed, &[100, 150, 160]), after);
+    // Whenever it was written: nobody knows by which clock.
+    assert_eq!(gone(&view, &listed, &[1000]), (vec![], vec![]));
 }
 
 #[test]
@@ -120,11 +125,11 @@ fn a_shared_file_lives_as_long_as_the_last_generation_that_names_it() {
     let shared = view(&[(2, &["both"])], &[(1, &["both", "alone"], 0)]);
     let listed = [("both", 0), ("alone", 0)];
     assert_eq!(
-        gone(&shared, &listed, 100),
+        gone(&shared, &listed, &[100]),
         (vec!["alone".to_owned()], vec![1])
     );
     let twice = view(&[], &[(1, &["both"], 0), (2, &["both"], 90)]);
-    assert_eq!(gone(&twice, &[("both", 0)], 100), (vec![], vec![1]));
+    assert_eq!(gone(&twice, &[("both", 0)], &[100]), (vec![], vec![1]));
 }
 
 #[test]

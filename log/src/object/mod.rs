@@ -19,6 +19,7 @@ mod open;
 mod options;
 mod outage;
 mod requests;
+mod sightings;
 mod staged;
 mod upload;
 mod url;
@@ -40,4 +41,5 @@ pub use requests::{
     Counts, LATENCY_BOUNDS_S, Latencies, Operation, Purpose, RequestCount, RequestKind,
     RequestOutcome, StoreRequests,
 };
+pub use sightings::Sightings;
 pub use url::StoreUrl;

@@ -411,6 +411,13 @@ pub async fn check_store(url: &StoreUrl, store: &dyn ObjectStore) -> Result<(), 
     deleted.map_err(failed)
 }
 
+/// Whether the store refused a signature for its time: S3 and Azure allow a quarter of an hour.
+fn is_of_clocks(source: &Error) -> bool {
+    let text = source.to_string();
+    let codes = ["RequestTimeTooSkewed", "Request date header too old"];
+    codes.iter().any(|code| text.contains(code))
+}
+
 fn failed(url: &StoreUrl, source: Error) -> StoreError {
     let refused = |reason, source| StoreError::Refused {
         url: url.clone(),
@@ -424,6 +431,10 @@ fn failed(url: &StoreUrl, source: Error) -> StoreError {
         codes.iter().any(|code| text.contains(code))
     };
     match source {
+        source if is_of_clocks(&source) => refused(
+            "this machine's clock and the store's are too far apart; set this machine's right",
+            source,
+        ),
         Error::Unauthenticated { .. } => refused("the keys are wrong", source),
         Error::PermissionDenied { .. } => refused(
             "the keys are wrong, or they may not read, write, list and delete here",

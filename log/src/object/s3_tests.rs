@@ -135,6 +135,20 @@ async fn wrong_keys_and_a_missing_bucket_are_said_at_once() {
     );
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_clock_that_is_wrong_is_named() {
+    let gateway = Gateway::start();
+    let proxy = Proxy::start(gateway.address()).await;
+    proxy.arm("PUT", "", Fault::Skew, usize::MAX);
+    let error = check_store(&url("x"), &open(&proxy.endpoint(), "x")).await;
+    let error = error.unwrap_err();
+    assert!(matches!(error, StoreError::Refused { .. }), "{error}");
+    assert!(
+        error.to_string().contains("set this machine's right"),
+        "{error}"
+    );
+}
+
 /// With the files of AWS's tools alone.
 #[tokio::test(flavor = "multi_thread")]
 async fn keys_come_from_files_where_the_environment_has_none() {

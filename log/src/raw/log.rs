@@ -26,6 +26,7 @@ use super::schema::{Fit, fit, union};
 use super::{MAX_TRIES, RawError, RawSnapshot, Segment};
 use crate::CommittedBatch;
 use crate::crash::crash_point;
+use crate::object::Sightings;
 use crate::parquet_files::{WriterOptions, WrittenFile, write_parquet};
 
 const DAY_US: i64 = 86_400_000_000;
@@ -40,8 +41,15 @@ pub struct RawLog {
     pub(super) writer: Mutex<Writer>,
     pub(super) dead: Mutex<DeadLetterTable>,
     /// Held by compaction and vacuum, before any other lock: they never meet.
-    pub(super) upkeep: Mutex<()>,
+    pub(super) upkeep: Mutex<Upkeep>,
     current: RwLock<Current>,
+}
+
+/// What upkeep remembers: the files of each table that nothing names.
+#[derive(Debug, Default)]
+pub(super) struct Upkeep {
+    pub(super) events: Sightings,
+    pub(super) letters: Sightings,
 }
 
 #[derive(Debug)]
@@ -94,7 +102,7 @@ impl RawLog {
                 metadata: table.metadata().clone(),
                 stale: false,
             }),
-            upkeep: Mutex::new(()),
+            upkeep: Mutex::default(),
             current: RwLock::new(Current {
                 snapshot: Arc::new(snapshot),
                 earlier: Vec::new(),

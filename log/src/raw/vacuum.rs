@@ -3,9 +3,9 @@
 //!
 //! Purpose: keep opening a table fast and the store clean. Invariants: an event's only copy is never deleted:
 //! what goes is what no current or held snapshot refers to; an upload that another process has not committed
-//! yet is protected by its age. Non-goals: deleting events.
+//! yet is protected by its age, which counts from when it was seen here first. Non-goals: deleting events.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
@@ -15,6 +15,7 @@ use object_store::{ObjectStore, ObjectStoreExt};
 
 use super::delta::DeltaLog;
 use super::{RawError, RawLog};
+use crate::object::Sightings;
 
 /// What a vacuum deleted.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -25,6 +26,21 @@ pub struct Vacuumed {
     pub bytes: u64,
     /// Commits and checkpoints of the Delta logs.
     pub log_entries: usize,
+}
+
+/// How long ago something must have happened to count as over.
+#[derive(Debug, Clone, Copy)]
+struct Age {
+    now: DateTime<Utc>,
+    least: TimeDelta,
+}
+
+impl Age {
+    /// What happened before this did so long ago.
+    fn cutoff(self) -> DateTime<Utc> {
+        let cutoff = self.now.checked_sub_signed(self.least);
+        cutoff.unwrap_or(DateTime::<Utc>::MIN_UTC)
+    }
 }
 
 impl RawLog {
@@ -40,31 +56,37 @@ impl RawLog {
         Ok(())
     }
 
-    /// Deletes data files that are in no table any more since `older_than` or never were, unless a
-    /// [`super::RawSnapshot`] in this process still refers to them, and log entries of that age that a checkpoint has
-    /// made superfluous. `older_than` protects readers and writers in other processes.
+    /// Deletes data files that are in no table any more since `older_than`, or never were since this raw log saw them
+    /// first so long ago, unless a [`super::RawSnapshot`] in this process still refers to them, and log entries of that
+    /// age that a checkpoint has made superfluous. `older_than` protects readers and writers in other processes.
     ///
     /// # Errors
     /// The store's; what was deleted was not needed.
     pub async fn vacuum(&self, older_than: Duration) -> Result<Vacuumed, RawError> {
-        let _no_compaction = self.upkeep.lock().await;
+        // No compaction meanwhile.
+        let mut upkeep = self.upkeep.lock().await;
         let mut writer = self.writer.lock().await;
         let base = self.fresh(&mut writer).await?;
-        let cutoff = TimeDelta::from_std(older_than)
-            .ok()
-            .and_then(|age| self.access.clock.now().checked_sub_signed(age))
-            .unwrap_or(DateTime::<Utc>::MIN_UTC);
+        let age = Age {
+            now: self.access.clock.now(),
+            least: TimeDelta::from_std(older_than).unwrap_or(TimeDelta::MAX),
+        };
+        let cutoff = age.cutoff();
         let mut done = Vacuumed::default();
 
         let needed = self.held_files();
-        self.sweep(&self.events, needed, cutoff, &mut done).await?;
+        let seen = &mut upkeep.events;
+        self.sweep(&self.events, needed, age, seen, &mut done)
+            .await?;
         done.log_entries += self.events.expire(base.version, cutoff).await?;
 
         let mut letters = self.dead.lock().await;
         let (version, files) = letters.state().await?;
         if let Some(version) = version {
             let needed = files.into_iter().collect();
-            self.sweep(letters.log(), needed, cutoff, &mut done).await?;
+            let seen = &mut upkeep.letters;
+            self.sweep(letters.log(), needed, age, seen, &mut done)
+                .await?;
             done.log_entries += letters.log().expire(version, cutoff).await?;
         }
         Ok(done)
@@ -74,12 +96,13 @@ impl RawLog {
         &self,
         log: &DeltaLog,
         mut needed: HashSet<Path>,
-        cutoff: DateTime<Utc>,
+        age: Age,
+        seen: &mut Sightings,
         done: &mut Vacuumed,
     ) -> Result<(), RawError> {
         if let Some(table) = log.load().await? {
             self.access.epoch_of(log.root(), &table).await?;
-            let recent = table.removed_since(cutoff).await?;
+            let recent = table.removed_since(age.cutoff()).await?;
             needed.extend(recent.iter().map(|file| log.data_path(file)));
             needed.extend(table.files().map(|file| log.data_path(&file.path)));
         }
@@ -88,26 +111,22 @@ impl RawLog {
             move |source| RawError::Store { path, source }
         };
         let store = &self.access.store;
-        let objects: Vec<_> = store
+        let sizes: HashMap<Path, u64> = store
             .list(Some(log.root()))
             .try_filter(|object| {
                 let data = object.location.extension() == Some("parquet")
                     && object.location.prefix_matches(log.root())
                     && object.location.parts().count() == log.root().parts().count() + 1;
-                let unneeded =
-                    data && object.last_modified < cutoff && !needed.contains(&object.location);
-                std::future::ready(unneeded)
+                std::future::ready(data && !needed.contains(&object.location))
             })
+            .map_ok(|object| (object.location, object.size))
             .try_collect()
             .await
             .map_err(failed(log.root()))?;
-        for object in objects {
-            store
-                .delete(&object.location)
-                .await
-                .map_err(failed(&object.location))?;
+        for path in seen.due(sizes.keys().cloned(), age.now, age.least) {
+            store.delete(&path).await.map_err(failed(&path))?;
             done.files += 1;
-            done.bytes += object.size;
+            done.bytes += sizes[&path];
         }
         Ok(())
     }

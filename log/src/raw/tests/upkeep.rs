@@ -128,6 +128,32 @@ async fn vacuum_takes_orphans_and_nothing_else() {
     assert_eq!(archived_offsets(&store, &log.snapshot()).await.len(), 100);
 }
 
+/// By our clock, wherever the store's stands: it is decades behind in the first case and ahead in the second.
+#[tokio::test]
+async fn an_orphan_goes_an_hour_after_it_was_seen_whatever_the_store_says() {
+    let hour = Duration::from_secs(3600);
+    for start in [4_000_000_000_000_000, 1_000_000_000_000] {
+        let store: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
+        let clock = Arc::new(ManualClock::at(start));
+        let ours: Arc<dyn Clock> = Arc::clone(&clock) as _;
+        let def = every_type();
+        let opened = RawLog::open(Arc::clone(&store), root(), &def, StoreEpoch(0), ours);
+        let log = opened.await.unwrap();
+        for table in ["raw", "dead-letters"] {
+            let orphan = root().join(table).join("0123.parquet");
+            store.put(&orphan, "left by a crash".into()).await.unwrap();
+        }
+        let dead = with_dead(&batch(&every_type(), 0, 0..2, &[0]), &[1], &[]);
+        log.archive(&span(0, 2), &[dead]).await.unwrap();
+        let vacuumed = async || log.vacuum(hour).await.unwrap().files;
+        assert_eq!(vacuumed().await, 0, "{start}");
+        clock.advance(3_599_000_000);
+        assert_eq!(vacuumed().await, 0, "{start}");
+        clock.advance(1_000_000);
+        assert_eq!(vacuumed().await, 2, "{start}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_checkpoint_replaces_the_log_before_it() {
     let store: Arc<dyn ObjectStore> = Arc::new(FaultyStore::new(Arc::new(InMemory::new())));

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use arrow::array::{ArrayRef, BooleanArray, Float64Array, Int64Array, RecordBatch, StringArray};
 use arrow::datatypes::{DataType, Field, Schema};
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
-use dovetail_model::{Outcome, Problem, ProblemKind};
+use dovetail_model::{Problem, ProblemKind};
 use futures::stream;
 
 use crate::ports::{Answer, ColumnInfo, DdlAnswer, Ports, Provenance, RunsQuery, StreamInfo};
@@ -115,10 +115,7 @@ async fn runs(ports: &Ports) -> Result<Answer, Problem> {
         .number("id", runs.iter().map(|r| Some(r.id.0)))
         .text("view", runs.iter().map(|r| r.view.clone()))
         .text("mode", runs.iter().map(|r| r.mode.to_string()))
-        .text(
-            "outcome",
-            runs.iter().map(|r| outcome(r.outcome).to_owned()),
-        )
+        .text("outcome", runs.iter().map(|r| r.outcome.to_string()))
         .number("generation", runs.iter().map(|r| r.generation.map(|g| g.0)))
         .number("rows_read", runs.iter().map(|r| Some(r.rows_read)))
         .number("groups", runs.iter().map(|r| Some(r.groups)))
@@ -128,17 +125,6 @@ async fn runs(ports: &Ports) -> Result<Answer, Problem> {
         .text("trigger", runs.iter().map(|r| r.trigger.clone()))
         .maybe_text("error", runs.iter().map(|r| r.error.clone()))
         .answer()
-}
-
-fn outcome(outcome: Outcome) -> &'static str {
-    match outcome {
-        Outcome::Running => "running",
-        Outcome::Staged => "staged",
-        Outcome::Promoted => "promoted",
-        Outcome::Discarded => "discarded",
-        Outcome::Failed => "failed",
-        Outcome::Cancelled => "cancelled",
-    }
 }
 
 async fn columns(ports: &Ports, name: &str) -> Result<Answer, Problem> {
