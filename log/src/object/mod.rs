@@ -2,7 +2,7 @@
 //! Object stores that keep their word.
 //!
 //! Purpose: [`open_store`] opens the store that a URL names and counts what it is asked, [`check_store`] finds out whether it
-//! keeps its word;
+//! keeps its word; [`BlockCache`] keeps parts of its immutable files at hand;
 //! [`LocalStore`] is an `object_store::ObjectStore` on a local directory whose answers are durable:
 //! a put, copy, rename or delete that has returned survives a power cut, `PutMode::Create` has one winner
 //! and `PutMode::Update` is a compare-and-swap. Collaborators: the catalog, the raw log, generations, and
@@ -13,6 +13,7 @@
 
 mod aws_files;
 mod below;
+mod cache;
 mod durable;
 mod local;
 mod open;
@@ -31,6 +32,7 @@ pub(crate) mod s3_tests;
 #[cfg(test)]
 mod tests;
 
+pub use cache::{BlockCache, CacheConfig, CacheCounts};
 pub(crate) use durable::create_dirs;
 pub use durable::sync_dir;
 pub use local::LocalStore;
