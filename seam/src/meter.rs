@@ -51,6 +51,8 @@ struct Work {
     second: u64,
     counts: [u64; WINDOW],
     busy: [Duration; WINDOW],
+    /// Of all time.
+    total: u64,
     /// How many are at work.
     active: usize,
     /// Up to when their time is in `busy`.
@@ -81,6 +83,11 @@ impl Meter {
         self.work.lock().count(self.started.elapsed(), count);
     }
 
+    /// Things handled since the start.
+    pub fn total(&self) -> u64 {
+        self.work.lock().total
+    }
+
     /// What happened over the last ten seconds, or since the start.
     pub fn rates(&self) -> Rates {
         self.work.lock().rates(self.started.elapsed())
@@ -108,6 +115,7 @@ impl Work {
     fn count(&mut self, now: Duration, count: u64) {
         self.settle(now);
         self.counts[slot(self.second)] += count;
+        self.total += count;
     }
 
     fn rates(&mut self, now: Duration) -> Rates {
@@ -196,6 +204,8 @@ mod tests {
         drop(busy);
         assert_eq!(meter.work.lock().active, 0);
         meter.count(7);
+        meter.count(2);
         assert!(meter.rates().per_second > 0.0);
+        assert_eq!(meter.total(), 9);
     }
 }

@@ -24,6 +24,7 @@ mod encode;
 mod format;
 mod forward;
 mod json_body;
+mod metrics;
 mod origin;
 mod params;
 mod patience;

@@ -12,6 +12,7 @@
 mod answer;
 mod control;
 mod ingest;
+mod metrics;
 mod runs;
 mod status;
 
@@ -31,6 +32,7 @@ pub use ingest::{
     AppendAnswer, AppendRequest, DeadLetterId, DeadLetterInfo, DeadLetterPage, DeadLetterQuery,
     OnError, ReplayAnswer, ReplayRequest,
 };
+pub use metrics::{BatchRunCount, Measurements};
 pub use runs::{RecomputeRequest, Rollback, RunInfo, RunsQuery, ScopeInfo, Settled, SpanInfo};
 pub use status::{
     BuildProgress, ColumnInfo, EventTimeInfo, GenerationInfo, HoleInfo, MemoryStatus,
@@ -163,6 +165,12 @@ pub trait Control: Send + Sync {
     /// # Errors
     /// `Unavailable`.
     async fn status(&self) -> Result<Status, Problem>;
+
+    /// Everything that `/metrics` shows.
+    ///
+    /// # Errors
+    /// `Unavailable`.
+    async fn measurements(&self) -> Result<Measurements, Problem>;
 
     /// Whether queries and appends can be served: `/readyz`.
     ///

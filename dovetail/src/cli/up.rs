@@ -264,6 +264,24 @@ pub struct Limits {
         value_parser = at_least_one
     )]
     pub batch_runs: usize,
+    /// Disk for parts of a remote store's files, in cache/ in the data directory; 0MiB keeps none there
+    #[arg(
+        long = "cache-disk",
+        env = "DOVETAIL_CACHE_DISK",
+        value_name = "SIZE",
+        default_value = "4GiB",
+        value_parser = size
+    )]
+    pub cache_disk_bytes: usize,
+    /// Memory for parts of a remote store's files; 0MiB keeps none
+    #[arg(
+        long = "cache-memory",
+        env = "DOVETAIL_CACHE_MEMORY",
+        value_name = "SIZE",
+        default_value = "256MiB",
+        value_parser = size
+    )]
+    pub cache_memory_bytes: usize,
 }
 
 impl Limits {
@@ -288,6 +306,8 @@ impl Default for Limits {
             speed_memory_bytes: 1024 * MIB,
             batch_memory_bytes: 512 * MIB,
             batch_runs: 1,
+            cache_disk_bytes: 4096 * MIB,
+            cache_memory_bytes: 256 * MIB,
         }
     }
 }
@@ -423,7 +443,7 @@ fn size_from(least: usize, text: &str) -> Result<usize, String> {
     Ok(bytes)
 }
 
-/// Reads an amount of memory: a whole number and its unit.
+/// Reads an amount of memory or disk: a whole number and its unit.
 fn size(text: &str) -> Result<usize, String> {
     let units = [("MiB", MIB), ("GiB", 1024 * MIB)];
     let found = units.iter().find_map(|(unit, bytes)| {

@@ -152,6 +152,11 @@ impl DataDir {
         self.root.join("store")
     }
 
+    /// Where parts of a remote store's files are kept.
+    pub fn cache(&self) -> PathBuf {
+        self.root.join("cache")
+    }
+
     /// Where batch runs and queries spill.
     pub fn spill(&self) -> PathBuf {
         self.root.join("spill")

@@ -54,6 +54,7 @@ impl Node {
             let mut add = |name, meter: &Meter, waiting, limited_by| {
                 stages.push(StageStatus {
                     stream: Some(open.def().name.clone()),
+                    total: Some(meter.total()),
                     waiting,
                     limited_by,
                     ..stage(name, meter.rates())
@@ -65,7 +66,10 @@ impl Node {
             add("archive", &meters.archive, unarchived, None);
         }
         stages.push(stage("batch", self.batch_rates(state)));
-        stages.push(stage("queries", self.0.queries.rates()));
+        stages.push(StageStatus {
+            total: Some(self.0.queries.total()),
+            ..stage("queries", self.0.queries.rates())
+        });
         stages
     }
 
@@ -119,6 +123,7 @@ fn stage(name: &str, rates: Rates) -> StageStatus {
         stage: name.to_owned(),
         stream: None,
         per_second: rates.per_second,
+        total: None,
         waiting: 0,
         busy: rates.busy,
         limited_by: None,

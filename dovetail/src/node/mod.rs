@@ -37,6 +37,7 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use dovetail_batch_layer::{BatchLayer, RetentionPolicy};
 use dovetail_log::catalog::Catalog;
+use dovetail_log::object::{BlockCache, StoreRequests};
 use dovetail_model::{Clock, StoreEpoch, SystemClock};
 use dovetail_seam::Meter;
 use dovetail_serving_layer::engine::Engine;
@@ -75,6 +76,10 @@ pub struct NodeConfig {
     pub batch_memory_bytes: usize,
     /// How many full or repair runs compute at a time, and how many incremental ones beside them.
     pub batch_runs: usize,
+    /// Disk for parts of a remote store's files.
+    pub cache_disk_bytes: usize,
+    /// Memory for parts of a remote store's files.
+    pub cache_memory_bytes: usize,
     /// A tail is archived at least this often.
     pub archive_interval: Duration,
     /// And as soon as it holds this many bytes.
@@ -99,6 +104,8 @@ impl NodeConfig {
             query_memory_bytes: 1024 * MIB,
             batch_memory_bytes: 512 * MIB,
             batch_runs: 1,
+            cache_disk_bytes: 4096 * MIB,
+            cache_memory_bytes: 256 * MIB,
             archive_interval: Duration::from_secs(5),
             archive_bytes: 64 * MIB,
             retention: RetentionPolicy::default(),
@@ -126,6 +133,10 @@ struct Inner {
     /// Held for as long as the node lives.
     data_dir: DataDir,
     store: Arc<dyn ObjectStore>,
+    /// What it was asked, if it is remote.
+    requests: Arc<StoreRequests>,
+    /// What is kept of it here, if it is remote.
+    cache: Option<BlockCache>,
     /// In which everything is written there.
     epoch: StoreEpoch,
     catalog: Arc<Catalog>,

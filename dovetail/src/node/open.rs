@@ -14,7 +14,10 @@ use dovetail_batch_layer::{BatchConfig, BatchLayer, Scheduler, StartRequest};
 use dovetail_log::CommittedBatch;
 use dovetail_log::catalog::{Catalog, Held};
 use dovetail_log::embedded::{EmbeddedLog, FsDisk, LogOptions, ONLY_PARTITION};
-use dovetail_log::object::{self, Environment, LocalStore, StoreError, Usage, check_store};
+use dovetail_log::object::{
+    self, BlockCache, CacheConfig, Environment, LocalStore, StoreError, StoreRequests, Usage,
+    check_store,
+};
 use dovetail_log::parquet_files::register_store;
 use dovetail_log::raw::{RawLog, RawSnapshot};
 use dovetail_model::{
@@ -132,7 +135,13 @@ impl Node {
     pub async fn open(config: NodeConfig) -> Result<Self, NodeError> {
         let data_dir = DataDir::open(&config.data)?;
         let io = |action| move |source| NodeError::Io { action, source };
-        let store = open_store(&config, &data_dir).await?;
+        let requests = Arc::default();
+        let store = open_store(&config, &data_dir, &requests).await?;
+        let cache = open_cache(&config, &data_dir).map_err(io("open the cache"))?;
+        let (store, queried) = match &cache {
+            Some(cache) => (cache.sparing(Arc::clone(&store)), cache.filling(store)),
+            None => (Arc::clone(&store), store),
+        };
         let catalog = Arc::new(Catalog::open(Arc::clone(&store), Arc::clone(&config.clock)).await?);
         // Boxed: it opens raw logs, and this future is everybody's.
         let epoch = Box::pin(claim(
@@ -146,7 +155,7 @@ impl Node {
         let runtimes = Runtimes::new(config.partitions).map_err(io("start threads"))?;
         let streams = Arc::new(Streams::default());
         let query_pool = Arc::new(GreedyMemoryPool::new(config.query_memory_bytes));
-        let query_runtime = engine_runtime(&data_dir, query_pool, &store)?;
+        let query_runtime = engine_runtime(&data_dir, query_pool, &queried)?;
         let batch_pool = Arc::new(FairSpillPool::new(config.batch_memory_bytes));
         let batch_runtime = engine_runtime(&data_dir, batch_pool, &store)?;
         let batch = BatchLayer::new(BatchConfig {
@@ -175,6 +184,8 @@ impl Node {
             config,
             data_dir,
             store,
+            requests,
+            cache,
             epoch,
             catalog,
             streams,
@@ -559,6 +570,7 @@ impl Node {
 async fn open_store(
     config: &NodeConfig,
     data_dir: &DataDir,
+    requests: &Arc<StoreRequests>,
 ) -> Result<Arc<dyn ObjectStore>, NodeError> {
     let Some(place) = &config.store else {
         let opened = LocalStore::open(data_dir.store()).map_err(|source| NodeError::Io {
@@ -567,7 +579,7 @@ async fn open_store(
         })?;
         return Ok(Arc::new(opened));
     };
-    let store = open_place(place, Usage::Writing)?;
+    let store = open_place(place, Usage::Writing, requests)?;
     if place.url.is_remote() {
         check_store(&place.url, &store).await?;
     }
@@ -578,18 +590,27 @@ async fn open_store(
 pub(super) fn open_place(
     StorePlace { url, options }: &StorePlace,
     usage: Usage,
+    requests: &Arc<StoreRequests>,
 ) -> Result<Arc<dyn ObjectStore>, StoreError> {
     let environment = Environment::of_process();
-    let store = object::open_store(
-        url,
-        options,
-        &environment,
-        &Handle::current(),
-        usage,
-        &Arc::default(),
-    )?;
+    let io = Handle::current();
+    let store = object::open_store(url, options, &environment, &io, usage, requests)?;
     info!(store = %url, "opened the object store");
     Ok(store)
+}
+
+/// The cache of a store that is not on this machine.
+fn open_cache(config: &NodeConfig, data_dir: &DataDir) -> std::io::Result<Option<BlockCache>> {
+    let Some(place) = config.store.as_ref().filter(|p| p.url.is_remote()) else {
+        return Ok(None);
+    };
+    let cache = CacheConfig {
+        directory: data_dir.cache(),
+        store: place.url.to_string(),
+        disk_bytes: config.cache_disk_bytes as u64,
+        memory_bytes: config.cache_memory_bytes as u64,
+    };
+    BlockCache::open(cache, &Handle::current()).map(Some)
 }
 
 /// What the engine said, without where it was asked.

@@ -69,7 +69,7 @@ impl Replica {
             partitions,
             ..
         } = NodeConfig::new(config.data);
-        let store = open_place(&config.store, Usage::Reading)?;
+        let store = open_place(&config.store, Usage::Reading, &Arc::default())?;
         let catalog = Arc::new(Catalog::open(Arc::clone(&store), Arc::clone(&clock)).await?);
         let runtimes = Runtimes::new(partitions).map_err(|source| NodeError::Io {
             action: "start threads",

@@ -73,6 +73,8 @@ async fn serve(options: UpOptions, serving: Serving) -> Result<(), Problem> {
         takes_over: options.takes_over,
         batch_memory_bytes: limits.batch_memory_bytes,
         batch_runs: limits.batch_runs,
+        cache_disk_bytes: limits.cache_disk_bytes,
+        cache_memory_bytes: limits.cache_memory_bytes,
         ..NodeConfig::new(options.data).with_speed_memory(limits.speed_memory_bytes)
     };
     let Some(opened) = unless_stopped(Node::open(config), &serving.shutdown).await else {

@@ -119,6 +119,81 @@ async fn logs(server: &Server, before: usize, text: &str) {
     waited.unwrap_or_else(|_| panic!("`{text}` is never logged"));
 }
 
+/// The value of a metric, all series together whose labels have `part`; 0 where there is none.
+async fn metric(calls: &Calls, name: &str, part: &str) -> u64 {
+    let text = calls.get("/metrics").await.unwrap();
+    let lines = text.as_str().unwrap().lines();
+    let series = lines.filter(|line| {
+        let rest = line.strip_prefix(name);
+        rest.is_some_and(|rest| rest.starts_with(['{', ' ']) && rest.contains(part))
+    });
+    let values = series.map(|line| line.rsplit(' ').next().unwrap().parse::<f64>().unwrap());
+    values.sum::<f64>() as u64
+}
+
+/// What a query read of a generation is not asked of the store again, not after a restart either, and not when it was
+/// damaged meanwhile without being noticed; the scrape itself asks for nothing.
+#[tokio::test]
+async fn a_generation_is_fetched_once() {
+    let gateway = Gateway::start();
+    let place = Place::of(&gateway);
+    let home = tempfile::tempdir().unwrap();
+    let mut feed = Feed::default();
+    let server = place.start(home.path()).await.unwrap();
+    let calls = server.calls();
+    declare(&calls).await.unwrap();
+    append(&calls, &mut feed, 700, 2).await.unwrap();
+    recomputes(&calls, &feed).await;
+    feed.verify(&calls).await;
+    assert!(metric(&calls, "dovetail_cache_misses_total", "").await > 0);
+    assert!(metric(&calls, "dovetail_store_requests_total", "catalog").await > 0);
+
+    let fetched = async |calls: &Calls| {
+        let requests = "dovetail_store_requests_total";
+        metric(
+            calls,
+            requests,
+            "operation=\"get_range\",purpose=\"generations\"",
+        )
+        .await
+    };
+    let before = fetched(&calls).await;
+    for _ in 0..3 {
+        feed.verify_views(&calls, &json!({})).await;
+    }
+    assert_eq!(fetched(&calls).await, before);
+    assert!(metric(&calls, "dovetail_cache_hits_total", "memory").await > 0);
+    server.kill().await;
+
+    let server = place.start(home.path()).await.unwrap();
+    let calls = server.calls();
+    feed.verify_views(&calls, &json!({"layer": "batch"})).await;
+    assert_eq!(metric(&calls, "dovetail_cache_misses_total", "").await, 0);
+    assert!(metric(&calls, "dovetail_cache_hits_total", "disk").await > 0);
+    server.kill().await;
+
+    let mut damaged = 0;
+    for shelf in std::fs::read_dir(home.path().join("data/cache")).unwrap() {
+        for file in std::fs::read_dir(shelf.unwrap().path()).unwrap() {
+            let file = file.unwrap().path();
+            let mut bytes = std::fs::read(&file).unwrap();
+            let middle = bytes.len() / 2;
+            bytes[middle] ^= 1;
+            std::fs::write(&file, bytes).unwrap();
+            damaged += 1;
+        }
+    }
+    let server = place.start(home.path()).await.unwrap();
+    let calls = server.calls();
+    feed.verify_views(&calls, &json!({"layer": "batch"})).await;
+    let found = metric(&calls, "dovetail_cache_corrupt_total", "").await;
+    assert!(found > 0 && found <= damaged, "{found} of {damaged}");
+    assert_eq!(
+        metric(&calls, "dovetail_cache_misses_total", "").await,
+        found
+    );
+}
+
 #[tokio::test]
 async fn a_store_that_goes_away_loses_nothing_and_stops_no_append() {
     let mut gateway = Gateway::start();

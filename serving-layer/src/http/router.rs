@@ -128,6 +128,7 @@ fn v1() -> Router<Api> {
     Router::new()
         .route("/healthz", get(routes::status::healthz))
         .route("/readyz", get(routes::status::readyz))
+        .route("/metrics", get(routes::status::metrics))
         .route("/v1/status", get(routes::status::status))
         .route("/v1/sql", get(routes::sql::get).post(routes::sql::post))
         .route("/v1/plan", post(routes::definitions::plan))

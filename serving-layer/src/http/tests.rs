@@ -5,6 +5,7 @@
 mod api;
 mod compression;
 mod fake;
+mod metrics;
 mod refusals;
 mod roles;
 mod socket;

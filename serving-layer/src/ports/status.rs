@@ -342,6 +342,9 @@ pub struct StageStatus {
     pub stream: Option<String>,
     /// Events (`merge`: groups, `queries`: answers) a second over the last ten seconds.
     pub per_second: f64,
+    /// The same since the server started; not of `batch`, whose runs the ledger has.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub total: Option<u64>,
     /// Offsets that wait for the stage.
     pub waiting: u64,
     /// Share of the last ten seconds in which the stage was at work, 0 to 1.

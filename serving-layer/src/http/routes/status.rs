@@ -1,11 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
-//! `/v1/status` and the probes.
+//! `/v1/status`, `/metrics` and the probes.
 
 use axum::extract::State;
+use axum::http::header;
+use axum::response::IntoResponse as _;
 use serde_json::json;
 
 use super::super::answer;
 use super::super::auth::Reader;
+use super::super::metrics::{CONTENT_TYPE, exposition};
 use super::super::params::Params;
 use super::super::problem::Handled;
 use super::super::router::{Api, Others, Reads};
@@ -33,4 +36,15 @@ pub(in super::super) async fn reads_ready(State(reads): State<Reads>) -> Handled
 pub(in super::super) async fn status(_: Reader, State(api): State<Api>, params: Params) -> Handled {
     params.finish()?;
     Ok(answer::json(&api.ports.control.status().await?)?)
+}
+
+/// `GET /metrics`
+pub(in super::super) async fn metrics(
+    _: Reader,
+    State(api): State<Api>,
+    params: Params,
+) -> Handled {
+    params.finish()?;
+    let text = exposition(api.ports.control.measurements().await?)?;
+    Ok(([(header::CONTENT_TYPE, CONTENT_TYPE)], text).into_response())
 }

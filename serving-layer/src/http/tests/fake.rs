@@ -506,6 +506,10 @@ impl Control for Fake {
         })
     }
 
+    async fn measurements(&self) -> Result<Measurements, Problem> {
+        super::metrics::measurements(self).await
+    }
+
     async fn ready(&self) -> Result<(), Problem> {
         Err(Problem::new(
             ProblemKind::Unavailable,
