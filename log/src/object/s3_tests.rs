@@ -78,6 +78,23 @@ async fn a_real_s3_server_conforms() {
     conformance::all(&open(&gateway.endpoint(), "")).await;
 }
 
+/// Any store, by hand: with its URL in `DOVETAIL_STORE`, its options in `DOVETAIL_STORE_OPTIONS` (`key=value key=value`)
+/// and its keys where its cloud's own tools look.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "asks a store that the environment names"]
+async fn the_store_of_the_environment_conforms() {
+    let environment = Environment::of_process();
+    let url: StoreUrl = std::env::var("DOVETAIL_STORE").unwrap().parse().unwrap();
+    let options = std::env::var("DOVETAIL_STORE_OPTIONS").unwrap_or_default();
+    let options = options
+        .split_whitespace()
+        .map(|option| option.parse().unwrap());
+    let options: Vec<StoreOption> = options.collect();
+    let store = opened(&url, &options, &environment).unwrap();
+    check_store(&url, &store).await.unwrap();
+    conformance::all(&store).await;
+}
+
 /// Where mutual exclusion has to hold: two servers that know nothing of each other, over the same objects.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_race_through_two_servers_has_one_winner() {
