@@ -13,7 +13,6 @@ use chrono::{DateTime, Utc};
 use datafusion::execution::TaskContext;
 use datafusion::physical_plan::ExecutionPlan;
 use dovetail_log::catalog::Catalog;
-use dovetail_log::object::Sightings;
 use dovetail_model::{
     BatchRun, CatalogState, Clock, Entry, Exclusion, GenerationNumber, Manifest, Outcome,
     RepairScope, RunId, RunMode, StreamId, StreamSchema, ViewDef, ViewId, ViewState,
@@ -30,6 +29,7 @@ use tracing::warn;
 use crate::compute::{Job, changed_exclusions};
 use crate::ledger;
 use crate::relief::Outgrown;
+use crate::retention::Superfluous;
 use crate::{BatchError, StreamAccess, StreamHandle};
 
 pub(crate) use lanes::{Kind, Lanes, Turn};
@@ -164,8 +164,8 @@ pub struct BatchLayer {
     publish_locks: Arc<Mutex<HashMap<ViewId, Arc<tokio::sync::Mutex<()>>>>>,
     pub(crate) lanes: Arc<Lanes>,
     pub(crate) outgrown: Arc<Outgrown>,
-    /// Files of each view that no generation names, for sweeps.
-    pub(crate) unnamed: Arc<Mutex<HashMap<ViewId, Sightings>>>,
+    /// What sweeps remember of each view.
+    pub(crate) superfluous: Arc<Mutex<HashMap<ViewId, Superfluous>>>,
     /// Whether runs and publishes may commit nothing any more, nor be waited for.
     sealed: Arc<AtomicBool>,
 }
@@ -200,7 +200,7 @@ impl BatchLayer {
         Self {
             config,
             in_flight: Arc::default(),
-            unnamed: Arc::default(),
+            superfluous: Arc::default(),
             ended: Arc::new(watch::Sender::new(())),
             publish_locks: Arc::default(),
             lanes,

@@ -11,9 +11,10 @@ use std::sync::Arc;
 use deltalake_core::kernel::{Action, Add, Remove};
 use dovetail_log::catalog::random_u64;
 use dovetail_log::raw::delta::{CommitOutcome, DeltaCommit, DeltaLog, DeltaLogError};
-use dovetail_model::{Clock, DataFile, ViewState};
+use dovetail_model::{Clock, DataFile, ViewId, ViewState};
 use dovetail_seam::Generation;
 use object_store::ObjectStore;
+use tracing::warn;
 
 use crate::BatchError;
 
@@ -21,6 +22,8 @@ use crate::BatchError;
 const TRANSACTION: &str = "dovetail";
 /// Races with another projector before it is given up.
 const MAX_ATTEMPTS: usize = 8;
+/// Commits from one checkpoint to the next.
+const CHECKPOINT_EVERY: u64 = 16;
 
 /// Makes the Delta table of `view` show `live`, its live generation.
 ///
@@ -36,18 +39,16 @@ pub async fn project(
         view: view.def.name.clone(),
         reason,
     };
-    let delta = DeltaLog::new(
-        Arc::clone(store),
-        Generation::view_root(&view.def.id),
-        Arc::clone(clock),
-    )
-    .map_err(|error| failed(error.to_string()))?;
+    let delta = table(store, &view.def.id, clock).map_err(|error| failed(error.to_string()))?;
     for _ in 0..MAX_ATTEMPTS {
-        let done = attempt(&delta, view, live, clock)
-            .await
-            .map_err(|error| failed(error.to_string()))?;
-        if done {
-            return Ok(());
+        let attempted = attempt(&delta, view, live, clock).await;
+        match attempted.map_err(|error| failed(error.to_string()))? {
+            Attempt::Overtaken => {}
+            Attempt::Shown => return Ok(()),
+            Attempt::Committed(version) => {
+                shorten(&delta, view, version).await;
+                return Ok(());
+            }
         }
     }
     Err(failed(
@@ -55,24 +56,57 @@ pub async fn project(
     ))
 }
 
-/// One try; false when another projector was faster.
+/// Where the Delta table of `view` is.
+///
+/// # Errors
+/// As [`DeltaLog::new`].
+pub(crate) fn table(
+    store: &Arc<dyn ObjectStore>,
+    view: &ViewId,
+    clock: &Arc<dyn Clock>,
+) -> Result<DeltaLog, DeltaLogError> {
+    let (store, clock) = (Arc::clone(store), Arc::clone(clock));
+    DeltaLog::new(store, Generation::view_root(view), clock)
+}
+
+/// Every projection reads the log from its last checkpoint on. Without a checkpoint it is only longer to read, so
+/// failing to write one is no error.
+async fn shorten(delta: &DeltaLog, view: &ViewState, version: u64) {
+    if version.is_multiple_of(CHECKPOINT_EVERY)
+        && let Err(error) = delta.checkpoint().await
+    {
+        warn!(view = %view.def.name, %error, "the log of the delta projection has no new checkpoint");
+    }
+}
+
+/// What a try came to.
+enum Attempt {
+    /// The table shows the live generation already.
+    Shown,
+    /// It does since this version.
+    Committed(u64),
+    /// Another projector was faster, or the table was still to be made.
+    Overtaken,
+}
+
+/// One try.
 async fn attempt(
     delta: &DeltaLog,
     view: &ViewState,
     live: &Generation,
     clock: &Arc<dyn Clock>,
-) -> Result<bool, DeltaLogError> {
+) -> Result<Attempt, DeltaLogError> {
     let schema = live.view().file_schema();
     let Some(table) = delta.load().await? else {
         delta
             .create(&view.def.name, &schema, false, vec![], nonce())
             .await?;
-        return Ok(false);
+        return Ok(Attempt::Overtaken);
     };
     let shown = table.transaction(TRANSACTION).await?;
     let sequence = i64::try_from(view.published_at).unwrap_or(i64::MAX);
     if shown.is_some_and(|shown| shown >= sequence) {
-        return Ok(true);
+        return Ok(Attempt::Shown);
     }
     let now_ms = clock.now().timestamp_millis();
     let mut wanted: BTreeMap<&str, &DataFile> = live
@@ -103,7 +137,10 @@ async fn attempt(
         nonce: nonce(),
     };
     let outcome = delta.commit(table.version(), commit).await?;
-    Ok(matches!(outcome, CommitOutcome::Committed(_)))
+    Ok(match outcome {
+        CommitOutcome::Committed(version) => Attempt::Committed(version),
+        CommitOutcome::Taken => Attempt::Overtaken,
+    })
 }
 
 fn addition(file: &DataFile, now_ms: i64) -> Add {

@@ -11,6 +11,7 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 
 use chrono::{DateTime, TimeDelta, Utc};
 use dovetail_log::object::Sightings;
+use dovetail_log::raw::delta::DeltaLogError;
 use dovetail_model::{
     CatalogState, DataFile, Entry, GenerationNumber, Outcome, Problem, RunId, ViewId, ViewState,
 };
@@ -20,7 +21,7 @@ use object_store::ObjectStoreExt as _;
 use object_store::path::Path;
 use tracing::{debug, info};
 
-use crate::{BatchError, BatchLayer, ledger};
+use crate::{BatchError, BatchLayer, ledger, projection};
 
 /// Which generations and records of runs stay readable.
 #[derive(Debug, Clone, Copy)]
@@ -127,6 +128,13 @@ fn garbage(
     }
 }
 
+/// What sweeps remember of a view: the files that no generation names, and what its Delta log could do without.
+#[derive(Debug, Default)]
+pub(crate) struct Superfluous {
+    files: Sightings,
+    log: Sightings,
+}
+
 impl BatchLayer {
     /// Expires old generations of every view and deletes files that nothing names any more. Answers how many files.
     ///
@@ -160,6 +168,7 @@ impl BatchLayer {
         for id in state.views.keys() {
             self.expire(id, policy, now).await?;
             self.delete_orphans(id, policy, now, deleted).await?;
+            self.shorten_projection(id, policy, now).await?;
         }
         Ok(())
     }
@@ -186,6 +195,31 @@ impl BatchLayer {
         })
         .await
         .map(|_| ())
+    }
+
+    /// Deletes what the view's Delta table needs no more of its log.
+    async fn shorten_projection(
+        &self,
+        id: &ViewId,
+        policy: &RetentionPolicy,
+        now: DateTime<Utc>,
+    ) -> Result<(), BatchError> {
+        let failed = |error: DeltaLogError| BatchError::Projection {
+            view: id.to_string(),
+            reason: error.to_string(),
+        };
+        let table = projection::table(&self.config.store, id, &self.config.clock);
+        // Taken out, since a lock lives through no wait; sweeps do not meet.
+        let mut seen = {
+            let mut superfluous = self.superfluous.lock();
+            std::mem::take(&mut superfluous.entry(id.clone()).or_default().log)
+        };
+        let expired = table
+            .map_err(failed)?
+            .expire(&mut seen, now, policy.orphans_after)
+            .await;
+        self.superfluous.lock().entry(id.clone()).or_default().log = seen;
+        expired.map(|_| ()).map_err(failed)
     }
 
     async fn delete_orphans(
@@ -225,8 +259,8 @@ impl BatchLayer {
             .await
             .map_err(failed("listing"))?;
         let garbage = {
-            let mut seen = self.unnamed.lock();
-            let seen = seen.entry(id.clone()).or_default();
+            let mut seen = self.superfluous.lock();
+            let seen = &mut seen.entry(id.clone()).or_default().files;
             garbage(view, &root, listed, seen, policy, now)
         };
         for path in garbage.files {

@@ -4,10 +4,12 @@
 //! The clock is the rig's. The store's is the machine's, years ahead or behind: nothing may compare the two.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 use dovetail_batch_layer::{RetentionPolicy, StartRequest};
-use dovetail_model::{GenerationNumber, RunMode, ViewId};
+use dovetail_log::raw::delta::DeltaLog;
+use dovetail_model::{GenerationNumber, RunMode, SystemClock, ViewId};
 use dovetail_seam::Generation;
 use dovetail_sim::Rig;
 use futures::TryStreamExt as _;
@@ -164,4 +166,53 @@ async fn a_file_that_nothing_names_goes_when_it_is_old_enough() {
     assert_eq!(sweep(&rig).await, 1);
     assert_eq!(stored(&rig, &view).await, before);
     rig.check("by_origin").await;
+}
+
+/// Whoever reads the table, and every projection does, reads from the last checkpoint on, however old the view is.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_log_of_a_projection_stays_short() {
+    let rig = Rig::new(64 << 20).await;
+    let view = rig.create_view("by_origin", BY_ORIGIN).await;
+    for _ in 0..40 {
+        run(&rig, &view, RunMode::Incremental).await;
+    }
+    let root = Generation::view_root(&view);
+    let log = async || {
+        let listed = rig.store.list(Some(&root.clone().join("_delta_log")));
+        let names = listed.map_ok(|file| file.location.filename().unwrap().to_owned());
+        let mut names: Vec<String> = names.try_collect().await.unwrap();
+        names.sort();
+        names
+    };
+    sweep(&rig).await;
+    let long = log().await;
+    assert!(
+        long.len() > 40,
+        "a reader may be in the middle of it: {long:?}"
+    );
+    rig.wait(HOUR + HOUR / 60);
+    sweep(&rig).await;
+    let short = log().await;
+    let commits = short.iter().filter(|name| name.ends_with(".json")).count();
+    assert!(commits <= 16, "{short:?}");
+    assert_eq!(
+        short
+            .iter()
+            .filter(|name| name.ends_with(".parquet"))
+            .count(),
+        1
+    );
+
+    // And it still shows the live generation, before and behind the next commit.
+    for _ in 0..2 {
+        let table = DeltaLog::new(rig.store.clone(), root.clone(), Arc::new(SystemClock)).unwrap();
+        let table = table.load().await.unwrap().expect("the table is there");
+        let shown: BTreeSet<String> = table
+            .files()
+            .map(|f| format!("{root}/{}", f.path))
+            .collect();
+        let live = rig.catalog.state().views[&view].live.unwrap();
+        assert_eq!(shown, named(&rig, &view, &[live]));
+        run(&rig, &view, RunMode::Incremental).await;
+    }
 }

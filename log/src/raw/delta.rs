@@ -16,8 +16,8 @@ use std::sync::Arc;
 use arrow::datatypes::Schema;
 use arrow::error::ArrowError;
 use bytes::Bytes;
-use chrono::{DateTime, Utc};
-use deltalake_core::checkpoints::{cleanup_expired_logs_for, create_checkpoint};
+use chrono::{DateTime, TimeDelta, Utc};
+use deltalake_core::checkpoints::create_checkpoint;
 use deltalake_core::kernel::engine::arrow_conversion::{TryIntoArrow, TryIntoKernel};
 use deltalake_core::kernel::transaction::PROTOCOL;
 use deltalake_core::kernel::{
@@ -27,7 +27,7 @@ use deltalake_core::logstore::{LogStoreRef, StorageConfig, default_logstore};
 use deltalake_core::table::state::DeltaTableState;
 use deltalake_core::{DeltaTable, DeltaTableError};
 use dovetail_model::{Clock, ProblemKind};
-use futures::TryStreamExt;
+use futures::{StreamExt, TryStreamExt};
 use object_store::path::Path;
 use object_store::prefix::PrefixStore;
 use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutOptions};
@@ -36,6 +36,7 @@ use url::Url;
 
 use super::error::kind_of;
 use super::ordered::OrderedStore;
+use crate::object::Sightings;
 
 /// Where commitInfo keeps the nonce that tells our own commit from another's.
 const NONCE_KEY: &str = "dovetailNonce";
@@ -333,20 +334,40 @@ impl DeltaLog {
         Ok(table.version())
     }
 
-    /// Deletes commits and checkpoints before `version` that are older than `cutoff` by the store's time and that
-    /// a checkpoint behind them makes superfluous. Answers how many.
+    /// Deletes commits and checkpoints that a later checkpoint makes superfluous, and has for at least `grace` at `now`:
+    /// `seen` remembers since when. Answers how many.
     ///
     /// # Errors
     /// When the store fails; what was deleted was not needed.
     pub async fn expire(
         &self,
-        version: u64,
-        cutoff: DateTime<Utc>,
+        seen: &mut Sightings,
+        now: DateTime<Utc>,
+        grace: TimeDelta,
     ) -> Result<usize, DeltaLogError> {
-        let cutoff = cutoff.timestamp_millis();
-        cleanup_expired_logs_for(version, self.log_store.as_ref(), cutoff, None)
+        let log = self.root.clone().join("_delta_log");
+        let failed = |source: object_store::Error| table_error(&self.root)(source.into());
+        let listed: Vec<Path> = self
+            .store
+            .list(Some(&log))
+            .map_ok(|object| object.location)
+            .try_collect()
             .await
-            .map_err(table_error(&self.root))
+            .map_err(failed)?;
+        let entries = || listed.iter().filter_map(|path| Some((path, entry(path)?)));
+        let checkpoints = entries().filter(|(_, (_, kind))| *kind == EntryKind::Checkpoint);
+        let newest = checkpoints.map(|(_, (version, _))| version).max();
+        let superfluous = entries().filter(|(_, (version, _))| Some(*version) < newest);
+        let superfluous: Vec<Path> = superfluous.map(|(path, _)| path.clone()).collect();
+        let due = seen.due(superfluous, now, grace);
+        let count = due.len();
+        let due = futures::stream::iter(due).map(Ok).boxed();
+        let deleted = self
+            .store
+            .delete_stream(due)
+            .try_for_each(|_| ready(Ok(())));
+        deleted.await.map_err(failed)?;
+        Ok(count)
     }
 
     /// `metadata` with another schema, as an action.
@@ -445,6 +466,23 @@ fn table_error(table: &Path) -> impl Fn(DeltaTableError) -> DeltaLogError + '_ {
         table: table.clone(),
         source: Box::new(source),
     }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum EntryKind {
+    Commit,
+    Checkpoint,
+}
+
+/// Which version a file of a Delta log is about, if it is one of those that we write.
+fn entry(path: &Path) -> Option<(u64, EntryKind)> {
+    let (digits, rest) = path.filename()?.split_once('.')?;
+    let kind = match rest {
+        "json" => EntryKind::Commit,
+        "checkpoint.parquet" => EntryKind::Checkpoint,
+        _ => return None,
+    };
+    Some((digits.parse().ok()?, kind))
 }
 
 fn nonce_of(commit: &[u8]) -> Option<String> {

@@ -45,11 +45,13 @@ pub struct RawLog {
     current: RwLock<Current>,
 }
 
-/// What upkeep remembers: the files of each table that nothing names.
+/// What upkeep remembers: the files of each table that nothing names, and what its log could do without.
 #[derive(Debug, Default)]
 pub(super) struct Upkeep {
     pub(super) events: Sightings,
+    pub(super) events_log: Sightings,
     pub(super) letters: Sightings,
+    pub(super) letters_log: Sightings,
 }
 
 #[derive(Debug)]

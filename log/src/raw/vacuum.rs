@@ -66,28 +66,29 @@ impl RawLog {
         // No compaction meanwhile.
         let mut upkeep = self.upkeep.lock().await;
         let mut writer = self.writer.lock().await;
-        let base = self.fresh(&mut writer).await?;
+        self.fresh(&mut writer).await?;
         let age = Age {
             now: self.access.clock.now(),
             least: TimeDelta::from_std(older_than).unwrap_or(TimeDelta::MAX),
         };
-        let cutoff = age.cutoff();
         let mut done = Vacuumed::default();
 
         let needed = self.held_files();
         let seen = &mut upkeep.events;
         self.sweep(&self.events, needed, age, seen, &mut done)
             .await?;
-        done.log_entries += self.events.expire(base.version, cutoff).await?;
+        let seen = &mut upkeep.events_log;
+        done.log_entries += self.events.expire(seen, age.now, age.least).await?;
 
         let mut letters = self.dead.lock().await;
         let (version, files) = letters.state().await?;
-        if let Some(version) = version {
+        if version.is_some() {
             let needed = files.into_iter().collect();
             let seen = &mut upkeep.letters;
             self.sweep(letters.log(), needed, age, seen, &mut done)
                 .await?;
-            done.log_entries += letters.log().expire(version, cutoff).await?;
+            let seen = &mut upkeep.letters_log;
+            done.log_entries += letters.log().expire(seen, age.now, age.least).await?;
         }
         Ok(done)
     }

@@ -125,7 +125,8 @@ proptest! {
                 let counts = cache.counts();
                 assert!(counts.memory_bytes <= memory_mib * MIB, "{counts:?}");
                 let on_disk: u64 = rig.files().iter().map(|file| fs::metadata(file).unwrap().len()).sum();
-                assert!(on_disk <= disk_mib * MIB && on_disk == counts.disk_bytes, "{on_disk} {counts:?}");
+                // A file may go with the block that was written in its place.
+                assert!(on_disk <= disk_mib * MIB && on_disk <= counts.disk_bytes, "{on_disk} {counts:?}");
                 assert_eq!((counts.corrupt, counts.write_failures), (0, 0));
                 assert!(fills || counts.misses == 0);
             }
@@ -174,6 +175,7 @@ async fn what_was_read_once_needs_the_store_no_more() {
     let other = BlockCache::open(config.clone(), &Handle::current()).unwrap();
     let missing = rig.filling(&other).get_range(&at, 0..1).await.unwrap_err();
     assert!(matches!(missing, Error::NotFound { .. }), "{missing}");
+    assert_eq!(other.counts().corrupt, 0);
     // Without room nothing stays.
     config.disk_bytes = 0;
     drop(BlockCache::open(config, &Handle::current()).unwrap());

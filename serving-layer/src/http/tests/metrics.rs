@@ -186,7 +186,7 @@ async fn metrics_are_what_prometheus_reads() {
         reply.header("content-type"),
         "text/plain; version=0.0.4; charset=utf-8"
     );
-    let read = read(&reply.text());
+    let read = read(reply.text());
     for (series, value) in [
         ("dovetail_build_info{version=\"0.1.0\"}", 1.0),
         ("dovetail_uptime_seconds", 5.0),
@@ -241,7 +241,7 @@ async fn metrics_are_what_prometheus_reads() {
 #[tokio::test]
 async fn every_metric_is_documented_and_every_documented_one_is_there() {
     let router = open(&Fake::default());
-    let read = read(&get(&router, "/metrics").await.text());
+    let read = read(get(&router, "/metrics").await.text());
     let page = include_str!("../../../../docs/operations.md");
     let documented = page.lines().filter_map(|line| {
         let name = line.strip_prefix("| `")?.split(['{', '`']).next()?;
