@@ -76,10 +76,8 @@ pub struct NodeConfig {
     pub batch_memory_bytes: usize,
     /// How many full or repair runs compute at a time, and how many incremental ones beside them.
     pub batch_runs: usize,
-    /// Disk for parts of a remote store's files.
-    pub cache_disk_bytes: usize,
-    /// Memory for parts of a remote store's files.
-    pub cache_memory_bytes: usize,
+    /// What parts of a remote store's files may take.
+    pub cache_bytes: CacheBytes,
     /// A tail is archived at least this often.
     pub archive_interval: Duration,
     /// And as soon as it holds this many bytes.
@@ -88,6 +86,15 @@ pub struct NodeConfig {
     pub retention: RetentionPolicy,
     /// Parallelism of a query and of a batch run.
     pub partitions: usize,
+}
+
+/// Bounds of a cache.
+#[derive(Debug, Clone, Copy)]
+pub struct CacheBytes {
+    /// On disk.
+    pub disk: usize,
+    /// In memory.
+    pub memory: usize,
 }
 
 impl NodeConfig {
@@ -104,8 +111,10 @@ impl NodeConfig {
             query_memory_bytes: 1024 * MIB,
             batch_memory_bytes: 512 * MIB,
             batch_runs: 1,
-            cache_disk_bytes: 4096 * MIB,
-            cache_memory_bytes: 256 * MIB,
+            cache_bytes: CacheBytes {
+                disk: 4096 * MIB,
+                memory: 256 * MIB,
+            },
             archive_interval: Duration::from_secs(5),
             archive_bytes: 64 * MIB,
             retention: RetentionPolicy::default(),

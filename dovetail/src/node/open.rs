@@ -48,7 +48,7 @@ use super::load::offsets_between;
 use super::open_stream::{ArchivePolicy, OpenStream, QUEUE, QUEUE_BYTES};
 use super::runtimes::Runtimes;
 use super::streams::{MemoryPressure, Streams};
-use super::{Inner, Node, NodeConfig};
+use super::{CacheBytes, Inner, Node, NodeConfig};
 use crate::cli::StorePlace;
 
 /// How long a stop waits for the loops, of which the scheduler may be about to start a run.
@@ -137,7 +137,7 @@ impl Node {
         let io = |action| move |source| NodeError::Io { action, source };
         let requests = Arc::default();
         let store = open_store(&config, &data_dir, &requests).await?;
-        let cache = open_cache(&config, &data_dir).map_err(io("open the cache"))?;
+        let cache = open_cache(config.store.as_ref(), config.cache_bytes, &data_dir)?;
         let (store, queried) = match &cache {
             Some(cache) => (cache.sparing(Arc::clone(&store)), cache.filling(store)),
             None => (Arc::clone(&store), store),
@@ -600,17 +600,25 @@ pub(super) fn open_place(
 }
 
 /// The cache of a store that is not on this machine.
-fn open_cache(config: &NodeConfig, data_dir: &DataDir) -> std::io::Result<Option<BlockCache>> {
-    let Some(place) = config.store.as_ref().filter(|p| p.url.is_remote()) else {
+pub(super) fn open_cache(
+    place: Option<&StorePlace>,
+    bytes: CacheBytes,
+    data_dir: &DataDir,
+) -> Result<Option<BlockCache>, NodeError> {
+    let Some(place) = place.filter(|place| place.url.is_remote()) else {
         return Ok(None);
     };
     let cache = CacheConfig {
         directory: data_dir.cache(),
         store: place.url.to_string(),
-        disk_bytes: config.cache_disk_bytes as u64,
-        memory_bytes: config.cache_memory_bytes as u64,
+        disk_bytes: bytes.disk as u64,
+        memory_bytes: bytes.memory as u64,
     };
-    BlockCache::open(cache, &Handle::current()).map(Some)
+    let opened = BlockCache::open(cache, &Handle::current());
+    opened.map(Some).map_err(|source| NodeError::Io {
+        action: "open the cache",
+        source,
+    })
 }
 
 /// What the engine said, without where it was asked.

@@ -24,10 +24,10 @@ use tokio_util::task::AbortOnDropHandle;
 use tracing::{info, warn};
 
 use super::data_dir::DataDir;
-use super::open::{engine_runtime, open_place};
+use super::open::{engine_runtime, open_cache, open_place};
 use super::queries::MeteredQueries;
 use super::runtimes::Runtimes;
-use super::{NodeConfig, NodeError};
+use super::{CacheBytes, NodeConfig, NodeError};
 use crate::cli::StorePlace;
 
 /// How often the catalog is looked at while no question does.
@@ -40,6 +40,8 @@ pub(super) struct ReplicaConfig {
     pub(super) data: PathBuf,
     /// The store that it reads.
     pub(super) store: StorePlace,
+    /// Disk and memory for parts of the store's files.
+    pub(super) cache_bytes: CacheBytes,
     /// What it shows to the process that takes the events.
     pub(super) peer_token: Option<String>,
 }
@@ -62,6 +64,7 @@ impl Replica {
     /// When the directory is in use, or the catalog on the store cannot be read.
     pub(super) async fn open(config: ReplicaConfig) -> Result<Self, NodeError> {
         let data_dir = DataDir::open(&config.data)?;
+        let cache = open_cache(Some(&config.store), config.cache_bytes, &data_dir)?;
         // The same limits as those of a process that does everything.
         let NodeConfig {
             clock,
@@ -83,7 +86,11 @@ impl Replica {
             runtime: runtimes.query(),
         });
         let pool = Arc::new(GreedyMemoryPool::new(query_memory_bytes));
-        let runtime = engine_runtime(&data_dir, pool, &store)?;
+        let queried = match cache {
+            Some(cache) => cache.filling(store),
+            None => store,
+        };
+        let runtime = engine_runtime(&data_dir, pool, &queried)?;
         let engine = Engine::new(
             Arc::clone(&catalog),
             Arc::new(cuts.clone()),

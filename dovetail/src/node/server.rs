@@ -16,7 +16,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::peers::Peers;
 use super::replica::{Replica, ReplicaConfig};
-use super::{Node, NodeConfig};
+use super::{CacheBytes, Node, NodeConfig};
 use crate::cli::{CutsPlace, DefinitionFile, Role, Server, Serving, UpOptions};
 
 /// Starts nodes for `dovetail up` and `dovetail demo`.
@@ -48,6 +48,11 @@ async fn serve(options: UpOptions, serving: Serving) -> Result<(), Problem> {
         .await
         .map_err(cannot_listen)?;
     let address = listener.local_addr().map_err(cannot_listen)?;
+    let limits = options.limits;
+    let cache_bytes = CacheBytes {
+        disk: limits.cache_disk_bytes,
+        memory: limits.cache_memory_bytes,
+    };
     let cuts = match options.role {
         Role::All { cuts } => cuts,
         Role::Replica { peer_token } => {
@@ -55,6 +60,7 @@ async fn serve(options: UpOptions, serving: Serving) -> Result<(), Problem> {
             let config = ReplicaConfig {
                 data: options.data,
                 store,
+                cache_bytes,
                 peer_token,
             };
             return serve_reads(config, auth, listener, serving).await;
@@ -67,14 +73,12 @@ async fn serve(options: UpOptions, serving: Serving) -> Result<(), Problem> {
         }
         None => None,
     };
-    let limits = options.limits;
     let config = NodeConfig {
         store: options.store,
         takes_over: options.takes_over,
         batch_memory_bytes: limits.batch_memory_bytes,
         batch_runs: limits.batch_runs,
-        cache_disk_bytes: limits.cache_disk_bytes,
-        cache_memory_bytes: limits.cache_memory_bytes,
+        cache_bytes,
         ..NodeConfig::new(options.data).with_speed_memory(limits.speed_memory_bytes)
     };
     let Some(opened) = unless_stopped(Node::open(config), &serving.shutdown).await else {

@@ -117,6 +117,8 @@ fn reads(ports: ReadPorts, closing: CancellationToken) -> Router {
     Router::new()
         .route("/healthz", get(routes::status::healthz))
         .route("/readyz", get(routes::status::reads_ready))
+        // Those of the other process are that one's.
+        .route("/metrics", get(unknown_route))
         .route("/v1/sql", get(routes::sql::get).post(routes::sql::post))
         .route("/v1/views/{view}", get(routes::views::rows))
         .fallback(forward.clone())
