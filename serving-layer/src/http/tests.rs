@@ -21,6 +21,7 @@ use tower::ServiceExt;
 
 use super::ApiConfig;
 use super::router::router;
+use crate::ports::Served;
 use fake::Fake;
 
 /// A response, read whole; the body's error if it broke off.
