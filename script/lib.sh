@@ -58,7 +58,8 @@ install_system() { # PACKAGE...
     fi
 }
 
-# The balancers that replicas are tested behind, as Debian packages them. Neither is started as a service.
+# The balancers that replicas are tested behind, as Debian packages them. The tests start their own; where there is systemd,
+# Debian starts a service of each besides.
 need_balancers() {
     local missing=()
     PATH="$PATH:/usr/sbin" have nginx || missing+=(nginx-light)
