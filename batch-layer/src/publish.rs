@@ -2,7 +2,6 @@
 //! Moving the live pointer: refresh, promote, rollback. Each computes forward to a pinned edge, moves the
 //! pointer by compare-and-set in the catalog, then swaps the cut.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use dovetail_model::{
@@ -10,7 +9,6 @@ use dovetail_model::{
     Outcome, PublishReason, RunId, RunMode, Span, ViewId, ViewState,
 };
 use dovetail_seam::{Generation, Pin, SeamError, StreamCell};
-use dovetail_view::View;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
@@ -291,9 +289,7 @@ impl BatchLayer {
                 what: "stream of view",
                 name: view.def.name.clone(),
             })?;
-        let schemas = BTreeMap::from([(stream.def.name.clone(), stream.def.schema.clone())]);
-        let compiled = View::compile(&manifest.sql, &schemas)?;
-        Ok(Generation::new(manifest, Arc::new(compiled)))
+        Ok(Generation::compiled(manifest, &stream.def)?)
     }
 
     /// Catches the candidate up and publishes it. The first round works beside other publishers; the last

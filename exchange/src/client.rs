@@ -13,7 +13,7 @@ use arrow_flight::{Action, FlightClient, FlightDescriptor, Ticket};
 use async_trait::async_trait;
 use datafusion::logical_expr::Expr;
 use dovetail_log::catalog::Catalog;
-use dovetail_log::raw::RawReader;
+use dovetail_log::raw::{RawReader, root_of};
 use dovetail_model::{
     CatalogState, Clock, Endpoints, GenerationNumber, Position, Problem, ProblemKind, StreamId,
     StreamState, ViewId, ViewState,
@@ -25,7 +25,6 @@ use dovetail_seam::{
 use dovetail_view::{Run, View};
 use futures::TryStreamExt;
 use object_store::ObjectStore;
-use object_store::path::Path;
 use parking_lot::Mutex;
 use serde::Serialize;
 use tokio::runtime::Handle;
@@ -427,8 +426,12 @@ impl Inner {
             return Ok(Arc::clone(reader));
         }
         let RemoteCutsConfig { store, clock, .. } = &self.config;
-        let root = Path::from(format!("streams/{id}"));
-        let reader = RawReader::new(Arc::clone(store), root, id.clone(), Arc::clone(clock));
+        let reader = RawReader::new(
+            Arc::clone(store),
+            root_of(id),
+            id.clone(),
+            Arc::clone(clock),
+        );
         let reader = reader.map_err(|error| Problem::new(error.kind(), error.to_string()))?;
         let reader = Arc::new(reader);
         self.raw.lock().insert(id.clone(), Arc::clone(&reader));
@@ -452,9 +455,8 @@ impl Inner {
                 state.def.name
             ))
         })?;
-        let schemas = BTreeMap::from([(stream.def.name.clone(), stream.def.schema.clone())]);
-        let view = View::compile(&manifest.sql, &schemas).map_err(Problem::internal)?;
-        let generation = Arc::new(Generation::new(Arc::clone(manifest), Arc::new(view)));
+        let generation = Generation::compiled(Arc::clone(manifest), &stream.def);
+        let generation = Arc::new(generation.map_err(Problem::internal)?);
         let mut known = self.generations.lock();
         if known.len() >= MOST_GENERATIONS {
             known.clear();

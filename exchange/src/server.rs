@@ -128,11 +128,6 @@ impl CutServer {
         }
     }
 
-    /// How many cuts are held for readers.
-    pub fn held(&self) -> usize {
-        self.held.lock().len()
-    }
-
     fn let_go_of_old(&self) {
         let now = Instant::now();
         self.held.lock().retain(|_, held| held.until > now);
@@ -249,7 +244,8 @@ fn taken_view(
     merged: bool,
 ) -> TakenView {
     let runs = view.runs.iter().filter(|_| merged);
-    let alone = view.generation.as_ref().filter(|_| !merged);
+    let alone = view.generation.as_ref();
+    let alone = alone.filter(|generation| !merged || !generation.is_mergeable());
     TakenView {
         id: id.clone(),
         name: view.name.clone(),

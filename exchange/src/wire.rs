@@ -25,7 +25,7 @@ pub(crate) struct TakeCut {
     pub(crate) merged: bool,
     /// Whether the tail will be.
     pub(crate) events: bool,
-    /// Of what lies behind each, the age is asked; of what lies behind live generations that answer alone, always.
+    /// Of what lies behind each, the age is asked; of live generations that answer alone it is always said.
     pub(crate) ends: Vec<Position>,
     /// What the cut must cover.
     pub(crate) after: Option<Position>,

@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 //! A generation that is open for reading.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use datafusion::error::Result;
 use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_plan::ExecutionPlan;
 use dovetail_log::parquet_files::{FileToScan, ParquetScan, parquet_scan};
-use dovetail_model::{DataFile, GenerationNumber, Manifest, Position, ViewId};
-use dovetail_view::View;
+use dovetail_model::{DataFile, GenerationNumber, Manifest, Position, StreamDef, ViewId};
+use dovetail_view::{View, ViewError};
 use object_store::path::Path;
 
 /// Which columns of a generation's files to read.
@@ -31,6 +31,16 @@ impl Generation {
     /// Opens a generation under the definition that it answers. Reads nothing yet.
     pub fn new(manifest: Arc<Manifest>, view: Arc<View>) -> Self {
         Self { manifest, view }
+    }
+
+    /// The same of a generation of `stream`, under the definition that its manifest carries.
+    ///
+    /// # Errors
+    /// When that definition cannot be compiled any more.
+    pub fn compiled(manifest: Arc<Manifest>, stream: &StreamDef) -> Result<Self, ViewError> {
+        let schemas = BTreeMap::from([(stream.name.clone(), stream.schema.clone())]);
+        let view = View::compile(&manifest.sql, &schemas)?;
+        Ok(Self::new(manifest, Arc::new(view)))
     }
 
     /// Where the files of a view live in the object store.
@@ -75,7 +85,7 @@ impl Generation {
         columns: &FileColumns,
         predicate: Option<Arc<dyn PhysicalExpr>>,
         partitions: usize,
-    ) -> Result<Arc<dyn ExecutionPlan>> {
+    ) -> datafusion::error::Result<Arc<dyn ExecutionPlan>> {
         let root = Self::view_root(&self.manifest.view);
         let files: Vec<FileToScan> = files
             .iter()

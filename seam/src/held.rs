@@ -39,7 +39,8 @@ pub struct Wanted {
     pub events: bool,
     /// Whether the runs behind the generations; if not, the generations answer alone.
     pub merged: bool,
-    /// Where the generations end that answer alone: how old what lies behind them is, will be asked.
+    /// Where earlier generations end that answer in place of the live ones: how old what lies behind them is, will be
+    /// asked.
     pub ends: Vec<Position>,
     /// What the cut must cover: tokens of this stream.
     pub after: Vec<PositionToken>,
@@ -281,7 +282,7 @@ pub enum Ages {
 pub struct ToldAges {
     /// The oldest durable one behind the cut's position.
     pub behind_cut: Option<i64>,
-    /// The oldest one behind each of the ends that were wanted.
+    /// The oldest one behind each generation that answers alone.
     pub behind: Vec<(Position, Option<i64>)>,
 }
 
@@ -321,7 +322,7 @@ impl HeldCut {
     /// When the oldest durable event arrived that an answer up to `position` does not cover, in microseconds since the
     /// Unix epoch; none when it covers all.
     ///
-    /// `position` is the cut's, or the meet of some of the wanted ends and it.
+    /// `position` is the cut's, or the meet of it and of where generations end that answer alone.
     ///
     /// # Errors
     /// When nobody could be asked.

@@ -14,7 +14,7 @@ use dovetail_batch_layer::{BatchConfig, BatchLayer, StartRequest, StreamAccess, 
 use dovetail_log::CommittedBatch;
 use dovetail_log::catalog::Catalog;
 use dovetail_log::parquet_files::register_store;
-use dovetail_log::raw::RawLog;
+use dovetail_log::raw::{RawLog, root_of};
 use dovetail_model::{
     BatchRun, Clock, Column, ColumnType, Entry, EventTime, Exclusion, GenerationNumber,
     ManualClock, Offset, Outcome, PartitionId, Position, Problem, Span, StreamDef, StreamId,
@@ -30,7 +30,6 @@ use dovetail_view::View;
 use futures::TryStreamExt as _;
 use object_store::ObjectStore;
 use object_store::memory::InMemory;
-use object_store::path::Path;
 use tokio::runtime::Handle;
 use tokio::time::Instant;
 
@@ -167,7 +166,7 @@ impl Rig {
             }],
         )
         .await;
-        let root = Path::from(format!("streams/{stream}"));
+        let root = root_of(&stream);
         let raw = RawLog::open(
             Arc::clone(&store),
             root,

@@ -13,10 +13,9 @@ use std::time::Duration;
 
 use dovetail_log::catalog::{Catalog, CommitError, Superseded};
 use dovetail_log::embedded::{EmbeddedLog, FsDisk, ONLY_PARTITION};
-use dovetail_log::raw::RawLog;
+use dovetail_log::raw::{RawLog, root_of};
 use dovetail_model::{Clock, PositionToken, StoreClaim, StoreEpoch, StreamDef};
 use object_store::ObjectStore;
-use object_store::path::Path;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
@@ -106,7 +105,7 @@ async fn begin_log(
     epoch: StoreEpoch,
     def: &StreamDef,
 ) -> Result<(), String> {
-    let root = raw_root(def);
+    let root = root_of(&def.id);
     let raw = RawLog::open(Arc::clone(store), root, def, epoch, Arc::clone(clock)).await;
     let raw = raw.map_err(|error| error.to_string())?;
     // A topic brings the same dead letters at the same offsets again; whoever appends here next does not.
@@ -128,11 +127,6 @@ async fn begin_log(
     }
     let disk = FsDisk::open(data_dir.log(&def.id)).map_err(|error| error.to_string())?;
     EmbeddedLog::begin(&disk, &def.schema, first).map_err(|error| error.to_string())
-}
-
-/// Where a stream's tables are.
-pub(super) fn raw_root(def: &StreamDef) -> Path {
-    Path::from(format!("streams/{}", def.id))
 }
 
 /// This machine's name, for people.

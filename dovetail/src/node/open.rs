@@ -19,7 +19,7 @@ use dovetail_log::object::{
     check_store,
 };
 use dovetail_log::parquet_files::register_store;
-use dovetail_log::raw::{RawLog, RawSnapshot};
+use dovetail_log::raw::{RawLog, RawSnapshot, root_of};
 use dovetail_model::{
     CatalogState, Offset, Position, ProblemKind, RunMode, Span, StreamDef, StreamState, ViewDef,
     ViewState,
@@ -39,7 +39,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
-use super::claim::{self, claim, raw_root};
+use super::claim::{self, claim};
 use super::data_dir::{DataDir, DataDirError};
 use super::feed::Feed;
 use super::intake::Intake;
@@ -271,7 +271,7 @@ impl Node {
         let inner = &self.0;
         let raw = RawLog::open(
             Arc::clone(&inner.store),
-            raw_root(def),
+            root_of(&def.id),
             def,
             inner.epoch,
             Arc::clone(&inner.config.clock),

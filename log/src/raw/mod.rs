@@ -42,5 +42,13 @@ pub use segment::Segment;
 pub use snapshot::RawSnapshot;
 pub use vacuum::Vacuumed;
 
+use dovetail_model::StreamId;
+use object_store::path::Path;
+
+/// Where the tables of a stream are on a store.
+pub fn root_of(stream: &StreamId) -> Path {
+    Path::from(format!("streams/{stream}"))
+}
+
 /// How often a commit is based on a newer version before we give up: each try means that another writer won.
 const MAX_TRIES: usize = 8;

@@ -17,7 +17,6 @@ use dovetail_model::{
     StreamId, ViewState,
 };
 use dovetail_seam::{AgeUnknown, Generation, HeldCut, HeldView, Runs, Wanted, token};
-use dovetail_view::View;
 
 use super::Engine;
 use super::provenance::age_ms;
@@ -165,13 +164,10 @@ fn wanted(resolved: &[Resolved<'_>], limits: &Limits) -> Vec<Wanted> {
             Resolved::Stream(_) => wanted.events = true,
             Resolved::View(view) => {
                 wanted.views.push(view.def.id.clone());
-                let end = match limits.generation {
-                    Some(number) => view.generations.get(&number),
-                    None => view.live_manifest(),
-                };
-                wanted
-                    .ends
-                    .extend(end.map(|manifest| manifest.inputs.horizon.clone()));
+                let earlier = limits.generation;
+                let earlier = earlier.and_then(|number| view.generations.get(&number));
+                let end = earlier.map(|manifest| manifest.inputs.horizon.clone());
+                wanted.ends.extend(end);
             }
         }
     }
@@ -518,14 +514,10 @@ fn earlier_generation(
         )
     })?;
     let stream = catalog.streams.get(&state.def.stream);
-    let schemas: BTreeMap<_, _> = stream
-        .iter()
-        .map(|s| (s.def.name.clone(), s.def.schema.clone()))
-        .collect();
-    let view = View::compile(&manifest.sql, &schemas).map_err(Problem::internal)?;
-    let generation = Arc::new(Generation::new(Arc::clone(manifest), Arc::new(view)));
+    let stream = stream.ok_or_else(|| Problem::internal("the stream of a view is unknown"))?;
+    let generation = Generation::compiled(Arc::clone(manifest), &stream.def);
     Ok(ViewAnswer {
-        generation,
+        generation: Arc::new(generation.map_err(Problem::internal)?),
         runs: Runs::default(),
         merged: false,
     })
