@@ -36,8 +36,8 @@ fn environment() -> Environment {
         ("AWS_ACCESS_KEY_ID", KEY_ID),
         ("AWS_SECRET_ACCESS_KEY", SECRET),
         ("AWS_REGION", "us-east-1"),
-        // A silent server is noticed while a test waits for it.
-        ("AWS_TIMEOUT", "500ms"),
+        // A silent server is noticed while a test waits for it; one on a busy machine is not taken for silent.
+        ("AWS_TIMEOUT", "3s"),
     ]
     .into_iter()
     .collect()
