@@ -8,6 +8,7 @@ use dovetail_model::{KafkaSettings, StreamId};
 
 use crate::KafkaError;
 use crate::native::{Ask, Consumer, Fault, c_string};
+use crate::secret::secret;
 
 /// A topic and a connection to its cluster.
 #[derive(Debug)]
@@ -124,26 +125,11 @@ fn security(option: &str, value: &str) -> Result<(&'static str, String), KafkaEr
         return Err(KafkaError::Options(reason));
     };
     let value = if option.ends_with("_password") {
-        secret(value).map_err(|reason| KafkaError::Secret {
-            option: option.to_owned(),
-            reference: value.to_owned(),
-            reason,
-        })?
+        secret(option, value)?
     } else {
         value.to_owned()
     };
     Ok((property, value))
-}
-
-/// The secret behind `env:NAME` or `file:/path`; a line end at the end of a file is not part of it.
-fn secret(reference: &str) -> Result<String, String> {
-    match reference.split_once(':') {
-        Some(("env", name)) => std::env::var(name).map_err(|error| error.to_string()),
-        Some(("file", path)) => std::fs::read_to_string(path)
-            .map(|text| text.trim_end_matches(['\r', '\n']).to_owned())
-            .map_err(|error| error.to_string()),
-        _ => Err("it is neither `env:NAME` nor `file:/path`".to_owned()),
-    }
 }
 
 #[cfg(test)]

@@ -100,6 +100,52 @@ pub enum KafkaError {
         /// The id that is there now.
         found: String,
     },
+    /// The schema registry cannot be asked for now.
+    #[error(
+        "the schema registry at `{url}` does not answer: {reason}; check that it runs there, and `schema_registry`"
+    )]
+    RegistryUnreachable {
+        /// As declared.
+        url: String,
+        /// What stands in the way.
+        reason: String,
+    },
+    /// The schema registry refuses who we are.
+    #[error(
+        "the schema registry at `{url}` refuses the credentials: {reason}; check `schema_registry_username` and what `schema_registry_password` or `schema_registry_token` refers to"
+    )]
+    RegistryDenied {
+        /// As declared.
+        url: String,
+        /// What it says.
+        reason: String,
+    },
+    /// What answers is no schema registry, or none that can be used.
+    #[error(
+        "`{url}` answers, but not as a schema registry: {reason}; check the path of `schema_registry` (Apicurio's is `/apis/ccompat/v7`)"
+    )]
+    NoRegistry {
+        /// As declared.
+        url: String,
+        /// What it answered.
+        reason: String,
+    },
+    /// A record was written with a schema that the registry does not have.
+    #[error(
+        "the record at offset {offset} of partition {partition} of topic `{topic}` was written with schema {id}, which the schema registry does not have. Answers stay as of {offset}. Once the registry has the schema under this id, the stream goes on by itself; or `ALTER STREAM … SKIP HOLE` goes on at {to} without the records of this schema before it and says so in every answer"
+    )]
+    UnknownSchema {
+        /// Its name.
+        topic: String,
+        /// The partition.
+        partition: PartitionId,
+        /// The record's offset.
+        offset: Offset,
+        /// Behind the records of the same schema that follow it.
+        to: Offset,
+        /// The schema's id.
+        id: u32,
+    },
     /// Anything else.
     #[error("topic `{topic}`: {reason}")]
     Other {
@@ -114,16 +160,21 @@ impl KafkaError {
     /// How the API reports it.
     pub fn kind(&self) -> ProblemKind {
         match self {
-            Self::Unreachable { .. } | Self::Other { .. } => ProblemKind::Unavailable,
-            Self::Hole { .. } | Self::Backwards { .. } | Self::OtherTopic { .. } => {
-                ProblemKind::Conflict
+            Self::Unreachable { .. } | Self::RegistryUnreachable { .. } | Self::Other { .. } => {
+                ProblemKind::Unavailable
             }
+            Self::Hole { .. }
+            | Self::Backwards { .. }
+            | Self::OtherTopic { .. }
+            | Self::UnknownSchema { .. } => ProblemKind::Conflict,
             Self::Authentication { .. }
             | Self::Forbidden { .. }
             | Self::NoTopic(_)
             | Self::Secret { .. }
             | Self::Options(_)
-            | Self::Start(_) => ProblemKind::Invalid,
+            | Self::Start(_)
+            | Self::RegistryDenied { .. }
+            | Self::NoRegistry { .. } => ProblemKind::Invalid,
         }
     }
 
@@ -131,8 +182,30 @@ impl KafkaError {
     pub fn is_final(&self) -> bool {
         matches!(
             self,
-            Self::Hole { .. } | Self::Backwards { .. } | Self::OtherTopic { .. }
+            Self::Hole { .. }
+                | Self::Backwards { .. }
+                | Self::OtherTopic { .. }
+                | Self::UnknownSchema { .. }
         )
+    }
+
+    /// The offsets of a partition, half open, without which the stream can go on, if it stands before such.
+    pub fn hole(&self) -> Option<(PartitionId, Offset, Offset)> {
+        match self {
+            Self::Hole {
+                partition,
+                from,
+                kept,
+                ..
+            } => Some((*partition, *from, *kept)),
+            Self::UnknownSchema {
+                partition,
+                offset,
+                to,
+                ..
+            } => Some((*partition, *offset, *to)),
+            _ => None,
+        }
     }
 
     /// What a fault of a call means for the topic.

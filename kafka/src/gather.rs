@@ -2,10 +2,12 @@
 //! From records to a committed batch: decode the values, fill the columns of the envelope, keep what is bad.
 //!
 //! Invariants: every record of a [`Batch`] becomes an event, a dead letter, or a counted tombstone; the span ends
-//! behind all of them and wherever the partition says that it ends.
+//! behind all of them and wherever the partition says that it ends. But for a record whose schema cannot be had: what
+//! its partition has from there on is as if it had not been read.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use arrow::array::{
     ArrayRef, Int32Array, Int64Array, ListBuilder, RecordBatch, StringBuilder, StructBuilder,
@@ -13,14 +15,17 @@ use arrow::array::{
 };
 use arrow::compute::concat_batches;
 use arrow::datatypes::{DataType, SchemaRef};
-use dovetail_log::decode::{BadMessage, Decoder, Messages};
+use dovetail_log::decode::{BadMessage, Decoder, Messages, WriterSchemas, schema_id};
 use dovetail_log::{CommittedBatch, DeadLetter, Place};
 use dovetail_model::{
     KafkaSettings, Offset, PartitionId, Position, Span, StreamSchema, Tombstones,
 };
+use parking_lot::Mutex;
 
+use crate::KafkaError;
 use crate::native::{Batch, Fault, Item, Record};
 use crate::probe::{partition_id, place};
+use crate::registry::Registry;
 
 /// Makes batches of one schema.
 #[derive(Debug)]
@@ -28,6 +33,9 @@ pub(crate) struct Gatherer {
     settings: KafkaSettings,
     /// Of the columns that the values of records have.
     decoder: Decoder,
+    /// Where the schemas of the values are, if they need any, and those that were needed so far.
+    registry: Option<Arc<Registry>>,
+    schemas: Mutex<WriterSchemas>,
     events: SchemaRef,
     /// Where each declared column comes from.
     origins: Vec<Origin>,
@@ -51,12 +59,26 @@ pub(crate) struct Gathered {
     pub(crate) timestamps_ms: BTreeMap<PartitionId, i64>,
     pub(crate) faults: Vec<(i32, Fault)>,
     pub(crate) skipped: u64,
+    /// Why a partition was not read to the end of the batch.
+    pub(crate) held: Option<Held>,
     events: Vec<RecordBatch>,
     dead_letters: Vec<(Place, DeadLetter)>,
 }
 
+/// A record that waits for its schema.
+#[derive(Debug)]
+pub(crate) struct Held {
+    pub(crate) schema: u32,
+    /// Why there is none.
+    pub(crate) error: KafkaError,
+}
+
 impl Gatherer {
-    pub(crate) fn new(schema: &StreamSchema, settings: &KafkaSettings) -> Self {
+    pub(crate) fn new(
+        schema: &StreamSchema,
+        settings: &KafkaSettings,
+        registry: Option<Arc<Registry>>,
+    ) -> Self {
         let mut values = schema.clone();
         values
             .columns
@@ -91,16 +113,31 @@ impl Gatherer {
                 .collect(),
             settings: settings.clone(),
             decoder: Decoder::new(&values),
+            registry,
+            schemas: Mutex::default(),
             events: schema.events(),
         }
     }
 
-    /// Takes a batch of librdkafka's apart.
-    pub(crate) fn gather(&self, batch: &Batch<'_>, arrived_at_us: i64) -> Gathered {
+    /// Takes a batch of librdkafka's apart. Blocks for up to `within` for each schema that it is the first to need.
+    pub(crate) fn gather(
+        &self,
+        batch: &Batch<'_>,
+        arrived_at_us: i64,
+        within: Duration,
+    ) -> Gathered {
         let mut gathered = Gathered::default();
+        let ends = match &self.registry {
+            Some(registry) => self.learn(registry, batch, within, &mut gathered),
+            None => BTreeMap::new(),
+        };
+        let is_held =
+            |partition: i32, at: i64| ends.get(&partition).is_some_and(|held| at >= *held);
         let mut records = Vec::new();
         for item in batch.iter() {
             match item {
+                Item::Record(record) if is_held(record.partition(), record.offset()) => {}
+                Item::End { partition, next } if is_held(partition, next) => {}
                 Item::Record(record) => {
                     gathered.moved(record.partition(), record.offset() + 1);
                     if let Some(millis) = record.timestamp_ms() {
@@ -127,6 +164,75 @@ impl Gatherer {
         records.sort_by_key(|(record, _)| record.partition());
         self.decode(&records, arrived_at_us, &mut gathered);
         gathered
+    }
+
+    /// Gets the schemas that the batch needs. Where one cannot be had: the offset of the first record of each
+    /// partition that needs it.
+    fn learn(
+        &self,
+        registry: &Registry,
+        batch: &Batch<'_>,
+        within: Duration,
+        gathered: &mut Gathered,
+    ) -> BTreeMap<i32, i64> {
+        let mut schemas = self.schemas.lock();
+        let mut missing: BTreeMap<u32, Option<KafkaError>> = BTreeMap::new();
+        let mut ends: BTreeMap<i32, i64> = BTreeMap::new();
+        for item in batch.iter() {
+            let Item::Record(record) = item else { continue };
+            let Some(id) = record.value().and_then(schema_id) else {
+                continue;
+            };
+            if schemas.contains(id) {
+                continue;
+            }
+            if !missing.contains_key(&id) {
+                // One that does not answer is not asked again and again.
+                let silent = missing.values().flatten().next().cloned();
+                let found = silent.map_or_else(|| registry.schema(id, within), Err);
+                match found {
+                    Ok(Some(schema)) => {
+                        let schema = self.decoder.writer_schema(self.settings.format, &schema);
+                        schemas.insert(id, schema);
+                        continue;
+                    }
+                    Ok(None) => drop(missing.insert(id, None)),
+                    Err(error) => drop(missing.insert(id, Some(error))),
+                }
+            }
+            let at = record.offset();
+            let end = ends.entry(record.partition()).or_insert(at);
+            if *end == at && gathered.held.is_none() {
+                let error = missing[&id].clone();
+                gathered.held = Some(Held {
+                    schema: id,
+                    error: error.unwrap_or_else(|| self.unknown(id, record, batch)),
+                });
+            }
+        }
+        ends
+    }
+
+    /// The error of a record whose schema the registry does not have: with those of the same schema behind it.
+    fn unknown(&self, id: u32, first: Record<'_>, batch: &Batch<'_>) -> KafkaError {
+        let records = batch.iter().filter_map(|item| match item {
+            Item::Record(record) => Some(record),
+            _ => None,
+        });
+        let (partition, offset) = place_of(first);
+        let last = records
+            .filter(|record| record.partition() == first.partition())
+            .skip_while(|record| record.offset() < first.offset())
+            .take_while(|record| record.value().and_then(schema_id) == Some(id))
+            .last()
+            .unwrap_or(first);
+        KafkaError::UnknownSchema {
+            topic: self.settings.topic.clone(),
+            partition,
+            offset,
+            to: place_of(last).1.next(),
+            id,
+        }
     }
 
     /// Turns records into events and dead letters. Where they cannot become one batch (they are too much for it, or a
@@ -166,7 +272,9 @@ impl Gatherer {
         arrived_at_us: i64,
     ) -> Result<(RecordBatch, Vec<BadMessage>), String> {
         let values = records.iter().map(|(_, value)| *value);
-        let decoded = self.decoder.decode_messages(self.settings.format, values);
+        let schemas = self.schemas.lock();
+        let format = self.settings.format;
+        let decoded = self.decoder.decode_messages(format, &schemas, values);
         let Messages { events, bad } = decoded.map_err(|error| error.to_string())?;
         let mut indices = bad.iter().map(|bad| bad.index).peekable();
         let good: Vec<Record<'_>> = records

@@ -4,12 +4,13 @@
 //! Purpose: a topic's partitions and offsets *are* the stream's, so the seam needs nothing of its own here: what is
 //! consumed becomes committed batches, and where to go on after a restart is the archived position of the raw log,
 //! which commits with the data. The group's offsets in Kafka are never read.
-//! Collaborators: `dovetail-log` decodes and defines the batches; the node wires a [`KafkaLog`] to the speed layer
+//! Collaborators: `dovetail-log` decodes and defines the batches; a schema registry keeps what Avro and Protobuf
+//! records were written with; the node wires a [`KafkaLog`] to the speed layer
 //! and the archiver.
 //! Invariants: only committed records are seen (`read_committed`); the position moves over offsets that no consumer
 //! sees, up to the last stable one; what cannot be told (a hole that retention left, another topic of the same
-//! name, offsets that went backwards) stops the stream with a reason and never shortens an answer.
-//! Non-goals: consumer groups (partitions are assigned by us), schema registries, producing.
+//! name, offsets that went backwards, a schema that the registry does not have) stops the stream with a reason and never shortens an answer.
+//! Non-goals: consumer groups (partitions are assigned by us), producing.
 
 mod connect;
 mod error;
@@ -17,6 +18,8 @@ mod gather;
 mod log;
 mod native;
 mod probe;
+mod registry;
+mod secret;
 mod state;
 
 pub use error::KafkaError;

@@ -16,9 +16,10 @@ use rdkafka_sys::rd_kafka_resp_err_t as Code;
 use tracing::{error, info, warn};
 
 use crate::connect::Topic;
-use crate::gather::Gatherer;
+use crate::gather::{Gatherer, Held};
 use crate::native::{Ask, Fault};
 use crate::probe::{partition_id, place};
+use crate::registry::Registry;
 use crate::{KafkaError, PartitionLag, Phase, State};
 
 /// Where what is read goes.
@@ -41,6 +42,8 @@ const TIMEOUT: Duration = Duration::from_secs(5);
 const LOOK: Duration = Duration::from_secs(3);
 /// Between two attempts to connect.
 const PAUSE: Duration = Duration::from_secs(1);
+/// Between two questions to a registry that does not answer, at most, or that does not have a schema.
+const LONGEST_PAUSE: Duration = Duration::from_secs(8);
 
 /// Reads the topic of one stream, from where the stream stands, until it is closed.
 #[derive(Clone)]
@@ -58,6 +61,7 @@ struct Shared {
     source: KafkaSource,
     clock: Arc<dyn Clock>,
     gatherer: Mutex<Arc<Gatherer>>,
+    registry: Option<Arc<Registry>>,
     state: Mutex<State>,
     orders: Mutex<Orders>,
     ordered: Condvar,
@@ -95,10 +99,14 @@ impl KafkaLog {
         clock: Arc<dyn Clock>,
         sink: Box<dyn Sink>,
     ) -> std::io::Result<Self> {
+        let registry = source.settings.schema_registry.as_ref();
+        let registry = registry.map(|registry| Arc::new(Registry::new(registry)));
+        let gatherer = Gatherer::new(&def.schema, &source.settings, registry.clone());
         let shared = Arc::new(Shared {
             stream: def.id.clone(),
             name: def.name.clone(),
-            gatherer: Mutex::new(Arc::new(Gatherer::new(&def.schema, &source.settings))),
+            gatherer: Mutex::new(Arc::new(gatherer)),
+            registry,
             source: source.clone(),
             state: Mutex::new(State {
                 looked_ms: Some(clock.now().timestamp_millis()),
@@ -129,7 +137,8 @@ impl KafkaLog {
     /// From now on values are decoded into `schema`, the stream's schema, grown.
     pub fn evolve(&self, schema: &StreamSchema) {
         let shared = &self.0.shared;
-        let gatherer = Gatherer::new(schema, &shared.source.settings);
+        let registry = shared.registry.clone();
+        let gatherer = Gatherer::new(schema, &shared.source.settings, registry);
         *shared.gatherer.lock() = Arc::new(gatherer);
     }
 
@@ -159,7 +168,7 @@ impl KafkaLog {
         Ok(ends.into_iter().map(place).collect())
     }
 
-    /// Goes on at `to` in `partition`, if it is stopped by a hole that ends there. What lies in the hole never comes,
+    /// Goes on at `to` in `partition`, if it is stopped before a [`KafkaError::hole`] that ends there. What lies in the hole never comes,
     /// so what is before it must be archived, and the hole be written down.
     pub fn skip(&self, partition: PartitionId, to: Offset) {
         let shared = &self.0.shared;
@@ -206,16 +215,9 @@ impl Reader {
             if error.is_final() {
                 error!(stream = %name, %error, "the stream reads no more");
                 self.shared.state.lock().phase = Phase::Stopped(error.clone());
-                let KafkaError::Hole {
-                    partition, kept, ..
-                } = error
-                else {
-                    return;
-                };
-                if !self.shared.wait_for_skip(partition, kept) {
+                if !self.shared.wait_for_way_out(&error) {
                     return;
                 }
-                info!(stream = %name, %partition, %kept, "the hole is skipped");
                 continue;
             }
             self.shared.retrying(error);
@@ -237,12 +239,12 @@ impl Reader {
         let mut looked = Instant::now();
         while !self.shared.orders.lock().close {
             let batch = topic.consumer.consume(MOST_RECORDS, WAIT);
-            let faults = if batch.is_empty() {
-                Vec::new()
+            let (faults, held) = if batch.is_empty() {
+                (Vec::new(), None)
             } else {
                 let gatherer = Arc::clone(&self.shared.gatherer.lock());
                 let arrived_at_us = self.shared.clock.now().timestamp_micros();
-                let mut gathered = gatherer.gather(&batch, arrived_at_us);
+                let mut gathered = gatherer.gather(&batch, arrived_at_us, TIMEOUT);
                 drop(batch);
                 self.shared
                     .note(&gathered.next, &gathered.timestamps_ms, gathered.skipped);
@@ -255,10 +257,15 @@ impl Reader {
                     self.sink.unread_since(self.shared.unread_since());
                     self.shared.reading();
                 }
-                gathered.faults
+                (gathered.faults, gathered.held)
             };
             for (partition, fault) in faults {
                 self.judge(&topic, partition, fault)?;
+            }
+            if let Some(held) = held {
+                self.wait_for_registry(held)?;
+                // What was held back is read again.
+                topic.assign(&self.places(&partitions))?;
             }
             if let Some(heard) = topic.consumer.heard() {
                 self.shared.retrying(topic.failed(heard));
@@ -278,6 +285,33 @@ impl Reader {
             }
         }
         Ok(Closed)
+    }
+
+    /// Waits until the registry says whether it has a schema. It is read no further, so nothing is lost meanwhile.
+    ///
+    /// # Errors
+    /// That it does not have it.
+    fn wait_for_registry(&mut self, held: Held) -> Result<(), KafkaError> {
+        let Some(registry) = &self.shared.registry else {
+            return Err(held.error);
+        };
+        let (mut error, mut pause) = (held.error, PAUSE);
+        loop {
+            if error.is_final() {
+                return Err(error);
+            }
+            self.shared.retrying(error);
+            self.sink.unread_since(self.shared.unknown_since());
+            if self.shared.wait(pause) {
+                return Ok(());
+            }
+            pause = (pause * 2).min(LONGEST_PAUSE);
+            match registry.schema(held.schema, TIMEOUT) {
+                // Without it the records say so when they are read again.
+                Ok(_) => return Ok(()),
+                Err(again) => error = again,
+            }
+        }
     }
 
     /// Whether the topic is the one that the stream was declared on; its partitions, and where they end.
@@ -393,13 +427,37 @@ impl Shared {
         orders.close
     }
 
-    /// Waits until the hole before `kept` is skipped. False when the stream is closing instead.
-    fn wait_for_skip(&self, partition: PartitionId, kept: Offset) -> bool {
-        let mut orders = self.orders.lock();
-        while !orders.close && orders.floor.get(partition) < kept {
-            self.ordered.wait(&mut orders);
+    /// Waits until a stream that was stopped can go on: the hole before it is skipped, or the registry has the schema.
+    /// False when there is no way but to start again, or the stream is closing.
+    fn wait_for_way_out(&self, stopped: &KafkaError) -> bool {
+        let Some((partition, _, to)) = stopped.hole() else {
+            return false;
+        };
+        loop {
+            let mut orders = self.orders.lock();
+            if orders.close {
+                return false;
+            }
+            if orders.floor.get(partition) >= to {
+                info!(stream = %self.name, %partition, %to, "the hole is skipped");
+                return true;
+            }
+            match stopped {
+                KafkaError::UnknownSchema { .. } => {
+                    self.ordered.wait_for(&mut orders, LONGEST_PAUSE);
+                }
+                _ => self.ordered.wait(&mut orders),
+            }
+            drop(orders);
+            if let (KafkaError::UnknownSchema { id, .. }, Some(registry)) =
+                (stopped, &self.registry)
+                && let Ok(Some(_)) = registry.schema(*id, TIMEOUT)
+            {
+                info!(stream = %self.name, schema = id, "the registry has the schema now");
+                self.state.lock().phase = Phase::Connecting;
+                return true;
+            }
         }
-        !orders.close
     }
 
     fn reading(&self) {

@@ -10,18 +10,22 @@ use dovetail_model::{
 use crate::KafkaError;
 use crate::connect::Topic;
 use crate::native::Ask;
+use crate::registry::Registry;
 
-/// Asks the topic for its id and for where the stream is to begin. Blocks up to `timeout` for each of three
-/// requests.
+/// Asks the topic for its id and for where the stream is to begin, and whether the registry keeps schemas of its
+/// format. Blocks up to `timeout` for each of four requests.
 ///
 /// # Errors
-/// When no broker answers, the credentials are refused, the topic is not there or may not be read, or it does not
-/// hold the offsets of `start`.
+/// When no broker or the registry does not answer, the credentials are refused, the topic is not there or may not be
+/// read, or it does not hold the offsets of `start`.
 pub fn declare(
     settings: &KafkaSettings,
     stream: &StreamId,
     timeout: Duration,
 ) -> Result<KafkaSource, KafkaError> {
+    if let Some(registry) = &settings.schema_registry {
+        Registry::new(registry).check(settings.format, timeout)?;
+    }
     let topic = Topic::connect(settings, stream)?;
     let (topic_id, partitions) = topic.describe(timeout)?;
     let ask = |ask| {

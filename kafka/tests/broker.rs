@@ -45,6 +45,7 @@ fn settings(broker: &Broker, topic: &str) -> KafkaSettings {
         brokers: broker.address(),
         topic: topic.to_owned(),
         format: MessageFormat::Json,
+        schema_registry: None,
         start: StartAt::Earliest,
         tombstones: Tombstones::DeadLetter,
         key_column: None,

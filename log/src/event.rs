@@ -24,6 +24,10 @@ pub enum Format {
     Csv,
     /// An Arrow IPC stream: `application/vnd.apache.arrow.stream`.
     Arrow,
+    /// An Avro message behind the id of its schema: only of dead letters of a Kafka topic.
+    Avro,
+    /// A Protobuf message behind the id of its schema: only of dead letters of a Kafka topic.
+    Protobuf,
 }
 
 impl Format {
@@ -34,6 +38,8 @@ impl Format {
             Self::Json => "application/json",
             Self::Csv => "text/csv",
             Self::Arrow => "application/vnd.apache.arrow.stream",
+            Self::Avro => "application/avro",
+            Self::Protobuf => "application/protobuf",
         }
     }
 }
@@ -45,6 +51,8 @@ impl fmt::Display for Format {
             Self::Json => "json",
             Self::Csv => "csv",
             Self::Arrow => "arrow",
+            Self::Avro => "avro",
+            Self::Protobuf => "protobuf",
         })
     }
 }
@@ -58,6 +66,8 @@ impl FromStr for Format {
             "json" => Ok(Self::Json),
             "csv" => Ok(Self::Csv),
             "arrow" => Ok(Self::Arrow),
+            "avro" => Ok(Self::Avro),
+            "protobuf" => Ok(Self::Protobuf),
             other => Err(format!(
                 "`{other}` is not a format: use ndjson, json, csv or arrow"
             )),

@@ -47,7 +47,9 @@ pub use schema::{
     ARRIVED_AT, Column, ColumnType, EXCLUDED, EpochUnit, EventTime, MAX_NAME_BYTES, NameError,
     OFFSET, PARTITION, SYSTEM_COLUMNS, StreamSchema, UnknownColumns, check_name,
 };
-pub use source::{KafkaSettings, KafkaSource, MessageFormat, Source, StartAt, Tombstones};
+pub use source::{
+    KafkaSettings, KafkaSource, MessageFormat, SchemaRegistry, Source, StartAt, Tombstones,
+};
 pub use span::{Span, SpanError};
 pub use stream::StreamDef;
 pub use token::{PositionToken, TokenError};

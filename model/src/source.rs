@@ -56,6 +56,9 @@ pub struct KafkaSettings {
     pub topic: String,
     /// How the values of its records are written.
     pub format: MessageFormat,
+    /// Where the schemas of its records are, if the format needs them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub schema_registry: Option<SchemaRegistry>,
     /// Where to begin.
     #[serde(default)]
     pub start: StartAt,
@@ -97,6 +100,27 @@ pub enum MessageFormat {
     Json,
     /// One CSV record without a header: the declared columns in their order.
     Csv,
+    /// One Avro record behind the id of its schema in the registry.
+    Avro,
+    /// One Protobuf message behind the id of its schema in the registry.
+    Protobuf,
+}
+
+impl MessageFormat {
+    /// Whether its messages can be read only with schemas of a registry.
+    pub fn needs_registry(self) -> bool {
+        matches!(self, Self::Avro | Self::Protobuf)
+    }
+}
+
+/// Where the schemas of messages are kept: an HTTP server that speaks Confluent's API.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SchemaRegistry {
+    /// Its URL; what it has of a path stands before each request's.
+    pub url: String,
+    /// How to connect: `schema_registry_username` and their like, by the names of the options.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub access: BTreeMap<String, String>,
 }
 
 /// What becomes of a record without a value, the deletion of a key in a compacted topic.
@@ -204,7 +228,11 @@ mod tests {
             settings: KafkaSettings {
                 brokers: "127.0.0.1:9092".to_owned(),
                 topic: "flights".to_owned(),
-                format: MessageFormat::Json,
+                format: MessageFormat::Avro,
+                schema_registry: Some(SchemaRegistry {
+                    url: "http://127.0.0.1:8081".to_owned(),
+                    access: BTreeMap::new(),
+                }),
                 start: StartAt::Offsets(Position::zero().with(PartitionId(3), Offset(7))),
                 tombstones: Tombstones::Skip,
                 key_column: Some("k".to_owned()),

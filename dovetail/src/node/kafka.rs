@@ -85,22 +85,18 @@ impl KafkaFeed {
     /// # Errors
     /// When none does: what it is doing instead.
     pub(crate) fn hole(&self, stream: &str, now: DateTime<Utc>) -> Result<Hole, Problem> {
-        let (word, reason) = match self.log.state().phase {
-            Phase::Stopped(KafkaError::Hole {
+        let phase = self.log.state().phase;
+        if let Phase::Stopped(stopped) = &phase
+            && let Some((partition, from, to)) = stopped.hole()
+        {
+            return Ok(Hole {
                 partition,
                 from,
-                kept,
-                ..
-            }) => {
-                return Ok(Hole {
-                    partition,
-                    from,
-                    to: kept,
-                    skipped_at: now,
-                });
-            }
-            phase => words(phase),
-        };
+                to,
+                skipped_at: now,
+            });
+        }
+        let (word, reason) = words(phase);
         let reason = reason.map_or_else(String::new, |reason| format!(": {reason}"));
         Err(Problem::conflict(format!(
             "stream `{stream}` is not stopped by a hole in its topic, it is {word}{reason}"

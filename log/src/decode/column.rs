@@ -110,6 +110,11 @@ impl Row {
         self.width
     }
 
+    /// Rows so far, of which every column has a value.
+    pub(super) fn len(&self) -> usize {
+        self.columns.first().map_or(0, |named| named.column.len())
+    }
+
     /// The place of the column named `name`; `guess` is tried first.
     #[inline]
     pub(super) fn find(&self, name: &[u8], guess: usize) -> Option<usize> {

@@ -110,6 +110,8 @@ pub(super) enum What {
     TooDeep,
     /// The bytes are not text.
     NotUtf8,
+    /// What was said at once, as the value has no text to quote.
+    Worded,
     /// A CSV record has another number of values than the header.
     Ragged { found: usize, expected: usize },
     /// No fault of the event: the body decodes to more than fits. Ends the whole decode.
@@ -143,6 +145,14 @@ pub(super) type Outcome<T> = Result<T, Box<Fault>>;
 #[cold]
 pub(super) fn fault<T>(what: What, at: Range<usize>) -> Outcome<T> {
     Err(Fault::new(what, at))
+}
+
+/// A failed outcome of a value that has no text to quote: the reason in words.
+#[cold]
+pub(super) fn worded<T>(reason: String) -> Outcome<T> {
+    let mut fault = Fault::new(What::Worded, 0..0);
+    fault.said = Some(reason);
+    Err(fault)
 }
 
 impl Fault {
@@ -222,6 +232,8 @@ impl Fault {
             What::Ragged { found, expected } => {
                 format!("the record has {found} values, the header names {expected}")
             }
+            // Said at once, above.
+            What::Worded => String::new(),
             What::OverBudget => "it decodes to more than fits".to_owned(),
         };
         Described {

@@ -12,6 +12,7 @@ use super::csv::RecordReader;
 use super::fault::{Outcome, What};
 use super::json::JsonReader;
 use super::ndjson::check;
+use super::registered::{RegisteredReader, WriterSchemas};
 use super::{DecodeError, Decoder, batch_of};
 use crate::Format;
 
@@ -36,13 +37,15 @@ pub struct BadMessage {
 }
 
 impl Decoder {
-    /// Decodes messages of one event each. A CSV record has the declared columns in their order.
+    /// Decodes messages of one event each. A CSV record has the declared columns in their order; what a registry keeps
+    /// the schemas of is read with those of `schemas`.
     ///
     /// # Errors
     /// `TooLarge` if together they decode to more than the limit: give fewer at a time.
     pub fn decode_messages<'a>(
         &self,
         format: MessageFormat,
+        schemas: &WriterSchemas,
         messages: impl IntoIterator<Item = &'a [u8]>,
     ) -> Result<Messages, DecodeError> {
         let mut columns = self.row();
@@ -50,6 +53,9 @@ impl Decoder {
         let mut reader = match format {
             MessageFormat::Json => Reader::Json(JsonReader::new(&[], self.schema.unknown_columns)),
             MessageFormat::Csv => Reader::Csv(RecordReader::new(&self.schema)),
+            MessageFormat::Avro | MessageFormat::Protobuf => {
+                Reader::Registered(RegisteredReader::new(schemas))
+            }
         };
         let (mut rows, mut bad) = (0, Vec::new());
         for (index, message) in messages.into_iter().enumerate() {
@@ -73,10 +79,13 @@ impl Decoder {
         })
     }
 
-    /// A message as a body that decodes alone, and its format: what a dead letter keeps of it.
+    /// A message as a body that decodes alone (with its schema, where that is elsewhere), and its format: what a dead
+    /// letter keeps of it.
     pub fn letter(&self, format: MessageFormat, message: &[u8]) -> (Bytes, Format) {
         match format {
             MessageFormat::Json => (Bytes::copy_from_slice(message), Format::Json),
+            MessageFormat::Avro => (Bytes::copy_from_slice(message), Format::Avro),
+            MessageFormat::Protobuf => (Bytes::copy_from_slice(message), Format::Protobuf),
             MessageFormat::Csv => {
                 let header = csv_header(&self.schema.columns);
                 let body = [header.as_bytes(), message].concat();
@@ -104,6 +113,7 @@ fn csv_header(columns: &[Column]) -> String {
 enum Reader<'a> {
     Json(JsonReader<'a>),
     Csv(RecordReader),
+    Registered(RegisteredReader<'a>),
 }
 
 impl<'a> Reader<'a> {
@@ -114,9 +124,9 @@ impl<'a> Reader<'a> {
         row: usize,
         budget: &mut Budget,
     ) -> Outcome<()> {
-        check(message, false)?;
         match self {
             Self::Json(reader) => {
+                check(message, false)?;
                 reader.reset(message, 0);
                 reader.skip_space();
                 reader.event(columns, row, budget)?;
@@ -126,7 +136,11 @@ impl<'a> Reader<'a> {
                 }
                 Ok(())
             }
-            Self::Csv(reader) => reader.read_alone(message, columns, row, budget),
+            Self::Csv(reader) => {
+                check(message, false)?;
+                reader.read_alone(message, columns, row, budget)
+            }
+            Self::Registered(reader) => reader.read(message, columns, row, budget),
         }
     }
 }

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Bytes to events: one pass over the body, straight into Arrow columns of the declared types.
 //!
-//! Purpose: decode NDJSON, JSON, CSV and Arrow IPC into a record batch of [`StreamSchema::declared`], and
-//! say of every event that cannot be decoded where it is and why. Collaborators: the HTTP API and
-//! `dovetail ingest` hand bodies in; the embedded log stores what comes out.
+//! Purpose: decode NDJSON, JSON, CSV and Arrow IPC, and messages of Avro and Protobuf, into a record batch of
+//! [`StreamSchema::declared`], and say of every event that cannot be decoded where it is and why. Collaborators: the
+//! HTTP API and `dovetail ingest` hand bodies in, the readers of topics messages; a log stores what comes out.
 //! Invariants: nothing is coerced with a loss, and no number passes through a float on its way to an
 //! integer or a decimal; memory stays within a fixed bound whatever the bytes are; time is linear in the
 //! body. A bad event is taken back from the columns where it stands, so good and bad events are decoded by
@@ -11,6 +11,7 @@
 //! Non-goals: limits of the body's size (`decompress` takes one), offsets, durability.
 
 mod arrow_ipc;
+mod avro;
 mod budget;
 mod column;
 mod compress;
@@ -25,6 +26,9 @@ mod json_array;
 mod messages;
 mod ndjson;
 mod number;
+mod protobuf;
+mod put;
+mod registered;
 mod sink;
 mod text;
 mod time;
@@ -45,6 +49,7 @@ pub use error::{DecodeError, Place};
 pub use guard::{guarded, panics_are_caught};
 pub use infer::infer;
 pub use messages::{BadMessage, Messages};
+pub use registered::{RegisteredSchema, SchemaReference, WriterSchema, WriterSchemas, schema_id};
 pub use sink::OnError;
 
 /// What one body may take in memory: a few bytes of text can ask for wide rows of nulls.
@@ -109,6 +114,7 @@ impl Decoder {
             Format::Json => self.decode_text(json_array::decode, body, &mut sink)?,
             Format::Csv => self.decode_text(csv::decode, body, &mut sink)?,
             Format::Arrow => arrow_ipc::decode(body, &self.schema, &self.declared, &mut sink)?,
+            Format::Avro | Format::Protobuf => return Err(topics_only(format)),
         };
         Ok(Decoded {
             events,
@@ -134,6 +140,13 @@ impl Decoder {
             Some((event_time.column.as_str(), unit))
         });
         Row::new(&self.schema.columns, epoch)
+    }
+}
+
+/// A format whose messages say nothing without a registry of schemas.
+fn topics_only(format: Format) -> DecodeError {
+    DecodeError::UnsupportedMedia {
+        reason: format!("{format} is read from Kafka topics only"),
     }
 }
 

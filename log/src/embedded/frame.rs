@@ -173,6 +173,8 @@ fn encode_dead_letter(writer: &mut Writer, letter: &DeadLetter) {
         Format::Json => 1,
         Format::Csv => 2,
         Format::Arrow => 3,
+        Format::Avro => 4,
+        Format::Protobuf => 5,
     });
     writer.bytes(&letter.bytes);
     writer.bytes(letter.reason.as_bytes());
@@ -189,6 +191,8 @@ fn decode_dead_letter(reader: &mut Reader<'_>) -> Option<DeadLetter> {
         1 => Format::Json,
         2 => Format::Csv,
         3 => Format::Arrow,
+        4 => Format::Avro,
+        5 => Format::Protobuf,
         _ => return None,
     };
     Some(DeadLetter {

@@ -171,6 +171,7 @@ fn on_a_topic() -> Entry {
                 brokers: "b:1".to_owned(),
                 topic: "t".to_owned(),
                 format: MessageFormat::Json,
+                schema_registry: None,
                 start: StartAt::Earliest,
                 tombstones: Tombstones::Skip,
                 key_column: None,

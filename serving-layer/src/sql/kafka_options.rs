@@ -8,17 +8,25 @@
 use std::collections::BTreeMap;
 
 use dovetail_model::{
-    Column, ColumnType, KafkaSettings, MessageFormat, Problem, StreamSchema, Tombstones,
+    Column, ColumnType, KafkaSettings, MessageFormat, Problem, SchemaRegistry, StreamSchema,
+    Tombstones,
 };
 
 use super::options::{OptionValue, Options};
 use super::render::{literal, word};
 
 /// The options' names.
-pub(super) const KNOWN: [&str; 16] = [
+pub(super) const KNOWN: [&str; 23] = [
     "brokers",
     "topic",
     "format",
+    "schema_registry",
+    "schema_registry_username",
+    "schema_registry_password",
+    "schema_registry_token",
+    "schema_registry_ca_location",
+    "schema_registry_certificate_location",
+    "schema_registry_key_location",
     "start",
     "tombstones",
     "key_column",
@@ -33,14 +41,25 @@ pub(super) const KNOWN: [&str; 16] = [
     "ssl_key_location",
     "ssl_key_password",
 ];
-/// Those that say how to connect.
-const SECURITY: &[&str] = KNOWN.split_at(8).1;
+/// Those that say how to connect to the schema registry.
+const REGISTRY: &[&str] = KNOWN.split_at(10).0.split_at(4).1;
+/// Those that say how to connect to the brokers.
+const SECURITY: &[&str] = KNOWN.split_at(15).1;
 /// Those of them whose value is a secret.
-const SECRETS: [&str; 2] = ["sasl_password", "ssl_key_password"];
+const SECRETS: [&str; 4] = [
+    "sasl_password",
+    "ssl_key_password",
+    "schema_registry_password",
+    "schema_registry_token",
+];
 const PROTOCOLS: [&str; 4] = ["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"];
 const MECHANISMS: [&str; 3] = ["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"];
-const FORMATS: [(&str, MessageFormat); 2] =
-    [("json", MessageFormat::Json), ("csv", MessageFormat::Csv)];
+const FORMATS: [(&str, MessageFormat); 4] = [
+    ("json", MessageFormat::Json),
+    ("csv", MessageFormat::Csv),
+    ("avro", MessageFormat::Avro),
+    ("protobuf", MessageFormat::Protobuf),
+];
 const TOMBSTONES: [(&str, Tombstones); 2] = [
     ("dead-letter", Tombstones::DeadLetter),
     ("skip", Tombstones::Skip),
@@ -73,8 +92,10 @@ pub(super) fn kafka_settings(
     };
     let brokers = required("brokers", "127.0.0.1:9092")?;
     let topic = required("topic", "flights")?;
-    let format = options.take("format");
+    let format_option = options.take("format");
+    let format = format_option.as_ref();
     let format = format.map_or(Ok(MessageFormat::Json), |o| o.one_of(&FORMATS))?;
+    let schema_registry = registry(options, format, format_option.as_ref().unwrap_or(&source))?;
     let start = match options.take("start") {
         Some(option) => option
             .text()?
@@ -94,6 +115,7 @@ pub(super) fn kafka_settings(
         brokers,
         topic,
         format,
+        schema_registry,
         start,
         tombstones,
         key_column: envelope("key_column", &ColumnType::Varchar)?,
@@ -159,18 +181,118 @@ fn envelope_column(
     }
 }
 
+/// Where the schemas are; `format_at` is what says the format.
+fn registry(
+    options: &mut Options,
+    format: MessageFormat,
+    format_at: &OptionValue,
+) -> Result<Option<SchemaRegistry>, Problem> {
+    let url = options.take("schema_registry");
+    let mut access = BTreeMap::new();
+    for key in REGISTRY {
+        let Some(option) = options.take(key) else {
+            continue;
+        };
+        if url.is_none() {
+            return Err(option.problem(format!(
+                "`{key}` says nothing without a registry: add schema_registry = 'http://127.0.0.1:8081', or leave `{key}` out"
+            )));
+        }
+        access.insert(*key, (value_of(key, &option)?, option));
+    }
+    let name = word(&FORMATS, &format);
+    let url = match (url, format.needs_registry()) {
+        (None, false) => return Ok(None),
+        (None, true) => {
+            return Err(format_at.problem(format!(
+                "format = '{name}' needs the registry that keeps the schemas of the records: add schema_registry = 'http://127.0.0.1:8081'"
+            )));
+        }
+        (Some(option), false) => {
+            return Err(option.problem(format!(
+                "`schema_registry` says nothing when format is '{name}': set it to 'avro' or 'protobuf', or leave `schema_registry` out"
+            )));
+        }
+        (Some(option), true) => registry_url(&option)?,
+    };
+    let pairs = [
+        ("schema_registry_username", "schema_registry_password"),
+        (
+            "schema_registry_certificate_location",
+            "schema_registry_key_location",
+        ),
+    ];
+    needs_both(&access, &pairs)?;
+    if let (Some((_, option)), true) = (
+        access.get("schema_registry_token"),
+        access.contains_key("schema_registry_username"),
+    ) {
+        return Err(option.problem(
+            "a request carries one of the two: give `schema_registry_token`, or `schema_registry_username` and `schema_registry_password`",
+        ));
+    }
+    if let Some((key, (_, option))) = access.iter().find(|(key, _)| key.ends_with("_location"))
+        && url.starts_with("http:")
+    {
+        return Err(option.problem(format!(
+            "`{key}` says nothing when the URL of `schema_registry` begins with http: write https, or leave `{key}` out"
+        )));
+    }
+    let access = access.into_iter();
+    Ok(Some(SchemaRegistry {
+        url,
+        access: access.map(|(k, (text, _))| (k.to_owned(), text)).collect(),
+    }))
+}
+
+fn registry_url(option: &OptionValue) -> Result<String, Problem> {
+    let text = filled(option)?;
+    let rest = text
+        .strip_prefix("http://")
+        .or_else(|| text.strip_prefix("https://"));
+    let host = rest.map(|rest| rest.split(['/', '?', '#']).next().unwrap_or_default());
+    match host {
+        Some(host) if host.contains('@') => Err(option.problem(
+            "who we are would be stored with the statement: write `schema_registry_username` and `schema_registry_password` instead of a name in the URL",
+        )),
+        Some(host) if !host.is_empty() && !text.contains(['?', '#', ' ']) => Ok(text),
+        _ => Err(option.problem(format!(
+            "`{text}` is no URL of a registry: write it as 'http://127.0.0.1:8081', with its path, if it has one"
+        ))),
+    }
+}
+
+/// What an option says, if it is a reference where it is a secret.
+fn value_of(key: &str, option: &OptionValue) -> Result<String, Problem> {
+    let text = filled(option)?;
+    if SECRETS.contains(&key) && !is_reference(&text) {
+        return Err(option.problem(format!(
+            "`{key}` would be stored with the statement: write {key} = 'env:NAME' or 'file:/path', where the server finds it"
+        )));
+    }
+    Ok(text)
+}
+
+/// Refuses one option of a pair without the other.
+fn needs_both(
+    given: &BTreeMap<&str, (String, OptionValue)>,
+    pairs: &[(&str, &str)],
+) -> Result<(), Problem> {
+    for (one, other) in pairs.iter().flat_map(|(a, b)| [(a, b), (b, a)]) {
+        if let (Some((_, option)), None) = (given.get(one), given.get(other)) {
+            return Err(option.problem(format!("`{one}` needs `{other}`, too")));
+        }
+    }
+    Ok(())
+}
+
 fn security(options: &mut Options) -> Result<BTreeMap<String, String>, Problem> {
     let mut given = BTreeMap::new();
     for key in SECURITY {
         let Some(option) = options.take(key) else {
             continue;
         };
-        let text = filled(&option)?;
-        if SECRETS.contains(key) && !is_reference(&text) {
-            return Err(option.problem(format!(
-                "`{key}` would be stored with the statement: write {key} = 'env:NAME' or 'file:/path', where the server finds it"
-            )));
-        }
+        let text = value_of(key, &option)?;
         let words: &[&str] = match *key {
             "security_protocol" => &PROTOCOLS,
             "sasl_mechanism" => &MECHANISMS,
@@ -183,7 +305,7 @@ fn security(options: &mut Options) -> Result<BTreeMap<String, String>, Problem> 
                 known.join(", ")
             )));
         }
-        given.insert((*key).to_owned(), (text, option));
+        given.insert(*key, (text, option));
     }
     let protocol = given.get("security_protocol").map(|(text, _)| text.clone());
     let protocol = protocol.as_deref().unwrap_or("PLAINTEXT");
@@ -211,12 +333,11 @@ fn security(options: &mut Options) -> Result<BTreeMap<String, String>, Problem> 
         }
     }
     let pairs = [("ssl_certificate_location", "ssl_key_location")];
-    for (one, other) in pairs.into_iter().chain(pairs.map(|(a, b)| (b, a))) {
-        if let (Some((_, option)), None) = (given.get(one), given.get(other)) {
-            return Err(option.problem(format!("`{one}` needs `{other}`, too")));
-        }
-    }
-    Ok(given.into_iter().map(|(k, (text, _))| (k, text)).collect())
+    needs_both(&given, &pairs)?;
+    let given = given.into_iter();
+    Ok(given
+        .map(|(key, (text, _))| (key.to_owned(), text))
+        .collect())
 }
 
 /// `env:NAME` or `file:/path`
@@ -237,6 +358,11 @@ pub(super) fn render_kafka(settings: &KafkaSettings) -> Vec<String> {
         format!("format = '{}'", word(&FORMATS, &settings.format)),
         format!("start = '{}'", settings.start),
     ];
+    if let Some(registry) = &settings.schema_registry {
+        options.push(format!("schema_registry = {}", literal(&registry.url)));
+        let access = registry.access.iter();
+        options.extend(access.map(|(key, value)| format!("{key} = {}", literal(value))));
+    }
     if settings.tombstones != Tombstones::default() {
         let value = word(&TOMBSTONES, &settings.tombstones);
         options.push(format!("tombstones = '{value}'"));

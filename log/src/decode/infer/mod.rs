@@ -21,7 +21,7 @@ use super::fault::excerpt;
 use super::guard::guarded;
 use super::json::JsonReader;
 use super::text::without_bom;
-use super::{Format, arrow_ipc};
+use super::{Format, arrow_ipc, topics_only};
 use shape::{Fields, Shape};
 
 /// Proposes a schema for events like those in `sample`, the start of the file or stream `name`.
@@ -34,6 +34,7 @@ pub fn infer(format: Format, sample: &[u8], name: &str) -> Result<StreamSchema, 
         Format::Json => json(sample).map(Fields::into_columns),
         Format::Csv => csv(sample).map(Fields::into_columns),
         Format::Arrow => arrow_schema(sample).map(|schema| arrow_columns(schema.fields())),
+        Format::Avro | Format::Protobuf => return Err(topics_only(format)),
     };
     let columns = columns.map_err(|error| in_file(error, name))?;
     let columns = declarable(columns);

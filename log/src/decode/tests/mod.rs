@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 mod arrow;
+mod avro;
 mod cells;
 mod examples;
 mod generate;
 mod inferred;
 mod properties;
+mod protobuf;
 mod reference;
 
 use bytes::Bytes;
