@@ -6,6 +6,8 @@ cargo_deny_version=0.20.2
 
 kafka_version=4.3.1
 
+apicurio_version=2.6.13.Final
+
 versitygw_version=1.8.0
 
 cache="${XDG_CACHE_HOME:-$HOME/.cache}/dovetail"
@@ -118,6 +120,28 @@ need_kafka() {
         -DoutputDirectory="$kafka_jars.new" -DincludeScope=runtime >&2
     rm -rf "$kafka_jars"
     mv "$kafka_jars.new" "$kafka_jars"
+}
+
+# The schema registry of the Kafka tests: in the cache, unpacked. The last one that runs on Debian's Java.
+apicurio_dir="$cache/apicurio-$apicurio_version"
+need_schema_registry() {
+    local missing=()
+    have java || missing+=(default-jre-headless)
+    if [ ! -d "$apicurio_dir" ]; then
+        have mvn || missing+=(maven)
+    fi
+    install_system "${missing[@]}"
+    if [ -d "$apicurio_dir" ]; then
+        return
+    fi
+    say "fetching Apicurio Registry $apicurio_version into $apicurio_dir (once)"
+    rm -rf "$apicurio_dir.new"
+    mkdir -p "$apicurio_dir.new"
+    mvn -B -q dependency:copy -Dmdep.useBaseVersion=true -DoutputDirectory="$apicurio_dir.new" \
+        -Dartifact="io.apicurio:apicurio-registry-app:$apicurio_version:tar.gz:all" >&2
+    tar -xzf "$apicurio_dir.new/apicurio-registry-app-$apicurio_version-all.tar.gz" -C "$apicurio_dir.new"
+    rm "$apicurio_dir.new/apicurio-registry-app-$apicurio_version-all.tar.gz"
+    mv "$apicurio_dir.new" "$apicurio_dir"
 }
 
 # The S3 server of the object store tests: built from its Go module into the cache.

@@ -17,6 +17,8 @@ mod dead_letters;
 mod ingest;
 #[cfg(feature = "kafka")]
 mod kafka;
+#[cfg(feature = "kafka")]
+mod kafka_registry;
 mod memory;
 mod object_store;
 mod poison;

@@ -5,6 +5,7 @@
 //! process that started it, however that ends; a broker that does not start fails the test with its log.
 
 pub mod process;
+mod registry;
 
 use std::fmt::Write as _;
 use std::fs;
@@ -22,6 +23,7 @@ use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
 use process::{Kept, free_ports};
+pub use registry::Registry;
 
 const TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -286,18 +288,21 @@ fn options() -> AdminOptions {
 
 /// Where `script/kafka-jars` puts them.
 fn jars() -> PathBuf {
+    let name = format!("kafka-{VERSION}");
+    fetched(&name, &format!("kafka_2.13-{VERSION}.jar"), "kafka-jars")
+}
+
+/// A directory of the cache that holds `file` once a script has filled it.
+fn fetched(name: &str, file: &str, script: &str) -> PathBuf {
     let cache = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
     let cache = cache.or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cache")));
-    let jars = cache
-        .unwrap_or_default()
-        .join(format!("dovetail/kafka-{VERSION}"));
-    let found = jars.join(format!("kafka_2.13-{VERSION}.jar")).is_file();
+    let dir = cache.unwrap_or_default().join("dovetail").join(name);
     assert!(
-        found,
-        "no Kafka in {}: run script/kafka-jars once",
-        jars.display()
+        dir.join(file).is_file(),
+        "no {name} in the cache ({}): run script/{script} once",
+        dir.display()
     );
-    jars
+    dir
 }
 
 const LOG4J: &str = "rootLogger.level=WARN\n\

@@ -17,6 +17,7 @@ fn create(options: &str) -> Result<CreateStream, String> {
 }
 
 const PLAIN: &str = "source = 'kafka', brokers = 'a:9092,b:9092', topic = 't'";
+const AVRO: &str = "source = 'kafka', brokers = 'a:9092', topic = 't', format = 'avro', schema_registry = 'https://r:8081/x'";
 const SASL: &str = "security_protocol = 'SASL_SSL', sasl_mechanism = 'SCRAM-SHA-512', sasl_username = 'd', sasl_password = 'env:KAFKA_PASSWORD'";
 
 #[test]
@@ -28,6 +29,11 @@ fn what_is_shown_declares_the_same_stream() {
         &format!(
             ", start = '2026-01-31T00:00:00Z', event_time = 'at', {SASL}, ssl_ca_location = '/etc/o''k.pem'"
         ),
+        ", format = 'avro', schema_registry = 'http://r:8081/apis/ccompat/v7'",
+        ", format = 'protobuf', schema_registry = 'https://r', schema_registry_username = 'd', \
+         schema_registry_password = 'env:P', schema_registry_ca_location = '/ca.pem', \
+         schema_registry_certificate_location = '/c.pem', schema_registry_key_location = '/k.pem'",
+        ", format = 'avro', schema_registry = 'http://r', schema_registry_token = 'file:/t'",
     ] {
         let created = create(&format!("{PLAIN}{more}")).expect(more);
         let stream = StreamDef {
@@ -62,7 +68,10 @@ fn what_contradicts_itself_is_refused_with_the_way_out() {
             "source = 'kafka', brokers = ' ', topic = 't'",
             "`brokers` is empty",
         ),
-        (&format!("{PLAIN}, format = 'xml'"), "one of 'json', 'csv'"),
+        (
+            &format!("{PLAIN}, format = 'xml'"),
+            "one of 'json', 'csv', 'avro', 'protobuf'",
+        ),
         (
             &format!("{PLAIN}, start = 'first'"),
             "'earliest', 'latest', a time",
@@ -98,6 +107,49 @@ fn what_contradicts_itself_is_refused_with_the_way_out() {
         (
             &format!("{PLAIN}, {}", SASL.replace("env:KAFKA_PASSWORD", "hunter2")),
             "'env:NAME' or 'file:/path'",
+        ),
+        (
+            &format!("{PLAIN}, format = 'protobuf'"),
+            "format = 'protobuf' needs the registry",
+        ),
+        (
+            &format!("{PLAIN}, format = 'csv', schema_registry = 'http://r'"),
+            "says nothing when format is 'csv'",
+        ),
+        (
+            &format!("{PLAIN}, schema_registry_token = 'env:T'"),
+            "says nothing without a registry",
+        ),
+        (
+            &AVRO.replace("https://r:8081/x", "r:8081"),
+            "`r:8081` is no URL of a registry",
+        ),
+        (&AVRO.replace("r:8081/x", ""), "is no URL of a registry"),
+        (
+            &AVRO.replace("r:8081", "hunter2@r"),
+            "instead of a name in the URL",
+        ),
+        (
+            &format!("{AVRO}, schema_registry_password = 'hunter2'"),
+            "'env:NAME' or 'file:/path'",
+        ),
+        (
+            &format!("{AVRO}, schema_registry_password = 'env:P'"),
+            "`schema_registry_password` needs `schema_registry_username`",
+        ),
+        (
+            &format!(
+                "{AVRO}, schema_registry_token = 'env:T', schema_registry_username = 'd', schema_registry_password = 'env:P'"
+            ),
+            "a request carries one of the two",
+        ),
+        (
+            &format!("{AVRO}, schema_registry_key_location = '/k'"),
+            "needs `schema_registry_certificate_location`",
+        ),
+        (
+            &format!("{AVRO}, schema_registry_ca_location = '/c'").replace("https", "http"),
+            "begins with http: write https",
         ),
     ] {
         let detail = create(options).expect_err(options);
