@@ -1,11 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Against a server that answers as it is told; the real registry is in the tests of the program.
 
-use std::io::{BufRead as _, BufReader, Write as _};
-use std::net::TcpListener;
+use std::io::{self, BufRead as _, BufReader, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::path::Path;
 use std::sync::Arc;
 use std::thread;
 use std::time::Instant;
+
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::WebPkiClientVerifier;
+use rustls::{RootCertStore, ServerConfig, ServerConnection, StreamOwned};
 
 use super::*;
 
@@ -19,6 +25,15 @@ struct Server {
 
 /// Answers each request with a status and a body, given its path and what it was asked before; None is no answer.
 fn serve(answer: impl Fn(&str, usize) -> Option<(u16, String)> + Send + 'static) -> Server {
+    serve_over("http", |stream| stream, answer)
+}
+
+/// The same over `open`, which speaks what stands below HTTP.
+fn serve_over<S: Read + Write>(
+    scheme: &str,
+    open: impl Fn(TcpStream) -> S + Send + 'static,
+    answer: impl Fn(&str, usize) -> Option<(u16, String)> + Send + 'static,
+) -> Server {
     let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a free port");
     let port = listener.local_addr().expect("it is bound").port();
     let asked: Arc<Mutex<Vec<String>>> = Arc::default();
@@ -27,15 +42,11 @@ fn serve(answer: impl Fn(&str, usize) -> Option<(u16, String)> + Send + 'static)
         // Kept open, so that who waits for an answer waits.
         let mut silent = Vec::new();
         for stream in listener.incoming() {
-            let mut stream = stream.expect("a connection");
-            let mut head = String::new();
-            for line in BufReader::new(&stream).lines() {
-                let line = line.expect("a line");
-                if line.is_empty() {
-                    break;
-                }
-                head += &(line + "\n");
-            }
+            let mut stream = open(stream.expect("a connection"));
+            // A client that does not like our certificate says nothing.
+            let Ok(head) = head(&mut stream) else {
+                continue;
+            };
             let path = head.split(' ').nth(1).unwrap_or_default();
             let path = path.split('?').next().unwrap_or_default().to_owned();
             let before = heads.lock().len();
@@ -52,9 +63,22 @@ fn serve(answer: impl Fn(&str, usize) -> Option<(u16, String)> + Send + 'static)
         }
     });
     Server {
-        url: format!("http://127.0.0.1:{port}/base/"),
+        url: format!("{scheme}://127.0.0.1:{port}/base/"),
         asked,
     }
+}
+
+/// The head of a request.
+fn head(stream: &mut impl Read) -> io::Result<String> {
+    let mut head = String::new();
+    for line in BufReader::new(stream).lines() {
+        let line = line?;
+        if line.is_empty() {
+            break;
+        }
+        head += &(line + "\n");
+    }
+    Ok(head)
 }
 
 fn registry(server: &Server, access: &[(&str, &str)]) -> Registry {
@@ -203,4 +227,64 @@ fn a_certificate_that_cannot_be_read_names_its_option() {
         error.contains(option) && error.contains("/no/such/file"),
         "{error}"
     );
+}
+
+/// An authority, and a certificate of its for servers and clients on 127.0.0.1, good until 2120. They protect nothing.
+fn pem(file: &str) -> String {
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/registry/tls");
+    dir.join(file).display().to_string()
+}
+
+/// TLS with that certificate; clients show one of the authority if they must.
+fn tls(clients_show_theirs: bool) -> Arc<ServerConfig> {
+    let read = |file| CertificateDer::from_pem_file(pem(file)).expect("a certificate");
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let config = ServerConfig::builder_with_provider(Arc::clone(&provider))
+        .with_safe_default_protocol_versions()
+        .expect("there are some");
+    let config = if clients_show_theirs {
+        let mut authorities = RootCertStore::empty();
+        authorities.add(read("ca.pem")).expect("an authority");
+        let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(authorities), provider);
+        config.with_client_cert_verifier(verifier.build().expect("a verifier"))
+    } else {
+        config.with_no_client_auth()
+    };
+    let key = PrivateKeyDer::from_pem_file(pem("key.pem")).expect("a key");
+    let config = config.with_single_cert(vec![read("certificate.pem")], key);
+    Arc::new(config.expect("the key is the certificate's"))
+}
+
+#[test]
+fn certificates_say_who_the_registry_is_and_who_we_are() {
+    let authority = ("schema_registry_ca_location", pem("ca.pem"));
+    let certificate = (
+        "schema_registry_certificate_location",
+        pem("certificate.pem"),
+    );
+    let key = ("schema_registry_key_location", pem("key.pem"));
+    for (clients_show_theirs, access, taken) in [
+        (false, vec![], false),
+        (false, vec![&authority], true),
+        (true, vec![&authority], false),
+        (true, vec![&authority, &certificate, &key], true),
+    ] {
+        let config = tls(clients_show_theirs);
+        let open = move |stream| {
+            let connection = ServerConnection::new(Arc::clone(&config)).expect("a connection");
+            StreamOwned::new(connection, stream)
+        };
+        let server = serve_over("https", open, |_, _| Some((200, r#"["AVRO"]"#.to_owned())));
+        let access: Vec<_> = access.iter().map(|(k, v)| (*k, v.as_str())).collect();
+        let checked = registry(&server, &access).check(MessageFormat::Avro, WITHIN);
+        let asked = server.asked.lock().len();
+        if taken {
+            assert_eq!((checked, asked), (Ok(()), 1), "{access:?}");
+        } else {
+            let error = checked.expect_err("one of them is a stranger");
+            let away = matches!(error, KafkaError::RegistryUnreachable { .. });
+            assert!(away, "{access:?}: {error}");
+            assert_eq!(asked, 0, "{access:?}");
+        }
+    }
 }
