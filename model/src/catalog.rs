@@ -117,6 +117,15 @@ impl CatalogState {
                 claim.endpoints = endpoints.clone().map(Arc::new);
                 Ok(())
             }
+            Entry::IngestChanged { members } => {
+                if members.epoch != self.ingest.epoch.next() {
+                    return Err(contradiction(
+                        "a change of who takes the events begins the next epoch",
+                    ));
+                }
+                self.ingest = Arc::new(members.clone());
+                Ok(())
+            }
             Entry::StreamCreated { stream } => self.create_stream(stream),
             Entry::StreamAltered { id, schema } => self.alter_stream(id, schema),
             Entry::HoleSkipped { id, hole } => self.skip_hole(id, hole),

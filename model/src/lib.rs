@@ -20,6 +20,7 @@ mod ids;
 mod position;
 mod problem;
 mod schema;
+mod share;
 mod source;
 mod span;
 mod stream;
@@ -47,6 +48,7 @@ pub use schema::{
     ARRIVED_AT, Column, ColumnType, EXCLUDED, EpochUnit, EventTime, MAX_NAME_BYTES, NameError,
     OFFSET, PARTITION, SYSTEM_COLUMNS, StreamSchema, UnknownColumns, check_name,
 };
+pub use share::{IngestEpoch, IngestMember, IngestMembers, Share};
 pub use source::{
     KafkaSettings, KafkaSource, MessageFormat, SchemaRegistry, Source, StartAt, Tombstones,
 };

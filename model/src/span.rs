@@ -85,6 +85,15 @@ impl Span {
         &self.to
     }
 
+    /// The same events where the partitions that the span says nothing of stand at `rest`.
+    #[must_use]
+    pub fn beside(&self, rest: &Position) -> Self {
+        Self {
+            from: self.from.join(rest),
+            to: self.to.join(rest),
+        }
+    }
+
     /// Whether no event can lie inside.
     pub fn is_empty(&self) -> bool {
         self.from == self.to

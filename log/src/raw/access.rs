@@ -6,25 +6,22 @@ use std::sync::Arc;
 
 use datafusion::execution::TaskContext;
 use datafusion::execution::runtime_env::RuntimeEnv;
-use dovetail_model::{Clock, PartitionId, Position, StoreEpoch, StreamId};
+use dovetail_model::{Clock, PartitionId, Position, StreamId};
 use object_store::ObjectStore;
 use object_store::path::Path;
 
 use super::delta::{DeltaCommit, DeltaLog, LoadedTable};
 use super::nonce::nonce;
-use super::{MAX_TRIES, RawError};
+use super::{MAX_TRIES, RawError, RawWriter};
 
 use crate::parquet_files::register_store;
 
-/// The application id under which a table keeps the newest epoch of the store that has written to it.
-pub(super) const EPOCH_TRANSACTION: &str = "dovetail-epoch";
-
-/// The stream, its store and the epoch in which it is written, the clock, and a runtime for reading files back.
+/// The stream, its store and who writes it, the clock, and a runtime for reading files back.
 #[derive(Debug, Clone)]
 pub(super) struct Access {
     pub(super) stream: StreamId,
     pub(super) store: Arc<dyn ObjectStore>,
-    pub(super) epoch: StoreEpoch,
+    pub(super) writer: RawWriter,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) context: Arc<TaskContext>,
 }
@@ -33,7 +30,7 @@ impl Access {
     pub(super) fn new(
         stream: StreamId,
         store: Arc<dyn ObjectStore>,
-        epoch: StoreEpoch,
+        writer: RawWriter,
         clock: Arc<dyn Clock>,
     ) -> Self {
         let runtime = Arc::new(RuntimeEnv::default());
@@ -41,7 +38,7 @@ impl Access {
         Self {
             stream,
             store,
-            epoch,
+            writer,
             clock,
             context: Arc::new(TaskContext::default().with_runtime(runtime)),
         }
@@ -52,35 +49,41 @@ impl Access {
         format!("dovetail/{}/{partition}", self.stream)
     }
 
-    /// The epoch that `table` was last claimed in.
+    /// Whether `table` was last claimed in our epoch, not an earlier one.
     ///
     /// A commit is based on one version, so it is enough to ask whenever a version is loaded: a claim is a version of
     /// its own, and whoever missed it finds the next version taken, and loads.
     ///
     /// # Errors
     /// [`RawError::Superseded`] when that is a later one than ours.
-    pub(super) async fn epoch_of(
+    pub(super) async fn is_claimed(
         &self,
         root: &Path,
         table: &LoadedTable,
-    ) -> Result<StoreEpoch, RawError> {
-        let found = table.transaction(EPOCH_TRANSACTION).await?;
-        let found = StoreEpoch(found.map_or(0, i64::unsigned_abs));
-        if found > self.epoch {
-            return Err(RawError::Superseded {
-                table: root.clone(),
-                found,
-                ours: self.epoch,
-            });
+    ) -> Result<bool, RawError> {
+        let mut all_ours = true;
+        for claim in self.writer.claims() {
+            let found = table.transaction(claim.transaction).await?;
+            let found = found.map_or(0, i64::unsigned_abs);
+            if found > claim.epoch {
+                return Err(RawError::Superseded {
+                    table: root.clone(),
+                    of: claim.of,
+                    found,
+                    ours: claim.epoch,
+                });
+            }
+            all_ours &= found == claim.epoch;
         }
-        Ok(found)
+        Ok(all_ours)
     }
 
     /// The transaction by which a table is claimed; none for a store that nobody claims.
     pub(super) fn claim(&self) -> Vec<(String, i64)> {
-        let claimed = (self.epoch.0 > 0).then(|| self.epoch.0.cast_signed());
-        let claimed = claimed.map(|epoch| (EPOCH_TRANSACTION.to_owned(), epoch));
-        claimed.into_iter().collect()
+        let claims = self.writer.claims().filter(|claim| claim.epoch > 0);
+        claims
+            .map(|claim| (claim.transaction.to_owned(), claim.epoch.cast_signed()))
+            .collect()
     }
 
     /// Makes our epoch the newest of the table of `log`, if there is one: the newest version then.
@@ -95,7 +98,7 @@ impl Access {
             let Some(table) = log.load().await? else {
                 return Ok(None);
             };
-            if self.epoch_of(log.root(), &table).await? == self.epoch {
+            if self.is_claimed(log.root(), &table).await? {
                 return Ok(Some(table));
             }
             let claim = DeltaCommit {

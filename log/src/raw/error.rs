@@ -4,7 +4,7 @@
 use std::error::Error;
 
 use datafusion::error::DataFusionError;
-use dovetail_model::{Offset, PartitionId, Position, ProblemKind, Span, StoreEpoch};
+use dovetail_model::{Offset, PartitionId, Position, ProblemKind, Span};
 use object_store::path::Path;
 
 use super::delta::DeltaLogError;
@@ -71,15 +71,17 @@ pub enum RawError {
     },
     /// Another data directory has claimed the store, and this table: this process may write nothing more. Stop it.
     #[error(
-        "raw log `{table}` was claimed in epoch {found} of the store, this process writes in epoch {ours}: it is superseded"
+        "raw log `{table}` was claimed in epoch {found} of {of}, this process writes in epoch {ours}: it is superseded"
     )]
     Superseded {
         /// The table's root.
         table: Path,
+        /// Of what.
+        of: &'static str,
         /// The table's epoch.
-        found: StoreEpoch,
+        found: u64,
         /// Ours.
-        ours: StoreEpoch,
+        ours: u64,
     },
     /// Other writers took every version we tried; is another process archiving this stream?
     #[error(

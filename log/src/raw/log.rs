@@ -8,7 +8,7 @@ use arrow::array::RecordBatch;
 use datafusion::scalar::ScalarValue;
 use deltalake_core::kernel::{Action, Metadata};
 use dovetail_model::{
-    ARRIVED_AT, Clock, OFFSET, Offset, PartitionId, Span, StoreEpoch, StreamDef, StreamSchema,
+    ARRIVED_AT, Clock, OFFSET, Offset, PartitionId, Span, StreamDef, StreamSchema,
 };
 use futures::stream;
 use object_store::ObjectStore;
@@ -23,7 +23,7 @@ use super::dead_letters::{DeadLetterTable, DeadLetters};
 use super::delta::{CommitOutcome, DeltaCommit, DeltaLog, LoadedTable};
 use super::nonce::nonce;
 use super::schema::{Fit, fit, union};
-use super::{MAX_TRIES, RawError, RawSnapshot, Segment};
+use super::{MAX_TRIES, RawError, RawSnapshot, RawWriter, Segment};
 use crate::CommittedBatch;
 use crate::crash::crash_point;
 use crate::object::Sightings;
@@ -71,17 +71,17 @@ pub(super) struct Writer {
 
 impl RawLog {
     /// Opens the raw log of the stream `def` below `root` (`streams/{id}`), creating its table when there is
-    /// none, and making room for what the stream's schema has grown by since. Its tables are claimed for `epoch` before
-    /// the archived position is read: what an earlier epoch has on its way lands before that, or never.
+    /// none, and making room for what the stream's schema has grown by since. Its tables are claimed for the epoch of
+    /// `writer` before the archived position is read: what an earlier epoch has on its way lands before that, or never.
     ///
     /// # Errors
-    /// [`RawError::Superseded`] when a later epoch has claimed a table, [`RawError::Hole`] when the table's segments and transactions contradict each other, [`RawError::Schema`]
-    /// when it cannot hold the stream's events, and the store's.
+    /// [`RawError::Superseded`] when a later epoch has claimed a table, [`RawError::Hole`] when the table's segments and
+    /// transactions contradict each other, [`RawError::Schema`] when it cannot hold the stream's events, and the store's.
     pub async fn open(
         store: Arc<dyn ObjectStore>,
         root: Path,
         def: &StreamDef,
-        epoch: StoreEpoch,
+        writer: impl Into<RawWriter>,
         clock: Arc<dyn Clock>,
     ) -> Result<RawLog, RawError> {
         let table = |name: &str| {
@@ -92,7 +92,7 @@ impl RawLog {
             )
         };
         let (events, letters) = (table("raw")?, table("dead-letters")?);
-        let access = Access::new(def.id.clone(), store, epoch, clock);
+        let access = Access::new(def.id.clone(), store, writer.into(), clock);
         let letters = DeadLetterTable::new(access.clone(), letters);
         let table = claim(&access, &events, &letters, def).await?;
         let snapshot = read_snapshot(&access, events.root(), &table, def.schema.clone()).await?;
@@ -149,6 +149,17 @@ impl RawLog {
         self.fresh(&mut writer).await
     }
 
+    /// The raw log as its table stands, read anew: for a process in which nothing is archived.
+    ///
+    /// # Errors
+    /// The store's.
+    pub async fn newest(&self) -> Result<Arc<RawSnapshot>, RawError> {
+        let mut writer = self.writer.lock().await;
+        self.reload(&mut writer).await?;
+        self.dead.lock().await.outdated();
+        Ok(self.snapshot())
+    }
+
     /// The snapshot to base a commit on.
     pub(super) async fn fresh(&self, writer: &mut Writer) -> Result<Arc<RawSnapshot>, RawError> {
         if writer.stale {
@@ -157,8 +168,8 @@ impl RawLog {
         Ok(self.snapshot())
     }
 
-    /// Archives the events of `span`, which starts at the archived position and which `batches` tile, and first
-    /// its dead letters. Exactly once: after an error, a crash or a dropped future, call it again from
+    /// Archives the events of `span`, of our share of the partitions, which starts where they are archived up to and
+    /// which `batches` tile, and first its dead letters. Exactly once: after an error, a crash or a dropped future, call it again from
     /// [`RawSnapshot::archived`] on, or with the same span; what is archived already is not archived again.
     ///
     /// # Errors
@@ -241,6 +252,12 @@ impl RawLog {
                 return Ok(base);
             }
             let now_ms = self.access.clock.now().timestamp_millis();
+            // Others may have moved on in their partitions since the files were written: each segment follows the last.
+            let rest = self.access.writer.share().rest(&base.archived_of_all);
+            let segments: Vec<_> = segments
+                .iter()
+                .map(|(segment, file)| (segment.beside(&rest), file))
+                .collect();
             let adds = segments.iter().map(|(segment, file)| {
                 Action::Add(segment.to_add(file, &base.events, true, now_ms))
             });
@@ -279,7 +296,13 @@ impl RawLog {
     ) -> Result<Option<Arc<RawSnapshot>>, RawError> {
         // Made before the commit, so that nothing can fail between the commit and its being current.
         let root = self.events.root().clone();
-        let next = Arc::new(RawSnapshot::new(root, base.version + 1, schema, segments)?);
+        let next = Arc::new(RawSnapshot::new(
+            root,
+            base.version + 1,
+            schema,
+            segments,
+            base.share,
+        )?);
         writer.stale = true;
         match self.events.commit(base.version, commit).await? {
             CommitOutcome::Committed(version) => {
@@ -380,7 +403,8 @@ impl RawLog {
             return Ok(base);
         }
         let root = self.events.root().clone();
-        let next = RawSnapshot::new(root, base.version, schema.clone(), base.segments.clone())?;
+        let segments = base.segments.clone();
+        let next = RawSnapshot::new(root, base.version, schema.clone(), segments, base.share)?;
         let next = Arc::new(next);
         self.publish(Arc::clone(&next));
         Ok(next)
@@ -433,7 +457,7 @@ async fn claim(
                 .await?;
             continue;
         };
-        if access.epoch_of(events.root(), &table).await? == access.epoch {
+        if access.is_claimed(events.root(), &table).await? {
             return Ok(table);
         }
         // Dead letters first: cut off in between, this claim is found undone by the table of the events.
@@ -455,7 +479,7 @@ async fn read_snapshot(
     table: &LoadedTable,
     schema: StreamSchema,
 ) -> Result<RawSnapshot, RawError> {
-    access.epoch_of(root, table).await?;
+    access.is_claimed(root, table).await?;
     snapshot_of(access, root, table, schema).await
 }
 
@@ -475,8 +499,9 @@ pub(super) async fn snapshot_of(
         .map(|add| Segment::from_add(root, &add).map(Arc::new))
         .collect::<Result<Vec<_>, _>>()
         .map_err(hole)?;
-    let snapshot = RawSnapshot::new(root.clone(), table.version(), schema, segments)?;
-    for (partition, offset) in snapshot.archived.iter() {
+    let share = access.writer.share();
+    let snapshot = RawSnapshot::new(root.clone(), table.version(), schema, segments, share)?;
+    for (partition, offset) in snapshot.archived_of_all.iter() {
         let committed = table.transaction(&access.transaction_id(partition)).await?;
         if committed.and_then(|c| u64::try_from(c).ok()) != Some(offset.0) {
             return Err(hole(format!(

@@ -28,6 +28,7 @@ mod segment;
 mod snapshot;
 mod stats;
 mod vacuum;
+mod writer;
 
 #[cfg(test)]
 mod tests;
@@ -41,6 +42,7 @@ pub use scan::{EventTimeRange, RawScan};
 pub use segment::Segment;
 pub use snapshot::RawSnapshot;
 pub use vacuum::Vacuumed;
+pub use writer::RawWriter;
 
 use dovetail_model::StreamId;
 use object_store::path::Path;

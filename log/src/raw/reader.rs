@@ -41,7 +41,7 @@ impl RawReader {
         let events = DeltaLog::new(Arc::clone(&store), root.join("raw"), Arc::clone(&clock))?;
         Ok(Self {
             // It commits nothing, so no epoch is too late for it.
-            access: Access::new(stream, store, StoreEpoch(u64::MAX), clock),
+            access: Access::new(stream, store, StoreEpoch(u64::MAX).into(), clock),
             events,
             newest: Mutex::new(None),
         })

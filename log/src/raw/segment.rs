@@ -5,7 +5,7 @@ use std::collections::HashMap;
 
 use arrow::datatypes::Schema;
 use deltalake_core::kernel::{Add, Remove};
-use dovetail_model::Span;
+use dovetail_model::{Position, Span};
 use object_store::path::Path;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -49,6 +49,15 @@ struct Tag {
 }
 
 impl Segment {
+    /// The same segment where the partitions that are not its writer's stand at `rest`. It holds nothing of them.
+    #[must_use]
+    pub(super) fn beside(&self, rest: &Position) -> Self {
+        Self {
+            span: self.span.beside(rest),
+            ..self.clone()
+        }
+    }
+
     /// The file as scans take it.
     pub(super) fn to_scan(&self) -> FileToScan {
         FileToScan::whole(self.path.clone(), self.bytes)

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use arrow::datatypes::SchemaRef;
-use dovetail_model::{Position, StreamSchema};
+use dovetail_model::{Position, Share, StreamSchema};
 use object_store::path::Path;
 
 use super::{RawError, Segment};
@@ -19,14 +19,18 @@ pub struct RawSnapshot {
     pub(super) version: u64,
     pub(super) schema: StreamSchema,
     pub(super) events: SchemaRef,
+    /// Whose the archived position is.
+    pub(super) share: Share,
     pub(super) archived: Position,
+    /// In the partitions of others, too.
+    pub(super) archived_of_all: Position,
     pub(super) segments: Vec<Arc<Segment>>,
     rows: u64,
     bytes: u64,
 }
 
 impl RawSnapshot {
-    /// The snapshot of `segments`, which come in any order.
+    /// The snapshot of `segments`, which come in any order, for a writer of `share`.
     ///
     /// # Errors
     /// [`RawError::Hole`] when their spans do not form one chain from the start of the stream.
@@ -35,6 +39,7 @@ impl RawSnapshot {
         version: u64,
         schema: StreamSchema,
         mut segments: Vec<Arc<Segment>>,
+        share: Share,
     ) -> Result<Self, RawError> {
         // Along the chain no offset ever shrinks and at least one grows, so their sum orders it.
         segments.sort_by_key(|segment| {
@@ -61,7 +66,9 @@ impl RawSnapshot {
             version,
             events: schema.events(),
             schema,
-            archived,
+            share,
+            archived: share.part(&archived),
+            archived_of_all: archived,
             rows: segments.iter().map(|s| s.rows).sum(),
             bytes: segments.iter().map(|s| s.bytes).sum(),
             segments,
@@ -83,7 +90,12 @@ impl RawSnapshot {
         &self.events
     }
 
-    /// The position up to which everything is archived.
+    /// The partitions that this process archives; all where no others do.
+    pub fn share(&self) -> Share {
+        self.share
+    }
+
+    /// The position up to which everything is archived of [`Self::share`].
     pub fn archived(&self) -> &Position {
         &self.archived
     }

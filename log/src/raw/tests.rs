@@ -7,6 +7,7 @@ mod exactly_once;
 mod fencing;
 mod holes;
 mod round_trip;
+mod shares;
 mod spans;
 mod support;
 mod upkeep;

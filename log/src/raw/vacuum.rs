@@ -102,7 +102,7 @@ impl RawLog {
         done: &mut Vacuumed,
     ) -> Result<(), RawError> {
         if let Some(table) = log.load().await? {
-            self.access.epoch_of(log.root(), &table).await?;
+            self.access.is_claimed(log.root(), &table).await?;
             let recent = table.removed_since(age.cutoff()).await?;
             needed.extend(recent.iter().map(|file| log.data_path(file)));
             needed.extend(table.files().map(|file| log.data_path(&file.path)));

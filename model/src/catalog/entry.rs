@@ -7,8 +7,8 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    BatchRun, Endpoints, Exclusion, ExclusionId, GenerationNumber, Hole, Manifest, RunId,
-    StoreEpoch, StreamDef, StreamId, StreamSchema, ViewDef, ViewId,
+    BatchRun, Endpoints, Exclusion, ExclusionId, GenerationNumber, Hole, IngestMembers, Manifest,
+    RunId, StoreEpoch, StreamDef, StreamId, StreamSchema, ViewDef, ViewId,
 };
 
 /// Why a live pointer moved.
@@ -42,6 +42,11 @@ pub enum Entry {
         epoch: StoreEpoch,
         /// Where; none when it is not to be asked.
         endpoints: Option<Endpoints>,
+    },
+    /// Other processes take the events from now on.
+    IngestChanged {
+        /// All of them.
+        members: IngestMembers,
     },
     /// A stream was declared.
     StreamCreated {

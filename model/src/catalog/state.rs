@@ -8,8 +8,8 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    BatchRun, Exclusion, ExclusionId, GenerationNumber, Hole, Manifest, Position, RunId,
-    StoreClaim, StoreEpoch, StreamDef, StreamId, ViewDef, ViewId,
+    BatchRun, Exclusion, ExclusionId, GenerationNumber, Hole, IngestMembers, Manifest, Position,
+    RunId, StoreClaim, StoreEpoch, StreamDef, StreamId, ViewDef, ViewId,
 };
 
 /// A stream as the catalog knows it.
@@ -99,6 +99,9 @@ pub struct CatalogState {
     /// Whose the store is, once it was claimed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub claim: Option<StoreClaim>,
+    /// Who takes the events, where processes do it that do nothing else.
+    #[serde(default)]
+    pub ingest: Arc<IngestMembers>,
     /// Streams, dropped ones too.
     pub streams: BTreeMap<StreamId, StreamState>,
     /// Views, dropped ones too.

@@ -117,6 +117,12 @@ impl DeadLetterTable {
         }
     }
 
+    /// Others may have written to the table: it is loaded again before it is used.
+    pub(super) fn outdated(&mut self) {
+        self.stale = true;
+        self.pending = None;
+    }
+
     /// Where the table is.
     pub(super) fn log(&self) -> &DeltaLog {
         &self.log
@@ -307,7 +313,7 @@ impl DeadLetterTable {
         }
         let loaded = self.log.load().await?;
         if let Some(table) = &loaded {
-            self.access.epoch_of(self.log.root(), table).await?;
+            self.access.is_claimed(self.log.root(), table).await?;
         }
         self.version = loaded.as_ref().map(|table| table.version());
         self.files.clear();

@@ -29,12 +29,19 @@ use crate::raw::{Compaction, RawError, RawLog, RawScan};
 type Random = Box<dyn FnMut() -> u64 + Send>;
 
 /// A store whose requests take turns at random.
-struct Turns {
+pub(super) struct Turns {
     inner: InMemory,
     random: Mutex<Random>,
 }
 
 impl Turns {
+    pub(super) fn new(seed: u64) -> Arc<dyn ObjectStore> {
+        Arc::new(Self {
+            inner: InMemory::new(),
+            random: Mutex::new(Box::new(random(seed))),
+        })
+    }
+
     async fn turn(&self) {
         let turns = (self.random.lock())() % 4;
         for _ in 0..turns {
@@ -217,7 +224,7 @@ impl Oracle {
 }
 
 /// Begins `act` some turns later: a claim takes many more requests than what it is to cut in two.
-async fn later<T>(turns: u64, act: impl Future<Output = T>) -> T {
+pub(super) async fn later<T>(turns: u64, act: impl Future<Output = T>) -> T {
     for _ in 0..turns {
         tokio::task::yield_now().await;
     }
@@ -227,11 +234,7 @@ async fn later<T>(turns: u64, act: impl Future<Output = T>) -> T {
 /// How many acts were under way while the store was claimed, and how many of them came too late.
 async fn live(seed: u64) -> (usize, usize) {
     let mut random = random(seed);
-    let turns = Box::new(self::random(seed ^ 0xabcd));
-    let store: Arc<dyn ObjectStore> = Arc::new(Turns {
-        inner: InMemory::new(),
-        random: Mutex::new(turns),
-    });
+    let store = Turns::new(seed ^ 0xabcd);
     let def = plain();
     let mut oracle = Oracle::default();
     let mut processes = vec![Process::claim(&store, &def, "d0").await];
