@@ -4,15 +4,15 @@
 use std::sync::Arc;
 
 use dovetail_model::StreamId;
-use dovetail_seam::{Archiver, StreamCell};
+use dovetail_seam::{StreamCell, Targets};
 
-/// One stream: where its cut lives, and who archives it.
+/// One stream: where its cut lives, and how targets are taken on it.
 #[derive(Debug, Clone)]
 pub struct StreamHandle {
     /// Holds the cut.
     pub cell: Arc<StreamCell>,
-    /// Moves the archived position.
-    pub archiver: Arc<Archiver>,
+    /// Pins and archives.
+    pub targets: Arc<dyn Targets>,
 }
 
 /// Finds the streams that are open in this process.

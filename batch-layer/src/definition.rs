@@ -29,7 +29,8 @@ impl BatchLayer {
         let cell = self.cell(def)?;
         let joined = cell.join_view(def.id.clone(), &def.name, def.version, Arc::clone(view));
         let manifest = Arc::new(Manifest::empty(def, view.state_fingerprint()));
-        let is_empty = joined == Position::zero();
+        // Of what other processes have read, nothing is known here before a target is taken.
+        let is_empty = joined == Position::zero() && !cell.is_elsewhere();
         let mut entries = vec![Entry::ViewCreated { view: def.clone() }];
         if is_empty {
             entries.push(Entry::GenerationWritten {

@@ -17,7 +17,7 @@ use dovetail_model::{
     BatchRun, CatalogState, Clock, Entry, Exclusion, GenerationNumber, Manifest, Outcome,
     RepairScope, RunId, RunMode, StreamId, StreamSchema, ViewDef, ViewId, ViewState,
 };
-use dovetail_seam::{Generation, Pin, Poisoned};
+use dovetail_seam::{Generation, Poisoned};
 use dovetail_view::{Predicate, View};
 use object_store::ObjectStore;
 use parking_lot::Mutex;
@@ -453,14 +453,12 @@ impl BatchLayer {
         self.config.streams.stream(&view.stream).ok_or_else(missing)
     }
 
-    /// Takes a target that covers everything durable at this moment: accumulate reaches it, it is pinned,
-    /// and the archive covers it.
-    pub(crate) async fn take_target(&self, stream: &StreamHandle) -> Result<Pin, BatchError> {
-        let durable = stream.cell.durable();
-        stream.cell.wait_for(&durable).await;
-        let (pin, _) = stream.cell.pin();
-        stream.archiver.archive_through(pin.position()).await?;
-        Ok(pin)
+    /// Takes a target that covers everything durable at this moment.
+    pub(crate) async fn take_target(
+        &self,
+        stream: &StreamHandle,
+    ) -> Result<dovetail_seam::Target, BatchError> {
+        Ok(stream.targets.take().await?)
     }
 
     /// What `turn` is for.

@@ -8,7 +8,7 @@ use dovetail_model::{
     BatchRun, CatalogState, Entry, Exclusion, GenerationInputs, GenerationNumber, Manifest,
     Outcome, PublishReason, RunId, RunMode, Span, ViewId, ViewState,
 };
-use dovetail_seam::{Generation, Pin, SeamError, StreamCell};
+use dovetail_seam::{Generation, SeamError, StreamCell, Target};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
@@ -40,7 +40,7 @@ struct Candidate {
     /// Not in the catalog yet: made by catching up.
     unwritten: Option<(NewGeneration, Computed)>,
     /// Keeps its horizon an edge of the runs until the cut is swapped.
-    _edge: Option<Pin>,
+    _edge: Option<Target>,
 }
 
 /// An old definition that is part of the stream again, so that the speed layer holds its runs when the pointer

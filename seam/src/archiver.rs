@@ -21,29 +21,29 @@ pub trait Forget: Send + Sync + std::fmt::Debug {
     fn forget(&self, archived: &Position) -> Result<(), String>;
 }
 
-/// The only writer of a stream's raw log in this process. Order of things, each safe to be cut off after:
+/// The only writer of a stream's raw log in this process; where other processes archive, it is who keeps it. Order of things, each safe to be cut off after:
 /// commit to the raw log, swap the cut, forget in the log.
 #[derive(Debug)]
 pub struct Archiver {
     cell: Arc<StreamCell>,
-    raw: RawLog,
+    raw: Arc<RawLog>,
     log: Arc<dyn Forget>,
     busy: Mutex<()>,
 }
 
 impl Archiver {
     /// An archiver from `cell`'s tail to `raw`.
-    pub fn new(cell: Arc<StreamCell>, raw: RawLog, log: Arc<dyn Forget>) -> Self {
+    pub fn new(cell: Arc<StreamCell>, raw: impl Into<Arc<RawLog>>, log: Arc<dyn Forget>) -> Self {
         Self {
             cell,
-            raw,
+            raw: raw.into(),
             log,
             busy: Mutex::new(()),
         }
     }
 
     /// The raw log it writes.
-    pub fn raw(&self) -> &RawLog {
+    pub fn raw(&self) -> &Arc<RawLog> {
         &self.raw
     }
 
@@ -134,7 +134,11 @@ impl Archiver {
             self.raw.compact(Compaction::default()).await?;
             {
                 let _busy = self.busy.lock().await;
-                self.cell.archived(self.raw.snapshot())?;
+                let raw = self.raw.snapshot();
+                match self.cell.is_elsewhere() {
+                    true => self.cell.follow(raw)?,
+                    false => self.cell.archived(raw)?,
+                }
             }
             self.raw.checkpoint().await?;
             self.raw.vacuum(grace).await?;

@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use dovetail_log::CommittedBatch;
@@ -28,6 +29,10 @@ pub struct StreamCell {
     pins: Pins,
     durable: Mutex<Durable>,
     meters: StageMeters,
+    /// How long what a publish took out of the runs can still be asked for.
+    grace: Duration,
+    /// Whether other processes have the runs: then every position is an edge of them.
+    is_elsewhere: bool,
 }
 
 /// Batches that are durable and not accumulated yet.
@@ -66,7 +71,29 @@ impl StreamCell {
             pins: Pins::default(),
             durable: Mutex::new(durable),
             meters: StageMeters::default(),
+            grace: Duration::ZERO,
+            is_elsewhere: false,
         }
+    }
+
+    /// The cell of a stream whose runs other processes hold: its cut is the archive, and follows it.
+    pub fn elsewhere(stream: Arc<StreamDef>, raw: Arc<RawSnapshot>) -> Self {
+        Self {
+            is_elsewhere: true,
+            ..Self::new(stream, raw)
+        }
+    }
+
+    /// The same cell, whose runs can be asked for under an earlier generation until `grace` after the next one is
+    /// published: for readers in other processes, which learn of it later.
+    #[must_use]
+    pub fn with_grace(self, grace: Duration) -> Self {
+        Self { grace, ..self }
+    }
+
+    /// Whether other processes have the runs.
+    pub fn is_elsewhere(&self) -> bool {
+        self.is_elsewhere
     }
 
     /// Where the stages that work on this stream note what they do.
@@ -167,6 +194,7 @@ impl StreamCell {
             }
             let candidates = cut.candidates.iter_mut().map(|((id, _), view)| (id, view));
             for (id, view) in cut.views.iter_mut().chain(candidates) {
+                view.forget_retired(self.grace);
                 match runs.get(&(id.clone(), view.version)) {
                     Some(made) => view.push(span, made.clone(), |at| self.pins.hold(at)),
                     None => return Err(SeamError::NoView(id.clone())),
@@ -246,6 +274,25 @@ impl StreamCell {
         self.swap(|cut| replace_raw(cut, raw))
     }
 
+    /// The raw log advanced, and the cut of a cell whose runs are elsewhere with it.
+    ///
+    /// # Errors
+    /// When it would move back.
+    pub fn follow(&self, raw: Arc<RawSnapshot>) -> Result<(), SeamError> {
+        debug_assert!(
+            self.is_elsewhere,
+            "runs of this process would be left behind"
+        );
+        let position = raw.archived().clone();
+        self.swap(|cut| {
+            cut.position = cut.position.join(&position);
+            replace_raw(cut, raw)
+        })?;
+        self.note_acknowledged(&position);
+        self.position.send_replace(position);
+        Ok(())
+    }
+
     /// The stream's schema grew to that of `stream`, and the raw log with it: one swap, so that a query reads the
     /// archive and the tail in one schema. Views stay as they are, since what they read did not change.
     ///
@@ -271,7 +318,9 @@ impl StreamCell {
     /// When they do not reach the accumulated position.
     pub fn restore_view(&self, id: ViewId, view: ViewCut) -> Result<(), SeamError> {
         self.swap(|cut| {
-            check_reaches(cut, &view)?;
+            if !self.is_elsewhere {
+                check_reaches(cut, &view)?;
+            }
             cut.views.insert(id, view);
             Ok(())
         })
@@ -337,7 +386,7 @@ impl StreamCell {
     /// When the seam would open or move back, or the generation is of a definition that the runs are not of.
     pub fn publish(&self, id: &ViewId, generation: Arc<Generation>) -> Result<(), SeamError> {
         self.swap(|cut| {
-            let horizon = generation.horizon().clone();
+            let horizon = cut.raw.share().part(generation.horizon());
             in_order(
                 "the archived position",
                 cut.raw.archived(),
@@ -346,6 +395,7 @@ impl StreamCell {
             )?;
             let version = generation.manifest().definition_version;
             if let Some(candidate) = cut.candidates.remove(&(id.clone(), version)) {
+                // What was retired is of another definition, whose runs are not kept any more.
                 cut.views.insert(id.clone(), candidate);
             }
             let view = cut
@@ -361,15 +411,14 @@ impl StreamCell {
                 });
             }
             in_order("the horizon", &horizon, "the horizon before", &view.start)?;
-            if !view.has_edge(&horizon) {
+            if !self.is_elsewhere && !view.has_edge(&horizon) {
                 return Err(SeamError::NoEdge {
                     view: view.name.clone(),
                     generation: generation.number().0,
                     horizon,
                 });
             }
-            view.drop_before(&horizon);
-            view.generation = Some(generation);
+            view.settle(generation, &horizon, self.grace);
             Ok(())
         })
     }

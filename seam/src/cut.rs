@@ -3,9 +3,10 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use dovetail_log::raw::RawSnapshot;
-use dovetail_model::{Position, Span, StreamDef, ViewId};
+use dovetail_model::{GenerationNumber, Position, Span, StreamDef, ViewId};
 use dovetail_view::{Run, View};
 use serde::{Deserialize, Serialize};
 
@@ -105,6 +106,29 @@ pub struct ViewCut {
     pub runs: Vec<Arc<Run>>,
     /// Spans with events that could not be accumulated, oldest first: one per pinned edge at most.
     pub poisoned: Vec<Poisoned>,
+    /// What earlier generations answered with that were live a moment ago, oldest first.
+    pub(crate) retired: Vec<Retired>,
+}
+
+/// What a view held between an earlier generation's horizon and the next one's: whoever reads the catalog elsewhere may
+/// not know of the next one yet.
+#[derive(Debug, Clone)]
+pub(crate) struct Retired {
+    generation: Arc<Generation>,
+    runs: Vec<Arc<Run>>,
+    poisoned: Vec<Poisoned>,
+    at: Instant,
+}
+
+/// A view's generation, and what it answers with beside it.
+#[derive(Debug, Clone)]
+pub struct Answering {
+    /// None while the first one is being built.
+    pub generation: Option<Arc<Generation>>,
+    /// From its horizon to the cut's position, poisoned spans aside.
+    pub runs: Vec<Arc<Run>>,
+    /// As in [`ViewCut::poisoned`].
+    pub poisoned: Vec<Poisoned>,
 }
 
 impl ViewCut {
@@ -118,7 +142,42 @@ impl ViewCut {
             start,
             runs: vec![],
             poisoned: vec![],
+            retired: vec![],
         }
+    }
+
+    /// What the view answers with under the generation of this number, or under the live one where none is named. None
+    /// for one that is neither live nor was a moment ago.
+    pub fn under(&self, number: Option<GenerationNumber>) -> Option<Answering> {
+        let live = Answering {
+            generation: self.generation.clone(),
+            runs: self.runs.clone(),
+            poisoned: self.poisoned.clone(),
+        };
+        let Some(number) = number else {
+            return Some(live);
+        };
+        if live
+            .generation
+            .as_ref()
+            .is_some_and(|g| g.number() == number)
+        {
+            return Some(live);
+        }
+        let is_asked = |retired: &Retired| retired.generation.number() == number;
+        let from = self.retired.iter().position(is_asked)?;
+        let mut answering = Answering {
+            generation: Some(Arc::clone(&self.retired[from].generation)),
+            runs: vec![],
+            poisoned: vec![],
+        };
+        for retired in &self.retired[from..] {
+            answering.runs.extend(retired.runs.iter().cloned());
+            answering.poisoned.extend(retired.poisoned.iter().cloned());
+        }
+        answering.runs.extend(live.runs);
+        answering.poisoned.extend(live.poisoned);
+        Some(answering)
     }
 
     /// Whether it let go of runs for want of memory, and nothing else is missing: the next incremental run that
@@ -129,7 +188,8 @@ impl ViewCut {
 
     /// Bytes of its runs in memory.
     pub fn bytes(&self) -> usize {
-        self.runs.iter().map(|run| run.bytes()).sum()
+        let retired = self.retired.iter().flat_map(|retired| &retired.runs);
+        self.runs.iter().chain(retired).map(|run| run.bytes()).sum()
     }
 
     /// Where its runs and poisoned spans end.
@@ -216,12 +276,35 @@ impl ViewCut {
                 .any(|poisoned| poisoned.span.to() == edge)
     }
 
-    /// Drops what a generation that ends at `horizon` covers.
-    pub(crate) fn drop_before(&mut self, horizon: &Position) {
-        self.runs.retain(|run| !horizon.covers(run.span().to()));
-        self.poisoned
-            .retain(|poisoned| !horizon.covers(poisoned.span.to()));
+    /// Puts `generation` in place of the live one, and takes what it covers out of the runs. What went is kept for
+    /// `grace` under the former one.
+    pub(crate) fn settle(
+        &mut self,
+        generation: Arc<Generation>,
+        horizon: &Position,
+        grace: Duration,
+    ) {
+        let covers = |span: &Span| horizon.covers(span.to());
+        let runs = self.runs.extract_if(.., |run| covers(run.span())).collect();
+        let poisoned = self.poisoned.extract_if(.., |p| covers(&p.span)).collect();
         self.start = horizon.clone();
+        let former = self.generation.replace(generation);
+        if let Some(generation) = former
+            && grace > Duration::ZERO
+        {
+            self.retired.push(Retired {
+                generation,
+                runs,
+                poisoned,
+                at: Instant::now(),
+            });
+        }
+        self.forget_retired(grace);
+    }
+
+    /// Lets go of what was retired longer than `grace` ago.
+    pub(crate) fn forget_retired(&mut self, grace: Duration) {
+        self.retired.retain(|retired| retired.at.elapsed() < grace);
     }
 }
 
@@ -267,8 +350,12 @@ impl Cut {
     /// of a view, kept fresh beside the live one until the pointer moves to a generation of it: a new definition
     /// that is being built, or an old one that is being brought back. There may be several of one view.
     pub fn all_views(&self) -> impl Iterator<Item = (&ViewId, &ViewCut)> {
-        let candidates = self.candidates.iter().map(|((id, _), view)| (id, view));
-        self.views.iter().chain(candidates)
+        self.views.iter().chain(self.candidates())
+    }
+
+    /// The candidates alone.
+    pub fn candidates(&self) -> impl Iterator<Item = (&ViewId, &ViewCut)> {
+        self.candidates.iter().map(|((id, _), view)| (id, view))
     }
 
     /// One definition of a view, live or a candidate.

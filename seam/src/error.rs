@@ -3,7 +3,7 @@
 
 use arrow::error::ArrowError;
 use dovetail_log::raw::RawError;
-use dovetail_model::{Position, ProblemKind, SpanError, ViewId};
+use dovetail_model::{Position, Problem, ProblemKind, SpanError, ViewId};
 use dovetail_view::ViewError;
 
 /// A swap that would open the seam, or a file under it that cannot be read.
@@ -77,6 +77,9 @@ pub enum SeamError {
     /// A committed batch does not have the stream's columns.
     #[error("a committed batch does not fit the stream's schema: {0}")]
     Batch(ArrowError),
+    /// The processes that hold the runs gave no target.
+    #[error("{0}")]
+    NoTarget(Problem),
     /// The embedded log could not forget what is archived.
     #[error("cannot forget archived events: {0}")]
     Forget(String),
@@ -89,6 +92,7 @@ impl SeamError {
             Self::NoView(_) => ProblemKind::NotFound,
             Self::View(error) => error.kind(),
             Self::Raw(error) => error.kind(),
+            Self::NoTarget(problem) => problem.kind,
             Self::NotAdjacent { .. }
             | Self::OutOfOrder { .. }
             | Self::NoEdge { .. }

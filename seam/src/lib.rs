@@ -22,10 +22,11 @@ mod held;
 mod meter;
 mod pins;
 mod tail;
+mod target;
 
 pub use archiver::{Archiver, Evolution, Forget};
 pub use cell::{Accumulated, StreamCell};
-pub use cut::{Cut, Poison, Poisoned, ViewCut};
+pub use cut::{Answering, Cut, Poison, Poisoned, ViewCut};
 pub use error::SeamError;
 pub use generation::{FileColumns, Generation};
 pub use held::{
@@ -35,3 +36,4 @@ pub use held::{
 pub use meter::{Busy, Meter, Rates, StageMeters};
 pub use pins::Pin;
 pub use tail::Tail;
+pub use target::{LocalTargets, Target, Targets};

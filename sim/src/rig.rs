@@ -20,7 +20,7 @@ use dovetail_model::{
     ManualClock, Offset, Outcome, PartitionId, Position, Problem, Span, StreamDef, StreamId,
     StreamSchema, UnknownColumns, ViewDef, ViewId,
 };
-use dovetail_seam::{Archiver, Cells, Forget, LocalCuts, Poison, StreamCell};
+use dovetail_seam::{Archiver, Cells, Forget, LocalCuts, LocalTargets, Poison, StreamCell};
 use dovetail_serving_layer::engine::{Engine, QuerySession};
 use dovetail_serving_layer::ports::{
     Answer, Layer, Limits, Provenance, Queries as _, QueryRequest,
@@ -116,6 +116,7 @@ pub struct Rig {
     pub engine: Engine,
     /// The stream's cut.
     pub cell: Arc<StreamCell>,
+    archiver: Arc<Archiver>,
     /// Where everything durable but the embedded log lives.
     pub store: Arc<dyn ObjectStore>,
     /// What was pushed so far.
@@ -186,7 +187,7 @@ impl Rig {
             id: stream.clone(),
             handle: StreamHandle {
                 cell: Arc::clone(&cell),
-                archiver,
+                targets: Arc::new(LocalTargets::new(Arc::clone(&cell), Arc::clone(&archiver))),
             },
         });
         let runtime = || runtime(batch_memory, &store);
@@ -222,6 +223,7 @@ impl Rig {
             batch,
             engine,
             cell,
+            archiver,
             store,
             oracle,
             clock: manual,
@@ -305,8 +307,7 @@ impl Rig {
         };
         self.cell.note_durable(&batch);
         self.oracle.push(&batch);
-        let handle = self.handle();
-        let prepared = handle.archiver.prepare(Arc::new(def.clone())).await;
+        let prepared = self.archiver.prepare(Arc::new(def.clone())).await;
         let altered = Entry::StreamAltered {
             id: def.id.clone(),
             schema: def.schema.clone(),
@@ -398,9 +399,7 @@ impl Rig {
 
     /// Archives the tail.
     pub async fn archive(&self) {
-        let handle = self.handle();
-        handle
-            .archiver
+        self.archiver
             .archive_all()
             .await
             .expect("the archive is written");
@@ -411,8 +410,7 @@ impl Rig {
         let cut = self.cell.load();
         let span = Span::new(cut.raw().archived().clone(), cut.position().clone());
         let batches: Vec<_> = cut.tail().iter().cloned().collect();
-        let handle = self.handle();
-        let raw = handle.archiver.raw();
+        let raw = self.archiver.raw();
         raw.archive(&span.expect("the cut covers its archive"), &batches)
             .await
             .expect("the archive is written");
@@ -420,18 +418,10 @@ impl Rig {
 
     /// Compacts the raw log, and at once deletes the files that nobody in this process needs any more.
     pub async fn upkeep(&self) {
-        let handle = self.handle();
-        handle
-            .archiver
+        self.archiver
             .upkeep(Duration::ZERO)
             .await
             .expect("the raw log is kept");
-    }
-
-    fn handle(&self) -> StreamHandle {
-        self.batch
-            .stream(&self.stream())
-            .expect("the stream is open")
     }
 
     /// Runs a batch run to its end, or until it is staged.

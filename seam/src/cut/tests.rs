@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 use std::collections::BTreeSet;
 
-use dovetail_model::{Column, ColumnType, Offset, StreamSchema, UnknownColumns};
+use dovetail_model::{
+    Clock, Column, ColumnType, ManualClock, Offset, StreamSchema, UnknownColumns,
+};
 use proptest::prelude::*;
 
 use super::*;
@@ -163,5 +165,69 @@ proptest! {
                 prop_assert_eq!(kinds, vec![false], "{:?}", pieces);
             }
         }
+    }
+}
+
+/// A generation of the view, up to `horizon`.
+fn generation(view: &Arc<View>, number: u64, horizon: u64) -> Arc<Generation> {
+    let def = dovetail_model::ViewDef {
+        id: "v1".parse().unwrap(),
+        name: "v".to_owned(),
+        stream: "k3f".parse().unwrap(),
+        sql: view.sql().to_owned(),
+        recompute: None,
+        refresh_s: None,
+        version: 1,
+        definition_hash: view.definition_hash().to_owned(),
+        defined_at: Clock::now(&ManualClock::at(0)),
+    };
+    let mut manifest = dovetail_model::Manifest::empty(&def, view.state_fingerprint());
+    manifest.number = GenerationNumber(number);
+    manifest.inputs.horizon = at(horizon);
+    Arc::new(Generation::new(Arc::new(manifest), Arc::clone(view)))
+}
+
+proptest! {
+    /// Whoever asks for the runs under a generation that was live a moment ago gets those from its horizon on, in
+    /// order and without a gap, however often the view was published and merged since.
+    #[test]
+    fn a_generation_that_was_live_still_has_all_its_runs(
+        batches in proptest::collection::vec((any::<bool>(), any::<bool>()), 1..20),
+    ) {
+        let grace = Duration::from_secs(3600);
+        let view = view();
+        let mut cut = cut_of(&view);
+        cut.settle(generation(&view, 1, 0), &at(0), grace);
+        let mut horizons = vec![0];
+        for (place, (good, publishes)) in (0..).zip(&batches) {
+            let span = span(place * 10, place * 10 + 10);
+            cut.push(&span, made(&view, &span, *good), |_| true);
+            if *publishes {
+                let horizon = place * 10 + 10;
+                horizons.push(horizon);
+                cut.settle(generation(&view, horizons.len() as u64, horizon), &at(horizon), grace);
+            }
+        }
+        let end = batches.len() as u64 * 10;
+        for (number, horizon) in (1..).zip(&horizons) {
+            let under = cut.under(Some(GenerationNumber(number))).unwrap();
+            prop_assert_eq!(under.generation.unwrap().number(), GenerationNumber(number));
+            let runs = under.runs.iter().map(|run| run.span().clone());
+            let poisoned = under.poisoned.iter().map(|poisoned| poisoned.span.clone());
+            let mut spans: Vec<Span> = runs.chain(poisoned).collect();
+            spans.sort_by_key(|span| span.to().get(dovetail_model::PartitionId(0)));
+            let mut reached = at(*horizon);
+            for span in spans {
+                prop_assert_eq!(span.from(), &reached);
+                reached = span.to().clone();
+            }
+            prop_assert_eq!(reached, at(end.max(*horizon)));
+        }
+        let unknown = GenerationNumber(horizons.len() as u64 + 1);
+        prop_assert!(cut.under(Some(unknown)).is_none());
+        cut.forget_retired(Duration::ZERO);
+        let newest = GenerationNumber(horizons.len() as u64);
+        prop_assert!(cut.under(Some(newest)).is_some());
+        prop_assert_eq!(cut.under(Some(GenerationNumber(1))).is_some(), horizons.len() == 1);
     }
 }
