@@ -22,5 +22,6 @@ mod filter;
 mod server;
 mod wire;
 
-pub use client::{PeerToken, RemoteCuts, RemoteCutsConfig};
-pub use server::{CutServer, Permits};
+pub use client::{PeerToken, RemoteCuts, RemoteCutsConfig, RemoteTargets};
+pub use server::{CutServer, Member, Permits, Reports};
+pub use wire::{Heard, Joining, Report, StreamReport, TakeTarget};

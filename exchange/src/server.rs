@@ -17,15 +17,19 @@ use arrow_flight::{
     Action, ActionType, Criteria, Empty, FlightData, FlightDescriptor, FlightInfo,
     HandshakeRequest, HandshakeResponse, PollInfo, PutResult, SchemaResult, Ticket,
 };
+use async_trait::async_trait;
 use datafusion::common::cast::as_boolean_array;
 use datafusion::error::DataFusionError;
 use datafusion::physical_expr::PhysicalExpr;
 use dovetail_log::catalog::Catalog;
-use dovetail_model::{Clock, Position, Problem, ProblemKind, StoreEpoch, ViewId};
-use dovetail_seam::{Cells, Cut, StreamCell, ViewCut, not_reached, oldest_behind, token};
+use dovetail_model::{Clock, IngestEpoch, Position, Problem, ProblemKind, StoreEpoch, ViewId};
+use dovetail_seam::{
+    Answering, Cells, Cut, StreamCell, Target, ViewCut, not_reached, oldest_behind, token,
+};
 use dovetail_view::{Run, View};
 use futures::stream::{self, BoxStream, StreamExt, TryStreamExt};
 use parking_lot::Mutex;
+use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::net::TcpListener;
 use tokio::time::{Instant, timeout_at};
@@ -37,13 +41,17 @@ use tonic::{Request, Response, Status, Streaming};
 
 use crate::filter::KeyFilter;
 use crate::wire::{
-    Fetch, Part, RELEASE, RUN_COLUMN, TakeCut, TakenCut, TakenRun, TakenView, status_of,
+    Fetch, Heard, MOVED, Part as FetchPart, RELEASE, RELEASE_TARGET, REPORT, RUN_COLUMN, Report,
+    TARGET, TakeCut, TakeTarget, TakenCut, TakenRun, TakenTarget, TakenView, status_of,
 };
 
 /// Most cuts that are held at once: each keeps runs and files that would go otherwise.
 const MOST_CUTS: usize = 1024;
 /// No cut is held for longer, whatever a reader asks.
 const LONGEST_HOLD: Duration = Duration::from_secs(3600);
+/// For how long an edge is kept when whoever took the target has let go of it: a process that takes events hears of
+/// what was published there a little later.
+const EDGE_GRACE: Duration = Duration::from_secs(60);
 /// How often it is looked for cuts whose time is up.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(5);
 /// Requests at once on one connection.
@@ -51,7 +59,7 @@ const REQUESTS_AT_ONCE: usize = 256;
 /// A peer that is silent for so long is asked whether it lives.
 const KEEPALIVE: Duration = Duration::from_secs(10);
 
-/// Says whether whoever sends these headers may read.
+/// Says whether whoever sends these headers may do what they ask.
 pub type Permits = Arc<dyn Fn(&MetadataMap) -> Result<(), Problem> + Send + Sync>;
 
 /// Hands out the cuts of this process.
@@ -59,16 +67,65 @@ pub type Permits = Arc<dyn Fn(&MetadataMap) -> Result<(), Problem> + Send + Sync
 pub struct CutServer {
     cells: Arc<dyn Cells>,
     catalog: Arc<Catalog>,
-    epoch: StoreEpoch,
     clock: Arc<dyn Clock>,
-    permits: Permits,
+    reads: Permits,
+    peers: Permits,
+    part: Part,
     held: Arc<Mutex<HashMap<u64, Held>>>,
 }
 
-/// A cut that a reader may still fetch from.
+/// What this process does of what others need.
+#[derive(Clone)]
+enum Part {
+    /// It has the store, and takes the events where no others do.
+    Decider {
+        epoch: StoreEpoch,
+        reports: Option<Arc<dyn Reports>>,
+    },
+    /// It takes its share of the events.
+    Member(Arc<dyn Member>),
+}
+
+/// A process that takes its share of the events, as others ask it.
+#[async_trait]
+pub trait Member: Send + Sync + fmt::Debug {
+    /// The epoch in which its streams are open.
+    fn epoch(&self) -> IngestEpoch;
+
+    /// Follows the catalog at least up to `sequence`.
+    ///
+    /// # Errors
+    /// `Unavailable` when the catalog cannot be read, or a stream is not open as it says yet.
+    async fn follow(&self, sequence: u64) -> Result<(), Problem>;
+
+    /// Takes a target on its share of a stream.
+    ///
+    /// # Errors
+    /// `NotFound` for a stream that is not open; `Unavailable` when it cannot be archived.
+    async fn target(&self, asked: &TakeTarget) -> Result<Target, Problem>;
+}
+
+/// Hears how the processes stand that take the events.
+pub trait Reports: Send + Sync + fmt::Debug {
+    /// One of them says how it stands, and hears what there is to know.
+    fn heard(&self, report: Report) -> Heard;
+}
+
+/// A cut that a reader may still fetch from, or an edge that a batch run may still publish at.
 struct Held {
-    cut: Arc<Cut>,
+    what: HeldFor,
     until: Instant,
+}
+
+enum HeldFor {
+    Question(Arc<HeldCut>),
+    Run(#[expect(dead_code, reason = "it is an edge for as long as it lives")] Target),
+}
+
+/// A cut, and under which generations it answers.
+struct HeldCut {
+    cut: Arc<Cut>,
+    views: HashMap<ViewId, (Arc<View>, Answering)>,
 }
 
 impl fmt::Debug for CutServer {
@@ -80,20 +137,42 @@ impl fmt::Debug for CutServer {
 }
 
 impl CutServer {
-    /// A server of the cuts of `cells`, whose process writes `catalog` in `epoch`.
-    pub fn new(
+    /// A server of the cuts of `cells`, whose process writes `catalog` in `epoch`, and hears `reports` where others
+    /// take the events. `reads` are permitted to readers, all else to `peers`.
+    pub fn of_decider(
         cells: Arc<dyn Cells>,
         catalog: Arc<Catalog>,
         epoch: StoreEpoch,
+        reports: Option<Arc<dyn Reports>>,
         clock: Arc<dyn Clock>,
-        permits: Permits,
+        (reads, peers): (Permits, Permits),
     ) -> Self {
         Self {
             cells,
             catalog,
-            epoch,
             clock,
-            permits,
+            reads,
+            peers,
+            part: Part::Decider { epoch, reports },
+            held: Arc::default(),
+        }
+    }
+
+    /// A server of the cuts of `cells`, which are those of a `member`, over the `catalog` that it follows.
+    pub fn of_member(
+        cells: Arc<dyn Cells>,
+        catalog: Arc<Catalog>,
+        member: Arc<dyn Member>,
+        clock: Arc<dyn Clock>,
+        (reads, peers): (Permits, Permits),
+    ) -> Self {
+        Self {
+            cells,
+            catalog,
+            clock,
+            reads,
+            peers,
+            part: Part::Member(member),
             held: Arc::default(),
         }
     }
@@ -134,29 +213,60 @@ impl CutServer {
     }
 
     fn check<T>(&self, request: &Request<T>) -> Result<(), Status> {
-        (self.permits)(request.metadata()).map_err(|problem| status_of(&problem))
+        (self.reads)(request.metadata()).map_err(|problem| status_of(&problem))
+    }
+
+    /// Whether `ingest` is the division of the partitions that this process knows, and its catalog goes up to
+    /// `sequence`.
+    async fn keep_up(&self, ingest: IngestEpoch, sequence: u64) -> Result<(), Problem> {
+        let ours = match &self.part {
+            Part::Decider { .. } => self.catalog.state().ingest.epoch,
+            Part::Member(member) => {
+                member.follow(sequence).await?;
+                member.epoch()
+            }
+        };
+        if ours == ingest {
+            return Ok(());
+        }
+        Err(moved(format!(
+            "who takes the events is changing (epoch {ours} here, {ingest} asked for); ask again"
+        )))
     }
 
     async fn take(&self, asked: TakeCut) -> Result<TakenCut, Problem> {
+        self.keep_up(asked.ingest, asked.sequence).await?;
         let cell = self
             .cells
             .cell(&asked.stream)
             .ok_or_else(|| Problem::not_found("stream", &asked.stream))?;
         let cut = reach(&cell, &asked).await?;
-        let held = Held {
+        // Whatever the cut names was committed before it was swapped in.
+        let catalog = self.catalog.state();
+        let mut views = vec![];
+        let mut answering = HashMap::new();
+        for id in &asked.views {
+            let Some(view) = cut.views().get(id) else {
+                continue;
+            };
+            let under = under(view, id, &asked)?;
+            views.push(taken_view(id, view, &under, &cell, &cut, asked.merged));
+            answering.insert(id.clone(), (Arc::clone(&view.view), under));
+        }
+        let held = HeldCut {
             cut: Arc::clone(&cut),
-            until: Instant::now() + Duration::from_millis(asked.hold_ms).min(LONGEST_HOLD),
+            views: answering,
         };
-        let number = self.hold(held)?;
+        let until = Duration::from_millis(asked.hold_ms).min(LONGEST_HOLD);
+        let number = self.hold(HeldFor::Question(Arc::new(held)), until)?;
         let behind = asked.ends.iter();
-        let views = asked.views.iter().filter_map(|id| {
-            let view = cut.views().get(id)?;
-            Some(taken_view(id, view, &cell, &cut, asked.merged))
-        });
+        let epoch = match &self.part {
+            Part::Decider { epoch, .. } => *epoch,
+            Part::Member(_) => catalog.epoch(),
+        };
         Ok(TakenCut {
-            epoch: self.epoch,
-            // Whatever the cut names was committed before it was swapped in.
-            sequence: self.catalog.state().sequence,
+            epoch,
+            sequence: catalog.sequence,
             cut: number,
             position: cut.position().clone(),
             archived: cut.raw().archived().clone(),
@@ -164,11 +274,45 @@ impl CutServer {
             now_us: self.clock.now_us(),
             behind_cut: oldest_behind(&cell, &cut, cut.position()),
             behind: behind.map(|end| oldest_behind(&cell, &cut, end)).collect(),
-            views: views.collect(),
+            views,
         })
     }
 
-    fn hold(&self, held: Held) -> Result<u64, Problem> {
+    async fn target(&self, asked: TakeTarget) -> Result<TakenTarget, Problem> {
+        let Part::Member(member) = &self.part else {
+            return Err(Problem::conflict(
+                "this process takes no targets for others",
+            ));
+        };
+        self.keep_up(asked.ingest, asked.sequence).await?;
+        let target = member.target(&asked).await?;
+        let position = target.position().clone();
+        let number = self.hold(HeldFor::Run(target), LONGEST_HOLD)?;
+        // The partitions may have changed hands while it was archived.
+        self.keep_up(asked.ingest, asked.sequence).await?;
+        Ok(TakenTarget {
+            target: number,
+            position,
+        })
+    }
+
+    fn report(&self, report: Report) -> Result<Heard, Problem> {
+        match &self.part {
+            Part::Decider {
+                reports: Some(reports),
+                ..
+            } => Ok(reports.heard(report)),
+            _ => Err(Problem::conflict(
+                "the process that has the store takes the events itself: start it with --roles batch, or this one with --roles serve",
+            )),
+        }
+    }
+
+    fn hold(&self, what: HeldFor, until: Duration) -> Result<u64, Problem> {
+        let held = Held {
+            what,
+            until: Instant::now() + until,
+        };
         let mut all = self.held.lock();
         if all.len() >= MOST_CUTS {
             let now = Instant::now();
@@ -187,9 +331,12 @@ impl CutServer {
         Ok(number)
     }
 
-    fn held_cut(&self, number: u64) -> Result<Arc<Cut>, Problem> {
+    fn held_cut(&self, number: u64) -> Result<Arc<HeldCut>, Problem> {
         let held = self.held.lock();
-        let cut = held.get(&number).map(|held| Arc::clone(&held.cut));
+        let cut = match held.get(&number).map(|held| &held.what) {
+            Some(HeldFor::Question(cut)) => Some(Arc::clone(cut)),
+            _ => None,
+        };
         cut.ok_or_else(|| {
             Problem::new(
                 ProblemKind::Unavailable,
@@ -200,14 +347,16 @@ impl CutServer {
     }
 
     fn fetch(&self, asked: Fetch) -> Result<(SchemaRef, Batches), Problem> {
-        let cut = self.held_cut(asked.cut)?;
+        let held = self.held_cut(asked.cut)?;
         match asked.part {
-            Part::Runs { view, filters } => {
-                let view = cut.views().get(&view);
-                let view = view.ok_or_else(|| Problem::internal("the cut lacks a view"))?;
-                runs_of(view, &filters).map_err(Problem::internal)
+            FetchPart::Runs { view, filters } => {
+                let view = held.views.get(&view);
+                let (view, under) =
+                    view.ok_or_else(|| Problem::internal("the cut lacks a view"))?;
+                runs_of(view, &under.runs, &filters).map_err(Problem::internal)
             }
-            Part::Tail { columns } => {
+            FetchPart::Tail { columns } => {
+                let cut = &held.cut;
                 let schema = cut.stream().schema.events();
                 let schema = schema.project(&columns).map_err(Problem::internal)?;
                 let tail: Vec<_> = cut.tail().iter().cloned().collect();
@@ -236,20 +385,40 @@ async fn reach(cell: &StreamCell, asked: &TakeCut) -> Result<Arc<Cut>, Problem> 
     })
 }
 
+/// What a view answers with under the generation that was asked for.
+fn under(view: &ViewCut, id: &ViewId, asked: &TakeCut) -> Result<Answering, Problem> {
+    let named = asked.generations.iter().find(|(of, _)| of == id);
+    let number = named.and_then(|(_, number)| *number);
+    view.under(number).ok_or_else(|| {
+        moved(format!(
+            "view `{}` has moved on from the generation that was asked for; ask again",
+            view.name
+        ))
+    })
+}
+
+/// A problem that is over once whoever asks knows the newest catalog.
+fn moved(detail: String) -> Problem {
+    Problem::new(ProblemKind::Unavailable, detail)
+        .with("retry_after_s", 1)
+        .with(MOVED, true)
+}
+
 fn taken_view(
     id: &ViewId,
     view: &ViewCut,
+    under: &Answering,
     cell: &StreamCell,
     cut: &Cut,
     merged: bool,
 ) -> TakenView {
-    let runs = view.runs.iter().filter(|_| merged);
-    let alone = view.generation.as_ref();
+    let runs = under.runs.iter().filter(|_| merged);
+    let alone = under.generation.as_ref();
     let alone = alone.filter(|generation| !merged || !generation.is_mergeable());
     TakenView {
         id: id.clone(),
         name: view.name.clone(),
-        generation: view
+        generation: under
             .generation
             .as_ref()
             .map(|generation| generation.number()),
@@ -261,16 +430,20 @@ fn taken_view(
                 bytes: run.bytes(),
             })
             .collect(),
-        poisoned: view.poisoned.clone(),
+        poisoned: under.poisoned.clone(),
     }
 }
 
 /// The states of all runs of a view that pass `filters`, and before each which run it is of.
-fn runs_of(view: &ViewCut, filters: &[KeyFilter]) -> Result<(SchemaRef, Batches), DataFusionError> {
-    let schema = with_run_column(&view.view);
-    let filters = filters.iter().map(|filter| filter.predicate(&view.view));
+fn runs_of(
+    view: &View,
+    runs: &[Arc<Run>],
+    filters: &[KeyFilter],
+) -> Result<(SchemaRef, Batches), DataFusionError> {
+    let schema = with_run_column(view);
+    let filters = filters.iter().map(|filter| filter.predicate(view));
     let filters: Vec<_> = filters.collect::<Result<_, _>>()?;
-    let runs: Vec<(u32, Arc<Run>)> = (0..).zip(view.runs.iter().cloned()).collect();
+    let runs: Vec<(u32, Arc<Run>)> = (0..).zip(runs.iter().cloned()).collect();
     let made = Arc::clone(&schema);
     let batches = stream::iter(runs).flat_map(move |(place, run)| {
         // Sorted by the first who reads it, as in this process.
@@ -311,6 +484,14 @@ fn parsed<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Status> {
             "not a request of this version of Dovetail ({error}): replicas and the process that takes the events must be of one version"
         ))
     })
+}
+
+type Answers = BoxStream<'static, Result<arrow_flight::Result, Status>>;
+
+fn answered(said: &impl Serialize) -> Result<Response<Answers>, Status> {
+    let said = serde_json::to_vec(said).map_err(|error| Status::internal(error.to_string()))?;
+    let answer = arrow_flight::Result { body: said.into() };
+    Ok(Response::new(stream::iter([Ok(answer)]).boxed()))
 }
 
 fn unimplemented<T>() -> Result<Response<T>, Status> {
@@ -361,14 +542,33 @@ impl FlightService for CutServer {
         &self,
         request: Request<Action>,
     ) -> Result<Response<Self::DoActionStream>, Status> {
-        self.check(&request)?;
-        let action = request.into_inner();
-        if action.r#type != RELEASE {
-            return unimplemented();
+        let refused = |problem: Problem| status_of(&problem);
+        let (headers, _, action) = request.into_parts();
+        if action.r#type == RELEASE {
+            (self.reads)(&headers).map_err(refused)?;
+            let number: u64 = parsed(&action.body)?;
+            self.held.lock().remove(&number);
+            return Ok(Response::new(stream::empty().boxed()));
         }
-        let number: u64 = parsed(&action.body)?;
-        self.held.lock().remove(&number);
-        Ok(Response::new(stream::empty().boxed()))
+        (self.peers)(&headers).map_err(refused)?;
+        match action.r#type.as_str() {
+            TARGET => {
+                let asked = parsed(&action.body)?;
+                answered(&self.target(asked).await.map_err(refused)?)
+            }
+            RELEASE_TARGET => {
+                let number: u64 = parsed(&action.body)?;
+                if let Some(held) = self.held.lock().get_mut(&number) {
+                    held.until = held.until.min(Instant::now() + EDGE_GRACE);
+                }
+                Ok(Response::new(stream::empty().boxed()))
+            }
+            REPORT => {
+                let report = parsed(&action.body)?;
+                answered(&self.report(report).map_err(refused)?)
+            }
+            _ => unimplemented(),
+        }
     }
 
     async fn handshake(

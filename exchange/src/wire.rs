@@ -2,8 +2,8 @@
 //! What is said over the wire: JSON inside of Flight's descriptors, tickets and metadata; states and events as Arrow.
 
 use dovetail_model::{
-    GenerationNumber, Position, Problem, ProblemKind, Span, StoreEpoch, StreamId, StreamSchema,
-    ViewId,
+    GenerationNumber, IngestEpoch, IngestMember, Position, Problem, ProblemKind, Span, StoreEpoch,
+    StreamId, StreamSchema, ViewId,
 };
 use dovetail_seam::Poisoned;
 use serde::{Deserialize, Serialize};
@@ -13,11 +13,19 @@ use crate::filter::KeyFilter;
 
 /// The action that lets go of a held cut; its body is the cut's number.
 pub(crate) const RELEASE: &str = "release";
+/// The action that takes a target: its body is a [`TakeTarget`], its answer a [`TakenTarget`].
+pub(crate) const TARGET: &str = "target";
+/// The action after which a target's edge is kept for a little while only; its body is the target's number.
+pub(crate) const RELEASE_TARGET: &str = "release-target";
+/// The action of a process that takes events: its body is a [`Report`], its answer [`Heard`].
+pub(crate) const REPORT: &str = "report";
+/// Said of a problem that is over once the reader knows the newest catalog.
+pub(crate) const MOVED: &str = "moved";
 /// The column before the states that says which run a row is of: the place of the run in [`TakenView::runs`].
 pub(crate) const RUN_COLUMN: &str = "_run";
 
 /// The command of `GetFlightInfo`.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct TakeCut {
     pub(crate) stream: StreamId,
     pub(crate) views: Vec<ViewId>,
@@ -27,8 +35,14 @@ pub(crate) struct TakeCut {
     pub(crate) events: bool,
     /// Of what lies behind each, the age is asked; of live generations that answer alone it is always said.
     pub(crate) ends: Vec<Position>,
-    /// What the cut must cover.
+    /// What the cut must cover; of other partitions than the process takes, nothing.
     pub(crate) after: Option<Position>,
+    /// Who takes the events as the reader knows it: a cut of another division of the partitions is of no use to it.
+    pub(crate) ingest: IngestEpoch,
+    /// The cut must know of the catalog up to here.
+    pub(crate) sequence: u64,
+    /// The generations under which runs are wanted, where those must not be the live ones.
+    pub(crate) generations: Vec<(ViewId, Option<GenerationNumber>)>,
     /// For how long that is waited for, and for how long the cut is held.
     pub(crate) wait_ms: u64,
     pub(crate) hold_ms: u64,
@@ -88,6 +102,74 @@ pub(crate) enum Part {
     },
     /// The tail's events, these columns of them.
     Tail { columns: Vec<usize> },
+}
+
+/// What a batch run asks of each process that takes events.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct TakeTarget {
+    /// The stream.
+    pub stream: StreamId,
+    /// Who takes the events as whoever asks knows it.
+    pub ingest: IngestEpoch,
+    /// The catalog up to here is followed first: a definition in it has joined the runs before the target.
+    pub sequence: u64,
+    /// Definitions that join them besides, though the catalog does not name them yet.
+    pub joining: Vec<Joining>,
+}
+
+/// A definition of a view whose runs will be needed.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Joining {
+    /// The view.
+    pub view: ViewId,
+    /// Its name.
+    pub name: String,
+    /// The definition's version.
+    pub version: u64,
+    /// Its SELECT.
+    pub sql: String,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct TakenTarget {
+    /// What the target is called when it is released.
+    pub(crate) target: u64,
+    pub(crate) position: Position,
+}
+
+/// What a process that takes events says of itself, again and again.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Report {
+    /// Who it is.
+    pub member: IngestMember,
+    /// Whether it stops, so that others may take its partitions at once.
+    pub leaves: bool,
+    /// The stream whose runs take the most memory, when that is scarce.
+    pub pressed: Option<StreamId>,
+    /// How each stream stands.
+    pub streams: Vec<StreamReport>,
+}
+
+/// How a stream stands in a process that takes events of it.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct StreamReport {
+    /// The stream.
+    pub stream: StreamId,
+    /// Up to where it was accumulated.
+    pub position: Position,
+    /// Bytes of its runs and its tail in memory.
+    pub bytes: u64,
+    /// How it stands to its source.
+    pub source: Option<serde_json::Value>,
+    /// The hole in its topic that stops it.
+    pub hole: Option<dovetail_model::Hole>,
+}
+
+/// What it hears.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+pub struct Heard {
+    /// The newest catalog that whoever decides knows.
+    pub sequence: u64,
 }
 
 /// A problem as the status of a call.

@@ -9,7 +9,8 @@ use std::time::{Duration, Instant};
 
 use dovetail_log::CommittedBatch;
 use dovetail_model::{
-    Clock, Hole, KafkaSource, Offset, PartitionId, Position, StreamDef, StreamId, StreamSchema,
+    Clock, Hole, KafkaSource, Offset, PartitionId, Position, Share, StreamDef, StreamId,
+    StreamSchema,
 };
 use parking_lot::{Condvar, Mutex};
 use rdkafka_sys::rd_kafka_resp_err_t as Code;
@@ -59,6 +60,7 @@ struct Shared {
     stream: StreamId,
     name: String,
     source: KafkaSource,
+    share: Share,
     clock: Arc<dyn Clock>,
     gatherer: Mutex<Arc<Gatherer>>,
     registry: Option<Arc<Registry>>,
@@ -86,7 +88,7 @@ impl fmt::Debug for KafkaLog {
 }
 
 impl KafkaLog {
-    /// Starts to read `source`, the topic of `def`, at `from`, the stream's archived position, or at its start where
+    /// Starts to read the partitions in `share` of `source`, the topic of `def`, at `from`, the stream's archived position, or at its start where
     /// that is further on; behind those of its `holes` that it stands before. What it reads goes to `sink`; what stands in the way is in [`KafkaLog::state`].
     ///
     /// # Errors
@@ -94,6 +96,7 @@ impl KafkaLog {
     pub fn open(
         def: &StreamDef,
         source: &KafkaSource,
+        share: Share,
         from: &Position,
         holes: &[Hole],
         clock: Arc<dyn Clock>,
@@ -108,6 +111,7 @@ impl KafkaLog {
             gatherer: Mutex::new(Arc::new(gatherer)),
             registry,
             source: source.clone(),
+            share,
             state: Mutex::new(State {
                 looked_ms: Some(clock.now().timestamp_millis()),
                 ..State::default()
@@ -164,6 +168,7 @@ impl KafkaLog {
             });
         };
         let (_, partitions) = topic.describe(TIMEOUT)?;
+        let partitions = shared.of_share(partitions);
         let ends = topic.offsets(&partitions, Ask::Stable, TIMEOUT)?;
         Ok(ends.into_iter().map(place).collect())
     }
@@ -325,6 +330,7 @@ impl Reader {
                 found: id,
             });
         }
+        let partitions = self.shared.of_share(partitions);
         let ends = topic.offsets(&partitions, Ask::Stable, TIMEOUT)?;
         let now_ms = self.shared.clock.now().timestamp_millis();
         let mut state = self.shared.state.lock();
@@ -418,6 +424,11 @@ impl Reader {
 }
 
 impl Shared {
+    fn of_share(&self, mut partitions: Vec<i32>) -> Vec<i32> {
+        partitions.retain(|partition| self.share.has(partition_id(*partition)));
+        partitions
+    }
+
     /// Waits, and says whether the stream is closing.
     fn wait(&self, pause: Duration) -> bool {
         let mut orders = self.orders.lock();

@@ -110,7 +110,8 @@ impl Stream {
         let unread = Unread::default();
         let clock = Arc::new(SystemClock);
         let sink = Box::new(Channel(sender, Arc::clone(&unread)));
-        let log = KafkaLog::open(&def, source, from, holes, clock, sink).expect("a thread");
+        let log =
+            KafkaLog::open(&def, source, Share::ALL, from, holes, clock, sink).expect("a thread");
         Self {
             log,
             unread,

@@ -35,7 +35,7 @@ pub use ingest::{
 pub use metrics::{BatchRunCount, Measurements};
 pub use runs::{RecomputeRequest, Rollback, RunInfo, RunsQuery, ScopeInfo, Settled, SpanInfo};
 pub use status::{
-    BuildProgress, ColumnInfo, EventTimeInfo, GenerationInfo, HoleInfo, MemoryStatus,
+    BuildProgress, ColumnInfo, EventTimeInfo, GenerationInfo, HoleInfo, IngestInfo, MemoryStatus,
     PartitionInfo, SkippedHole, SourceInfo, StageStatus, Status, StreamInfo, ViewInfo, ViewPhase,
     ViewStatus,
 };

@@ -51,11 +51,12 @@ fn render(status: &Value) -> String {
         bytes(&memory["soft_limit_bytes"]),
         bytes(&memory["hard_limit_bytes"]),
     ));
-    let lists: [(&str, &str, &[Column]); 4] = [
+    let lists: [(&str, &str, &[Column]); 5] = [
         ("Stages", "stages", STAGES),
         ("Streams", "streams", STREAMS),
         ("Views", "views", VIEWS),
         ("Batch runs, running or staged", "runs", runs::COLUMNS),
+        ("Processes that take events", "ingest", INGEST),
     ];
     for (title, name, columns) in lists {
         let records = table::items(&status[name], "");
@@ -141,6 +142,15 @@ const VIEWS: &[Column] = &[
     Column::new("next refresh", |view| {
         table::to_the_second(&view["next_refresh"])
     }),
+];
+
+const INGEST: &[Column] = &[
+    Column::new("process", |member| member["id"].clone()),
+    Column::new("host", |member| member["host"].clone()),
+    Column::new("at", |member| member["url"].clone()),
+    Column::new("takes", |member| member["share"].clone()),
+    Column::new("silent (ms)", |member| member["silent_ms"].clone()),
+    Column::new("memory", |member| bytes(&member["bytes"]).into()),
 ];
 
 /// Where a stream's events come from, and whether they do.

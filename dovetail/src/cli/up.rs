@@ -79,9 +79,9 @@ pub(super) struct UpArgs {
 /// Which part of the work this process does, and how processes of one store find each other.
 #[derive(Debug, Args)]
 struct RoleArgs {
-    /// What this process does: `ingest,batch,serve` is everything, `serve` alone a replica. It answers queries over the
-    /// store of the process that does everything, asks that one for what is not in the store yet, and hands it all that
-    /// is not a read
+    /// What this process does of the work on a store that others work on, too. `ingest,batch,serve` is everything.
+    /// `batch` has the store: it defines, recomputes and publishes. `ingest` takes its share of the partitions of the
+    /// topics that streams read. `serve` is a replica: it answers queries, and hands on all that is not a read
     #[arg(
         long,
         env = "DOVETAIL_ROLES",
@@ -90,10 +90,11 @@ struct RoleArgs {
         value_parser = roles
     )]
     roles: Roles,
-    /// Where to hand out to replicas what is not in the store yet; port 0 takes a free one
+    /// Where other processes of the store reach this one: replicas take of it what is not in the store yet; port 0 takes
+    /// a free one
     #[arg(long, env = "DOVETAIL_CUTS", value_name = "ADDRESS", value_parser = address)]
     cuts: Option<SocketAddr>,
-    /// The name or address by which replicas reach this process [default: the addresses that it listens on]
+    /// The name or address by which they reach this process [default: the addresses that it listens on]
     #[arg(
         long,
         env = "DOVETAIL_ADVERTISE",
@@ -101,7 +102,8 @@ struct RoleArgs {
         requires = "cuts"
     )]
     advertise: Option<String>,
-    /// The token that a replica shows, if the process that it asks has tokens: one that may read
+    /// The token that this process shows to others of the store, if they have tokens: a replica's may read, that of
+    /// `ingest` and `batch` is an admin's
     #[arg(
         long,
         env = "DOVETAIL_PEER_TOKEN",
@@ -115,6 +117,8 @@ struct RoleArgs {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Roles {
     All,
+    Batch,
+    Ingest,
     Serve,
 }
 
@@ -126,9 +130,23 @@ pub enum Role {
         /// How replicas reach it, if there are to be any.
         cuts: Option<CutsPlace>,
     },
-    /// Reads, for a process that does everything.
+    /// It has the store; others take the events.
+    Decides {
+        /// How they and replicas reach it.
+        cuts: CutsPlace,
+        /// What it shows to them.
+        peer_token: Option<String>,
+    },
+    /// It takes its share of the events.
+    Ingests {
+        /// How others reach it.
+        cuts: CutsPlace,
+        /// What it shows to them.
+        peer_token: Option<String>,
+    },
+    /// It reads.
     Replica {
-        /// What it shows to that one.
+        /// What it shows to others.
         peer_token: Option<String>,
     },
 }
@@ -161,26 +179,44 @@ impl RoleArgs {
                 peer_token: self.peer_token.clone(),
             });
         }
-        if self.peer_token.is_some() {
-            return usage("--peer-token is for --roles serve: it is what a replica shows");
+        if self.roles == Roles::All && self.peer_token.is_some() {
+            return usage(
+                "--peer-token is what a process shows to others that do part of the work, and this one does all of it",
+            );
         }
         let Some(listen) = self.cuts else {
-            return Ok(Role::All { cuts: None });
+            return match self.roles {
+                Roles::All => Ok(Role::All { cuts: None }),
+                _ => usage(
+                    "--roles batch and --roles ingest need --cuts: others reach the process there",
+                ),
+            };
         };
         let everywhere = [listen, up.listen]
             .iter()
             .any(|at| at.ip().is_unspecified());
         if everywhere && self.advertise.is_none() {
             return usage(
-                "replicas cannot reach 0.0.0.0: say with --advertise by which name or address they reach this process",
+                "others cannot reach 0.0.0.0: say with --advertise by which name or address they reach this process",
             );
         }
-        Ok(Role::All {
-            cuts: Some(CutsPlace {
-                listen,
-                advertise: self.advertise.clone(),
-            }),
-        })
+        let cuts = CutsPlace {
+            listen,
+            advertise: self.advertise.clone(),
+        };
+        let peer_token = self.peer_token.clone();
+        let is_shared = up.store.store.as_ref().is_some_and(StoreUrl::is_remote);
+        match self.roles {
+            Roles::All | Roles::Serve => Ok(Role::All { cuts: Some(cuts) }),
+            _ if !is_shared => usage(
+                "--roles batch and --roles ingest need a --store that several processes can write: s3://, gs:// or az://",
+            ),
+            Roles::Batch => Ok(Role::Decides { cuts, peer_token }),
+            Roles::Ingest if up.store.take_over || up.apply.is_some() => usage(
+                "--roles ingest decides nothing: --take-over and --apply are for the process with --roles batch",
+            ),
+            Roles::Ingest => Ok(Role::Ingests { cuts, peer_token }),
+        }
     }
 }
 
@@ -189,9 +225,14 @@ fn roles(text: &str) -> Result<Roles, String> {
     let mut named: Vec<&str> = text.split(',').map(str::trim).collect();
     named.sort_unstable();
     match named.as_slice() {
-        ["batch", "ingest", "serve"] => Ok(Roles::All),
+        ["batch", "ingest", "serve"] | ["batch", "ingest"] => Ok(Roles::All),
+        ["batch"] | ["batch", "serve"] => Ok(Roles::Batch),
+        ["ingest"] | ["ingest", "serve"] => Ok(Roles::Ingest),
         ["serve"] => Ok(Roles::Serve),
-        _ => Err("it is `ingest,batch,serve` or `serve`".to_owned()),
+        _ => Err(
+            "it is one or more of `ingest`, `batch` and `serve`, such as `ingest,batch,serve`"
+                .to_owned(),
+        ),
     }
 }
 
@@ -519,6 +560,22 @@ mod tests {
         assert!(matches!(role_of(&ordered), Ok(Role::All { cuts: None })));
         let replica = ["--roles", "serve", "--store", "s3://events"];
         assert!(matches!(role_of(&replica), Ok(Role::Replica { .. })));
+        let roles = |roles| {
+            [
+                ["--roles", roles],
+                ["--store", "s3://events"],
+                ["--cuts", "127.0.0.1:0"],
+            ]
+            .concat()
+        };
+        assert!(matches!(
+            role_of(&roles("batch,serve")),
+            Ok(Role::Decides { .. })
+        ));
+        assert!(matches!(
+            role_of(&roles("ingest")),
+            Ok(Role::Ingests { .. })
+        ));
         let advertised = [
             "--listen",
             "0.0.0.0:8080",
@@ -533,12 +590,22 @@ mod tests {
         ));
         for (arguments, said) in [
             (&["--roles", "serve"][..], "needs --store"),
-            (&["--roles", "ingest"], "`ingest,batch,serve` or `serve`"),
+            (&["--roles", "ingest"], "need --cuts"),
+            (&["--roles", "batch", "--cuts", "127.0.0.1:0"], "s3://"),
             (
-                &["--roles", "serve,serve"],
-                "`ingest,batch,serve` or `serve`",
+                &[
+                    "--roles",
+                    "ingest",
+                    "--cuts",
+                    "127.0.0.1:0",
+                    "--store",
+                    "s3://e",
+                    "--take-over",
+                ],
+                "decides nothing",
             ),
-            (&["--roles", ""], "`ingest,batch,serve` or `serve`"),
+            (&["--roles", "serve,serve"], "one or more of"),
+            (&["--roles", ""], "one or more of"),
             (
                 &["--roles", "serve", "--store", "s3://e", "--take-over"],
                 "only reads",
@@ -558,7 +625,7 @@ mod tests {
                 &["--roles", "serve", "--store", "s3://e", "--apply", "x"],
                 "only reads",
             ),
-            (&["--peer-token", "x"], "what a replica shows"),
+            (&["--peer-token", "x"], "does all of it"),
             (&["--advertise", "x"], "--cuts"),
             (&["--cuts", "0.0.0.0:8090"], "--advertise"),
             (

@@ -130,7 +130,7 @@ async fn begin_log(
 }
 
 /// This machine's name, for people.
-fn host() -> String {
+pub(super) fn host() -> String {
     let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     let name = name.trim();
     if name.is_empty() {

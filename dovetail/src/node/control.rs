@@ -96,7 +96,7 @@ impl Control for Node {
         let open = self.stream_named(stream)?;
         Predicate::over_events(&request.predicate, &open.def().schema)
             .map_err(|error| Problem::new(error.kind(), error.to_string()))?;
-        open.feed().catch_up(open.cell()).await;
+        open.catch_up().await?;
         let now = self.0.config.clock.now();
         let mut declared = None;
         let state = self

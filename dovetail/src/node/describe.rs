@@ -42,6 +42,21 @@ impl Node {
         let def = &stream.def;
         let open = self.stream_named(&def.name)?;
         let cut = open.cell().load();
+        let source = open
+            .feed()
+            .info(def, self.0.config.clock.now().timestamp_millis());
+        let (accumulated, freshness_ms) = match open.cell().is_elsewhere() {
+            false => {
+                let freshness = self.freshness(&open, &cut, cut.position());
+                (cut.position().clone(), freshness)
+            }
+            // As far as the processes say that take its events.
+            true => {
+                let position = self.0.members.position(&def.id);
+                let behind = source.as_ref().map_or(0.0, |source| source.lag_seconds);
+                (cut.position().join(&position), (behind * 1000.0) as u64)
+            }
+        };
         Ok(StreamInfo {
             name: def.name.clone(),
             id: def.id.clone(),
@@ -54,18 +69,16 @@ impl Node {
                 .views_of(&def.id)
                 .map(|view| view.def.name.clone())
                 .collect(),
-            position: token(def, &open.cell().durable()),
-            accumulated: token(def, cut.position()),
+            position: token(def, &accumulated.join(&open.cell().durable())),
+            accumulated: token(def, &accumulated),
             archived: token(def, cut.raw().archived()),
-            freshness_ms: self.freshness(&open, &cut, cut.position()),
+            freshness_ms,
             lag: load::lag(&open, &cut),
             archived_events: cut.raw().rows(),
             archived_bytes: cut.raw().bytes(),
             dead_letters: pending_letters(&open, None, 0, &|_| true).await?.total,
             exclusions: stream.exclusions.len() as u64,
-            source: open
-                .feed()
-                .info(self.0.config.clock.now().timestamp_millis()),
+            source,
             holes: stream.holes.iter().map(skipped_hole).collect(),
         })
     }
@@ -252,6 +265,7 @@ impl Node {
             runs: open
                 .map(|run| self.run_info(&state, run))
                 .collect::<Result<_, _>>()?,
+            ingest: inner.members.infos(&state),
         })
     }
 

@@ -10,6 +10,7 @@ use dovetail_seam::{Forget, StreamCell};
 use dovetail_serving_layer::ports::SourceInfo;
 
 use super::kafka::KafkaFeed;
+use super::members::Members;
 
 /// Where the events of a stream come from.
 #[derive(Debug, Clone)]
@@ -18,6 +19,8 @@ pub(crate) enum Feed {
     Embedded(EmbeddedLog),
     /// A topic.
     Kafka(KafkaFeed),
+    /// A topic that other processes read.
+    Elsewhere(Arc<Members>),
 }
 
 impl Feed {
@@ -28,7 +31,7 @@ impl Feed {
     pub(crate) fn embedded(&self, def: &StreamDef) -> Result<&EmbeddedLog, Problem> {
         match (self, def.source.kafka()) {
             (Self::Embedded(log), _) => Ok(log),
-            (Self::Kafka(_), kafka) => {
+            (Self::Kafka(_) | Self::Elsewhere(_), kafka) => {
                 let topic = kafka.map_or("", |kafka| &kafka.settings.topic);
                 Err(Problem::conflict(format!(
                     "stream `{}` reads the Kafka topic `{topic}`: produce to the topic; what is committed there is in the stream",
@@ -43,7 +46,7 @@ impl Feed {
     pub(crate) fn forgets(&self) -> Arc<dyn Forget> {
         match self {
             Self::Embedded(log) => Arc::new(EmbeddedForget(log.clone())),
-            Self::Kafka(_) => Arc::new(KeptByRetention),
+            Self::Kafka(_) | Self::Elsewhere(_) => Arc::new(KeptByRetention),
         }
     }
 
@@ -61,6 +64,8 @@ impl Feed {
                 kafka.evolve(schema);
                 Ok(())
             }
+            // They read of it in the catalog.
+            Self::Elsewhere(_) => Ok(()),
         }
     }
 
@@ -75,13 +80,14 @@ impl Feed {
                 def.name
             ))),
             Self::Kafka(kafka) => kafka.hole(&def.name, now),
+            Self::Elsewhere(members) => members.hole(def, now),
         }
     }
 
     /// Goes on behind a hole that [`Feed::hole`] gave. It must be in the catalog.
     pub(crate) fn skip(&self, hole: &Hole) {
         match self {
-            Self::Embedded(_) => {}
+            Self::Embedded(_) | Self::Elsewhere(_) => {}
             Self::Kafka(kafka) => kafka.skip(hole),
         }
     }
@@ -90,16 +96,18 @@ impl Feed {
     /// silence when it cannot be told, or takes too long: [`Feed::info`] says why.
     pub(crate) async fn catch_up(&self, cell: &StreamCell) {
         match self {
-            Self::Embedded(_) => {}
+            // A run takes its target of whoever reads the topic.
+            Self::Embedded(_) | Self::Elsewhere(_) => {}
             Self::Kafka(kafka) => kafka.catch_up(cell).await,
         }
     }
 
     /// How the stream stands to its source; nothing to say of the embedded log.
-    pub(crate) fn info(&self, now_ms: i64) -> Option<SourceInfo> {
+    pub(crate) fn info(&self, def: &StreamDef, now_ms: i64) -> Option<SourceInfo> {
         match self {
             Self::Embedded(_) => None,
             Self::Kafka(kafka) => Some(kafka.info(now_ms)),
+            Self::Elsewhere(members) => members.source(def),
         }
     }
 
@@ -108,6 +116,7 @@ impl Feed {
         match self {
             Self::Embedded(log) => log.close().await,
             Self::Kafka(kafka) => kafka.close().await,
+            Self::Elsewhere(_) => {}
         }
     }
 }

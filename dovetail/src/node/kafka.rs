@@ -8,7 +8,8 @@ use chrono::{DateTime, Utc};
 use dovetail_kafka::{KafkaError, KafkaLog, PartitionLag, Phase, Sink};
 use dovetail_log::CommittedBatch;
 use dovetail_model::{
-    Clock, Hole, KafkaSettings, KafkaSource, Problem, Source, StreamDef, StreamId, StreamSchema,
+    Clock, Hole, KafkaSettings, KafkaSource, Problem, Share, Source, StreamDef, StreamId,
+    StreamSchema,
 };
 use dovetail_seam::StreamCell;
 use dovetail_serving_layer::ports::{PartitionInfo, SourceInfo};
@@ -50,13 +51,14 @@ pub(crate) async fn declare(settings: KafkaSettings, id: StreamId) -> Result<Sou
 }
 
 impl KafkaFeed {
-    /// Starts to read the topic of `def` from where `to`'s cell stands, without the stream's `holes`. To be called on the node's own runtime.
+    /// Starts to read the partitions in `share` of the topic of `def` from where `to`'s cell stands, without the stream's `holes`. To be called on the node's own runtime.
     ///
     /// # Errors
     /// When the system gives no thread.
     pub(crate) fn start(
         def: &StreamDef,
         source: &KafkaSource,
+        share: Share,
         holes: &[Hole],
         clock: Arc<dyn Clock>,
         to: Destination,
@@ -68,7 +70,7 @@ impl KafkaFeed {
             closing: closing.clone(),
             runtime: Handle::current(),
         };
-        let log = KafkaLog::open(def, source, &from, holes, clock, Box::new(sink))?;
+        let log = KafkaLog::open(def, source, share, &from, holes, clock, Box::new(sink))?;
         Ok(Self {
             log,
             topic: source.settings.topic.clone(),

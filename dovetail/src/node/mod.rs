@@ -21,6 +21,8 @@ mod kafka;
 #[path = "no_kafka.rs"]
 mod kafka;
 mod load;
+mod members;
+mod membership;
 mod open;
 mod open_stream;
 mod peers;
@@ -36,6 +38,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use dovetail_batch_layer::{BatchLayer, RetentionPolicy};
+use dovetail_exchange::{PeerToken, RemoteCuts};
 use dovetail_log::catalog::Catalog;
 use dovetail_log::object::{BlockCache, StoreRequests};
 use dovetail_model::{Clock, StoreEpoch, SystemClock};
@@ -52,6 +55,7 @@ pub use open::NodeError;
 pub use server::NodeServer;
 
 use crate::cli::StorePlace;
+use members::Members;
 use runtimes::Runtimes;
 use streams::Streams;
 
@@ -62,6 +66,10 @@ pub struct NodeConfig {
     pub data: PathBuf,
     /// Where raw log, generations and catalog live; in the data directory if none.
     pub store: Option<StorePlace>,
+    /// What it does of the work.
+    pub duty: Duty,
+    /// What it shows to the other processes of its store.
+    pub peer_token: PeerToken,
     /// Whether the store is taken from another data directory that has it.
     pub takes_over: bool,
     /// Where time comes from.
@@ -88,6 +96,17 @@ pub struct NodeConfig {
     pub partitions: usize,
 }
 
+/// What a node does of the work.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Duty {
+    /// All of it.
+    Everything,
+    /// It has the store: definitions, batch runs and pointers. Other processes take the events.
+    Decides,
+    /// It takes its share of the events, for a process that decides.
+    Ingests,
+}
+
 /// Bounds of a cache.
 #[derive(Debug, Clone, Copy)]
 pub struct CacheBytes {
@@ -104,6 +123,8 @@ impl NodeConfig {
         Self {
             data,
             store: None,
+            duty: Duty::Everything,
+            peer_token: PeerToken::default(),
             takes_over: false,
             clock: Arc::new(SystemClock),
             speed_soft_bytes: 512 * MIB,
@@ -150,6 +171,10 @@ struct Inner {
     epoch: StoreEpoch,
     catalog: Arc<Catalog>,
     streams: Arc<Streams>,
+    /// Cuts and targets of other processes.
+    cuts: RemoteCuts,
+    /// The processes that take the events, where this one decides.
+    members: Arc<Members>,
     batch: BatchLayer,
     engine: Engine,
     memory: Arc<SpeedMemory>,

@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
 use dovetail_model::{
-    Clock, Hole, KafkaSettings, KafkaSource, Problem, Source, StreamDef, StreamId, StreamSchema,
+    Clock, Hole, KafkaSettings, KafkaSource, Problem, Share, Source, StreamDef, StreamId,
+    StreamSchema,
 };
 use dovetail_seam::StreamCell;
 use dovetail_serving_layer::ports::SourceInfo;
@@ -32,6 +33,7 @@ impl KafkaFeed {
     pub(crate) fn start(
         _: &StreamDef,
         _: &KafkaSource,
+        _: Share,
         _: &[Hole],
         _: Arc<dyn Clock>,
         to: Destination,

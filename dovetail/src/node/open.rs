@@ -2,6 +2,7 @@
 //! Opening a node: the catalog, then every stream with its views, then the loops.
 
 use std::collections::BTreeMap;
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,6 +12,7 @@ use datafusion::execution::memory_pool::{FairSpillPool, GreedyMemoryPool, Memory
 use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
 use datafusion::prelude::{SessionConfig, SessionContext};
 use dovetail_batch_layer::{BatchConfig, BatchLayer, Scheduler, StartRequest};
+use dovetail_exchange::{RemoteCuts, RemoteCutsConfig, RemoteTargets};
 use dovetail_log::CommittedBatch;
 use dovetail_log::catalog::{Catalog, Held};
 use dovetail_log::embedded::{EmbeddedLog, FsDisk, LogOptions, ONLY_PARTITION};
@@ -19,10 +21,10 @@ use dovetail_log::object::{
     check_store,
 };
 use dovetail_log::parquet_files::register_store;
-use dovetail_log::raw::{RawLog, RawSnapshot, root_of};
+use dovetail_log::raw::{RawLog, RawSnapshot, RawWriter, root_of};
 use dovetail_model::{
-    CatalogState, Offset, Position, ProblemKind, RunMode, Span, StreamDef, StreamState, ViewDef,
-    ViewState,
+    CatalogState, Entry, IngestMembers, Offset, Position, ProblemKind, RunMode, Span, StreamDef,
+    StreamState, ViewDef, ViewState,
 };
 use dovetail_seam::{Archiver, Generation, LocalCuts, Poison, Poisoned, StreamCell, ViewCut};
 use dovetail_serving_layer::engine::{Engine, QuerySession};
@@ -45,16 +47,21 @@ use super::feed::Feed;
 use super::intake::Intake;
 use super::kafka::{Destination, KafkaFeed};
 use super::load::offsets_between;
+use super::members::Members;
 use super::open_stream::{ArchivePolicy, OpenStream, QUEUE, QUEUE_BYTES};
 use super::runtimes::Runtimes;
 use super::streams::{MemoryPressure, Streams};
-use super::{CacheBytes, Inner, Node, NodeConfig};
+use super::{CacheBytes, Duty, Inner, Node, NodeConfig};
 use crate::cli::StorePlace;
 
 /// How long a stop waits for the loops, of which the scheduler may be about to start a run.
 const LOOPS_WAIT: Duration = Duration::from_secs(2);
 /// How long a stop takes over the projections that a publish has left undone.
 const PROJECTION_WAIT: Duration = Duration::from_secs(5);
+/// For how long whoever reads the catalog later can ask for runs under a generation that is not live any more.
+pub(crate) const RUNS_GRACE: Duration = Duration::from_secs(10);
+/// Why a process that decides for others has no stream of its own.
+pub(crate) const NO_EMBEDDED_LOG: &str = "it is on the embedded log of a data directory, which only a process with all roles has; a stream of other processes has source = 'kafka'";
 /// How often old generations and orphans are looked for.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(600);
 
@@ -143,15 +150,20 @@ impl Node {
             None => (Arc::clone(&store), store),
         };
         let catalog = Arc::new(Catalog::open(Arc::clone(&store), Arc::clone(&config.clock)).await?);
-        // Boxed: it opens raw logs, and this future is everybody's.
-        let epoch = Box::pin(claim(
-            &data_dir,
-            &store,
-            &catalog,
-            &config.clock,
-            config.takes_over,
-        ))
-        .await?;
+        let epoch = match config.duty {
+            Duty::Ingests => catalog.state().epoch(),
+            // Boxed: it opens raw logs, and this future is everybody's.
+            Duty::Everything | Duty::Decides => {
+                let claiming = claim(
+                    &data_dir,
+                    &store,
+                    &catalog,
+                    &config.clock,
+                    config.takes_over,
+                );
+                Box::pin(claiming).await?
+            }
+        };
         let runtimes = Runtimes::new(config.partitions).map_err(io("start threads"))?;
         let streams = Arc::new(Streams::default());
         let query_pool = Arc::new(GreedyMemoryPool::new(config.query_memory_bytes));
@@ -168,9 +180,19 @@ impl Node {
             partitions: config.partitions,
             runs: config.batch_runs,
         });
+        let cuts = RemoteCuts::new(RemoteCutsConfig {
+            catalog: Arc::clone(&catalog),
+            store: Arc::clone(&store),
+            clock: Arc::clone(&config.clock),
+            token: config.peer_token.clone(),
+            runtime: runtimes.query(),
+        });
         let engine = Engine::new(
             Arc::clone(&catalog),
-            Arc::new(LocalCuts(Arc::clone(&streams) as _)),
+            match config.duty {
+                Duty::Everything => Arc::new(LocalCuts(Arc::clone(&streams) as _)) as _,
+                Duty::Decides | Duty::Ingests => Arc::new(cuts.clone()) as _,
+            },
             Arc::clone(&config.clock),
             QuerySession::new(query_runtime, config.partitions)?,
             runtimes.query(),
@@ -180,6 +202,7 @@ impl Node {
             config.speed_hard_bytes,
         ));
         let started_at = config.clock.now();
+        let members = Arc::new(Members::new(Arc::clone(&catalog)));
         let node = Self(Arc::new(Inner {
             config,
             data_dir,
@@ -189,6 +212,8 @@ impl Node {
             epoch,
             catalog,
             streams,
+            cuts,
+            members,
             batch,
             engine,
             memory,
@@ -199,8 +224,21 @@ impl Node {
             tasks: TaskTracker::new(),
             started_at,
         }));
-        node.recover().await?;
-        node.start_loops();
+        match node.0.config.duty {
+            Duty::Ingests => {}
+            Duty::Everything => {
+                node.take_all_events().await?;
+                node.recover().await?;
+                node.start_loops();
+            }
+            Duty::Decides => {
+                node.recover().await?;
+                node.start_loops();
+                let (members, stop) = (Arc::clone(&node.0.members), node.0.stop.clone());
+                node.0.tasks.spawn(async move { members.keep(stop).await });
+            }
+        }
+        node.0.tasks.close();
         Ok(node)
     }
 
@@ -269,16 +307,43 @@ impl Node {
             reason,
         };
         let inner = &self.0;
+        let writer = self.raw_writer(state).map_err(failed)?;
         let raw = RawLog::open(
             Arc::clone(&inner.store),
             root_of(&def.id),
             def,
-            inner.epoch,
+            writer,
             Arc::clone(&inner.config.clock),
         )
         .await
         .map_err(|error| failed(error.to_string()))?;
-        let cell = Arc::new(StreamCell::new(Arc::new(def.clone()), raw.snapshot()));
+        let declared = Arc::new(def.clone());
+        let cell = match inner.config.duty {
+            Duty::Everything => StreamCell::new(declared, raw.snapshot()),
+            Duty::Decides => StreamCell::elsewhere(declared, raw.snapshot()),
+            Duty::Ingests => StreamCell::new(declared, raw.snapshot()).with_grace(RUNS_GRACE),
+        };
+        let cell = Arc::new(cell);
+        let policy = ArchivePolicy {
+            interval: inner.config.archive_interval,
+            bytes: inner.config.archive_bytes,
+        };
+        if inner.config.duty == Duty::Decides {
+            if def.source.kafka().is_none() {
+                return Err(failed(NO_EMBEDDED_LOG.to_owned()));
+            }
+            let raw = Arc::new(raw);
+            let cuts = inner.cuts.clone();
+            let targets = RemoteTargets::new(cuts, Arc::clone(&cell), Arc::clone(&raw));
+            let views: Vec<&ViewState> = state.views_of(&def.id).collect();
+            self.add_views(&cell, stream, &views, &Intake::default())
+                .await?;
+            let feed = Feed::Elsewhere(Arc::clone(&inner.members));
+            let archiver = Archiver::new(Arc::clone(&cell), raw, feed.forgets());
+            let open = OpenStream::elsewhere(cell, archiver, feed, Arc::new(targets), policy);
+            inner.streams.insert(open);
+            return Ok(());
+        }
         let (sender, receiver) = batch_queue(QUEUE, QUEUE_BYTES);
         let intake = Arc::new(Intake::default());
         let reporting = intake.reported(&def.name);
@@ -305,7 +370,8 @@ impl Node {
                     memory: Arc::clone(&inner.memory),
                 };
                 let clock = Arc::clone(&inner.config.clock);
-                let started = KafkaFeed::start(def, source, &stream.holes, clock, to);
+                let share = raw.snapshot().share();
+                let started = KafkaFeed::start(def, source, share, &stream.holes, clock, to);
                 Feed::Kafka(started.map_err(|error| failed(error.to_string()))?)
             }
         };
@@ -316,10 +382,6 @@ impl Node {
         let cut = cell.load();
         inner.memory.set(&def.id, cut.bytes());
         let archiver = Archiver::new(Arc::clone(&cell), raw, feed.forgets());
-        let policy = ArchivePolicy {
-            interval: inner.config.archive_interval,
-            bytes: inner.config.archive_bytes,
-        };
         let open = OpenStream::start(
             cell,
             archiver,
@@ -363,6 +425,38 @@ impl Node {
         Ok(log)
     }
 
+    /// In whose name this node writes the raw logs.
+    fn raw_writer(&self, state: &CatalogState) -> Result<RawWriter, String> {
+        let inner = &self.0;
+        let IngestMembers { epoch, .. } = *state.ingest;
+        match inner.config.duty {
+            Duty::Everything => Ok(RawWriter::owner(inner.epoch).taking_all(epoch)),
+            Duty::Decides => Ok(RawWriter::owner(inner.epoch)),
+            Duty::Ingests => {
+                let share = state.ingest.share_of(inner.data_dir.id());
+                let share = share.ok_or("this process takes no partitions")?;
+                Ok(RawWriter::member(epoch, share))
+            }
+        }
+    }
+
+    /// Where processes took the events that do nothing else, this one takes them from now on.
+    async fn take_all_events(&self) -> Result<(), NodeError> {
+        let taken = self.0.catalog.commit(|state| {
+            let nobody = IngestMembers {
+                epoch: state.ingest.epoch.next(),
+                members: vec![],
+            };
+            let change = Entry::IngestChanged { members: nobody };
+            let is_divided = !state.ingest.members.is_empty();
+            Ok::<_, Infallible>(is_divided.then_some(change).into_iter().collect())
+        });
+        taken
+            .await
+            .map_err(|error| NodeError::Claim(error.to_string()))?;
+        Ok(())
+    }
+
     async fn add_views(
         &self,
         cell: &StreamCell,
@@ -398,21 +492,26 @@ impl Node {
             Some(manifest) => {
                 let compiled = compile(stream, &manifest.sql).map_err(failed)?;
                 let generation = Generation::new(Arc::clone(manifest), Arc::clone(&compiled));
-                let start = generation.horizon().clone();
+                let start = cell.load().raw().share().part(generation.horizon());
                 let mut cut = ViewCut::new(&view.def.name, view.def.version, compiled, start);
                 let task = Arc::clone(self.0.batch.task_context());
                 let raw = Arc::clone(cell.load().raw());
                 let partitions = self.0.config.partitions;
-                let rebuilt = rebuild_runs(
-                    &view.def.name,
-                    &cut.view,
-                    &raw,
-                    &cut.start,
-                    &task,
-                    partitions,
-                    self.speed_memory_left(cell),
-                )
-                .await;
+                let rebuilt = match cell.is_elsewhere() {
+                    true => Ok(None),
+                    false => {
+                        rebuild_runs(
+                            &view.def.name,
+                            &cut.view,
+                            &raw,
+                            &cut.start,
+                            &task,
+                            partitions,
+                            self.speed_memory_left(cell),
+                        )
+                        .await
+                    }
+                };
                 match rebuilt {
                     Ok(run) => cut.runs.extend(run.map(Arc::new)),
                     // What this view cannot compute must not keep the others from answering.
@@ -494,7 +593,10 @@ impl Node {
         let inner = &self.0;
         let scheduler = Scheduler::new(
             inner.batch.clone(),
-            Arc::new(MemoryPressure(Arc::clone(&inner.memory))),
+            Arc::new(MemoryPressure {
+                memory: Arc::clone(&inner.memory),
+                members: Arc::clone(&inner.members),
+            }),
         );
         let stop = inner.stop.clone();
         inner.tasks.spawn(async move { scheduler.run(stop).await });
@@ -525,7 +627,6 @@ impl Node {
             let watching = claim::watch(Arc::clone(&inner.catalog), inner.stop.clone());
             inner.tasks.spawn(watching);
         }
-        inner.tasks.close();
     }
 
     /// Starts no runs any more, and cancels those at work: whoever waits for one over HTTP hears of it.
@@ -554,7 +655,7 @@ impl Node {
         inner.batch.seal();
         let streams = inner.streams.all();
         join_all(streams.iter().map(|stream| stream.close())).await;
-        if inner.catalog.superseded_by().is_some() {
+        if inner.config.duty == Duty::Ingests || inner.catalog.superseded_by().is_some() {
             // What is left to finish is no longer ours.
             return;
         }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use dovetail_log::decode::Decoder;
 use dovetail_model::{Position, Problem, ProblemKind, StreamDef};
-use dovetail_seam::{Archiver, SeamError, StreamCell};
+use dovetail_seam::{Archiver, LocalTargets, SeamError, StreamCell, Targets};
 use dovetail_speed_layer::{Accumulator, BatchReceiver, Merger, SpeedError, SpeedMemory};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, RwLock, RwLockReadGuard};
@@ -35,6 +35,7 @@ const ARCHIVE_PAUSE: Duration = Duration::from_secs(1);
 pub(crate) struct OpenStream {
     cell: Arc<StreamCell>,
     archiver: Arc<Archiver>,
+    targets: Arc<dyn Targets>,
     feed: Feed,
     /// Read from decoding to acknowledging, so that the schema does not change under an append.
     decoder: RwLock<Arc<Decoder>>,
@@ -44,8 +45,8 @@ pub(crate) struct OpenStream {
 
 #[derive(Debug)]
 struct Workers {
-    accumulator: Accumulator,
-    merger: Merger,
+    /// None where other processes have the runs.
+    speed: Option<(Accumulator, Merger)>,
     archiving: tokio::task::JoinHandle<()>,
     stop: CancellationToken,
 }
@@ -97,21 +98,55 @@ impl OpenStream {
             policy,
             stop.clone(),
         ));
-        let decoder = RwLock::new(decoder_of(&def));
         let workers = Workers {
-            accumulator,
-            merger,
+            speed: Some((accumulator, merger)),
             archiving,
             stop,
         };
+        let targets = LocalTargets::new(Arc::clone(&cell), Arc::clone(&archiver));
         Ok(Self {
+            targets: Arc::new(targets),
             cell,
             archiver,
             feed,
-            decoder,
+            decoder: RwLock::new(decoder_of(&def)),
             workers: Mutex::new(Some(workers)),
             replaying: tokio::sync::Mutex::new(()),
         })
+    }
+
+    /// A stream whose events other processes take: its cell follows the raw log, which they write and this one keeps;
+    /// `targets` are theirs.
+    pub(crate) fn elsewhere(
+        cell: Arc<StreamCell>,
+        archiver: Archiver,
+        feed: Feed,
+        targets: Arc<dyn Targets>,
+        policy: ArchivePolicy,
+    ) -> Self {
+        let def = Arc::clone(cell.load().stream());
+        let archiver = Arc::new(archiver);
+        let stop = CancellationToken::new();
+        let following = follow_loop(
+            Arc::clone(&archiver),
+            Arc::clone(&cell),
+            policy,
+            stop.clone(),
+        );
+        let workers = Workers {
+            speed: None,
+            archiving: tokio::spawn(following),
+            stop,
+        };
+        Self {
+            targets,
+            cell,
+            archiver,
+            feed,
+            decoder: RwLock::new(decoder_of(&def)),
+            workers: Mutex::new(Some(workers)),
+            replaying: tokio::sync::Mutex::new(()),
+        }
     }
 
     /// The declaration that its cut has.
@@ -125,6 +160,11 @@ impl OpenStream {
 
     pub(crate) fn archiver(&self) -> &Arc<Archiver> {
         &self.archiver
+    }
+
+    /// How targets are taken on it.
+    pub(crate) fn targets(&self) -> Arc<dyn Targets> {
+        Arc::clone(&self.targets)
     }
 
     pub(crate) fn feed(&self) -> &Feed {
@@ -168,6 +208,11 @@ impl OpenStream {
     /// # Errors
     /// When the speed layer does not take it, or it cannot be archived.
     pub(crate) async fn archive_durable(&self) -> Result<Position, Problem> {
+        if self.cell.is_elsewhere() {
+            let target = self.targets.take().await;
+            let target = target.map_err(|error| Problem::new(error.kind(), error.to_string()))?;
+            return Ok(target.position().clone());
+        }
         let durable = self.cell.durable();
         let accumulated =
             tokio::time::timeout(ACCUMULATE_TIMEOUT, self.cell.wait_for(&durable)).await;
@@ -183,6 +228,18 @@ impl OpenStream {
         let archived = self.archiver.archive_through(&durable).await;
         let raw = archived.map_err(|error| Problem::new(error.kind(), error.to_string()))?;
         Ok(raw.archived().clone())
+    }
+
+    /// Waits until what its source holds now is durable here: what is bounded by that covers it.
+    ///
+    /// # Errors
+    /// When other processes read the source, and do not answer.
+    pub(crate) async fn catch_up(&self) -> Result<(), Problem> {
+        if self.cell.is_elsewhere() {
+            self.archive_durable().await?;
+        }
+        self.feed.catch_up(&self.cell).await;
+        Ok(())
     }
 
     /// Held while dead letters are replayed, so that none is replayed twice.
@@ -210,9 +267,12 @@ impl OpenStream {
         }
         self.feed.close().await;
         // The feed has dropped its end of the queue, so the accumulator ends when the queue is empty.
+        let Some((accumulator, merger)) = workers.speed else {
+            return;
+        };
         let joining = tokio::task::spawn_blocking(move || {
-            workers.accumulator.join();
-            workers.merger.join();
+            accumulator.join();
+            merger.join();
         });
         if let Err(error) = joining.await {
             warn!(stream = %self.def().name, %error, "the speed layer did not end well");
@@ -257,6 +317,35 @@ async fn archive_loop(
             && let Err(error) = archiver.upkeep(FILE_GRACE).await
         {
             warn!(%error, "the raw log's upkeep could not finish; it is tried again");
+        }
+    }
+}
+
+/// Follows the raw log that other processes write, and keeps it quick to read.
+async fn follow_loop(
+    archiver: Arc<Archiver>,
+    cell: Arc<StreamCell>,
+    policy: ArchivePolicy,
+    stop: CancellationToken,
+) {
+    let mut kept_at = cell.load().raw().version();
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(policy.interval) => {}
+        }
+        let followed = async {
+            cell.follow(archiver.raw().newest().await?)?;
+            let version = cell.load().raw().version();
+            if version >= kept_at + u64::from(UPKEEP_EVERY) {
+                archiver.upkeep(FILE_GRACE).await?;
+                return Ok(cell.load().raw().version());
+            }
+            Ok::<_, SeamError>(kept_at)
+        };
+        match followed.await {
+            Ok(version) => kept_at = version,
+            Err(error) => warn!(%error, "the raw log cannot be followed; it is tried again"),
         }
     }
 }

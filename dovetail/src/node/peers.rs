@@ -4,15 +4,17 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use dovetail_exchange::CutServer;
+use dovetail_exchange::{CutServer, Permits};
 use dovetail_log::catalog::CommitError;
 use dovetail_model::{Endpoints, Entry, Problem, ProblemKind};
-use dovetail_serving_layer::http::AuthConfig;
+use dovetail_serving_layer::http::{AuthConfig, Role};
 use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
 
-use super::Node;
+use super::membership::Membership;
+use super::{Duty, Node};
 
 /// Cuts that will be handed out on `listener`.
 pub(super) struct Peers {
@@ -20,6 +22,22 @@ pub(super) struct Peers {
     pub(super) listener: TcpListener,
     /// As replicas reach this process.
     pub(super) endpoints: Endpoints,
+}
+
+/// A node that takes its share of the events.
+pub(super) struct Joined {
+    pub(super) membership: Arc<Membership>,
+    /// Ends once the share is given up.
+    pub(super) keeping: JoinHandle<()>,
+}
+
+/// Who may read, and who may do all else.
+fn permits(auth: &AuthConfig) -> (Permits, Permits) {
+    let (reads, peers) = (auth.clone(), auth.clone());
+    (
+        Arc::new(move |headers| reads.check(headers.as_ref(), Role::Read)),
+        Arc::new(move |headers| peers.check(headers.as_ref(), Role::Admin)),
+    )
 }
 
 impl Peers {
@@ -56,6 +74,34 @@ impl Peers {
 }
 
 impl Node {
+    /// Takes its share of the events from now on, until `stop`, and hands out cuts of it.
+    pub(super) fn join(&self, peers: Peers, auth: &AuthConfig, stop: CancellationToken) -> Joined {
+        let inner = &self.0;
+        let membership = Arc::new(Membership::new(self.clone(), peers.endpoints));
+        let server = CutServer::of_member(
+            Arc::clone(&inner.streams) as _,
+            Arc::clone(&inner.catalog),
+            Arc::clone(&membership) as _,
+            Arc::clone(&inner.config.clock),
+            permits(auth),
+        );
+        self.hand_out(server, peers.listener, stop.clone());
+        let keeping = Arc::clone(&membership);
+        Joined {
+            membership,
+            keeping: tokio::spawn(async move { keeping.keep(stop).await }),
+        }
+    }
+
+    fn hand_out(&self, server: CutServer, listener: TcpListener, stop: CancellationToken) {
+        // It filters and encodes: work of queries.
+        self.0.runtimes.query().spawn(async move {
+            if let Err(error) = server.serve(listener, stop).await {
+                error!(%error, "cuts are not handed out any more");
+            }
+        });
+    }
+
     /// Hands out cuts from now on, until `stop`, and says so to replicas; or says that it does not.
     ///
     /// # Errors
@@ -73,21 +119,20 @@ impl Node {
             endpoints,
         }) = peers
         {
-            let auth = auth.clone();
-            let server = CutServer::new(
+            let reports = match inner.config.duty {
+                Duty::Decides => Some(Arc::clone(&inner.members) as _),
+                Duty::Everything | Duty::Ingests => None,
+            };
+            let server = CutServer::of_decider(
                 Arc::clone(&inner.streams) as _,
                 Arc::clone(&inner.catalog),
                 inner.epoch,
+                reports,
                 Arc::clone(&inner.config.clock),
-                Arc::new(move |headers| auth.check_reader(headers.as_ref())),
+                permits(auth),
             );
-            info!(cuts = %endpoints.cuts, http = %endpoints.http, "handing out cuts to replicas");
-            // It filters and encodes: work of queries.
-            inner.runtimes.query().spawn(async move {
-                if let Err(error) = server.serve(listener, stop).await {
-                    error!(%error, "cuts are not handed out any more");
-                }
-            });
+            info!(cuts = %endpoints.cuts, http = %endpoints.http, "reached by other processes");
+            self.hand_out(server, listener, stop);
         }
         let epoch = inner.epoch;
         let announced = inner.catalog.commit(|state| {

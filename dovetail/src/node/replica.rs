@@ -27,7 +27,7 @@ use super::data_dir::DataDir;
 use super::open::{engine_runtime, open_cache, open_place};
 use super::queries::MeteredQueries;
 use super::runtimes::Runtimes;
-use super::{CacheBytes, NodeConfig, NodeError};
+use super::{CacheBytes, Node, NodeConfig, NodeError};
 use crate::cli::StorePlace;
 
 /// How often the catalog is looked at while no question does.
@@ -152,9 +152,19 @@ impl Replica {
 
 /// The process that takes the events, as the catalog names it.
 #[derive(Debug)]
-struct Taker {
+pub(super) struct Taker {
     catalog: Arc<Catalog>,
     cuts: RemoteCuts,
+}
+
+impl Node {
+    /// The process that has the store, for one that does not.
+    pub(super) fn decider(&self) -> Taker {
+        Taker {
+            catalog: Arc::clone(&self.0.catalog),
+            cuts: self.0.cuts.clone(),
+        }
+    }
 }
 
 #[async_trait]

@@ -4,9 +4,10 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use dovetail_exchange::PeerToken;
 use dovetail_model::{Problem, ProblemKind};
 use dovetail_serving_layer::http::{self, ApiConfig, AuthConfig};
-use dovetail_serving_layer::ports::{Ports, Served};
+use dovetail_serving_layer::ports::{Ports, ReadPorts, Served};
 use dovetail_serving_layer::sql::parse_directory;
 use futures::future::BoxFuture;
 use tokio::net::TcpListener;
@@ -14,9 +15,10 @@ use tokio::task::JoinError;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::peers::Peers;
+use super::membership::OfMember;
+use super::peers::{Joined, Peers};
 use super::replica::{Replica, ReplicaConfig};
-use super::{CacheBytes, Node, NodeConfig};
+use super::{CacheBytes, Duty, Node, NodeConfig};
 use crate::cli::{CutsPlace, DefinitionFile, Role, Server, Serving, UpOptions};
 
 /// Starts nodes for `dovetail up` and `dovetail demo`.
@@ -53,8 +55,10 @@ async fn serve(options: UpOptions, serving: Serving) -> Result<(), Problem> {
         disk: limits.cache_disk_bytes,
         memory: limits.cache_memory_bytes,
     };
-    let cuts = match options.role {
-        Role::All { cuts } => cuts,
+    let (duty, cuts, peer_token) = match options.role {
+        Role::All { cuts } => (Duty::Everything, cuts, None),
+        Role::Decides { cuts, peer_token } => (Duty::Decides, Some(cuts), peer_token),
+        Role::Ingests { cuts, peer_token } => (Duty::Ingests, Some(cuts), peer_token),
         Role::Replica { peer_token } => {
             let store = options.store.expect("a replica is told of a store");
             let config = ReplicaConfig {
@@ -75,6 +79,8 @@ async fn serve(options: UpOptions, serving: Serving) -> Result<(), Problem> {
     };
     let config = NodeConfig {
         store: options.store,
+        duty,
+        peer_token: PeerToken::new(peer_token.as_deref()),
         takes_over: options.takes_over,
         batch_memory_bytes: limits.batch_memory_bytes,
         batch_runs: limits.batch_runs,
@@ -88,6 +94,12 @@ async fn serve(options: UpOptions, serving: Serving) -> Result<(), Problem> {
     let node = opened
         .map_err(Problem::internal)?
         .map_err(|error| Problem::new(error.kind(), error.to_string()))?;
+    let peers = match (duty, peers) {
+        (Duty::Ingests, Some(peers)) => {
+            return take_share(node, peers, auth, listener, serving).await;
+        }
+        (_, peers) => peers,
+    };
     let no_more_cuts = CancellationToken::new();
     let met = async {
         bring_into_force(&node, &options.apply).await?;
@@ -133,6 +145,41 @@ async fn serve(options: UpOptions, serving: Serving) -> Result<(), Problem> {
     superseded.map_or(Ok(()), |superseded| {
         Err(Problem::new(ProblemKind::Conflict, superseded.to_string()))
     })
+}
+
+/// A process that takes its share of the events, from start to end.
+async fn take_share(
+    node: Node,
+    peers: Peers,
+    auth: AuthConfig,
+    listener: TcpListener,
+    serving: Serving,
+) -> Result<(), Problem> {
+    let address = listener.local_addr().map_err(Problem::internal)?;
+    let no_more_cuts = CancellationToken::new();
+    let Joined {
+        membership,
+        keeping,
+    } = node.join(peers, &auth, no_more_cuts.clone());
+    // Nobody waits for the address when the caller has given up already.
+    let _ = serving.ready.send(address);
+    let others = OfMember {
+        membership,
+        others: node.decider(),
+    };
+    let served = Served::Reads(ReadPorts {
+        queries: Arc::new(node.metered_queries()),
+        others: Arc::new(others),
+    });
+    let config = http::ServerConfig::default();
+    let stopped = serving.shutdown.clone().cancelled_owned();
+    http::serve(listener, served, ApiConfig { auth }, config, stopped).await;
+    no_more_cuts.cancel();
+    if let Err(error) = keeping.await {
+        tracing::error!(%error, "following the catalog did not end well");
+    }
+    node.shutdown().await;
+    Ok(())
 }
 
 /// A replica, from start to end: it leaves nothing behind.

@@ -10,6 +10,7 @@ use dovetail_seam::{Cells, Cut, StreamCell};
 use dovetail_speed_layer::{Pressure, SpeedMemory};
 use parking_lot::RwLock;
 
+use super::members::Members;
 use super::open_stream::OpenStream;
 
 /// Open streams by id.
@@ -42,7 +43,7 @@ impl StreamAccess for Streams {
     fn stream(&self, id: &StreamId) -> Option<StreamHandle> {
         self.get(id).map(|open| StreamHandle {
             cell: Arc::clone(open.cell()),
-            archiver: Arc::clone(open.archiver()),
+            targets: open.targets(),
         })
     }
 }
@@ -55,22 +56,25 @@ impl Cells for Streams {
 
 /// The speed layers' memory, as the batch layer sees it.
 #[derive(Debug)]
-pub(crate) struct MemoryPressure(pub(crate) Arc<SpeedMemory>);
+pub(crate) struct MemoryPressure {
+    pub(crate) memory: Arc<SpeedMemory>,
+    pub(crate) members: Arc<Members>,
+}
 
 impl SpeedLayerMemory for MemoryPressure {
     fn pressed(&self) -> Option<StreamId> {
-        if self.0.pressure() == Pressure::Low {
-            None
+        if self.memory.pressure() == Pressure::Low {
+            self.members.pressed()
         } else {
-            self.0.largest().map(|(id, _)| id)
+            self.memory.largest().map(|(id, _)| id)
         }
     }
 
     fn is_full(&self) -> bool {
-        self.0.pressure() == Pressure::Full
+        self.memory.pressure() == Pressure::Full
     }
 
     fn note(&self, cut: &Cut) {
-        self.0.set(&cut.stream().id, cut.bytes());
+        self.memory.set(&cut.stream().id, cut.bytes());
     }
 }

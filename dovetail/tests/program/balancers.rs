@@ -38,9 +38,9 @@ fn free_port() -> u16 {
 }
 
 /// A balancer in front of two replicas; it ends with the value.
-struct Balancer {
+pub(crate) struct Balancer {
     child: Child,
-    url: String,
+    pub(crate) url: String,
     directory: tempfile::TempDir,
 }
 
@@ -66,7 +66,7 @@ fn filled_in(file: &str, port: u16, replicas: [&str; 2], directory: &Path) -> St
 }
 
 impl Balancer {
-    fn haproxy(way: &str, replicas: [&str; 2]) -> Self {
+    pub(crate) fn haproxy(way: &str, replicas: [&str; 2]) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let port = free_port();
         let mut command = Command::new("haproxy");
@@ -118,7 +118,7 @@ impl Balancer {
     }
 
     /// Waits until it answers.
-    async fn ready(&mut self, client: &Client) {
+    pub(crate) async fn ready(&mut self, client: &Client) {
         let asking = async {
             loop {
                 let ended = self.child.try_wait().unwrap();

@@ -18,13 +18,13 @@ use serde_json::{Value, json};
 
 use crate::support::server::{Calls, HANGS, Server};
 
-const TOPIC: &str = "numbers";
-const VIEW: &str = "CREATE VIEW digits AS SELECT n % 10 AS digit, count(*) AS seen, sum(n) AS total FROM numbers GROUP BY digit";
+pub(crate) const TOPIC: &str = "numbers";
+pub(crate) const VIEW: &str = "CREATE VIEW digits AS SELECT n % 10 AS digit, count(*) AS seen, sum(n) AS total FROM numbers GROUP BY digit";
 
 /// What was committed, by its place.
-struct Oracle {
-    producer: Producer,
-    partitions: i32,
+pub(crate) struct Oracle {
+    pub(crate) producer: Producer,
+    pub(crate) partitions: i32,
     /// The next offset of each partition. A transaction's marker takes one in each that it wrote to.
     next: BTreeMap<i32, u64>,
     committed: BTreeMap<(u32, u64), i64>,
@@ -34,7 +34,7 @@ struct Oracle {
 }
 
 impl Oracle {
-    fn new(producer: Producer, partitions: i32) -> Self {
+    pub(crate) fn new(producer: Producer, partitions: i32) -> Self {
         Self {
             producer,
             partitions,
@@ -46,7 +46,7 @@ impl Oracle {
     }
 
     /// One transaction of a few records to a few partitions, committed or not.
-    fn transact(&mut self, random: &mut StdRng, commits: bool) {
+    pub(crate) fn transact(&mut self, random: &mut StdRng, commits: bool) {
         self.producer.begin();
         let mut written = vec![];
         for partition in 0..self.partitions {
@@ -121,7 +121,11 @@ impl Oracle {
         let answer = calls
             .sql("SELECT * FROM digits ORDER BY digit", options)
             .await;
-        let answer = answer.expect("it answers");
+        self.compare(&answer.expect("it answers"))
+    }
+
+    /// Compares an answer with what was committed before its position.
+    pub(crate) fn compare(&self, answer: &Value) -> Position {
         let stream = &answer["provenance"]["streams"][0];
         let token = stream["position"].as_str();
         let token: PositionToken = token.expect("a position").parse().expect("a token");
@@ -131,19 +135,31 @@ impl Oracle {
         token.position
     }
 
-    /// Waits for all that was committed, and compares.
-    async fn check_all(&self, calls: &Calls) {
+    /// The token of all that was committed.
+    pub(crate) async fn token(&self, calls: &Calls) -> String {
         let stream = calls.get("/v1/streams/numbers").await.expect("it answers");
         let token = stream["position"].as_str().expect("a position");
         let mut token: PositionToken = token.parse().expect("a token");
         token.position = self.end();
-        let options = json!({"after": token.to_string(), "timeout_ms": 60_000});
+        token.to_string()
+    }
+
+    /// `n, total` of all that was committed.
+    pub(crate) fn totals(&self) -> Value {
+        let total: i64 = self.committed.values().sum();
+        json!([{"n": self.committed.len(), "total": total}])
+    }
+
+    /// Waits for all that was committed, and compares.
+    async fn check_all(&self, calls: &Calls) {
+        let token = self.token(calls).await;
+        let options = json!({"after": token, "timeout_ms": 60_000});
         let position = self.check(calls, options).await;
         assert!(position.covers(&self.end()));
     }
 }
 
-fn create(broker: &Broker) -> String {
+pub(crate) fn create(broker: &Broker) -> String {
     format!(
         "CREATE STREAM numbers (n BIGINT NOT NULL) WITH (source = 'kafka', brokers = '{}', topic = '{TOPIC}', format = 'json')",
         broker.address()

@@ -23,6 +23,8 @@ mod memory;
 mod object_store;
 mod poison;
 mod replicas;
+#[cfg(feature = "kafka")]
+mod roles;
 mod sql_files;
 mod support;
 mod up;

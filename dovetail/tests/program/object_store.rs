@@ -222,7 +222,8 @@ async fn a_store_that_goes_away_loses_nothing_and_stops_no_append() {
     append(&calls, &mut feed, 20, 0).await.unwrap();
     gateway.kill();
     append(&calls, &mut feed, 10, 0).await.unwrap();
-    let question = json!({"sql": "SELECT sum(seen) AS seen FROM hourly", "after": feed.after()["after"]});
+    let question =
+        json!({"sql": "SELECT sum(seen) AS seen FROM hourly", "after": feed.after()["after"]});
     let (status, answer) = calls.post("/v1/sql", &question).await.unwrap();
     assert!(
         status == 503 || (status == 200 && answer["rows"] == json!([{"seen": 150}])),

@@ -113,15 +113,15 @@ impl AuthConfig {
         self.tokens.is_empty()
     }
 
-    /// Whether whoever sends `headers` may read.
+    /// Whether whoever sends `headers` may do what needs this role.
     ///
     /// # Errors
-    /// `Unauthenticated` without a known bearer token.
-    pub fn check_reader(&self, headers: &HeaderMap) -> Result<(), Problem> {
+    /// `Unauthenticated` without a known bearer token, `Forbidden` for one whose role does not reach.
+    pub fn check(&self, headers: &HeaderMap, needed: Role) -> Result<(), Problem> {
         if self.is_open() {
             return Ok(());
         }
-        self.authenticate(headers)?.require(Role::Read)
+        self.authenticate(headers)?.require(needed)
     }
 
     /// The caller that `headers` speak for.

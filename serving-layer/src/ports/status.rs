@@ -387,4 +387,24 @@ pub struct Status {
     pub views: Vec<ViewStatus>,
     /// Batch runs that are running or staged.
     pub runs: Vec<super::RunInfo>,
+    /// The processes that take the events for this one, in order of their shares.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ingest: Vec<IngestInfo>,
+}
+
+/// A process that takes a share of the events for another.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IngestInfo {
+    /// What it calls itself: the id of its data directory.
+    pub id: String,
+    /// The machine that it is on.
+    pub host: String,
+    /// Its HTTP API.
+    pub url: String,
+    /// The partitions that it takes of every stream.
+    pub share: String,
+    /// Milliseconds since it was last heard of; none when it never was since this process started.
+    pub silent_ms: Option<u64>,
+    /// Bytes of runs and tails that it holds in memory.
+    pub bytes: u64,
 }

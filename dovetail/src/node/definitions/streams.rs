@@ -11,7 +11,8 @@ use tracing::info;
 
 use super::missing;
 use super::schema_change::{altered, check_views, details, growth};
-use crate::node::{Node, kafka};
+use crate::node::open::NO_EMBEDDED_LOG;
+use crate::node::{Duty, Node, kafka};
 
 /// A new stream's id, and what its source said when it was asked.
 pub(super) struct Found {
@@ -71,6 +72,12 @@ impl Node {
                 return Err(Problem::conflict(format!("stream `{name}` exists already")));
             }
         };
+        if source.kafka().is_none() && self.0.config.duty == Duty::Decides {
+            return Err(Problem::conflict(format!(
+                "stream `{}` cannot be declared here: {NO_EMBEDDED_LOG}",
+                create.name
+            )));
+        }
         let def = StreamDef {
             id,
             name: create.name,

@@ -149,6 +149,14 @@ impl Drop for Server {
 }
 
 impl Calls {
+    /// To a server at `url`, by this `client`.
+    pub(crate) fn to(client: Client, url: &str) -> Self {
+        Self {
+            client,
+            url: url.to_owned(),
+        }
+    }
+
     /// One call. None when the server died before it answered.
     pub(crate) async fn call(
         &self,

@@ -503,6 +503,7 @@ impl Control for Fake {
             streams: vec![stream_info()],
             views: vec![],
             runs: vec![],
+            ingest: vec![],
         })
     }
 
