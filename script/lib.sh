@@ -69,6 +69,15 @@ need_balancers() {
     install_system "${missing[@]}"
 }
 
+# What the files of deploy/ are checked with.
+need_deploy_checks() {
+    local missing=()
+    have systemd-analyze || missing+=(systemd)
+    have promtool || missing+=(prometheus)
+    install_system "${missing[@]}"
+    need_venv "$cache/deploy" script/deploy-requirements.txt
+}
+
 need_rust() {
     have cargo || die "install Rust first: https://rustup.rs"
     cargo fmt --version >/dev/null 2>&1 || rustup component add rustfmt
