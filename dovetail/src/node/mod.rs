@@ -30,6 +30,7 @@ mod queries;
 mod replica;
 mod runtimes;
 mod server;
+mod standby;
 mod streams;
 
 use std::path::PathBuf;

@@ -18,6 +18,7 @@ use tokio_util::task::AbortOnDropHandle;
 use super::membership::OfMember;
 use super::peers::{Joined, Peers};
 use super::replica::{Replica, ReplicaConfig};
+use super::standby::stand_by;
 use super::{CacheBytes, Duty, Node, NodeConfig};
 use crate::cli::{CutsPlace, DefinitionFile, Role, Server, Serving, UpOptions};
 
@@ -37,19 +38,7 @@ async fn serve(options: UpOptions, serving: Serving) -> Result<(), Problem> {
     };
     check_reachable(&auth, options.listen, "--listen")?;
     // Bound first: a taken port is known before a data directory is touched.
-    let cannot_listen = |error: std::io::Error| {
-        Problem::new(
-            ProblemKind::Conflict,
-            format!(
-                "cannot listen on `{}`: {error}; choose another --listen",
-                options.listen
-            ),
-        )
-    };
-    let listener = TcpListener::bind(options.listen)
-        .await
-        .map_err(cannot_listen)?;
-    let address = listener.local_addr().map_err(cannot_listen)?;
+    let mut listener = bind(options.listen).await?;
     let limits = options.limits;
     let cache_bytes = CacheBytes {
         disk: limits.cache_disk_bytes,
@@ -70,14 +59,7 @@ async fn serve(options: UpOptions, serving: Serving) -> Result<(), Problem> {
             return serve_reads(config, auth, listener, serving).await;
         }
     };
-    let peers = match cuts {
-        Some(CutsPlace { listen, advertise }) => {
-            check_reachable(&auth, listen, "--cuts")?;
-            Some(Peers::bind(listen, advertise.as_deref(), address).await?)
-        }
-        None => None,
-    };
-    let config = NodeConfig {
+    let mut config = NodeConfig {
         store: options.store,
         duty,
         peer_token: PeerToken::new(peer_token.as_deref()),
@@ -87,13 +69,32 @@ async fn serve(options: UpOptions, serving: Serving) -> Result<(), Problem> {
         cache_bytes,
         ..NodeConfig::new(options.data).with_speed_memory(limits.speed_memory_bytes)
     };
+    if duty == Duty::Decides && !config.takes_over {
+        // Nobody is answered meanwhile: whoever asks is to ask another one.
+        drop(listener);
+        let standing_by = {
+            let config = config.clone();
+            async move { stand_by(&config).await }
+        };
+        let Some(stood_by) = unless_stopped(standing_by, &serving.shutdown).await else {
+            return Ok(());
+        };
+        config.takes_over = stood_by.map_err(Problem::internal)??;
+        listener = bind(options.listen).await?;
+    }
+    let address = listener.local_addr().map_err(Problem::internal)?;
+    let peers = match cuts {
+        Some(CutsPlace { listen, advertise }) => {
+            check_reachable(&auth, listen, "--cuts")?;
+            Some(Peers::bind(listen, advertise.as_deref(), address).await?)
+        }
+        None => None,
+    };
     let Some(opened) = unless_stopped(Node::open(config), &serving.shutdown).await else {
         tracing::info!("stopped before the start was through; the next one begins anew");
         return Ok(());
     };
-    let node = opened
-        .map_err(Problem::internal)?
-        .map_err(|error| Problem::new(error.kind(), error.to_string()))?;
+    let node = opened.map_err(Problem::internal)??;
     let peers = match (duty, peers) {
         (Duty::Ingests, Some(peers)) => {
             return take_share(node, peers, auth, listener, serving).await;
@@ -147,6 +148,15 @@ async fn serve(options: UpOptions, serving: Serving) -> Result<(), Problem> {
     })
 }
 
+async fn bind(at: SocketAddr) -> Result<TcpListener, Problem> {
+    TcpListener::bind(at).await.map_err(|error| {
+        Problem::new(
+            ProblemKind::Conflict,
+            format!("cannot listen on `{at}`: {error}; choose another --listen"),
+        )
+    })
+}
+
 /// A process that takes its share of the events, from start to end.
 async fn take_share(
     node: Node,
@@ -193,9 +203,7 @@ async fn serve_reads(
     let Some(opened) = unless_stopped(Replica::open(config), &serving.shutdown).await else {
         return Ok(());
     };
-    let replica = opened
-        .map_err(Problem::internal)?
-        .map_err(|error| Problem::new(error.kind(), error.to_string()))?;
+    let replica = opened.map_err(Problem::internal)??;
     let _following = replica.follow(serving.shutdown.child_token());
     // Nobody waits for the address when the caller has given up already.
     let _ = serving.ready.send(address);

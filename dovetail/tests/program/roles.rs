@@ -61,8 +61,12 @@ impl Place {
     }
 
     async fn batch(&self) -> Server {
+        self.batch_in("batch").await
+    }
+
+    async fn batch_in(&self, name: &str) -> Server {
         let cuts = ["--roles", "batch", "--cuts", "127.0.0.1:0"];
-        self.start("batch", &cuts).await
+        self.start(name, &cuts).await
     }
 
     async fn ingest(&self, name: &str) -> Server {
@@ -299,4 +303,50 @@ async fn a_process_that_was_paused_writes_nothing_behind_its_successor() {
         process.terminate();
         assert_eq!(process.died().await.code(), Some(0));
     }
+}
+
+/// Two that could decide: one stands by while the other answers, and neither a death nor a pause of that one stops it for
+/// long.
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_stands_by_decides_once_the_other_is_silent() {
+    let seed = rand::random();
+    println!("seed {seed}");
+    let mut random = StdRng::seed_from_u64(seed);
+    let broker = Broker::start();
+    broker.create_topic(TOPIC, 2);
+    let mut oracle = Oracle::new(broker.transactional("t-0"), 2);
+    let place = Place::new();
+    let first = place.batch_in("first").await;
+    let _ingest = place.ingest("one").await;
+    let serve = place.serve("serve").await;
+    let calls = serve.calls();
+    calls.sql(&create(&broker), json!({})).await.unwrap();
+    calls.sql(VIEW, json!({})).await.unwrap();
+    oracle.transact(&mut random, true);
+    complete(&oracle, &calls).await;
+
+    let pausing = async {
+        // It is asked while it lives, and is not taken from.
+        let log = place.directory("second").join("server.log");
+        let standing = async {
+            while !std::fs::read_to_string(&log).is_ok_and(|said| said.contains("standing by")) {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        };
+        tokio::time::timeout(HANGS, standing).await.unwrap();
+        recomputed(&calls).await;
+        first.freeze();
+    };
+    let (second, ()) = tokio::join!(place.batch_in("second"), pausing);
+    oracle.transact(&mut random, true);
+    recomputed(&calls).await;
+    complete(&oracle, &calls).await;
+    first.thaw();
+    assert_eq!(first.died().await.code(), Some(1));
+
+    let killing = async { second.kill().await };
+    let (first, ()) = tokio::join!(place.batch_in("first"), killing);
+    oracle.transact(&mut random, true);
+    recomputed(&first.calls()).await;
+    complete(&oracle, &calls).await;
 }

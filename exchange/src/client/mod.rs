@@ -94,15 +94,26 @@ impl RemoteCuts {
     pub async fn ready(&self) -> Result<(), Problem> {
         let catalog = self.0.config.catalog.state();
         let peers = Peers::of(&catalog)?;
-        let asked = peers.all.iter().map(|peer| async move {
-            let mut client = self.0.connections.client(&peer.url)?;
-            let nothing = arrow_flight::Action::new(RELEASE, "0");
-            let asked = timeout(ANSWER_WAIT, client.do_action(nothing)).await;
-            let said = asked.map_err(|_| slow(ANSWER_WAIT, peer).problem())?;
-            said.map(drop)
-                .map_err(|error| failed(error, peer).problem())
-        });
+        let asked = peers.all.iter().map(|peer| self.answers(peer));
         join_all(asked).await.into_iter().collect()
+    }
+
+    /// Whether the process that has the store answers.
+    ///
+    /// # Errors
+    /// `Unavailable` when it does not, or has not said where it is.
+    pub async fn decider_answers(&self) -> Result<(), Problem> {
+        let catalog = self.0.config.catalog.state();
+        self.answers(&decider(&catalog)?).await
+    }
+
+    async fn answers(&self, peer: &Peer) -> Result<(), Problem> {
+        let mut client = self.0.connections.client(&peer.url)?;
+        let nothing = arrow_flight::Action::new(RELEASE, "0");
+        let asked = timeout(ANSWER_WAIT, client.do_action(nothing)).await;
+        let said = asked.map_err(|_| slow(ANSWER_WAIT, peer).problem())?;
+        said.map(drop)
+            .map_err(|error| failed(error, peer).problem())
     }
 
     /// Says to whoever decides how this process stands, and hears how far the catalog is.

@@ -86,7 +86,7 @@ fn what_comes_behind_a_pinned_edge_answers_once_a_generation_ends_there() {
     }
     let runs = [(span(20, 30), true), (span(30, 40), true)];
     assert_eq!(pieces(&cut)[1..], runs);
-    cut.drop_before(&at(20));
+    cut.settle(generation(&view, 1, 20), &at(20), Duration::ZERO);
     assert!(cut.poisoned.is_empty());
     assert_eq!(pieces(&cut), runs);
 }

@@ -35,7 +35,7 @@ pub(super) struct Turns {
 }
 
 impl Turns {
-    pub(super) fn new(seed: u64) -> Arc<dyn ObjectStore> {
+    pub(super) fn store(seed: u64) -> Arc<dyn ObjectStore> {
         Arc::new(Self {
             inner: InMemory::new(),
             random: Mutex::new(Box::new(random(seed))),
@@ -234,7 +234,7 @@ pub(super) async fn later<T>(turns: u64, act: impl Future<Output = T>) -> T {
 /// How many acts were under way while the store was claimed, and how many of them came too late.
 async fn live(seed: u64) -> (usize, usize) {
     let mut random = random(seed);
-    let store = Turns::new(seed ^ 0xabcd);
+    let store = Turns::store(seed ^ 0xabcd);
     let def = plain();
     let mut oracle = Oracle::default();
     let mut processes = vec![Process::claim(&store, &def, "d0").await];

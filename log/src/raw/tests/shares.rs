@@ -75,7 +75,7 @@ fn members(count: usize) -> Vec<Share> {
 /// How many archives were under way at a change of members, and how many of them came too late.
 async fn live(seed: u64) -> (usize, usize) {
     let mut random = random(seed);
-    let store = Turns::new(seed ^ 0x5ea7);
+    let store = Turns::store(seed ^ 0x5ea7);
     let def = plain();
     let clock = Arc::new(ManualClock::at(1_700_000_000_000_000));
     let owner = RawLog::open(Arc::clone(&store), root(), &def, StoreEpoch(1), clock);
