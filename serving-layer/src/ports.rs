@@ -74,6 +74,9 @@ pub trait Elsewhere: Send + Sync {
     /// `Unavailable` when no process has said where it is.
     fn url(&self) -> Result<String, Problem>;
 
+    /// Waits until it is another process than the one at `url`, or somewhere else.
+    async fn moved(&self, url: &str);
+
     /// Whether it answers: `/readyz` of the replica.
     ///
     /// # Errors

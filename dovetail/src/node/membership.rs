@@ -397,6 +397,10 @@ impl<E: Elsewhere> Elsewhere for OfMember<E> {
         self.others.url()
     }
 
+    async fn moved(&self, url: &str) {
+        self.others.moved(url).await;
+    }
+
     async fn ready(&self) -> Result<(), Problem> {
         let state = self.membership.node.0.catalog.state();
         let share = state.ingest.share_of(self.membership.id());

@@ -6,6 +6,7 @@
 //! takes cuts of it. Invariants: it writes nothing to the store, and works where it may only read. Non-goals: taking
 //! over from that process.
 
+use std::future::pending;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,7 +16,7 @@ use datafusion::execution::memory_pool::GreedyMemoryPool;
 use dovetail_exchange::{PeerToken, RemoteCuts, RemoteCutsConfig};
 use dovetail_log::catalog::Catalog;
 use dovetail_log::object::Usage;
-use dovetail_model::{Clock, Problem, ProblemKind};
+use dovetail_model::{CatalogState, Clock, Problem, ProblemKind};
 use dovetail_seam::Meter;
 use dovetail_serving_layer::engine::{Engine, QuerySession};
 use dovetail_serving_layer::ports::{Elsewhere, ReadPorts};
@@ -171,10 +172,7 @@ impl Node {
 impl Elsewhere for Taker {
     fn url(&self) -> Result<String, Problem> {
         let catalog = self.catalog.state();
-        let claim = catalog.claim.as_ref();
-        let endpoints = claim.and_then(|claim| claim.endpoints.as_ref());
-        let url = endpoints.map(|endpoints| endpoints.http.clone());
-        url.ok_or_else(|| {
+        url_in(&catalog).map(str::to_owned).ok_or_else(|| {
             Problem::new(
                 ProblemKind::Unavailable,
                 "this is a replica, and no process has said where it does what is not a read: start the one that takes the events with --cuts ADDRESS",
@@ -183,7 +181,22 @@ impl Elsewhere for Taker {
         })
     }
 
+    async fn moved(&self, url: &str) {
+        let mut changes = self.catalog.subscribe();
+        let moved = changes.wait_for(|catalog| url_in(catalog) != Some(url));
+        if moved.await.is_err() {
+            // Nobody changes the catalog any more, so neither does this.
+            pending().await
+        }
+    }
+
     async fn ready(&self) -> Result<(), Problem> {
         self.cuts.ready().await
     }
+}
+
+/// Where the process that has the store has its HTTP API, as far as it has said so.
+fn url_in(catalog: &CatalogState) -> Option<&str> {
+    let endpoints = catalog.claim.as_ref()?.endpoints.as_ref()?;
+    Some(&endpoints.http)
 }

@@ -103,20 +103,29 @@ impl Forwarder {
         parts
             .headers
             .insert(FORWARDED, HeaderValue::from_static("1"));
-        let sent = self.client.request(Request::from_parts(parts, body)).await;
-        let answer = sent.map_err(|error| {
-            let how = if error.is_connect() {
-                "does not answer".to_owned()
-            } else {
-                format!(
-                    "broke off ({}), and whether the request was carried out is not known: look, or repeat an append under its Idempotency-Key",
-                    bottom(&error)
-                )
-            };
+        let broke_off = |why: &str| {
+            format!(
+                "broke off ({why}), and whether the request was carried out is not known: look, or repeat an append under its Idempotency-Key"
+            )
+        };
+        let unanswered = |how: String| {
             let detail = format!(
                 "the process at `{url}`, which does what is not a read, {how}; reads are answered here"
             );
             Problem::new(ProblemKind::Unavailable, detail).with("retry_after_s", PAUSE_S)
+        };
+        let sent = tokio::select! {
+            sent = self.client.request(Request::from_parts(parts, body)) => sent,
+            // One that is paused keeps its connections, and answers nobody.
+            () = self.to.moved(&url) => {
+                return Err(unanswered(broke_off("another process has taken its place")));
+            }
+        };
+        let answer = sent.map_err(|error| {
+            unanswered(match error.is_connect() {
+                true => "does not answer".to_owned(),
+                false => broke_off(&bottom(&error)),
+            })
         })?;
         let mut answer = answer.map(Body::new);
         strip(answer.headers_mut());
