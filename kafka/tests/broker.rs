@@ -11,7 +11,8 @@ use dovetail_kafka::{KafkaError, KafkaLog, Phase, Sink, declare};
 use dovetail_log::CommittedBatch;
 use dovetail_model::{
     Column, ColumnType, Hole, KafkaSettings, KafkaSource, MessageFormat, Offset, PartitionId,
-    Position, Source, StartAt, StreamDef, StreamSchema, SystemClock, Tombstones, UnknownColumns,
+    Position, Share, Source, StartAt, StreamDef, StreamSchema, SystemClock, Tombstones,
+    UnknownColumns,
 };
 use dovetail_testkit::kafka::{Broker, Record};
 
