@@ -150,6 +150,7 @@ impl Drop for Server {
 
 impl Calls {
     /// To a server at `url`, by this `client`.
+    #[cfg(feature = "kafka")]
     pub(crate) fn to(client: Client, url: &str) -> Self {
         Self {
             client,
