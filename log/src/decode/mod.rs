@@ -17,6 +17,7 @@ mod column;
 mod compress;
 mod convert;
 mod csv;
+mod elements;
 mod error;
 mod fault;
 mod guard;
@@ -45,6 +46,7 @@ use column::Row;
 use sink::Sink;
 
 pub use compress::{ContentEncoding, decompress};
+pub use elements::{Element, elements};
 pub use error::{DecodeError, Place};
 pub use guard::{guarded, panics_are_caught};
 pub use infer::infer;
