@@ -26,17 +26,23 @@ impl Topic {
     /// # Errors
     /// When a secret cannot be read, or librdkafka does not take the options.
     pub(crate) fn connect(settings: &KafkaSettings, stream: &StreamId) -> Result<Self, KafkaError> {
+        Self::other(settings, stream, &settings.topic)
+    }
+
+    /// The same for another topic of the cluster.
+    pub(crate) fn other(
+        settings: &KafkaSettings,
+        stream: &StreamId,
+        name: &str,
+    ) -> Result<Self, KafkaError> {
         let group = format!("dovetail-{stream}");
-        let mut properties = fixed(&settings.brokers, &group);
-        for (option, value) in &settings.security {
-            let (name, value) = security(option, value)?;
-            properties.push((name, value));
-        }
+        let mut properties = connection(settings)?;
+        properties.extend(reading(&group));
         let options = |fault: Fault| KafkaError::Options(fault.text);
         Ok(Self {
             consumer: Consumer::new(&properties).map_err(options)?,
-            name: settings.topic.clone(),
-            native_name: c_string(&settings.topic).map_err(options)?,
+            name: name.to_owned(),
+            native_name: c_string(name).map_err(options)?,
             brokers: settings.brokers.clone(),
             group,
         })
@@ -77,11 +83,33 @@ impl Topic {
     }
 }
 
-/// What is the same for every stream.
-fn fixed(brokers: &str, group: &str) -> Vec<(&'static str, String)> {
-    [
-        ("bootstrap.servers", brokers),
+/// How to reach the cluster, as the stream's options say.
+///
+/// # Errors
+/// When a secret cannot be read, or an option is not known.
+pub(crate) fn connection(
+    settings: &KafkaSettings,
+) -> Result<Vec<(&'static str, String)>, KafkaError> {
+    let mut properties: Vec<_> = [
+        ("bootstrap.servers", &*settings.brokers),
         ("client.id", "dovetail"),
+        ("allow.auto.create.topics", "false"),
+        ("reconnect.backoff.max.ms", "2000"),
+        ("topic.metadata.refresh.interval.ms", "5000"),
+        ("socket.keepalive.enable", "true"),
+        ("log.connection.close", "false"),
+    ]
+    .map(|(name, value)| (name, value.to_owned()))
+    .into();
+    for (option, value) in &settings.security {
+        properties.push(security(option, value)?);
+    }
+    Ok(properties)
+}
+
+/// What is the same for every topic that is read.
+fn reading(group: &str) -> impl Iterator<Item = (&'static str, String)> {
+    [
         // We assign partitions ourselves; librdkafka asks for a group all the same.
         ("group.id", group),
         ("enable.auto.commit", "false"),
@@ -89,7 +117,6 @@ fn fixed(brokers: &str, group: &str) -> Vec<(&'static str, String)> {
         ("isolation.level", "read_committed"),
         // An offset that is not there is a hole, not a reason to jump.
         ("auto.offset.reset", "error"),
-        ("allow.auto.create.topics", "false"),
         // How we learn of offsets that no consumer sees.
         ("enable.partition.eof", "true"),
         ("check.crcs", "true"),
@@ -98,13 +125,9 @@ fn fixed(brokers: &str, group: &str) -> Vec<(&'static str, String)> {
         ("queued.max.messages.kbytes", "32768"),
         ("queued.min.messages", "100000"),
         ("fetch.error.backoff.ms", "100"),
-        ("reconnect.backoff.max.ms", "2000"),
-        ("topic.metadata.refresh.interval.ms", "5000"),
-        ("socket.keepalive.enable", "true"),
-        ("log.connection.close", "false"),
     ]
     .map(|(name, value)| (name, value.to_owned()))
-    .into()
+    .into_iter()
 }
 
 /// The property of an option, its secret read from where the option says.

@@ -79,19 +79,7 @@ impl Gatherer {
         settings: &KafkaSettings,
         registry: Option<Arc<Registry>>,
     ) -> Self {
-        let mut values = schema.clone();
-        values
-            .columns
-            .retain(|column| !settings.envelope_columns().any(|name| name == column.name));
-        // The timestamp's column may be the event time: then the values have none.
-        let in_values = |name: &str| values.columns.iter().any(|column| column.name == name);
-        if values
-            .event_time
-            .as_ref()
-            .is_some_and(|time| !in_values(&time.column))
-        {
-            values.event_time = None;
-        }
+        let values = value_schema(schema, settings);
         let origin = |name: &str| {
             let is = |column: &Option<String>| column.as_deref() == Some(name);
             if is(&settings.key_column) {
@@ -369,6 +357,24 @@ impl Gathered {
         };
         self.dead_letters.push((place_of(record), letter));
     }
+}
+
+/// The columns that the values of records have.
+pub(crate) fn value_schema(schema: &StreamSchema, settings: &KafkaSettings) -> StreamSchema {
+    let mut values = schema.clone();
+    values
+        .columns
+        .retain(|column| !settings.envelope_columns().any(|name| name == column.name));
+    // The timestamp's column may be the event time: then the values have none.
+    let in_values = |name: &str| values.columns.iter().any(|column| column.name == name);
+    if values
+        .event_time
+        .as_ref()
+        .is_some_and(|time| !in_values(&time.column))
+    {
+        values.event_time = None;
+    }
+    values
 }
 
 fn place_of(record: Record<'_>) -> Place {

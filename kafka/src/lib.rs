@@ -10,7 +10,9 @@
 //! Invariants: only committed records are seen (`read_committed`); the position moves over offsets that no consumer
 //! sees, up to the last stable one; what cannot be told (a hole that retention left, another topic of the same
 //! name, offsets that went backwards, a schema that the registry does not have) stops the stream with a reason and never shortens an answer.
-//! Non-goals: consumer groups (partitions are assigned by us), producing.
+//! Appends over HTTP go to the topic, one transaction for each or for several; what is committed comes back through the
+//! reader like anybody's records.
+//! Non-goals: consumer groups (partitions are assigned by us).
 
 mod connect;
 mod error;
@@ -18,6 +20,7 @@ mod gather;
 mod log;
 mod native;
 mod probe;
+pub mod produce;
 mod registry;
 mod secret;
 mod state;

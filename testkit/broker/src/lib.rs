@@ -7,18 +7,23 @@
 pub mod process;
 mod registry;
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures::executor::block_on;
 use rdkafka::ClientConfig;
-use rdkafka::admin::{AdminClient, AdminOptions, NewPartitions, NewTopic, TopicReplication};
+use rdkafka::admin::{
+    AdminClient, AdminOptions, NewPartitions, NewTopic, ResourceSpecifier, TopicReplication,
+};
 use rdkafka::client::DefaultClientContext;
-use rdkafka::message::{Header, OwnedHeaders};
+use rdkafka::consumer::{BaseConsumer, Consumer as _};
+use rdkafka::error::KafkaError;
+use rdkafka::message::{Header, Message as _, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
@@ -120,9 +125,39 @@ impl Broker {
 
     /// Makes a topic of so many partitions.
     pub fn create_topic(&self, topic: &str, partitions: i32) {
-        let new = NewTopic::new(topic, partitions, TopicReplication::Fixed(1));
+        self.create_topic_with(topic, partitions, &[]);
+    }
+
+    /// The same with options.
+    pub fn create_topic_with(&self, topic: &str, partitions: i32, config: &[(&str, &str)]) {
+        let begin = Instant::now();
+        let mut new = NewTopic::new(topic, partitions, TopicReplication::Fixed(1));
+        for (option, value) in config {
+            new = new.set(option, value);
+        }
         let made = block_on(self.admin().create_topics([&new], &options())).expect("it answers");
         made[0].as_ref().expect("the topic is made");
+        // It has no leaders for a moment.
+        let client: BaseProducer = self.config().create().expect("a client");
+        for partition in 0..partitions {
+            let led = || client.client().fetch_watermarks(topic, partition, TIMEOUT);
+            while let Err(error) = led() {
+                assert!(begin.elapsed() < TIMEOUT, "topic `{topic}`: {error}");
+                std::thread::sleep(Duration::from_millis(10));
+            }
+        }
+    }
+
+    /// An option of a topic.
+    pub fn topic_option(&self, topic: &str, option: &str) -> Option<String> {
+        let wanted = ResourceSpecifier::Topic(topic);
+        let admin = self.admin();
+        let described = block_on(admin.describe_configs([&wanted], &options()));
+        let described = described
+            .expect("it answers")
+            .remove(0)
+            .expect("the topic is there");
+        described.get(option)?.value.clone()
     }
 
     /// Deletes a topic.
@@ -145,6 +180,50 @@ impl Broker {
         list.add_partition_offset(topic, partition, Offset::Offset(offset))
             .expect("an offset");
         block_on(self.admin().delete_records(&list, &options())).expect("the records are deleted");
+    }
+
+    /// What a plain consumer sees of a topic now: the records of committed transactions, in order of partition and
+    /// offset.
+    pub fn committed(&self, topic: &str) -> Vec<Seen> {
+        let mut config = self.config();
+        config
+            .set("group.id", "committed")
+            .set("isolation.level", "read_committed")
+            .set("enable.partition.eof", "true")
+            .set("enable.auto.commit", "false")
+            .set("auto.offset.reset", "earliest");
+        let consumer: BaseConsumer = config.create().expect("a consumer");
+        let metadata = consumer.fetch_metadata(Some(topic), TIMEOUT);
+        let metadata = metadata.expect("it answers");
+        let mut open: BTreeSet<i32> = metadata.topics()[0]
+            .partitions()
+            .iter()
+            .map(|partition| partition.id())
+            .collect();
+        let mut list = TopicPartitionList::new();
+        for partition in &open {
+            list.add_partition_offset(topic, *partition, Offset::Beginning)
+                .expect("an offset");
+        }
+        consumer.assign(&list).expect("it is assigned");
+        let mut seen = vec![];
+        while !open.is_empty() {
+            match consumer.poll(TIMEOUT).expect("it reads to the end") {
+                Ok(message) => seen.push(Seen {
+                    partition: message.partition(),
+                    offset: message.offset(),
+                    key: message.key().map(<[u8]>::to_vec),
+                    value: message.payload().unwrap_or_default().to_vec(),
+                    timestamp_ms: message.timestamp().to_millis(),
+                }),
+                Err(KafkaError::PartitionEOF(partition)) => {
+                    open.remove(&partition);
+                }
+                Err(error) => panic!("topic `{topic}` cannot be read: {error}"),
+            }
+        }
+        seen.sort_by_key(|seen| (seen.partition, seen.offset));
+        seen
     }
 
     /// A producer without transactions; its records are acknowledged by all.
@@ -188,6 +267,21 @@ impl Broker {
             .arg(main);
         java
     }
+}
+
+/// A record as a consumer sees it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Seen {
+    /// Its partition.
+    pub partition: i32,
+    /// Its offset.
+    pub offset: i64,
+    /// Its key.
+    pub key: Option<Vec<u8>>,
+    /// Its value.
+    pub value: Vec<u8>,
+    /// Its timestamp, milliseconds since the Unix epoch.
+    pub timestamp_ms: Option<i64>,
 }
 
 /// Puts records into topics.
