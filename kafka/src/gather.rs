@@ -18,7 +18,7 @@ use arrow::datatypes::{DataType, SchemaRef};
 use dovetail_log::decode::{BadMessage, Decoder, Messages, WriterSchemas, schema_id};
 use dovetail_log::{CommittedBatch, DeadLetter, Place};
 use dovetail_model::{
-    KafkaSettings, Offset, PartitionId, Position, Span, StreamSchema, Tombstones,
+    KafkaSettings, Offset, PartitionId, Position, Span, StreamId, StreamSchema, Tombstones,
 };
 use parking_lot::Mutex;
 
@@ -26,10 +26,12 @@ use crate::KafkaError;
 use crate::native::{Batch, Fault, Item, Record};
 use crate::probe::{partition_id, place};
 use crate::registry::Registry;
+use crate::replay;
 
 /// Makes batches of one schema.
 #[derive(Debug)]
 pub(crate) struct Gatherer {
+    stream: StreamId,
     settings: KafkaSettings,
     /// Of the columns that the values of records have.
     decoder: Decoder,
@@ -63,6 +65,8 @@ pub(crate) struct Gathered {
     pub(crate) held: Option<Held>,
     events: Vec<RecordBatch>,
     dead_letters: Vec<(Place, DeadLetter)>,
+    /// Dead letters that the events are replays of.
+    replayed: Vec<Place>,
 }
 
 /// A record that waits for its schema.
@@ -75,6 +79,7 @@ pub(crate) struct Held {
 
 impl Gatherer {
     pub(crate) fn new(
+        stream: &StreamId,
         schema: &StreamSchema,
         settings: &KafkaSettings,
         registry: Option<Arc<Registry>>,
@@ -99,6 +104,7 @@ impl Gatherer {
                 .iter()
                 .map(|column| origin(&column.name))
                 .collect(),
+            stream: stream.clone(),
             settings: settings.clone(),
             decoder: Decoder::new(&values),
             registry,
@@ -232,6 +238,11 @@ impl Gatherer {
         match (self.batch(records, arrived_at_us), records) {
             (Ok((events, bad)), _) => {
                 gathered.events.push(events);
+                let mut indices = bad.iter().map(|bad| bad.index).peekable();
+                let good = records.iter().enumerate();
+                let good = good.filter(|(index, _)| indices.next_if_eq(index).is_none());
+                let settled = good.filter_map(|(_, (record, _))| replay::of(&self.stream, record));
+                gathered.replayed.extend(settled);
                 for BadMessage {
                     index,
                     reason,
@@ -324,7 +335,7 @@ impl Gatherer {
             arrived_at_us,
             events,
             dead_letters: std::mem::take(&mut gathered.dead_letters),
-            replayed: Vec::new(),
+            replayed: std::mem::take(&mut gathered.replayed),
         })
     }
 }

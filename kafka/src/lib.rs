@@ -22,6 +22,7 @@ mod native;
 mod probe;
 pub mod produce;
 mod registry;
+pub mod replay;
 mod secret;
 mod state;
 

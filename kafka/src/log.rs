@@ -102,9 +102,10 @@ impl KafkaLog {
         clock: Arc<dyn Clock>,
         sink: Box<dyn Sink>,
     ) -> std::io::Result<Self> {
-        let registry = source.settings.schema_registry.as_ref();
+        let settings = &source.settings;
+        let registry = settings.schema_registry.as_ref();
         let registry = registry.map(|registry| Arc::new(Registry::new(registry)));
-        let gatherer = Gatherer::new(&def.schema, &source.settings, registry.clone());
+        let gatherer = Gatherer::new(&def.id, &def.schema, settings, registry.clone());
         let shared = Arc::new(Shared {
             stream: def.id.clone(),
             name: def.name.clone(),
@@ -142,7 +143,8 @@ impl KafkaLog {
     pub fn evolve(&self, schema: &StreamSchema) {
         let shared = &self.0.shared;
         let registry = shared.registry.clone();
-        let gatherer = Gatherer::new(schema, &shared.source.settings, registry);
+        let settings = &shared.source.settings;
+        let gatherer = Gatherer::new(&shared.stream, schema, settings, registry);
         *shared.gatherer.lock() = Arc::new(gatherer);
     }
 

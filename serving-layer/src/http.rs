@@ -35,6 +35,7 @@ mod server;
 mod whole;
 
 pub use auth::{AuthConfig, Role, TokenEntry, TokenError};
+pub use encode::message_values;
 pub use format::AnswerFormat;
 pub use router::ApiConfig;
 pub use server::{ServerConfig, serve};

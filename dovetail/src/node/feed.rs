@@ -23,25 +23,17 @@ pub(crate) enum Feed {
     Elsewhere(Arc<Members>),
 }
 
-impl Feed {
-    /// The log that takes appends.
-    ///
-    /// # Errors
-    /// When the stream reads a topic: producers write there.
-    pub(crate) fn embedded(&self, def: &StreamDef) -> Result<&EmbeddedLog, Problem> {
-        match (self, def.source.kafka()) {
-            (Self::Embedded(log), _) => Ok(log),
-            (Self::Kafka(_) | Self::Elsewhere(_), kafka) => {
-                let topic = kafka.map_or("", |kafka| &kafka.settings.topic);
-                Err(Problem::conflict(format!(
-                    "stream `{}` reads the Kafka topic `{topic}`: produce to the topic; what is committed there is in the stream",
-                    def.name
-                ))
-                .with("topic", topic))
-            }
-        }
-    }
+/// Why a process takes no events for a stream whose topic other processes read.
+pub(crate) fn read_elsewhere(def: &StreamDef) -> Problem {
+    let topic = def.source.kafka().map_or("", |kafka| &kafka.settings.topic);
+    Problem::conflict(format!(
+        "other processes read the topic `{topic}` of stream `{}`: produce to the topic; what is committed there is in the stream",
+        def.name
+    ))
+    .with("topic", topic)
+}
 
+impl Feed {
     /// What is told of archived events.
     pub(crate) fn forgets(&self) -> Arc<dyn Forget> {
         match self {

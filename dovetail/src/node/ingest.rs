@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use dovetail_log::decode::{self, Decoded};
-use dovetail_log::embedded::{Append, IdempotencyKey, LogError};
+use dovetail_log::embedded::{Append, EmbeddedLog, IdempotencyKey, LogError};
 use dovetail_log::raw::{ArchivedDeadLetter, DeadLetters};
 use dovetail_log::{DeadLetter, Place};
 use dovetail_model::{Offset, PartitionId, Position, Problem, ProblemKind};
@@ -20,6 +20,7 @@ use parking_lot::Mutex;
 
 use super::Node;
 use super::describe::token;
+use super::feed::{Feed, read_elsewhere};
 use super::open_stream::OpenStream;
 
 /// How long an append waits for memory before it is refused.
@@ -35,50 +36,18 @@ const REPLAY_PAGE: usize = 1000;
 impl Ingest for Node {
     async fn append(&self, stream: &str, request: AppendRequest) -> Result<AppendAnswer, Problem> {
         let open = self.stream_named(stream)?;
-        let log = open.feed().embedded(&open.def())?;
-        self.admit(&open).await?;
-        let meter = &open.cell().meters().ingest;
-        let _at_work = meter.busy();
-        let key = request.idempotency_key.map(|key| IdempotencyKey {
-            key,
-            body_hash: *blake3::hash(&request.body).as_bytes(),
-        });
-        let held = open.decoder().await;
-        let decoder = Arc::clone(&held);
-        let (format, body, origin) = (request.format, request.body, request.origin);
-        let on_error = match request.on_error {
-            OnError::Reject => decode::OnError::Reject,
-            OnError::DeadLetter => decode::OnError::DeadLetter,
-        };
-        let decoding =
-            tokio::task::spawn_blocking(move || decoder.decode(format, &body, on_error, &origin));
-        let Decoded {
-            events,
-            dead_letters,
-        } = decoding
-            .await
-            .map_err(Problem::internal)?
-            .map_err(|error| error.problem())?;
-        let append = Append {
-            events,
-            dead_letters,
-            key,
-            replayed: vec![],
-        };
-        let appended = log.append(append).await;
-        let appended = appended.map_err(|error| log_problem(&error))?;
-        drop(held);
-        open.cell()
-            .note_acknowledged(&Position::single(appended.next));
-        if !appended.duplicate {
-            meter.count(appended.accepted);
+        match open.feed() {
+            Feed::Embedded(log) => self.append_here(&open, log, request).await,
+            Feed::Kafka(kafka) => {
+                // What is read back is decoded under the schema of that time.
+                let (def, decoder) = {
+                    let held = open.decoder().await;
+                    (open.def(), Arc::clone(&held))
+                };
+                kafka.append(&def, open.cell(), decoder, request).await
+            }
+            Feed::Elsewhere(_) => Err(read_elsewhere(&open.def())),
         }
-        Ok(AppendAnswer {
-            accepted: appended.accepted,
-            rejected: appended.rejected,
-            position: token(&open.def(), &Position::single(appended.next)),
-            duplicate: appended.duplicate,
-        })
     }
 
     async fn dead_letters(
@@ -102,18 +71,17 @@ impl Ingest for Node {
         request: ReplayRequest,
     ) -> Result<ReplayAnswer, Problem> {
         let open = self.stream_named(stream)?;
-        open.feed().embedded(&open.def())?;
+        if let Feed::Kafka(kafka) = open.feed() {
+            kafka.check_replayable(&open.def())?;
+        }
         let _one_at_a_time = open.replaying().lock().await;
         // What another replay has settled is pending no more, once the cut holds it.
-        let durable = open.cell().durable();
-        let settled = tokio::time::timeout(SETTLE_TIMEOUT, open.cell().wait_for(&durable));
-        settled.await.map_err(|_| {
-            Problem::new(
-                ProblemKind::Unavailable,
-                format!("the speed layer of stream `{stream}` is behind: try the replay again"),
-            )
-            .with("retry_after_s", 5)
-        })?;
+        let durable = match open.feed() {
+            Feed::Embedded(_) => open.cell().durable(),
+            Feed::Kafka(kafka) => kafka.end().await?,
+            Feed::Elsewhere(_) => return Err(read_elsewhere(&open.def())),
+        };
+        settle(&open, &durable).await?;
         // What dies while the replay goes on waits for the next one.
         let end = open.cell().durable();
         let ids: Option<BTreeSet<DeadLetterId>> = request.ids.map(BTreeSet::from_iter);
@@ -146,6 +114,55 @@ impl Ingest for Node {
 }
 
 impl Node {
+    /// Appends to the embedded log.
+    async fn append_here(
+        &self,
+        open: &OpenStream,
+        log: &EmbeddedLog,
+        request: AppendRequest,
+    ) -> Result<AppendAnswer, Problem> {
+        self.admit(open).await?;
+        let meter = &open.cell().meters().ingest;
+        let _at_work = meter.busy();
+        let key = request.idempotency_key.map(|key| IdempotencyKey {
+            key,
+            body_hash: *blake3::hash(&request.body).as_bytes(),
+        });
+        let held = open.decoder().await;
+        let decoder = Arc::clone(&held);
+        let (format, body, origin) = (request.format, request.body, request.origin);
+        let on_error = on_error(request.on_error);
+        let decoding =
+            tokio::task::spawn_blocking(move || decoder.decode(format, &body, on_error, &origin));
+        let Decoded {
+            events,
+            dead_letters,
+        } = decoding
+            .await
+            .map_err(Problem::internal)?
+            .map_err(|error| error.problem())?;
+        let append = Append {
+            events,
+            dead_letters,
+            key,
+            replayed: vec![],
+        };
+        let appended = log.append(append).await;
+        let appended = appended.map_err(|error| log_problem(&error))?;
+        drop(held);
+        open.cell()
+            .note_acknowledged(&Position::single(appended.next));
+        if !appended.duplicate {
+            meter.count(appended.accepted);
+        }
+        Ok(AppendAnswer {
+            accepted: appended.accepted,
+            rejected: appended.rejected,
+            position: token(&open.def(), &Position::single(appended.next)),
+            duplicate: appended.duplicate,
+        })
+    }
+
     pub(crate) fn stream_named(&self, name: &str) -> Result<Arc<OpenStream>, Problem> {
         let state = self.0.catalog.state();
         let stream = state
@@ -180,11 +197,31 @@ impl Node {
         })
     }
 
-    /// Decodes dead letters under the present schema; what decodes is committed as events in one append that
-    /// also settles them.
+    /// Decodes dead letters under the present schema; what decodes becomes events, and settles them. How many are
+    /// events now, and how many still are not.
     async fn replay_page(
         &self,
         open: &OpenStream,
+        page: &[ArchivedDeadLetter],
+    ) -> Result<(u64, u64), Problem> {
+        match open.feed() {
+            Feed::Embedded(log) => self.replay_here(open, log, page).await,
+            Feed::Kafka(kafka) => {
+                let decoder = Arc::clone(&*open.decoder().await);
+                let replayed = kafka.replay(&open.def(), decoder, page.to_vec()).await;
+                let (accepted, end) = replayed?;
+                settle(open, &end).await?;
+                Ok((accepted, page.len() as u64 - accepted))
+            }
+            Feed::Elsewhere(_) => Err(read_elsewhere(&open.def())),
+        }
+    }
+
+    /// The same for the embedded log: the events are one append, which also settles the letters.
+    async fn replay_here(
+        &self,
+        open: &OpenStream,
+        log: &EmbeddedLog,
         page: &[ArchivedDeadLetter],
     ) -> Result<(u64, u64), Problem> {
         let held = open.decoder().await;
@@ -221,13 +258,25 @@ impl Node {
             key: None,
             replayed: settled,
         };
-        let log = open.feed().embedded(&open.def())?;
         let appended = log.append(append).await;
         let appended = appended.map_err(|error| log_problem(&error))?;
         open.cell()
             .note_acknowledged(&Position::single(appended.next));
         Ok((appended.accepted, rejected))
     }
+}
+
+/// Waits until the cut of a stream covers `position`: then it holds what was settled up to there.
+async fn settle(open: &OpenStream, position: &Position) -> Result<(), Problem> {
+    let settled = tokio::time::timeout(SETTLE_TIMEOUT, open.cell().wait_for(position));
+    settled.await.map(drop).map_err(|_| {
+        let name = &open.def().name;
+        Problem::new(
+            ProblemKind::Unavailable,
+            format!("the speed layer of stream `{name}` is behind: try the replay again"),
+        )
+        .with("retry_after_s", 5)
+    })
 }
 
 fn id(letter: &ArchivedDeadLetter) -> DeadLetterId {
@@ -320,6 +369,14 @@ pub(crate) async fn pending_letters(
         }
     }
     Ok(page)
+}
+
+/// In the words of the decoder.
+pub(crate) fn on_error(on_error: OnError) -> decode::OnError {
+    match on_error {
+        OnError::Reject => decode::OnError::Reject,
+        OnError::DeadLetter => decode::OnError::DeadLetter,
+    }
 }
 
 fn log_problem(error: &LogError) -> Problem {

@@ -4,12 +4,14 @@
 use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
+use dovetail_log::decode::Decoder;
+use dovetail_log::raw::ArchivedDeadLetter;
 use dovetail_model::{
-    Clock, Hole, KafkaSettings, KafkaSource, Problem, Share, Source, StreamDef, StreamId,
+    Clock, Hole, KafkaSettings, KafkaSource, Position, Problem, Share, Source, StreamDef, StreamId,
     StreamSchema,
 };
 use dovetail_seam::StreamCell;
-use dovetail_serving_layer::ports::SourceInfo;
+use dovetail_serving_layer::ports::{AppendAnswer, AppendRequest, SourceInfo};
 use dovetail_speed_layer::{BatchSender, SpeedMemory};
 
 const ABSENT: &str = "this build of Dovetail has no Kafka in it: build it with the cargo feature `kafka`, which is on by default";
@@ -43,6 +45,33 @@ impl KafkaFeed {
     }
 
     pub(crate) fn evolve(&self, _: &StreamSchema) {
+        match *self {}
+    }
+
+    pub(crate) async fn append(
+        &self,
+        _: &Arc<StreamDef>,
+        _: &StreamCell,
+        _: Arc<Decoder>,
+        _: AppendRequest,
+    ) -> Result<AppendAnswer, Problem> {
+        match *self {}
+    }
+
+    pub(crate) async fn replay(
+        &self,
+        _: &Arc<StreamDef>,
+        _: Arc<Decoder>,
+        _: Vec<ArchivedDeadLetter>,
+    ) -> Result<(u64, Position), Problem> {
+        match *self {}
+    }
+
+    pub(crate) async fn end(&self) -> Result<Position, Problem> {
+        match *self {}
+    }
+
+    pub(crate) fn check_replayable(&self, _: &StreamDef) -> Result<(), Problem> {
         match *self {}
     }
 

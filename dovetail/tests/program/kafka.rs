@@ -287,14 +287,8 @@ async fn a_hole_stops_the_stream_and_answers_go_on() {
         .call(Method::POST, "/v1/streams/numbers", &headers, "{\"n\": 1}")
         .await
         .unwrap();
-    assert_eq!(status, 409, "{problem}");
-    assert!(
-        problem["detail"]
-            .as_str()
-            .unwrap()
-            .contains("produce to the topic"),
-        "{problem}"
-    );
+    // What is behind the hole may grow: it is read when the hole is skipped.
+    assert_eq!(status, 200, "{problem}");
 }
 
 const SKIP: &str = "ALTER STREAM numbers SKIP HOLE";

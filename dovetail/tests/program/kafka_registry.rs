@@ -142,6 +142,15 @@ async fn avro_is_read_through_all_that_a_registry_does() {
     assert_eq!(letters[0]["format"], "avro");
     assert_eq!(letters[0]["origin"], "kafka numbers/0@3");
     assert_eq!(letters[0]["column"], "note");
+    // Which schema an event is written with is for the topic's producers to say.
+    let path = "/v1/streams/numbers";
+    let (status, problem) = calls.post(path, &json!({"n": 5})).await.unwrap();
+    assert_eq!(status, 415, "{problem}");
+    let replay = format!("{path}/dead-letters/replay");
+    let (status, problem) = calls.post(&replay, &json!({})).await.unwrap();
+    assert_eq!(status, 409, "{problem}");
+    let why = problem["detail"].as_str().unwrap();
+    assert!(why.contains("schemas are in a registry"), "{why}");
 
     // The registry goes away. What it has told is read on; what it has not waits, and spoils nothing else.
     registry.kill();

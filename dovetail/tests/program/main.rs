@@ -22,6 +22,8 @@ mod kafka_registry;
 mod memory;
 mod object_store;
 mod poison;
+#[cfg(feature = "kafka")]
+mod produce;
 mod replicas;
 #[cfg(feature = "kafka")]
 mod roles;

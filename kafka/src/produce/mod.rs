@@ -7,7 +7,7 @@
 //! commits in the transaction of its events. Each key belongs to one of [`LANES`] lanes, by its hash. A lane is a
 //! thread, a `transactional.id` and a partition of the keys' topic; whoever initialises the id last is the only one
 //! who can commit there (Kafka fences all others), and reads the partition to its end before it decides anything.
-//! Non-goals: creating the stream's topic; formats other than those a stream reads.
+//! Non-goals: creating the stream's topic; formats that need a schema registry.
 //!
 //! ```text
 //!  requests ──► lane ──► begin ─ events ─ flush ─ keys with their answers ─ commit ──► answers

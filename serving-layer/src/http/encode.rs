@@ -17,7 +17,8 @@ use std::sync::Arc;
 
 use ::arrow::array::RecordBatch;
 use ::arrow::datatypes::{Field, Schema, SchemaRef};
-use dovetail_model::Problem;
+use bytes::Bytes;
+use dovetail_model::{MessageFormat, Problem, ProblemKind};
 
 use super::format::AnswerFormat;
 use crate::ports::Provenance;
@@ -57,6 +58,42 @@ pub(super) fn encoder(
         AnswerFormat::Arrow => Box::new(arrow_ipc::ArrowStream::new(schema, &frame)?),
         AnswerFormat::Parquet => Box::new(parquet::ParquetFile::new(schema, &frame)?),
     })
+}
+
+/// Each row of `batch` as the value of a record: a JSON object, or a CSV record without its line end.
+///
+/// # Errors
+/// `Invalid` for a type that the format cannot hold, `UnsupportedMedia` for a format with schemas of a registry.
+pub fn message_values(format: MessageFormat, batch: &RecordBatch) -> Result<Vec<Bytes>, Problem> {
+    let schema = batch.schema();
+    let mut out = Vec::new();
+    let mut ends = Vec::with_capacity(batch.num_rows());
+    match format {
+        MessageFormat::Json => {
+            json::JsonLines::new(&schema).rows(batch, &mut out)?;
+            // A line feed within a text is escaped.
+            ends.extend(memchr::memchr_iter(b'\n', &out).map(|at| at + 1));
+        }
+        MessageFormat::Csv => {
+            let mut encoder = csv::Csv::new(&schema);
+            for row in 0..batch.num_rows() {
+                encoder.rows(&batch.slice(row, 1), &mut out)?;
+                ends.push(out.len());
+            }
+        }
+        MessageFormat::Avro | MessageFormat::Protobuf => {
+            let reason = "values of Avro and Protobuf are read, and not written";
+            return Err(Problem::new(ProblemKind::UnsupportedMedia, reason));
+        }
+    }
+    let out = Bytes::from(out);
+    let mut start = 0;
+    let values = ends.into_iter().map(|end| {
+        let value = out.slice(start..end - 1);
+        start = end;
+        value
+    });
+    Ok(values.collect())
 }
 
 /// The schema with every column name unique (`a`, `a_1`, …) and every column nullable: a join may name two
