@@ -83,7 +83,11 @@ impl Ingest for Node {
         };
         settle(&open, &durable).await?;
         // What dies while the replay goes on waits for the next one.
-        let end = open.cell().durable();
+        let end = match open.feed() {
+            Feed::Embedded(_) => open.cell().durable(),
+            // A letter that is not archived is read again after a crash, perhaps as an event by now.
+            Feed::Kafka(_) | Feed::Elsewhere(_) => open.archive_durable().await?,
+        };
         let ids: Option<BTreeSet<DeadLetterId>> = request.ids.map(BTreeSet::from_iter);
         if let Some(ids) = &ids {
             check_pending(&open, ids).await?;
