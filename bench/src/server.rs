@@ -141,6 +141,12 @@ impl Server {
         })
     }
 
+    /// Where it listens.
+    #[must_use]
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
     /// One SQL statement.
     ///
     /// # Errors

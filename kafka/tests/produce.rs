@@ -150,22 +150,28 @@ fn records_go_where_other_clients_put_their_keys() {
     let mut settings = settings(&BROKER, "by-key");
     settings.key_column = Some("k".to_owned());
     let stream = Stream::with(&settings);
-    let keyed = |key: &str, timestamp_ms| Message {
-        key: Some(key.to_owned().into()),
+    // What the Java client's own test of its hash, murmur2, says of them.
+    let hashes = [
+        ("21", -973_932_308),
+        ("foobar", -790_332_482),
+        ("a-little-bit-long-string", -985_981_536),
+        ("a-little-bit-longer-string", -1_486_304_829),
+        ("abc", 479_470_107),
+    ];
+    let keyed = |(n, (key, _)): (i64, &(&str, i32))| Message {
+        key: Some((*key).to_owned().into()),
         value: "{}".into(),
-        timestamp_ms,
+        timestamp_ms: Some(1000 + n),
         headers: vec![("h".to_owned(), Some("v".into()))],
     };
-    let all: Vec<Message> = (0..40)
-        .map(|n| keyed(&n.to_string(), Some(1000 + n)))
-        .collect();
+    let all: Vec<Message> = (0..).zip(&hashes).map(keyed).collect();
     let request = Append {
         messages: all,
         ..Append::default()
     };
     let appended = done(&stream.writer(), request);
     let seen = BROKER.committed("by-key");
-    assert_eq!(seen.len(), 40);
+    assert_eq!(seen.len(), hashes.len());
     let ends: Position = (0..4)
         .map(|p| {
             let last = seen
@@ -180,17 +186,14 @@ fn records_go_where_other_clients_put_their_keys() {
         })
         .collect();
     assert_eq!(appended.position, ends);
-    // By the murmur2 hash of the Java client: `21` and `foobar` of its own tests.
-    let partition = |key: &str| {
-        let key = key.as_bytes();
-        let found = seen.iter().find(|seen| seen.key.as_deref() == Some(key));
-        found.expect("it is there").partition
-    };
-    assert_eq!(partition("21"), (0x7fff_ffff & -973_932_308_i32) % 4);
-    assert_eq!(
-        seen[0].timestamp_ms.map(|ms| (1000..1040).contains(&ms)),
-        Some(true)
-    );
+    for (n, (key, hash)) in (0..).zip(hashes) {
+        let found = seen
+            .iter()
+            .find(|s| s.key.as_deref() == Some(key.as_bytes()));
+        let found = found.expect("it is there");
+        assert_eq!(found.partition, (0x7fff_ffff & hash) % 4, "{key}");
+        assert_eq!(found.timestamp_ms, Some(1000 + n));
+    }
 }
 
 #[test]
