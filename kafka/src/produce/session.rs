@@ -311,6 +311,8 @@ impl Session {
         }
         match self.refusal(fault) {
             error @ (ProduceError::Refused { .. } | ProduceError::BatchTooLarge { .. }) => {
+                // librdkafka gets no later record through to that partition: it purges them, without a reason.
+                self.usable = false;
                 Failure::Refused(error)
             }
             error => Failure::Failed(error),
@@ -455,7 +457,8 @@ fn refusal(shared: &Shared, fault: Fault) -> ProduceError {
     }
 }
 
-/// Whether somebody else owns the lane now, or the brokers have forgotten that it was ours.
+/// Whether the producer is of no more use: somebody else owns the lane now, the brokers have forgotten that it was ours,
+/// or librdkafka gives its records up.
 fn is_lost(code: Code) -> bool {
     matches!(
         code,
@@ -467,6 +470,9 @@ fn is_lost(code: Code) -> bool {
             | Code::RD_KAFKA_RESP_ERR_OUT_OF_ORDER_SEQUENCE_NUMBER
             | Code::RD_KAFKA_RESP_ERR_INVALID_TXN_STATE
             | Code::RD_KAFKA_RESP_ERR__STATE
+            // Given up unsent, and nothing says why: a producer made anew gets it through or learns the reason.
+            | Code::RD_KAFKA_RESP_ERR__PURGE_QUEUE
+            | Code::RD_KAFKA_RESP_ERR__PURGE_INFLIGHT
     )
 }
 
