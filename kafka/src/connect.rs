@@ -20,13 +20,22 @@ pub(crate) struct Topic {
     group: String,
 }
 
+/// Which records are read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Isolation {
+    /// Those of committed transactions, up to the first that is not decided.
+    Committed,
+    /// All of them.
+    Uncommitted,
+}
+
 impl Topic {
     /// Makes the client. It connects in the background; nothing is asked of a broker yet.
     ///
     /// # Errors
     /// When a secret cannot be read, or librdkafka does not take the options.
     pub(crate) fn connect(settings: &KafkaSettings, stream: &StreamId) -> Result<Self, KafkaError> {
-        Self::other(settings, stream, &settings.topic)
+        Self::other(settings, stream, &settings.topic, Isolation::Committed)
     }
 
     /// The same for another topic of the cluster.
@@ -34,10 +43,11 @@ impl Topic {
         settings: &KafkaSettings,
         stream: &StreamId,
         name: &str,
+        isolation: Isolation,
     ) -> Result<Self, KafkaError> {
         let group = format!("dovetail-{stream}");
         let mut properties = connection(settings)?;
-        properties.extend(reading(&group));
+        properties.extend(reading(&group, isolation));
         let options = |fault: Fault| KafkaError::Options(fault.text);
         Ok(Self {
             consumer: Consumer::new(&properties).map_err(options)?,
@@ -108,13 +118,17 @@ pub(crate) fn connection(
 }
 
 /// What is the same for every topic that is read.
-fn reading(group: &str) -> impl Iterator<Item = (&'static str, String)> {
+fn reading(group: &str, isolation: Isolation) -> impl Iterator<Item = (&'static str, String)> {
+    let isolation = match isolation {
+        Isolation::Committed => "read_committed",
+        Isolation::Uncommitted => "read_uncommitted",
+    };
     [
         // We assign partitions ourselves; librdkafka asks for a group all the same.
         ("group.id", group),
         ("enable.auto.commit", "false"),
         ("enable.auto.offset.store", "false"),
-        ("isolation.level", "read_committed"),
+        ("isolation.level", isolation),
         // An offset that is not there is a hole, not a reason to jump.
         ("auto.offset.reset", "error"),
         // How we learn of offsets that no consumer sees.

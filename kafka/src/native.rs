@@ -65,6 +65,8 @@ pub(crate) enum Ask {
     Earliest,
     /// The last stable offset: everything before it is committed or aborted.
     Stable,
+    /// Behind the last record, whatever becomes of its transaction.
+    End,
     /// The first whose record is stamped at or after so many milliseconds since the Unix epoch; the last stable
     /// offset if there is none.
     At(i64),
@@ -246,12 +248,19 @@ impl Consumer {
     ) -> Result<Vec<(i32, i64)>, Fault> {
         let spec = match ask {
             Ask::Earliest => sys::rd_kafka_OffsetSpec_t::RD_KAFKA_OFFSET_SPEC_EARLIEST as i64,
-            Ask::Stable => sys::rd_kafka_OffsetSpec_t::RD_KAFKA_OFFSET_SPEC_LATEST as i64,
+            Ask::Stable | Ask::End => {
+                sys::rd_kafka_OffsetSpec_t::RD_KAFKA_OFFSET_SPEC_LATEST as i64
+            }
             Ask::At(millis) => millis.max(0),
         };
         let wanted: Vec<(i32, i64)> = partitions.iter().map(|p| (*p, spec)).collect();
         let started = Instant::now();
-        let event = self.ask(Admin::Offsets(&Partitions::of(topic, &wanted)), timeout)?;
+        let isolation = match ask {
+            Ask::End => sys::rd_kafka_IsolationLevel_t::RD_KAFKA_ISOLATION_LEVEL_READ_UNCOMMITTED,
+            _ => sys::rd_kafka_IsolationLevel_t::RD_KAFKA_ISOLATION_LEVEL_READ_COMMITTED,
+        };
+        let wanted = Partitions::of(topic, &wanted);
+        let event = self.ask(Admin::Offsets(&wanted, isolation), timeout)?;
         let mut found = Vec::with_capacity(partitions.len());
         // SAFETY: everything is owned by the event, which lives to the end of the block; the count is that of the
         // array.
@@ -268,7 +277,7 @@ impl Consumer {
         found.sort_unstable();
         // No record is stamped that late.
         let late: Vec<i32> = found.iter().filter(|f| f.1 < 0).map(|f| f.0).collect();
-        if !late.is_empty() && ask != Ask::Stable {
+        if !late.is_empty() && !matches!(ask, Ask::Stable | Ask::End) {
             let left = timeout.saturating_sub(started.elapsed());
             let ends = self.offsets(topic, &late, Ask::Stable, left)?;
             found.retain(|f| f.1 >= 0);
@@ -285,7 +294,7 @@ impl Consumer {
                 sys::rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_DESCRIBETOPICS,
                 sys::RD_KAFKA_EVENT_DESCRIBETOPICS_RESULT,
             ),
-            Admin::Offsets(_) => (
+            Admin::Offsets(..) => (
                 sys::rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_LISTOFFSETS,
                 sys::RD_KAFKA_EVENT_LISTOFFSETS_RESULT,
             ),
@@ -307,10 +316,10 @@ impl Consumer {
                     );
                     sys::rd_kafka_TopicCollection_destroy(topics);
                 }
-                Admin::Offsets(list) => {
+                Admin::Offsets(list, isolation) => {
                     checked_owned(sys::rd_kafka_AdminOptions_set_isolation_level(
                         options.0.as_ptr(),
-                        sys::rd_kafka_IsolationLevel_t::RD_KAFKA_ISOLATION_LEVEL_READ_COMMITTED,
+                        isolation,
                     ))?;
                     sys::rd_kafka_ListOffsets(
                         self.client.as_ptr(),
@@ -354,7 +363,7 @@ impl Drop for Consumer {
 
 enum Admin<'a> {
     Topic(&'a CStr),
-    Offsets(&'a Partitions),
+    Offsets(&'a Partitions, sys::rd_kafka_IsolationLevel_t),
 }
 
 /// What one call of [`Consumer::consume`] got.

@@ -92,6 +92,18 @@ fn keyed(key: &str, body: u8, values: &[&str]) -> Append {
     }
 }
 
+/// The lane of a key.
+fn lane(key: &str) -> u8 {
+    blake3::hash(key.as_bytes()).as_bytes()[0] % 4
+}
+
+/// A key of a lane; those without a key are of lane 0, too.
+fn key_of(wanted: u8) -> String {
+    let mut keys = (0..).map(|n: u32| n.to_string());
+    let key = keys.find(|key| lane(key) == wanted);
+    key.expect("there are many")
+}
+
 fn values(seen: &[Seen]) -> Vec<String> {
     let mut values: Vec<String> = seen
         .iter()
@@ -226,7 +238,6 @@ fn an_owner_that_was_fenced_takes_over_and_learns_what_it_missed() {
     let (first, second) = (stream.writer(), stream.writer());
     // All keys of one lane: those that the first owner has not seen yet are what matters.
     done(&first, keyed("k", 1, &["a"]));
-    let lane = |key: &str| blake3::hash(key.as_bytes()).as_bytes()[0] % 4;
     let same = (0..)
         .map(|n| format!("other-{n}"))
         .find(|key| lane(key) == lane("k"));
@@ -248,6 +259,35 @@ fn an_owner_that_was_fenced_takes_over_and_learns_what_it_missed() {
         values(&BROKER.committed("fenced")),
         ["a", "b", "c", "d", "e"]
     );
+}
+
+#[test]
+fn a_key_that_another_owner_gives_up_does_not_count() {
+    let streams = ["given-up", "example"].map(|topic| {
+        BROKER.create_topic(topic, 1);
+        Stream::new(&BROKER, topic)
+    });
+    let [stream, example] = &streams;
+    let (key, other) = (key_of(0), key_of(1));
+    let writer = stream.writer();
+    done(&writer, keyed(&other, 1, &["a"]));
+    // The lane of the key is ours, and its keys are not read yet.
+    done(&writer, append(&["b"]));
+    done(&example.writer(), keyed(&key, 1, &["c"]));
+    let record = BROKER.committed(&example.keys_topic()).remove(0);
+    let another = BROKER.transactional(&format!("dovetail-{}-0", stream.id));
+    another.begin();
+    let hash = String::from_utf8(record.key.expect("a hash")).expect("in hex");
+    another.send_one(
+        &stream.keys_topic(),
+        &Record {
+            key: Some(&hash),
+            value: Some(&record.value),
+            ..Record::default()
+        },
+    );
+    assert!(!done(&writer, keyed(&key, 1, &["c"])).duplicate);
+    assert_eq!(values(&BROKER.committed("given-up")), ["a", "b", "c"]);
 }
 
 #[test]
@@ -410,6 +450,8 @@ fn a_broker_that_is_gone_is_said_within_seconds_and_comes_back() {
     let stream = Stream::new(&broker, "gone");
     let writer = stream.writer();
     done(&writer, keyed("before", 1, &["a"]));
+    broker.wait_until_decided("gone");
+    broker.wait_until_decided(&stream.keys_topic());
     broker.kill();
     let begin = Instant::now();
     let error = refused(&writer, keyed("during", 1, &["b"]));
@@ -445,6 +487,41 @@ fn a_broker_that_is_gone_is_said_within_seconds_and_comes_back() {
     }
     assert!(done(&writer, keyed("before", 1, &["a"])).duplicate);
     assert_eq!(values(&broker.committed("gone")), ["a", "b"]);
+}
+
+/// A broker that comes back may take a transaction for complete that it never ended in its partitions.
+#[test]
+fn a_key_counts_once_though_the_brokers_lost_the_end_of_its_transaction() {
+    let mut broker = Broker::start();
+    broker.create_topic("unended", 1);
+    let stream = Stream::new(&broker, "unended");
+    let key = key_of(0);
+    let first = done(&stream.writer(), keyed(&key, 1, &["a"]));
+    let again = Appended {
+        duplicate: true,
+        ..first
+    };
+    broker.wait_until_decided("unended");
+    broker.wait_until_decided(&stream.keys_topic());
+    broker.kill();
+    broker.lose_marker("unended", 0);
+    broker.lose_marker(&stream.keys_topic(), 0);
+    broker.run();
+    assert_eq!(done(&stream.writer(), keyed(&key, 1, &["a"])), again);
+    // An owner that dies within its next transaction takes the undecided key with it, and not what is known of it.
+    let dying = broker.transactional(&format!("dovetail-{}-0", stream.id));
+    dying.begin();
+    let nothing = Record {
+        key: Some("nothing"),
+        ..Record::default()
+    };
+    dying.send_one(&stream.keys_topic(), &nothing);
+    dying.abort();
+    let writer = stream.writer();
+    assert_eq!(done(&writer, keyed(&key, 1, &["a"])), again);
+    // The next append of the lane ends it where its events are.
+    done(&writer, append(&["b"]));
+    assert_eq!(values(&broker.committed("unended")), ["a", "b"]);
 }
 
 #[test]

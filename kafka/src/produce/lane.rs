@@ -78,6 +78,9 @@ impl Lane {
             let is_keyed = |request: &Request| request.append.key.is_some();
             if group.iter().any(is_keyed) {
                 if let Err(error) = session.load_keys() {
+                    if !session.is_usable() {
+                        self.session = None;
+                    }
                     // Those without a key need none of it.
                     let (keyed, others) = group.into_iter().partition(is_keyed);
                     refuse(keyed, doubt.as_deref(), &error);

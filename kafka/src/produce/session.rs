@@ -20,6 +20,7 @@ use rdkafka_sys::rd_kafka_resp_err_t as Code;
 use tracing::debug;
 
 use super::keys::{Answer, KeyHash, KeyIndex};
+use super::keys_topic::Found;
 use super::lane::{Admitted, Request, admit, appended};
 use super::reports::{Reports, code_of, fault};
 use super::{Append, Appended, Message, ProduceError, Shared, keys_topic};
@@ -31,6 +32,9 @@ use crate::native::Fault;
 pub(super) const TIMEOUT: Duration = Duration::from_secs(5);
 /// How long taking a lane over may take: a transaction of the former owner is ended first.
 const TAKE_OVER: Duration = Duration::from_secs(10);
+/// How often a lane is taken over to read its keys, at most: twice when brokers lost the end of a transaction, and once
+/// more for each other writer that comes between.
+const MOST_TAKE_OVERS: usize = 4;
 /// How long a transaction may take, and a second more for so many bytes.
 const PATIENCE: Duration = Duration::from_secs(8);
 const BYTES_PER_SECOND: usize = 4 << 20;
@@ -82,44 +86,33 @@ pub(super) enum Failure {
 }
 
 impl Session {
-    /// Takes a lane over: whoever had it can commit no more, and its open transaction is aborted.
+    /// Takes a lane over.
     ///
     /// # Errors
     /// When no broker answers, or we may not write.
     pub(super) fn open(shared: &Arc<Shared>, lane: u32) -> Result<Self, ProduceError> {
-        let settings = &shared.source.settings;
         let partitions = look(shared)?;
-        let limit = record_limit(settings)?;
-        let id = format!("{}{lane}", transactional_prefix(shared));
-        let mut config = client(settings)?;
-        config
-            .set("transactional.id", &id)
-            .set("transaction.timeout.ms", millis(TRANSACTION_TIMEOUT))
-            .set("message.timeout.ms", millis(TRANSACTION_TIMEOUT))
-            .set("message.max.bytes", limit.to_string())
-            // A transaction is sent as soon as it is there.
-            .set("linger.ms", "0")
-            // What waits is bounded by the requests.
-            .set("queue.buffering.max.messages", "0")
-            // Where other clients put a key.
-            .set("partitioner", "murmur2_random");
-        let options = |error: Error| KafkaError::Options(error.to_string());
-        let producer = config.create_with_context(Reports::default());
-        let session = Self {
+        let limit = record_limit(&shared.source.settings)?;
+        let mut session = Self {
             shared: Arc::clone(shared),
             lane,
-            producer: producer.map_err(options)?,
+            producer: producer(shared, lane, limit)?,
             partitions,
             looked: Instant::now(),
             limit,
             keys: None,
             pending: Vec::new(),
-            usable: true,
+            usable: false,
         };
-        match session.producer.init_transactions(TAKE_OVER) {
-            Ok(()) => Ok(session),
-            Err(error) => Err(session.refusal(session.reason(&error))),
-        }
+        session.take_over()?;
+        Ok(session)
+    }
+
+    /// Whoever else had the lane can commit no more, and its open transaction is ended.
+    fn take_over(&mut self) -> Result<(), ProduceError> {
+        let taken = self.producer.init_transactions(TAKE_OVER);
+        self.usable = taken.is_ok();
+        taken.map_err(|error| self.refusal(self.reason(&error)))
     }
 
     /// Whether it can go on.
@@ -129,12 +122,27 @@ impl Session {
 
     /// Reads the lane's keys, once.
     pub(super) fn load_keys(&mut self) -> Result<(), ProduceError> {
-        if self.keys.is_none() {
-            let keys = keys_topic::read(&self.shared, self.lane)?;
-            debug!(stream = %self.shared.name, lane = self.lane, keys = keys.len(), "read the keys of a lane");
-            self.keys = Some(keys);
+        if self.keys.is_some() {
+            return Ok(());
         }
-        Ok(())
+        let mut ended = None;
+        for _ in 0..MOST_TAKE_OVERS {
+            match keys_topic::read(&self.shared, self.lane, ended)? {
+                Found::Keys(keys) => {
+                    debug!(stream = %self.shared.name, lane = self.lane, keys = keys.len(), "read the keys of a lane");
+                    self.keys = Some(keys);
+                    return Ok(());
+                }
+                Found::Undecided(end) => {
+                    self.producer = producer(&self.shared, self.lane, self.limit)?;
+                    self.take_over()?;
+                    ended = Some(end);
+                }
+            }
+        }
+        Err(ProduceError::NotKept {
+            reason: "another writer takes the idempotency keys over again and again".to_owned(),
+        })
     }
 
     /// Answers what needs no transaction, and hands back the others.
@@ -363,6 +371,29 @@ impl Session {
     }
 }
 
+/// A producer for a lane, which does not own it yet.
+fn producer(
+    shared: &Shared,
+    lane: u32,
+    limit: usize,
+) -> Result<BaseProducer<Reports>, ProduceError> {
+    let id = format!("{}{lane}", transactional_prefix(shared));
+    let mut config = client(&shared.source.settings)?;
+    config
+        .set("transactional.id", &id)
+        .set("transaction.timeout.ms", millis(TRANSACTION_TIMEOUT))
+        .set("message.timeout.ms", millis(TRANSACTION_TIMEOUT))
+        .set("message.max.bytes", limit.to_string())
+        // A transaction is sent as soon as it is there.
+        .set("linger.ms", "0")
+        // What waits is bounded by the requests.
+        .set("queue.buffering.max.messages", "0")
+        // Where other clients put a key.
+        .set("partitioner", "murmur2_random");
+    let made = config.create_with_context(Reports::default());
+    made.map_err(|error| KafkaError::Options(error.to_string()).into())
+}
+
 /// Whether the topic is the one that the stream was declared on: how many partitions it has.
 fn look(shared: &Shared) -> Result<u32, KafkaError> {
     let source = &shared.source;
@@ -401,7 +432,7 @@ pub(super) fn admin(
     made.map_err(|error| KafkaError::Options(error.to_string()).into())
 }
 
-fn client(settings: &KafkaSettings) -> Result<ClientConfig, KafkaError> {
+pub(super) fn client(settings: &KafkaSettings) -> Result<ClientConfig, KafkaError> {
     let mut config = ClientConfig::new();
     for (name, value) in connection(settings)? {
         config.set(name, value);
@@ -416,7 +447,7 @@ fn transactional_prefix(shared: &Shared) -> String {
 }
 
 /// What a fault means for the append.
-fn refusal(shared: &Shared, fault: Fault) -> ProduceError {
+pub(super) fn refusal(shared: &Shared, fault: Fault) -> ProduceError {
     let settings = &shared.source.settings;
     let topic = settings.topic.clone();
     let keys = keys_topic::name(&shared.stream);

@@ -182,17 +182,65 @@ impl Broker {
         block_on(self.admin().delete_records(&list, &options())).expect("the records are deleted");
     }
 
-    /// What a plain consumer sees of a topic now: the records of committed transactions, in order of partition and
-    /// offset.
-    pub fn committed(&self, topic: &str) -> Vec<Seen> {
+    /// Cuts the end of the last transaction off a partition, while the broker is down: what is left when it has ended a
+    /// transaction without telling the partition, which it does if that has no leader at the moment.
+    pub fn lose_marker(&self, topic: &str, partition: i32) {
+        assert!(self.process.is_none(), "the broker runs");
+        let dir = self.dir.path().join("data");
+        let log = dir.join(format!("{topic}-{partition}/{:020}.log", 0));
+        let bytes = fs::read(&log).expect("its first segment");
+        // A batch: its offset and length, then the rest; its attributes stand at byte 21.
+        let (mut last, mut next) = (0, 0);
+        while let Some(length) = bytes.get(next + 8..next + 12) {
+            let length = u32::from_be_bytes(length.try_into().expect("four bytes"));
+            (last, next) = (next, next + 12 + length as usize);
+        }
+        let attributes = u16::from_be_bytes([bytes[last + 21], bytes[last + 22]]);
+        assert_eq!(attributes & 0x30, 0x30, "the last batch is no marker");
+        let file = fs::OpenOptions::new().write(true).open(&log);
+        let cut = file.and_then(|file| file.set_len(last as u64));
+        cut.expect("it is cut");
+    }
+
+    /// A consumer that sees what is committed, or everything.
+    fn consumer(&self, isolation: &str) -> BaseConsumer {
         let mut config = self.config();
         config
             .set("group.id", "committed")
-            .set("isolation.level", "read_committed")
+            .set("isolation.level", isolation)
             .set("enable.partition.eof", "true")
             .set("enable.auto.commit", "false")
             .set("auto.offset.reset", "earliest");
-        let consumer: BaseConsumer = config.create().expect("a consumer");
+        config.create().expect("a consumer")
+    }
+
+    /// Waits until every transaction of a topic that has begun is decided.
+    ///
+    /// # Panics
+    /// When one is not within the time-out.
+    pub fn wait_until_decided(&self, topic: &str) {
+        let begin = Instant::now();
+        let [all, committed] = ["read_uncommitted", "read_committed"].map(|i| self.consumer(i));
+        let metadata = all.fetch_metadata(Some(topic), TIMEOUT);
+        for partition in metadata.expect("it answers").topics()[0].partitions() {
+            let end = |of: &BaseConsumer| of.fetch_watermarks(topic, partition.id(), TIMEOUT);
+            let (_, end_of_all) = end(&all).expect("it answers");
+            while end(&committed).expect("it answers").1 < end_of_all {
+                let open = format!(
+                    "a transaction is open in partition {} of `{topic}`",
+                    partition.id()
+                );
+                assert!(begin.elapsed() < TIMEOUT, "{open}");
+                std::thread::sleep(Duration::from_millis(5));
+            }
+        }
+    }
+
+    /// What a plain consumer sees of a topic now: the records of committed transactions, in order of partition and
+    /// offset. Transactions that are about to end are waited for: a commit is acknowledged before all partitions know.
+    pub fn committed(&self, topic: &str) -> Vec<Seen> {
+        self.wait_until_decided(topic);
+        let consumer = self.consumer("read_committed");
         let metadata = consumer.fetch_metadata(Some(topic), TIMEOUT);
         let metadata = metadata.expect("it answers");
         let mut open: BTreeSet<i32> = metadata.topics()[0]
