@@ -1,21 +1,24 @@
 // SPDX-License-Identifier: Apache-2.0
-//! A hook for tests: places where a process can be made to die.
+//! A hook for tests: places where a process can be made to die, or to stand still.
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+
+use rustix::process::{Signal, getpid, kill_process};
 
 const UNKNOWN: u8 = 0;
 const OFF: u8 = 1;
 const ARMED: u8 = 2;
 
 static STATE: AtomicU8 = AtomicU8::new(UNKNOWN);
-static PLAN: OnceLock<Option<Plan>> = OnceLock::new();
+static PLANS: OnceLock<Plans> = OnceLock::new();
 
 /// Marks a place where durability is decided. For process tests only.
 ///
 /// Aborts the process, as a kill would, when the environment variable `DOVETAIL_CRASH_AT` is `name`, or is
-/// `name:N` and this is the N-th time that the place is reached, counted from 1. Otherwise it costs one
-/// relaxed load. The variable is read once, when the first place is reached.
+/// `name:N` and this is the N-th time that the place is reached, counted from 1. `DOVETAIL_STOP_AT` stops it there
+/// instead, as SIGSTOP does, until a SIGCONT. Otherwise it costs one relaxed load. The variables are read once, when
+/// the first place is reached.
 pub fn crash_point(name: &str) {
     if STATE.load(Ordering::Relaxed) != OFF {
         reached(name);
@@ -24,20 +27,30 @@ pub fn crash_point(name: &str) {
 
 #[cold]
 fn reached(name: &str) {
-    let plan = PLAN.get_or_init(|| {
-        std::env::var("DOVETAIL_CRASH_AT")
-            .ok()
-            .and_then(|text| Plan::parse(&text))
+    let plan = |variable| {
+        let text = std::env::var(variable).ok()?;
+        Plan::parse(&text)
+    };
+    let Plans { dies, stops } = PLANS.get_or_init(|| Plans {
+        dies: plan("DOVETAIL_CRASH_AT"),
+        stops: plan("DOVETAIL_STOP_AT"),
     });
-    match plan {
-        None => STATE.store(OFF, Ordering::Relaxed),
-        Some(plan) => {
-            STATE.store(ARMED, Ordering::Relaxed);
-            if plan.is_due(name) {
-                std::process::abort();
-            }
-        }
+    let armed = dies.is_some() || stops.is_some();
+    STATE.store(if armed { ARMED } else { OFF }, Ordering::Relaxed);
+    let due = |plan: &Option<Plan>| plan.as_ref().is_some_and(|plan| plan.is_due(name));
+    if due(dies) {
+        std::process::abort();
     }
+    if due(stops) {
+        // One that cannot be stopped goes on: the test that waits for it says so.
+        let _ = kill_process(getpid(), Signal::STOP);
+    }
+}
+
+#[derive(Debug)]
+struct Plans {
+    dies: Option<Plan>,
+    stops: Option<Plan>,
 }
 
 #[derive(Debug)]

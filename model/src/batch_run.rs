@@ -184,6 +184,25 @@ pub struct BatchRun {
     pub error: Option<String>,
     /// Who asked: `user`, `schedule`, `memory`, `build` or `upgrade`.
     pub trigger: String,
+    /// The worker that computed it; none when the process that keeps the ledger did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub worker: Option<String>,
+}
+
+/// Rows that a computation has read from the raw log so far. An event counts once for each pass that reads it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RowsRead {
+    /// In the passes before the present one.
+    pub before: u64,
+    /// In the present pass, and about how many that has to read.
+    pub present: Option<(u64, u64)>,
+}
+
+impl RowsRead {
+    /// In all passes.
+    pub fn total(self) -> u64 {
+        self.before + self.present.map_or(0, |(read, _)| read)
+    }
 }
 
 impl BatchRun {
@@ -216,6 +235,7 @@ impl BatchRun {
             ended_at: None,
             error: None,
             trigger: trigger.to_owned(),
+            worker: None,
         }
     }
 

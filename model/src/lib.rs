@@ -27,7 +27,9 @@ mod stream;
 mod token;
 mod view_def;
 
-pub use batch_run::{BatchRun, DiffSummary, LargestChange, Outcome, RepairScope, RunMode};
+pub use batch_run::{
+    BatchRun, DiffSummary, LargestChange, Outcome, RepairScope, RowsRead, RunMode,
+};
 pub use catalog::{
     CatalogConflict, CatalogState, Commit, Entry, ExpiredGeneration, PublishReason, StreamState,
     ViewState,

@@ -176,7 +176,18 @@ impl DeltaLog {
     /// # Errors
     /// When the table cannot be read or its protocol asks for more than we know how to write.
     pub async fn load(&self) -> Result<Option<LoadedTable>, DeltaLogError> {
-        let state = match DeltaTableState::try_new(self.log_store.as_ref(), None).await {
+        self.load_version(None).await
+    }
+
+    /// The table at one version; as [`DeltaLog::load`] when none is said.
+    ///
+    /// # Errors
+    /// As [`DeltaLog::load`]; and when the log does not reach back to that version any more.
+    pub async fn load_version(
+        &self,
+        version: Option<u64>,
+    ) -> Result<Option<LoadedTable>, DeltaLogError> {
+        let state = match DeltaTableState::try_new(self.log_store.as_ref(), version).await {
             Ok(state) => state,
             Err(DeltaTableError::NotATable(_)) => return Ok(None),
             Err(error) => return Err(table_error(&self.root)(error)),

@@ -64,7 +64,7 @@ impl RawReader {
         {
             return Ok(Arc::clone(snapshot));
         }
-        let snapshot = self.load(schema).await?;
+        let snapshot = self.load(None, schema).await?;
         if !snapshot.archived().covers(archived) {
             return Err(RawError::Hole {
                 table: self.events.root().clone(),
@@ -84,14 +84,31 @@ impl RawReader {
     /// As [`RawReader::covering`].
     pub async fn newest(&self, schema: &StreamSchema) -> Result<Arc<RawSnapshot>, RawError> {
         let mut newest = self.newest.lock().await;
-        let snapshot = self.load(schema).await?;
+        let snapshot = self.load(None, schema).await?;
         *newest = Some((Instant::now(), Arc::clone(&snapshot)));
         Ok(snapshot)
     }
 
-    async fn load(&self, schema: &StreamSchema) -> Result<Arc<RawSnapshot>, RawError> {
+    /// The snapshot of one version, in the given schema. Its files are there for as long as whoever has the store holds
+    /// that very snapshot, however long this reads.
+    ///
+    /// # Errors
+    /// As [`RawReader::covering`]; and when the table's log does not reach back so far any more.
+    pub async fn at(
+        &self,
+        version: u64,
+        schema: &StreamSchema,
+    ) -> Result<Arc<RawSnapshot>, RawError> {
+        self.load(Some(version), schema).await
+    }
+
+    async fn load(
+        &self,
+        version: Option<u64>,
+        schema: &StreamSchema,
+    ) -> Result<Arc<RawSnapshot>, RawError> {
         let root = self.events.root();
-        let table = self.events.load().await?;
+        let table = self.events.load_version(version).await?;
         let table = table.ok_or_else(|| RawError::Hole {
             table: root.clone(),
             reason: "there is no table".to_owned(),

@@ -10,7 +10,7 @@ use object_store::{ObjectStore, ObjectStoreExt};
 
 use super::support::faulty::FaultyStore;
 use super::support::*;
-use crate::raw::{Compaction, RawLog, RawScan};
+use crate::raw::{Compaction, RawLog, RawReader, RawScan};
 
 /// A clock far ahead of the store's, so that every file is old.
 fn far_ahead() -> Arc<dyn Clock> {
@@ -183,4 +183,27 @@ async fn a_checkpoint_replaces_the_log_before_it() {
         archived_offsets(&store, &reopened.snapshot()).await.len(),
         109
     );
+}
+
+/// As one that computes for hours in another process, from what this one holds for it.
+#[tokio::test]
+async fn a_reader_elsewhere_reads_the_very_version_that_is_held_here() {
+    let store: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
+    let log = many_segments(&store).await;
+    let held = log.snapshot();
+    let all = scan(&store, &held, RawScan::of(span(0, 100))).await;
+    log.compact(Compaction::default()).await.unwrap();
+    let def = every_type();
+    log.archive(&span(100, 105), &[full(&def, 100..105)])
+        .await
+        .unwrap();
+    log.checkpoint().await.unwrap();
+
+    let reader = RawReader::new(Arc::clone(&store), root(), def.id.clone(), far_ahead()).unwrap();
+    let read = reader.at(held.version(), &def.schema).await.unwrap();
+    assert_eq!(read.segments(), held.segments());
+    assert_eq!(read.archived(), held.archived());
+    assert_eq!(scan(&store, &read, RawScan::of(span(0, 100))).await, all);
+    let newest = reader.newest(&def.schema).await.unwrap();
+    assert_ne!(newest.segments(), held.segments());
 }
