@@ -89,7 +89,7 @@ pub enum BatchError {
         failed: ExclusionFailed,
     },
     /// What a run has to hold does not fit into its memory, though it spilled what it could.
-    #[error("the run needs more memory than the {} MiB that it may have, its share of --batch-memory: {reason}; start the server with a larger --batch-memory{}{}", limit >> 20, fewer_runs(*at_a_time), fewer_groups(*mode))]
+    #[error("the run needs more memory than the {} MiB that it may have, its share of --batch-memory: {reason}; start {} with a larger --batch-memory{}{}", limit >> 20, whose(worker.as_deref()), fewer_runs(*at_a_time), fewer_groups(*mode))]
     Memory {
         /// What one run may have, in bytes.
         limit: usize,
@@ -97,6 +97,8 @@ pub enum BatchError {
         at_a_time: usize,
         /// What it computes.
         mode: RunMode,
+        /// The worker whose memory it is; none where it is this process's.
+        worker: Option<String>,
         /// What did not fit.
         reason: String,
     },
@@ -194,7 +196,7 @@ impl BatchError {
     }
 
     /// Whether an expression failed on the data.
-    fn is_of_the_data(&self) -> bool {
+    pub(crate) fn is_of_the_data(&self) -> bool {
         let kind = match self {
             Self::View(error) => error.kind(),
             Self::Engine(error) => engine_error_kind(error),
@@ -271,6 +273,14 @@ impl From<BatchError> for Problem {
     }
 }
 
+/// Who has too little of it.
+fn whose(worker: Option<&str>) -> String {
+    worker.map_or_else(
+        || "the server".to_owned(),
+        |worker| format!("the worker `{worker}`"),
+    )
+}
+
 /// A way to more memory, where others have a part of it.
 fn fewer_runs(at_a_time: usize) -> &'static str {
     match at_a_time {
@@ -334,6 +344,7 @@ mod tests {
                 limit: 32 << 20,
                 at_a_time,
                 mode,
+                worker: None,
                 reason: "no room".to_owned(),
             };
             let text = error.to_string();

@@ -3,21 +3,21 @@
 
 mod execute;
 mod lanes;
+mod seat;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use datafusion::execution::TaskContext;
-use datafusion::physical_plan::ExecutionPlan;
 use dovetail_log::catalog::Catalog;
 use dovetail_model::{
     BatchRun, CatalogState, Clock, Entry, Exclusion, GenerationNumber, Manifest, Outcome,
     RepairScope, RunId, RunMode, StreamId, StreamSchema, ViewDef, ViewId, ViewState,
 };
-use dovetail_seam::{Generation, Poisoned};
+use dovetail_seam::Poisoned;
 use dovetail_view::{Predicate, View};
 use object_store::ObjectStore;
 use parking_lot::Mutex;
@@ -26,13 +26,15 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
-use crate::compute::{Job, changed_exclusions};
+use crate::compute::changed_exclusions;
 use crate::ledger;
 use crate::relief::Outgrown;
 use crate::retention::Superfluous;
-use crate::{BatchError, StreamAccess, StreamHandle};
+use crate::{BatchError, Progress, StreamAccess, StreamHandle, Workers};
 
-pub(crate) use lanes::{Kind, Lanes, Turn};
+pub(crate) use lanes::{Kind, Lanes};
+use seat::UnnamedFiles;
+pub(crate) use seat::{Seat, Unnamed};
 
 /// How long a stop waits for its runs to end by themselves, and then for the catalog to take down that they did not.
 /// The engine gives way in milliseconds as a rule; merging long lists keeps it for half a minute.
@@ -59,6 +61,8 @@ pub struct BatchConfig {
     /// How many full or repair runs compute at a time, and how many incremental ones beside them: the others wait.
     /// At least one of each.
     pub runs: usize,
+    /// Processes that compute for this one: where one of them has a place, a run is computed there.
+    pub workers: Arc<dyn Workers>,
 }
 
 /// What to start.
@@ -88,67 +92,6 @@ impl StartRequest {
     }
 }
 
-/// How far a run is.
-#[derive(Debug, Default)]
-pub struct Progress {
-    now: Mutex<Option<(Arc<dyn ExecutionPlan>, u64)>>,
-    /// Rows of the passes before the present one.
-    before: AtomicU64,
-    waiting: AtomicBool,
-}
-
-/// Marks a run as waiting until it is dropped.
-pub(crate) struct Waiting<'a>(&'a Progress);
-
-impl Drop for Waiting<'_> {
-    fn drop(&mut self) {
-        self.0.waiting.store(false, Ordering::Relaxed);
-    }
-}
-
-impl Progress {
-    /// Rows that the run has read in its present pass, and about how many that pass has to read.
-    pub fn rows(&self) -> Option<(u64, u64)> {
-        let now = self.now.lock();
-        let (plan, expected) = now.as_ref()?;
-        Some((leaf_rows(plan.as_ref()), *expected))
-    }
-
-    /// Whether the run waits for others to have computed.
-    pub fn is_waiting(&self) -> bool {
-        self.waiting.load(Ordering::Relaxed)
-    }
-
-    pub(crate) fn wait(&self) -> Waiting<'_> {
-        self.waiting.store(true, Ordering::Relaxed);
-        Waiting(self)
-    }
-
-    /// Rows that the run has read in all its passes.
-    pub fn total(&self) -> u64 {
-        let present = self.rows().map_or(0, |(read, _)| read);
-        self.before.load(Ordering::Relaxed) + present
-    }
-
-    pub(crate) fn watch(&self, plan: Arc<dyn ExecutionPlan>, expected: u64) {
-        let last = self.now.lock().replace((plan, expected));
-        let read = last.map_or(0, |(plan, _)| leaf_rows(plan.as_ref()));
-        self.before.fetch_add(read, Ordering::Relaxed);
-    }
-}
-
-/// Rows that came out of the leaves of a plan so far.
-fn leaf_rows(plan: &dyn ExecutionPlan) -> u64 {
-    let children = plan.children();
-    if children.is_empty() {
-        return plan.metrics().and_then(|m| m.output_rows()).unwrap_or(0) as u64;
-    }
-    children
-        .into_iter()
-        .map(|child| leaf_rows(child.as_ref()))
-        .sum()
-}
-
 struct InFlight {
     cancel: CancellationToken,
     progress: Arc<Progress>,
@@ -164,6 +107,8 @@ pub struct BatchLayer {
     publish_locks: Arc<Mutex<HashMap<ViewId, Arc<tokio::sync::Mutex<()>>>>>,
     pub(crate) lanes: Arc<Lanes>,
     pub(crate) outgrown: Arc<Outgrown>,
+    /// Views of which files are being written, or are written and in no manifest yet.
+    pub(crate) unnamed: UnnamedFiles,
     /// What sweeps remember of each view.
     pub(crate) superfluous: Arc<Mutex<HashMap<ViewId, Superfluous>>>,
     /// Whether runs and publishes may commit nothing any more, nor be waited for.
@@ -200,6 +145,7 @@ impl BatchLayer {
         Self {
             config,
             in_flight: Arc::default(),
+            unnamed: UnnamedFiles::default(),
             superfluous: Arc::default(),
             ended: Arc::new(watch::Sender::new(())),
             publish_locks: Arc::default(),
@@ -459,27 +405,6 @@ impl BatchLayer {
         stream: &StreamHandle,
     ) -> Result<dovetail_seam::Target, BatchError> {
         Ok(stream.targets.take().await?)
-    }
-
-    /// What `turn` is for.
-    pub(crate) fn job(
-        &self,
-        view: &Arc<View>,
-        id: &ViewId,
-        stream: &StreamHandle,
-        progress: &Arc<Progress>,
-        turn: &Turn,
-    ) -> Job {
-        Job {
-            view: Arc::clone(view),
-            raw: Arc::clone(stream.cell.load().raw()),
-            root: Generation::view_root(id),
-            store: Arc::clone(&self.config.store),
-            task: Arc::clone(turn.task()),
-            at_a_time: self.config.runs,
-            partitions: self.config.partitions,
-            progress: Arc::clone(progress),
-        }
     }
 
     async fn begin(&self, view: &ViewId, request: StartRequest) -> Result<Begun, BatchError> {

@@ -10,8 +10,8 @@ use dovetail_model::{
     RunMode, ViewId, ViewState,
 };
 
-use crate::BatchError;
 use crate::compute::Computed;
+use crate::{BatchError, Progress};
 
 /// Commits what `decide` makes of the newest state; an empty list commits nothing.
 pub(crate) async fn commit(
@@ -70,9 +70,10 @@ pub(crate) fn open_run(state: &CatalogState, id: RunId) -> Result<BatchRun, Batc
     Ok(BatchRun::clone(run))
 }
 
-/// Notes what a run read and wrote.
-pub(crate) fn count(run: &mut BatchRun, computed: &Computed, rows_read: u64) {
-    run.rows_read = rows_read;
+/// Notes what a run read and wrote, and where it was computed.
+pub(crate) fn count(run: &mut BatchRun, computed: &Computed, progress: &Progress) {
+    run.rows_read = progress.total();
+    run.worker = progress.worker();
     run.groups = computed.files.iter().map(|file| file.rows).sum();
     run.bytes = computed.bytes_written;
 }

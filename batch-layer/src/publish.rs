@@ -6,14 +6,14 @@ use std::sync::Arc;
 
 use dovetail_model::{
     BatchRun, CatalogState, Entry, Exclusion, GenerationInputs, GenerationNumber, Manifest,
-    Outcome, PublishReason, RunId, RunMode, Span, ViewId, ViewState,
+    Outcome, Position, PublishReason, RunId, RunMode, Span, ViewId, ViewState,
 };
 use dovetail_seam::{Generation, SeamError, StreamCell, Target};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use crate::compute::Computed;
-use crate::layer::{Kind, Turn, known_poison, live_view, manifest, staged, unless_cancelled};
+use crate::compute::{Computation, Computed};
+use crate::layer::{Seat, Unnamed, known_poison, live_view, manifest, staged, unless_cancelled};
 use crate::ledger::{self, NewGeneration};
 use crate::{BatchError, BatchLayer, Progress, StreamHandle, project};
 
@@ -39,6 +39,8 @@ struct Candidate {
     generation: Generation,
     /// Not in the catalog yet: made by catching up.
     unwritten: Option<(NewGeneration, Computed)>,
+    /// Keeps its files until they are.
+    _unnamed: Option<Unnamed>,
     /// Keeps its horizon an edge of the runs until the cut is swapped.
     _edge: Option<Target>,
 }
@@ -89,8 +91,8 @@ impl BatchLayer {
         let base_number = view.live.ok_or_else(|| not_built(view))?;
         let base = self.open(&state, view, manifest(view, base_number)?)?;
         check_mergeable(view, &base)?;
-        let turn = self.turn_unless_current(&base, &stream, progress);
-        let turn = unless_cancelled(cancel, turn).await?;
+        let seat = self.seat_unless_current(&base, &stream, progress);
+        let seat = unless_cancelled(cancel, seat).await?;
         let pin = unless_cancelled(cancel, self.take_target(&stream)).await?;
         let span =
             Span::new(base.horizon().clone(), pin.position().clone()).map_err(SeamError::from)?;
@@ -103,7 +105,7 @@ impl BatchLayer {
             run.base = Some(base_number);
             run.generation = Some(live);
             run.span = Some(span.clone());
-            ledger::count(&mut run, computed, progress.total());
+            ledger::count(&mut run, computed, progress);
             ledger::end(&mut run, Outcome::Promoted, now());
             Ok::<_, BatchError>(Some(Entry::Run { run: Box::new(run) }))
         };
@@ -115,14 +117,15 @@ impl BatchLayer {
             .await?;
             return Ok(base_number);
         }
-        let turn = unless_cancelled(cancel, self.turn_at_last(turn, progress)).await?;
-        let job = self.job(base.view(), id, &stream, progress, &turn);
-        let computed =
-            unless_cancelled(cancel, Box::pin(job.incremental(&base, pin.position()))).await;
+        let seat = unless_cancelled(cancel, self.seat_at_last(seat, progress)).await?;
+        let forward = forward(&base, pin.position());
+        let assignment = self.assignment(id, base.view(), &stream, forward);
+        let _unnamed = self.unnamed.of(id);
+        let computing = self.compute(seat, &assignment, progress);
+        let computed = unless_cancelled(cancel, Box::pin(computing)).await;
         let version = base.manifest().definition_version;
         self.outgrown.note(id, version, &computed);
         let computed = computed.map_err(|error| explained(error, &base, view, &stream, &span))?;
-        drop(turn);
         let new = NewGeneration {
             view: id.clone(),
             parent: Some(base_number),
@@ -132,7 +135,7 @@ impl BatchLayer {
             run,
             inputs: GenerationInputs {
                 horizon: pin.position().clone(),
-                raw_version: job.raw.version(),
+                raw_version: assignment.raw_version(),
                 ..base.manifest().inputs.clone()
             },
         };
@@ -308,6 +311,7 @@ impl BatchLayer {
         let first = Candidate {
             generation: candidate,
             unwritten: None,
+            _unnamed: None,
             _edge: None,
         };
         let near = self.catch_up(id, &stream, first, run).await?;
@@ -357,30 +361,30 @@ impl BatchLayer {
         })
     }
 
-    /// A turn to bring `base` forward, taken before the target, so that what is pinned waits for nobody; None where
+    /// A seat to bring `base` forward in, taken before the target, so that what is pinned waits for nobody; None where
     /// there is nothing to compute.
-    async fn turn_unless_current(
+    async fn seat_unless_current(
         &self,
         base: &Generation,
         stream: &StreamHandle,
         progress: &Progress,
-    ) -> Result<Option<Turn>, BatchError> {
+    ) -> Result<Option<Seat>, BatchError> {
         if base.horizon().covers(&stream.cell.durable()) {
             return Ok(None);
         }
-        let turn = self.lanes.turn(Kind::Incremental, progress).await?;
-        Ok(Some(turn))
+        let seat = self.seat(RunMode::Incremental, progress).await?;
+        Ok(Some(seat))
     }
 
-    /// `turn`, or the one that is needed after all: events came just before the target was taken.
-    async fn turn_at_last(
+    /// `seat`, or the one that is needed after all: events came just before the target was taken.
+    async fn seat_at_last(
         &self,
-        turn: Option<Turn>,
+        seat: Option<Seat>,
         progress: &Progress,
-    ) -> Result<Turn, BatchError> {
-        match turn {
-            Some(turn) => Ok(turn),
-            None => self.lanes.turn(Kind::Incremental, progress).await,
+    ) -> Result<Seat, BatchError> {
+        match seat {
+            Some(seat) => Ok(seat),
+            None => self.seat(RunMode::Incremental, progress).await,
         }
     }
 
@@ -394,7 +398,7 @@ impl BatchLayer {
     ) -> Result<Candidate, BatchError> {
         let base = &candidate.generation;
         let progress = Arc::default();
-        let turn = self.turn_unless_current(base, stream, &progress).await?;
+        let seat = self.seat_unless_current(base, stream, &progress).await?;
         let pin = self.take_target(stream).await?;
         if base.horizon() == pin.position() {
             return Ok(Candidate {
@@ -404,15 +408,16 @@ impl BatchLayer {
         }
         let state = self.config.catalog.state();
         let view = live_view(&state, id)?;
-        let turn = self.turn_at_last(turn, &progress).await?;
-        let job = self.job(base.view(), id, stream, &progress, &turn);
+        let seat = self.seat_at_last(seat, &progress).await?;
+        let forward = forward(base, pin.position());
+        let assignment = self.assignment(id, base.view(), stream, forward);
         let span =
             Span::new(base.horizon().clone(), pin.position().clone()).map_err(SeamError::from)?;
-        let computed = job
-            .incremental(base, pin.position())
+        // Those of the round before, if there was one, are among these or not needed any more.
+        let unnamed = self.unnamed.of(id);
+        let computed = Box::pin(self.compute(seat, &assignment, &progress))
             .await
             .map_err(|error| explained(error, base, view, stream, &span))?;
-        drop(turn);
         let parent = match &candidate.unwritten {
             Some((new, _)) => new.parent,
             None => Some(base.number()),
@@ -426,7 +431,7 @@ impl BatchLayer {
             run,
             inputs: GenerationInputs {
                 horizon: pin.position().clone(),
-                raw_version: job.raw.version(),
+                raw_version: assignment.raw_version(),
                 ..base.manifest().inputs.clone()
             },
         };
@@ -435,6 +440,7 @@ impl BatchLayer {
         Ok(Candidate {
             generation,
             unwritten: Some((new, computed)),
+            _unnamed: Some(unnamed),
             _edge: Some(pin),
         })
     }
@@ -487,6 +493,14 @@ impl BatchLayer {
             warn!(view = state.view_name(id), %id, %error, "the delta projection lags behind; it is redone at the next publish or start");
         }
         dovetail_log::crash_point("projection:committed");
+    }
+}
+
+/// `base` brought forward.
+fn forward(base: &Generation, to: &Position) -> Computation {
+    Computation::Forward {
+        base: Arc::clone(base.manifest()),
+        to: to.clone(),
     }
 }
 

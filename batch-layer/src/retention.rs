@@ -4,7 +4,8 @@
 //! Purpose: bounded storage. Two ways make a file garbage, and each has its own start of the grace that queries
 //! and diffs get which read it already: a generation that was discarded or expired says in the catalog since
 //! when nothing new reads it; what a crash or a failed run left was never named, and counts from when it was
-//! written. Invariants: a file that a readable generation names is never deleted; a file goes before the catalog
+//! first seen; none goes while a computation of its view is under way, which may be about to name it.
+//! Invariants: a file that a readable generation names is never deleted; a file goes before the catalog
 //! forgets the generation that named it, so that a crash in between repeats the step.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
@@ -229,6 +230,11 @@ impl BatchLayer {
         now: DateTime<Utc>,
         deleted: &mut u64,
     ) -> Result<(), BatchError> {
+        // Before the state is read: what had no name until now is named in it. Whoever writes the files, here or in another
+        // process and by whichever clock, this process waits for them.
+        if self.unnamed.are_there(id) {
+            return Ok(());
+        }
         let state = self.config.catalog.state();
         if state
             .runs

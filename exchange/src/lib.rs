@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Cuts for the questions of other processes, over Arrow Flight.
+//! Cuts for the questions of other processes, over Arrow Flight, and work for those that compute ([`Desk`]).
 //!
 //! ```text
 //! reader                                   process that takes the events
@@ -21,7 +21,11 @@ mod client;
 mod filter;
 mod server;
 mod wire;
+mod work;
 
 pub use client::{PeerToken, RemoteCuts, RemoteCutsConfig, RemoteTargets};
 pub use server::{CutServer, Member, Permits, Reports};
 pub use wire::{Heard, Joining, Report, StreamReport, TakeTarget};
+pub use work::{
+    Begun, Computes, Desk, Hand, HandConfig, WorkPlace, WorkerLost, WorkerStatus, WorkerTask,
+};

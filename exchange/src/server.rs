@@ -44,6 +44,7 @@ use crate::wire::{
     Fetch, Heard, MOVED, Part as FetchPart, RELEASE, RELEASE_TARGET, REPORT, RUN_COLUMN, Report,
     TARGET, TakeCut, TakeTarget, TakenCut, TakenRun, TakenTarget, TakenView, status_of,
 };
+use crate::work::{ANSWER, BEAT, Desk};
 
 /// Most cuts that are held at once: each keeps runs and files that would go otherwise.
 const MOST_CUTS: usize = 1024;
@@ -56,6 +57,8 @@ const EDGE_GRACE: Duration = Duration::from_secs(60);
 const SWEEP_INTERVAL: Duration = Duration::from_secs(5);
 /// Requests at once on one connection.
 const REQUESTS_AT_ONCE: usize = 256;
+/// What a worker's answer may take, which names the files of a generation: some hundred bytes for 64 Ki groups.
+const LARGEST_REQUEST: usize = 64 << 20;
 /// A peer that is silent for so long is asked whether it lives.
 const KEEPALIVE: Duration = Duration::from_secs(10);
 
@@ -72,6 +75,8 @@ pub struct CutServer {
     peers: Permits,
     part: Part,
     held: Arc<Mutex<HashMap<u64, Held>>>,
+    /// Who works for this process.
+    work: Option<Desk>,
 }
 
 /// What this process does of what others need.
@@ -155,6 +160,7 @@ impl CutServer {
             peers,
             part: Part::Decider { epoch, reports },
             held: Arc::default(),
+            work: None,
         }
     }
 
@@ -174,6 +180,16 @@ impl CutServer {
             peers,
             part: Part::Member(member),
             held: Arc::default(),
+            work: None,
+        }
+    }
+
+    /// The same, which hands out the work of `desk`, too, to `peers`: workers write to the store.
+    #[must_use]
+    pub fn with_work(self, desk: Desk) -> Self {
+        Self {
+            work: Some(desk),
+            ..self
         }
     }
 
@@ -198,7 +214,7 @@ impl CutServer {
             .concurrency_limit_per_connection(REQUESTS_AT_ONCE)
             .http2_keepalive_interval(Some(KEEPALIVE))
             .http2_keepalive_timeout(Some(KEEPALIVE))
-            .add_service(FlightServiceServer::new(self))
+            .add_service(FlightServiceServer::new(self).max_decoding_message_size(LARGEST_REQUEST))
             .serve_with_incoming(incoming);
         tokio::select! {
             served = serving => served,
@@ -306,6 +322,14 @@ impl CutServer {
                 "the process that has the store takes the events itself: start it with --roles batch, or this one with --roles serve",
             )),
         }
+    }
+
+    /// Who works for this process.
+    fn desk(&self) -> Result<&Desk, Status> {
+        self.work.as_ref().ok_or_else(|| {
+            let detail = "only the process that has the store hands out work";
+            status_of(&Problem::conflict(detail))
+        })
     }
 
     fn hold(&self, what: HeldFor, until: Duration) -> Result<u64, Problem> {
@@ -567,6 +591,11 @@ impl FlightService for CutServer {
                 let report = parsed(&action.body)?;
                 answered(&self.report(report).map_err(refused)?)
             }
+            BEAT => {
+                let beat = parsed(&action.body)?;
+                answered(&self.desk()?.beat(beat).await.map_err(refused)?)
+            }
+            ANSWER => answered(&self.desk()?.answer(parsed(&action.body)?)),
             _ => unimplemented(),
         }
     }

@@ -37,7 +37,7 @@ pub use runs::{RecomputeRequest, Rollback, RunInfo, RunsQuery, ScopeInfo, Settle
 pub use status::{
     BuildProgress, ColumnInfo, EventTimeInfo, GenerationInfo, HoleInfo, IngestInfo, MemoryStatus,
     PartitionInfo, SkippedHole, SourceInfo, StageStatus, Status, StreamInfo, ViewInfo, ViewPhase,
-    ViewStatus,
+    ViewStatus, WorkerInfo, WorkerTaskInfo,
 };
 
 use crate::sql::Definition;

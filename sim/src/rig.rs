@@ -10,7 +10,9 @@ use arrow::array::{Int32Array, Int64Array, RecordBatch, StringArray, TimestampMi
 use datafusion::execution::memory_pool::FairSpillPool;
 use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
 use datafusion::prelude::{SessionConfig, SessionContext};
-use dovetail_batch_layer::{BatchConfig, BatchLayer, StartRequest, StreamAccess, StreamHandle};
+use dovetail_batch_layer::{
+    BatchConfig, BatchLayer, NoWorkers, StartRequest, StreamAccess, StreamHandle, Workers,
+};
 use dovetail_log::CommittedBatch;
 use dovetail_log::catalog::Catalog;
 use dovetail_log::parquet_files::register_store;
@@ -145,6 +147,16 @@ impl Rig {
 
     /// The same over an empty `store`.
     pub async fn over(store: Arc<dyn ObjectStore>, batch_memory: usize, partitions: u32) -> Self {
+        Self::with_workers(store, batch_memory, partitions, Arc::new(NoWorkers)).await
+    }
+
+    /// The same with `workers` that compute batch runs.
+    pub async fn with_workers(
+        store: Arc<dyn ObjectStore>,
+        batch_memory: usize,
+        partitions: u32,
+        workers: Arc<dyn Workers>,
+    ) -> Self {
         let manual = Arc::new(ManualClock::at(1_800_000_000_000_000));
         let clock: Arc<dyn Clock> = Arc::clone(&manual) as _;
         let catalog = Arc::new(
@@ -203,6 +215,7 @@ impl Rig {
             task: SessionContext::new_with_config_rt(config, runtime()).task_ctx(),
             partitions: 2,
             runs: 1,
+            workers,
         });
         let session = QuerySession::new(runtime(), 2).expect("the engine starts");
         let cuts = Arc::new(LocalCuts(one));

@@ -13,11 +13,12 @@ use std::sync::Arc;
 use datafusion::execution::TaskContext;
 use datafusion::execution::memory_pool::MemoryLimit;
 use dovetail_log::raw::RawSnapshot;
-use dovetail_model::{DataFile, Exclusion, Position, RepairScope, RunMode, Span};
+use dovetail_model::{DataFile, Exclusion, Manifest, Position, RepairScope, RunMode, Span};
 use dovetail_seam::Generation;
 use dovetail_view::{Predicate, View};
 use object_store::ObjectStore;
 use object_store::path::Path;
+use serde::{Deserialize, Serialize};
 
 use crate::{BatchError, Progress};
 use events::EventsOf;
@@ -48,15 +49,73 @@ pub(crate) struct Job {
     pub(crate) progress: Arc<Progress>,
 }
 
+/// Which files are computed.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub enum Computation {
+    /// Every group from the raw log before a horizon.
+    Full {
+        /// The horizon.
+        horizon: Position,
+        /// Whose events are left out.
+        exclusions: Vec<Exclusion>,
+    },
+    /// A base brought forward.
+    Forward {
+        /// The base.
+        base: Arc<Manifest>,
+        /// The new horizon.
+        to: Position,
+    },
+    /// A base with some groups recomputed whole.
+    Repair {
+        /// The base.
+        base: Arc<Manifest>,
+        /// Which groups.
+        scope: RepairScope,
+        /// Whose events are left out.
+        exclusions: Vec<Exclusion>,
+    },
+}
+
+impl Computation {
+    /// The kind of run that computes it.
+    pub(crate) fn mode(&self) -> RunMode {
+        match self {
+            Self::Full { .. } => RunMode::Full,
+            Self::Forward { .. } => RunMode::Incremental,
+            Self::Repair { .. } => RunMode::Repair,
+        }
+    }
+}
+
 /// The files of a new generation, in key order.
-#[derive(Debug, Default)]
-pub(crate) struct Computed {
-    pub(crate) files: Vec<DataFile>,
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Computed {
+    /// All of them, also those of the base that stay.
+    pub files: Vec<DataFile>,
     /// Bytes of the files that are new.
-    pub(crate) bytes_written: u64,
+    pub bytes_written: u64,
 }
 
 impl Job {
+    /// The one way to compute anything, in this process and for others.
+    pub(crate) async fn compute(&self, what: &Computation) -> Result<Computed, BatchError> {
+        let opened =
+            |base: &Arc<Manifest>| Generation::new(Arc::clone(base), Arc::clone(&self.view));
+        match what {
+            Computation::Full {
+                horizon,
+                exclusions,
+            } => self.full(horizon, exclusions).await,
+            Computation::Forward { base, to } => self.incremental(&opened(base), to).await,
+            Computation::Repair {
+                base,
+                scope,
+                exclusions,
+            } => self.repair(&opened(base), scope, exclusions).await,
+        }
+    }
+
     /// Every group from the raw log before `horizon`, without the excluded events.
     pub(crate) async fn full(
         &self,
@@ -187,6 +246,7 @@ impl Job {
                 limit,
                 at_a_time: self.at_a_time,
                 mode,
+                worker: None,
                 reason,
             }),
             _ => Err(error),
@@ -214,4 +274,4 @@ pub(crate) fn changed_exclusions(before: &[Exclusion], now: &[Exclusion]) -> Vec
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

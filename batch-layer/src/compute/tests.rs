@@ -4,19 +4,24 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use arrow::array::TimestampMicrosecondArray;
 use arrow::array::{ArrayRef, Int32Array, Int64Array, RecordBatch, StringArray};
+use arrow::util::pretty::pretty_format_batches;
 use datafusion::execution::memory_pool::{FairSpillPool, MemoryPool};
 use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
+use datafusion::physical_plan::collect;
 use dovetail_log::CommittedBatch;
+use dovetail_log::embedded::ONLY_PARTITION;
 use dovetail_log::parquet_files::register_store;
 use dovetail_log::raw::RawLog;
 use dovetail_model::{
-    Column, ColumnType, Manifest, ManualClock, Offset, StreamDef, StreamSchema, UnknownColumns,
-    ViewDef,
+    Column, ColumnType, ManualClock, Offset, StreamDef, StreamSchema, UnknownColumns, ViewDef,
+    ViewId,
 };
+use dovetail_seam::FileColumns;
 use futures::{StreamExt as _, TryStreamExt as _};
 use object_store::memory::InMemory;
 
 use super::*;
+use crate::ComputerConfig;
 use crate::layer::{Kind, Lanes};
 
 const MEMORY: usize = 64 << 20;
@@ -52,50 +57,158 @@ async fn job(sql: &str) -> Job {
 
 /// A job over a raw log of the events in `batches`, in as many segments.
 async fn job_over(sql: &str, batches: &[RecordBatch], task: Arc<TaskContext>) -> Job {
-    let store: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
-    let clock = Arc::new(ManualClock::at(0));
-    let def = StreamDef {
-        id: "s1".parse().unwrap(),
-        name: "s".to_owned(),
-        schema: schema(),
-        source: dovetail_model::Source::Embedded,
-        created_at: dovetail_model::Clock::now(clock.as_ref()),
-    };
-    let root = Path::from("streams/s1");
-    let raw = RawLog::open(
-        Arc::clone(&store),
-        root,
-        &def,
-        dovetail_model::StoreEpoch(0),
-        clock,
-    )
-    .await
-    .unwrap();
-    let mut first = 0;
+    let stream = Stream::over(sql, task).await;
     for events in batches {
+        stream.archive(events).await;
+    }
+    stream.job()
+}
+
+/// A stream's raw log on a store in memory, and a view of it.
+pub(crate) struct Stream {
+    pub(crate) def: StreamDef,
+    store: Arc<dyn ObjectStore>,
+    clock: Arc<ManualClock>,
+    log: RawLog,
+    view: Arc<View>,
+    task: Arc<TaskContext>,
+    /// Of the job that was made last.
+    last: parking_lot::Mutex<Arc<Progress>>,
+}
+
+impl Stream {
+    pub(crate) async fn new(sql: &str) -> Self {
+        let task = Arc::new(TaskContext::default().with_runtime(runtime()));
+        Self::over(sql, task).await
+    }
+
+    async fn over(sql: &str, task: Arc<TaskContext>) -> Self {
+        let store: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
+        let clock = Arc::new(ManualClock::at(0));
+        let def = StreamDef {
+            id: "s1".parse().unwrap(),
+            name: "s".to_owned(),
+            schema: schema(),
+            source: dovetail_model::Source::Embedded,
+            created_at: dovetail_model::Clock::now(clock.as_ref()),
+        };
+        let log = RawLog::open(
+            Arc::clone(&store),
+            Path::from("streams/s1"),
+            &def,
+            dovetail_model::StoreEpoch(0),
+            Arc::clone(&clock) as _,
+        );
+        let schemas = BTreeMap::from([("s".to_owned(), schema())]);
+        register_store(&task.runtime_env(), Arc::clone(&store));
+        Self {
+            log: log.await.unwrap(),
+            view: Arc::new(View::compile(sql, &schemas).unwrap()),
+            last: Default::default(),
+            def,
+            store,
+            clock,
+            task,
+        }
+    }
+
+    /// Puts more events, numbered from where the last ones ended, into a segment of their own.
+    pub(crate) async fn archive(&self, events: &RecordBatch) {
+        let first = self.raw().archived().get(ONLY_PARTITION).0.cast_signed();
         let span = span(first, events.num_rows());
-        first += events.num_rows() as i64;
+        let (at, _) = events.schema().column_with_name("_offset").unwrap();
+        let mut columns = events.columns().to_vec();
+        let behind = first + events.num_rows() as i64;
+        columns[at] = Arc::new(Int64Array::from_iter_values(first..behind));
         let batch = CommittedBatch {
             span: span.clone(),
             arrived_at_us: 0,
-            events: events.clone(),
+            events: RecordBatch::try_new(events.schema(), columns).unwrap(),
             dead_letters: vec![],
             replayed: vec![],
         };
-        raw.archive(&span, &[Arc::new(batch)]).await.unwrap();
+        self.log.archive(&span, &[Arc::new(batch)]).await.unwrap();
     }
-    let schemas = BTreeMap::from([("s".to_owned(), schema())]);
-    register_store(&task.runtime_env(), Arc::clone(&store));
-    Job {
-        view: Arc::new(View::compile(sql, &schemas).unwrap()),
-        raw: raw.snapshot(),
-        root: Path::from("views/v1"),
-        store,
-        task,
-        at_a_time: 1,
-        partitions: 1,
-        progress: Arc::default(),
+
+    pub(crate) fn raw(&self) -> Arc<RawSnapshot> {
+        self.log.snapshot()
     }
+
+    pub(crate) fn view(&self) -> Arc<View> {
+        Arc::clone(&self.view)
+    }
+
+    pub(crate) fn view_id(&self) -> ViewId {
+        "v1".parse().unwrap()
+    }
+
+    /// What computes in this process, in order.
+    pub(crate) fn job(&self) -> Job {
+        let progress = Arc::<Progress>::default();
+        *self.last.lock() = Arc::clone(&progress);
+        Job {
+            view: self.view(),
+            raw: self.raw(),
+            root: Path::from("views/v1"),
+            store: Arc::clone(&self.store),
+            task: Arc::clone(&self.task),
+            at_a_time: 1,
+            partitions: 1,
+            progress,
+        }
+    }
+
+    /// Rows that the last of them read.
+    pub(crate) fn read_last(&self) -> u64 {
+        self.last.lock().total()
+    }
+
+    /// What a worker over the same store is made of.
+    pub(crate) fn computer(&self) -> ComputerConfig {
+        let task = Arc::new(TaskContext::default().with_runtime(runtime()));
+        register_store(&task.runtime_env(), Arc::clone(&self.store));
+        ComputerConfig {
+            store: Arc::clone(&self.store),
+            clock: Arc::clone(&self.clock) as _,
+            task,
+            partitions: 1,
+            runs: 1,
+        }
+    }
+
+    /// The manifest of what was computed.
+    pub(crate) fn manifest(
+        &self,
+        computed: Computed,
+        horizon: &Position,
+        exclusions: &[Exclusion],
+    ) -> Arc<Manifest> {
+        let generation = generation_at(&self.job(), computed, horizon);
+        let mut manifest = Manifest::clone(generation.manifest());
+        manifest.inputs.exclusions = exclusions.to_vec();
+        Arc::new(manifest)
+    }
+
+    /// That of nothing at all.
+    pub(crate) fn nothing(&self) -> Arc<Manifest> {
+        self.manifest(Computed::default(), &Position::zero(), &[])
+    }
+
+    /// All that the files of a generation hold.
+    pub(crate) async fn rows(&self, manifest: &Arc<Manifest>) -> String {
+        let generation = Generation::new(Arc::clone(manifest), self.view());
+        let plan = generation.scan(&manifest.files, &FileColumns::All, None, 1);
+        let batches = collect(plan.unwrap(), Arc::clone(&self.task))
+            .await
+            .unwrap();
+        pretty_format_batches(&batches).unwrap().to_string()
+    }
+}
+
+/// An event of each of `numbers`.
+pub(crate) fn events_of(numbers: &[i64]) -> RecordBatch {
+    let texts = numbers.iter().map(|n| format!("t{n}"));
+    batch_of(numbers.iter().copied(), texts)
 }
 
 fn span(first: i64, events: usize) -> Span {
@@ -105,16 +218,23 @@ fn span(first: i64, events: usize) -> Span {
 
 /// One event each of the numbers from `first` on, every one with a text of `width` bytes.
 fn events(first: i64, width: usize) -> RecordBatch {
-    let numbers = || first..first + ROWS;
     let text = "x".repeat(width);
-    let texts = numbers().map(|n| format!("{n:09}{text}"));
+    let texts = (first..first + ROWS).map(|n| format!("{n:09}{text}"));
+    batch_of(first..first + ROWS, texts)
+}
+
+/// Offsets are given by who archives them.
+fn batch_of(
+    numbers: impl Iterator<Item = i64> + Clone,
+    texts: impl Iterator<Item = String>,
+) -> RecordBatch {
     let columns: Vec<ArrayRef> = vec![
-        Arc::new(Int64Array::from_iter_values(numbers())),
+        Arc::new(Int64Array::from_iter_values(numbers.clone())),
         Arc::new(StringArray::from_iter_values(texts)),
-        Arc::new(Int32Array::from_iter_values(numbers().map(|_| 0))),
-        Arc::new(Int64Array::from_iter_values(numbers())),
+        Arc::new(Int32Array::from_iter_values(numbers.clone().map(|_| 0))),
+        Arc::new(Int64Array::from_iter_values(numbers.clone())),
         Arc::new(TimestampMicrosecondArray::from_iter_values(
-            numbers().map(|_| 0),
+            numbers.map(|_| 0),
         )),
     ];
     RecordBatch::try_new(schema().events(), columns).unwrap()

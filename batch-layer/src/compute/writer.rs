@@ -147,6 +147,7 @@ impl<'a> GenerationWriter<'a> {
             self.count(writer.memory_bytes());
         }
         let written = writer.finish().await?;
+        dovetail_log::crash_point("generation:file-written");
         self.count(0);
         self.computed.bytes_written += written.bytes;
         self.computed.files.push(DataFile {

@@ -11,8 +11,8 @@ use dovetail_model::{
 use dovetail_seam::Generation;
 use tracing::{info, warn};
 
-use super::{BatchLayer, Begun, Kind, Start, known_poison, live_view, manifest, unless_cancelled};
-use crate::compute::Computed;
+use super::{BatchLayer, Begun, Start, known_poison, live_view, manifest, unless_cancelled};
+use crate::compute::{Computation, Computed};
 use crate::ledger::{self, NewGeneration};
 use crate::publish::check_epoch;
 use crate::{BatchError, StreamHandle};
@@ -90,6 +90,7 @@ impl BatchLayer {
             };
             let mut run = BatchRun::clone(run);
             ledger::end(&mut run, outcome, now);
+            run.worker = self.progress(id).and_then(|progress| progress.worker());
             run.error = match error {
                 // The outcome says it all.
                 BatchError::Cancelled => None,
@@ -123,23 +124,28 @@ impl BatchLayer {
 
     async fn execute_staged(&self, begun: &Begun) -> Result<(), BatchError> {
         let view_id = &begun.run.view;
-        let waiting = self.lanes.turn(Kind::Full, &begun.progress);
-        let turn = unless_cancelled(&begun.cancel, waiting).await?;
+        let waiting = self.seat(begun.request.mode, &begun.progress);
+        let seat = unless_cancelled(&begun.cancel, waiting).await?;
         let start = &self.start_at_turn(begun)?;
         let state = self.config.catalog.state();
         let stream = self.handle(&live_view(&state, view_id)?.def)?;
         let view = &start.target.view;
         let (base, horizon) = self.base(begun, start, &stream).await?;
-        let job = self.job(view, view_id, &stream, &begun.progress, &turn);
-        let computing = async {
-            match (begun.request.mode, &base) {
-                (RunMode::Repair, Some(base)) => {
-                    job.repair(base, &begun.request.scope, &start.exclusions)
-                        .await
-                }
-                _ => job.full(&horizon, &start.exclusions).await,
-            }
+        let exclusions = start.exclusions.clone();
+        let computation = match (begun.request.mode, &base) {
+            (RunMode::Repair, Some(base)) => Computation::Repair {
+                base: Arc::clone(base.manifest()),
+                scope: begun.request.scope.clone(),
+                exclusions,
+            },
+            _ => Computation::Full {
+                horizon: horizon.clone(),
+                exclusions,
+            },
         };
+        let assignment = self.assignment(view_id, view, &stream, computation);
+        let _unnamed = self.unnamed.of(view_id);
+        let computing = self.compute(seat, &assignment, &begun.progress);
         let computed = unless_cancelled(&begun.cancel, Box::pin(computing))
             .await
             .map_err(|error| {
@@ -153,11 +159,10 @@ impl BatchLayer {
                 let span = Span::up_to(horizon.clone());
                 error.explained(name, &stream.cell.load().stream().name, &span, &known)
             })?;
-        drop(turn);
         dovetail_log::crash_point("run:computed");
         let inputs = GenerationInputs {
             horizon: horizon.clone(),
-            raw_version: job.raw.version(),
+            raw_version: assignment.raw_version(),
             definition_hash: view.definition_hash().to_owned(),
             exclusions: start.exclusions.clone(),
             state_fingerprint: view.state_fingerprint().to_owned(),
@@ -255,7 +260,6 @@ impl BatchLayer {
         horizon: Position,
     ) -> Result<(), BatchError> {
         let now = self.config.clock.now();
-        let rows_read = begun.progress.total();
         self.commit_work(|state| {
             let view = live_view(state, &begun.run.view)?;
             let manifest = new.manifest(view, computed, now);
@@ -266,7 +270,7 @@ impl BatchLayer {
             run.raw_version = Some(manifest.inputs.raw_version);
             run.exclusions = manifest.inputs.exclusions.iter().map(|e| e.id).collect();
             run.pointer_epoch = begun.start.pointer_epoch;
-            ledger::count(&mut run, computed, rows_read);
+            ledger::count(&mut run, computed, &begun.progress);
             ledger::end(&mut run, Outcome::Staged, now);
             Ok(vec![
                 Entry::GenerationWritten {

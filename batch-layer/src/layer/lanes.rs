@@ -23,11 +23,11 @@ use std::sync::Arc;
 use datafusion::execution::TaskContext;
 use datafusion::execution::memory_pool::{FairSpillPool, MemoryLimit, MemoryPool};
 use datafusion::execution::runtime_env::RuntimeEnvBuilder;
+use dovetail_model::RunMode;
 use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::Progress;
-use crate::BatchError;
+use crate::{BatchError, Progress};
 
 /// Which of the two lanes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,6 +36,16 @@ pub(crate) enum Kind {
     Full,
     /// Whatever brings a generation forward.
     Incremental,
+}
+
+impl Kind {
+    /// That of a run of `mode`.
+    pub(crate) fn of(mode: RunMode) -> Self {
+        match mode {
+            RunMode::Full | RunMode::Repair => Self::Full,
+            RunMode::Incremental => Self::Incremental,
+        }
+    }
 }
 
 /// Both lanes of a process.

@@ -275,6 +275,7 @@ pub(super) const COLUMNS: &[Column] = &[
     }),
     Column::new("started", |run| table::to_the_second(&run["started_at"])),
     Column::new("by", |run| run["trigger"].clone()),
+    Column::new("worker", |run| run["worker"].clone()),
 ];
 
 /// How a run stands in one word: its outcome, or that it waits for other runs to have computed.

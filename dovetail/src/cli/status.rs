@@ -51,12 +51,13 @@ fn render(status: &Value) -> String {
         bytes(&memory["soft_limit_bytes"]),
         bytes(&memory["hard_limit_bytes"]),
     ));
-    let lists: [(&str, &str, &[Column]); 5] = [
+    let lists: [(&str, &str, &[Column]); 6] = [
         ("Stages", "stages", STAGES),
         ("Streams", "streams", STREAMS),
         ("Views", "views", VIEWS),
         ("Batch runs, running or staged", "runs", runs::COLUMNS),
         ("Processes that take events", "ingest", INGEST),
+        ("Workers", "workers", WORKERS),
     ];
     for (title, name, columns) in lists {
         let records = table::items(&status[name], "");
@@ -153,6 +154,26 @@ const INGEST: &[Column] = &[
     Column::new("memory", |member| bytes(&member["bytes"]).into()),
 ];
 
+const WORKERS: &[Column] = &[
+    Column::new("worker", |worker| worker["name"].clone()),
+    Column::new("runs at a time", |worker| worker["runs"].clone()),
+    Column::new("computes", |worker| {
+        let task = |task: &Value| {
+            let [mode, view, read] =
+                ["mode", "view", "rows_read"].map(|name| table::plain(&task[name], "?"));
+            format!("{mode} of {view}, {read} events read")
+        };
+        let tasks: Vec<_> = table::items(&worker["computing"], "")
+            .iter()
+            .map(task)
+            .collect();
+        match tasks.as_slice() {
+            [] => "nothing".into(),
+            tasks => tasks.join("; ").into(),
+        }
+    }),
+];
+
 /// Where a stream's events come from, and whether they do.
 fn source(stream: &Value) -> Value {
     let source = &stream["source"];
@@ -215,6 +236,10 @@ mod tests {
                 {"name": "c", "phase": "poisoned", "notes": ["view `c` cannot compute an event"]},
             ],
             "runs": [],
+            "workers": [
+                {"name": "one:8082", "runs": 1, "computing": [{"view": "a", "mode": "full", "rows_read": 70}]},
+                {"name": "two:8082", "runs": 2, "computing": []},
+            ],
         });
         insta::assert_snapshot!(render(&status), @r#"
         dovetail 0.1.0, up 61 s, catalog at 12
@@ -246,6 +271,14 @@ mod tests {
         │ c    ┆ poisoned                     ┆ -          ┆ -                ┆ -     ┆ -         ┆ -    ┆ -         ┆ -         ┆ -                   │
         └──────┴──────────────────────────────┴────────────┴──────────────────┴───────┴───────────┴──────┴───────────┴───────────┴─────────────────────┘
         c: view `c` cannot compute an event
+
+        Workers
+        ┌──────────┬────────────────┬───────────────────────────┐
+        │ worker   ┆ runs at a time ┆ computes                  │
+        ╞══════════╪════════════════╪═══════════════════════════╡
+        │ one:8082 ┆              1 ┆ full of a, 70 events read │
+        │ two:8082 ┆              2 ┆ nothing                   │
+        └──────────┴────────────────┴───────────────────────────┘
 
         bottleneck: accumulate of flights
         "#);

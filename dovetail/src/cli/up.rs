@@ -33,6 +33,7 @@ Examples:
   dovetail up --listen 0.0.0.0:8080 --tokens tokens.txt --log-format json
   dovetail up --store s3://events/dovetail --cuts 127.0.0.1:8090
   dovetail up --store s3://events/dovetail --roles serve --data replica-1 --listen 127.0.0.1:8081
+  dovetail up --store s3://events/dovetail --roles batch --data worker-1 --listen 127.0.0.1:8082 --batch-memory 4GiB
 
 A tokens file has a line for each token, name:role:secret, where the secret may be hidden:
   ops:admin:c1b8f0d6e7a94c02
@@ -81,7 +82,8 @@ pub(super) struct UpArgs {
 struct RoleArgs {
     /// What this process does of the work on a store that others work on, too. `ingest,batch,serve` is everything.
     /// `batch` has the store: it defines, recomputes and publishes. `ingest` takes its share of the partitions of the
-    /// topics that streams read. `serve` is a replica: it answers queries, and hands on all that is not a read
+    /// topics that streams read. `serve` is a replica: it answers queries, and hands on all that is not a read. `batch`
+    /// without --cuts is a worker: a replica that computes batch runs for the process that has the store
     #[arg(
         long,
         env = "DOVETAIL_ROLES",
@@ -148,6 +150,8 @@ pub enum Role {
     Replica {
         /// What it shows to others.
         peer_token: Option<String>,
+        /// Whether it computes batch runs, too, for the process that has the store.
+        computes: bool,
     },
 }
 
@@ -164,19 +168,31 @@ impl RoleArgs {
     /// What it comes to beside the other options.
     fn role(&self, up: &UpArgs) -> Result<Role, CliError> {
         let usage = |text: &str| Err(CliError::Usage(text.to_owned()));
-        if self.roles == Roles::Serve {
+        // With it, others are to reach it: then it has the store.
+        let computes = self.roles == Roles::Batch && self.cuts.is_none();
+        if computes || self.roles == Roles::Serve {
+            let (name, does) = match computes {
+                true => ("batch without --cuts", "reads and computes"),
+                false => ("serve", "reads"),
+            };
             if up.store.store.is_none() {
-                return usage(
-                    "--roles serve needs --store: that of the process that takes the events",
-                );
+                return Err(CliError::Usage(format!(
+                    "--roles {name} needs --store: that of the process that takes the events"
+                )));
             }
             if up.store.take_over || up.apply.is_some() || self.cuts.is_some() {
+                return Err(CliError::Usage(format!(
+                    "--roles {name} only {does}: --take-over, --apply and --cuts are for the process that takes the events"
+                )));
+            }
+            if computes && up.limits.speed_memory_bytes.is_some() {
                 return usage(
-                    "--roles serve only reads: --take-over, --apply and --cuts are for the process that takes the events",
+                    "--speed-memory is for processes that take the events: a worker holds none of what generations do not cover yet; --batch-memory is for what it computes",
                 );
             }
             return Ok(Role::Replica {
                 peer_token: self.peer_token.clone(),
+                computes,
             });
         }
         if self.roles == Roles::All && self.peer_token.is_some() {
@@ -187,9 +203,7 @@ impl RoleArgs {
         let Some(listen) = self.cuts else {
             return match self.roles {
                 Roles::All => Ok(Role::All { cuts: None }),
-                _ => usage(
-                    "--roles batch and --roles ingest need --cuts: others reach the process there",
-                ),
+                _ => usage("--roles ingest needs --cuts: others reach the process there"),
             };
         };
         let everywhere = [listen, up.listen]
@@ -275,16 +289,15 @@ pub struct StorePlace {
 /// What the layers may take.
 #[derive(Debug, Clone, Copy, Args)]
 pub struct Limits {
-    /// Memory of all that generations do not cover yet, such as 1GiB: at half of it incremental runs start by
-    /// themselves, at the whole of it appends wait
+    /// Memory of all that generations do not cover yet, such as 2GiB: at half of it incremental runs start by
+    /// themselves, at the whole of it appends wait [default: 1GiB]
     #[arg(
         long = "speed-memory",
         env = "DOVETAIL_SPEED_MEMORY",
         value_name = "SIZE",
-        default_value = "1GiB",
         value_parser = speed_memory
     )]
-    pub speed_memory_bytes: usize,
+    pub speed_memory_bytes: Option<usize>,
     /// Memory of all batch runs together, such as 512MiB or 2GiB: each that computes has an even share, and spills
     /// to disk beyond it
     #[arg(
@@ -326,6 +339,11 @@ pub struct Limits {
 }
 
 impl Limits {
+    /// What the speed layer may take, in bytes.
+    pub fn speed_memory(&self) -> usize {
+        self.speed_memory_bytes.unwrap_or(SPEED_MEMORY)
+    }
+
     /// Whether each batch run that computes has enough: as many incremental ones do as others.
     fn check(self) -> Result<(), CliError> {
         let least = self.batch_runs.saturating_mul(BATCH_MEMORY_MIN);
@@ -344,7 +362,7 @@ impl Limits {
 impl Default for Limits {
     fn default() -> Self {
         Self {
-            speed_memory_bytes: 1024 * MIB,
+            speed_memory_bytes: None,
             batch_memory_bytes: 512 * MIB,
             batch_runs: 1,
             cache_disk_bytes: 4096 * MIB,
@@ -469,6 +487,8 @@ fn batch_memory(text: &str) -> Result<usize, String> {
     size_from(BATCH_MEMORY_MIN, text)
 }
 
+const SPEED_MEMORY: usize = 1024 * MIB;
+
 /// Below this, appends wait for every batch run.
 const SPEED_MEMORY_MIN: usize = 64 * MIB;
 
@@ -559,7 +579,18 @@ mod tests {
         let ordered = ["--roles", "serve, ingest,batch"];
         assert!(matches!(role_of(&ordered), Ok(Role::All { cuts: None })));
         let replica = ["--roles", "serve", "--store", "s3://events"];
-        assert!(matches!(role_of(&replica), Ok(Role::Replica { .. })));
+        assert!(matches!(
+            role_of(&replica),
+            Ok(Role::Replica {
+                computes: false,
+                ..
+            })
+        ));
+        let worker = ["--roles", "batch", "--store", "s3://events"];
+        assert!(matches!(
+            role_of(&worker),
+            Ok(Role::Replica { computes: true, .. })
+        ));
         let roles = |roles| {
             [
                 ["--roles", roles],
@@ -590,7 +621,7 @@ mod tests {
         ));
         for (arguments, said) in [
             (&["--roles", "serve"][..], "needs --store"),
-            (&["--roles", "ingest"], "need --cuts"),
+            (&["--roles", "ingest"], "needs --cuts"),
             (&["--roles", "batch", "--cuts", "127.0.0.1:0"], "s3://"),
             (
                 &[
@@ -624,6 +655,22 @@ mod tests {
             (
                 &["--roles", "serve", "--store", "s3://e", "--apply", "x"],
                 "only reads",
+            ),
+            (&["--roles", "batch"], "needs --store"),
+            (
+                &["--roles", "batch", "--store", "s3://e", "--take-over"],
+                "reads and computes",
+            ),
+            (
+                &[
+                    "--roles",
+                    "batch",
+                    "--store",
+                    "s3://e",
+                    "--speed-memory",
+                    "1GiB",
+                ],
+                "holds none",
             ),
             (&["--peer-token", "x"], "does all of it"),
             (&["--advertise", "x"], "--cuts"),
@@ -664,10 +711,7 @@ mod tests {
             );
         }
         assert_eq!(batch_memory("63MiB"), Err("at least 64MiB".to_owned()));
-        assert_eq!(
-            speed_memory("1GiB"),
-            Ok(Limits::default().speed_memory_bytes)
-        );
+        assert_eq!(speed_memory("1GiB"), Ok(Limits::default().speed_memory()));
         assert_eq!(speed_memory("63MiB"), Err("at least 64MiB".to_owned()));
         let check = |mib: usize, batch_runs| {
             let limits = Limits {

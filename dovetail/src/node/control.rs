@@ -315,6 +315,8 @@ impl Node {
         if let Some(progress) = self.0.batch.progress(run.id) {
             info.waiting = progress.is_waiting();
             info.rows_read = info.rows_read.max(progress.total());
+            // The ledger knows once it has computed.
+            info.worker = info.worker.or_else(|| progress.worker());
         }
         Ok(info)
     }

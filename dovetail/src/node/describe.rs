@@ -266,6 +266,7 @@ impl Node {
                 .map(|run| self.run_info(&state, run))
                 .collect::<Result<_, _>>()?,
             ingest: inner.members.infos(&state),
+            workers: inner.workers.describe(&state),
         })
     }
 

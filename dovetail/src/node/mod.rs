@@ -32,6 +32,8 @@ mod runtimes;
 mod server;
 mod standby;
 mod streams;
+mod worker;
+mod workers;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -59,6 +61,7 @@ use crate::cli::StorePlace;
 use members::Members;
 use runtimes::Runtimes;
 use streams::Streams;
+use workers::DeskWorkers;
 
 /// What a node is told. Every limit has a default that suits a laptop.
 #[derive(Debug, Clone)]
@@ -177,6 +180,8 @@ struct Inner {
     /// The processes that take the events, where this one decides.
     members: Arc<Members>,
     batch: BatchLayer,
+    /// Processes that compute for it.
+    workers: DeskWorkers,
     engine: Engine,
     memory: Arc<SpeedMemory>,
     runtimes: Runtimes,

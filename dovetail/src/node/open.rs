@@ -12,7 +12,7 @@ use datafusion::execution::memory_pool::{FairSpillPool, GreedyMemoryPool, Memory
 use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
 use datafusion::prelude::{SessionConfig, SessionContext};
 use dovetail_batch_layer::{BatchConfig, BatchLayer, Scheduler, StartRequest};
-use dovetail_exchange::{RemoteCuts, RemoteCutsConfig, RemoteTargets};
+use dovetail_exchange::{Desk, RemoteCuts, RemoteCutsConfig, RemoteTargets};
 use dovetail_log::CommittedBatch;
 use dovetail_log::catalog::{Catalog, Held};
 use dovetail_log::embedded::{EmbeddedLog, FsDisk, LogOptions, ONLY_PARTITION};
@@ -51,6 +51,7 @@ use super::members::Members;
 use super::open_stream::{ArchivePolicy, OpenStream, QUEUE, QUEUE_BYTES};
 use super::runtimes::Runtimes;
 use super::streams::{MemoryPressure, Streams};
+use super::workers::DeskWorkers;
 use super::{CacheBytes, Duty, Inner, Node, NodeConfig};
 use crate::cli::StorePlace;
 
@@ -170,6 +171,7 @@ impl Node {
         let query_runtime = engine_runtime(&data_dir, query_pool, &queried)?;
         let batch_pool = Arc::new(FairSpillPool::new(config.batch_memory_bytes));
         let batch_runtime = engine_runtime(&data_dir, batch_pool, &store)?;
+        let workers = DeskWorkers(Desk::default());
         let batch = BatchLayer::new(BatchConfig {
             catalog: Arc::clone(&catalog),
             store: Arc::clone(&store),
@@ -179,6 +181,7 @@ impl Node {
             task: task_context(batch_runtime, config.partitions),
             partitions: config.partitions,
             runs: config.batch_runs,
+            workers: Arc::new(workers.clone()),
         });
         let cuts = RemoteCuts::new(RemoteCutsConfig {
             catalog: Arc::clone(&catalog),
@@ -215,6 +218,7 @@ impl Node {
             cuts,
             members,
             batch,
+            workers,
             engine,
             memory,
             runtimes,
@@ -786,7 +790,7 @@ pub(super) fn engine_runtime(
     Ok(runtime)
 }
 
-fn task_context(runtime: Arc<RuntimeEnv>, partitions: usize) -> Arc<TaskContext> {
+pub(super) fn task_context(runtime: Arc<RuntimeEnv>, partitions: usize) -> Arc<TaskContext> {
     let config = SessionConfig::new().with_target_partitions(partitions);
     SessionContext::new_with_config_rt(config, runtime).task_ctx()
 }

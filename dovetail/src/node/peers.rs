@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What this process is to replicas: where it says that it is, and the cuts that it hands out.
+//! What this process is to replicas and workers: where it says that it is, and the cuts and the work that it hands out.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -131,6 +131,7 @@ impl Node {
                 Arc::clone(&inner.config.clock),
                 permits(auth),
             );
+            let server = server.with_work(inner.workers.0.clone());
             info!(cuts = %endpoints.cuts, http = %endpoints.http, "reached by other processes");
             self.hand_out(server, listener, stop);
         }

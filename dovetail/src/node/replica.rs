@@ -3,8 +3,8 @@
 //!
 //! Purpose: more readers than one process can serve, none of which can make an answer wrong: a replica holds nothing
 //! but caches. Collaborators: the catalog on the store names the process that takes the events; `dovetail-exchange`
-//! takes cuts of it. Invariants: it writes nothing to the store, and works where it may only read. Non-goals: taking
-//! over from that process.
+//! takes cuts of it. Invariants: it writes nothing to the store, and works where it may only read; unless it computes, too
+//! ([`super::worker`]). Non-goals: taking over from that process.
 
 use std::future::pending;
 use std::path::PathBuf;
@@ -15,11 +15,13 @@ use async_trait::async_trait;
 use datafusion::execution::memory_pool::GreedyMemoryPool;
 use dovetail_exchange::{PeerToken, RemoteCuts, RemoteCutsConfig};
 use dovetail_log::catalog::Catalog;
-use dovetail_log::object::Usage;
+use dovetail_log::object::{StoreUrl, Usage};
 use dovetail_model::{CatalogState, Clock, Problem, ProblemKind};
 use dovetail_seam::Meter;
 use dovetail_serving_layer::engine::{Engine, QuerySession};
 use dovetail_serving_layer::ports::{Elsewhere, ReadPorts};
+use object_store::ObjectStore;
+use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::{info, warn};
@@ -45,17 +47,25 @@ pub(super) struct ReplicaConfig {
     pub(super) cache_bytes: CacheBytes,
     /// What it shows to the process that takes the events.
     pub(super) peer_token: Option<String>,
+    /// Whether it computes, too, and so writes files.
+    pub(super) computes: bool,
 }
 
 /// One replica. Its threads end with it.
 #[derive(Debug)]
 pub(super) struct Replica {
     /// Held for as long as it lives.
-    _data_dir: DataDir,
+    data_dir: DataDir,
+    url: StoreUrl,
+    /// The store, without what queries keep of it at hand.
+    store: Arc<dyn ObjectStore>,
+    clock: Arc<dyn Clock>,
+    token: PeerToken,
+    partitions: usize,
     catalog: Arc<Catalog>,
     cuts: RemoteCuts,
     engine: Engine,
-    _runtimes: Runtimes,
+    runtimes: Runtimes,
 }
 
 impl Replica {
@@ -73,29 +83,36 @@ impl Replica {
             partitions,
             ..
         } = NodeConfig::new(config.data);
-        let store = open_place(&config.store, Usage::Reading, &Arc::default())?;
+        let usage = if config.computes {
+            Usage::Adding
+        } else {
+            Usage::Reading
+        };
+        let store = open_place(&config.store, usage, &Arc::default())?;
         let catalog = Arc::new(Catalog::open(Arc::clone(&store), Arc::clone(&clock)).await?);
         let runtimes = Runtimes::new(partitions).map_err(|source| NodeError::Io {
             action: "start threads",
             source,
         })?;
+        let token = PeerToken::new(config.peer_token.as_deref());
         let cuts = RemoteCuts::new(RemoteCutsConfig {
             catalog: Arc::clone(&catalog),
             store: Arc::clone(&store),
             clock: Arc::clone(&clock) as Arc<dyn Clock>,
-            token: PeerToken::new(config.peer_token.as_deref()),
+            token: token.clone(),
             runtime: runtimes.query(),
         });
         let pool = Arc::new(GreedyMemoryPool::new(query_memory_bytes));
-        let queried = match cache {
-            Some(cache) => cache.filling(store),
-            None => store,
+        // What is computed reads everything once, and pushes nothing out.
+        let (store, queried) = match cache {
+            Some(cache) => (cache.sparing(Arc::clone(&store)), cache.filling(store)),
+            None => (Arc::clone(&store), store),
         };
         let runtime = engine_runtime(&data_dir, pool, &queried)?;
         let engine = Engine::new(
             Arc::clone(&catalog),
             Arc::new(cuts.clone()),
-            clock,
+            Arc::clone(&clock),
             QuerySession::new(runtime, partitions)?,
             runtimes.query(),
         );
@@ -108,12 +125,49 @@ impl Replica {
             None => warn!("nothing has written to this store yet: a replica of nothing"),
         }
         Ok(Self {
-            _data_dir: data_dir,
+            data_dir,
+            url: config.store.url,
+            store,
+            clock,
+            token,
+            partitions,
             catalog,
             cuts,
             engine,
-            _runtimes: runtimes,
+            runtimes,
         })
+    }
+
+    /// The store and where it is.
+    pub(super) fn store(&self) -> (&StoreUrl, &Arc<dyn ObjectStore>) {
+        (&self.url, &self.store)
+    }
+
+    pub(super) fn data_dir(&self) -> &DataDir {
+        &self.data_dir
+    }
+
+    pub(super) fn clock(&self) -> Arc<dyn Clock> {
+        Arc::clone(&self.clock)
+    }
+
+    pub(super) fn catalog(&self) -> &Arc<Catalog> {
+        &self.catalog
+    }
+
+    /// What it shows to the process that takes the events.
+    pub(super) fn peer_token(&self) -> PeerToken {
+        self.token.clone()
+    }
+
+    /// Parallelism of a query, or of a run.
+    pub(super) fn partitions(&self) -> usize {
+        self.partitions
+    }
+
+    /// Threads that yield to those of queries.
+    pub(super) fn batch_runtime(&self) -> Handle {
+        self.runtimes.batch()
     }
 
     /// What it answers.

@@ -19,7 +19,8 @@ use super::membership::OfMember;
 use super::peers::{Joined, Peers};
 use super::replica::{Replica, ReplicaConfig};
 use super::standby::stand_by;
-use super::{CacheBytes, Duty, Node, NodeConfig};
+use super::worker::{WorkerConfig, open_worker};
+use super::{CacheBytes, Duty, Node, NodeConfig, NodeError};
 use crate::cli::{CutsPlace, DefinitionFile, Role, Server, Serving, UpOptions};
 
 /// Starts nodes for `dovetail up` and `dovetail demo`.
@@ -48,15 +49,24 @@ async fn serve(options: UpOptions, serving: Serving) -> Result<(), Problem> {
         Role::All { cuts } => (Duty::Everything, cuts, None),
         Role::Decides { cuts, peer_token } => (Duty::Decides, Some(cuts), peer_token),
         Role::Ingests { cuts, peer_token } => (Duty::Ingests, Some(cuts), peer_token),
-        Role::Replica { peer_token } => {
+        Role::Replica {
+            peer_token,
+            computes,
+        } => {
             let store = options.store.expect("a replica is told of a store");
             let config = ReplicaConfig {
                 data: options.data,
                 store,
                 cache_bytes,
                 peer_token,
+                computes,
             };
-            return serve_reads(config, auth, listener, serving).await;
+            let worker = computes.then_some(WorkerConfig {
+                batch_memory_bytes: limits.batch_memory_bytes,
+                batch_runs: limits.batch_runs,
+                address: listener.local_addr().map_err(Problem::internal)?,
+            });
+            return serve_reads(config, worker, auth, listener, serving).await;
         }
     };
     let mut config = NodeConfig {
@@ -67,7 +77,7 @@ async fn serve(options: UpOptions, serving: Serving) -> Result<(), Problem> {
         batch_memory_bytes: limits.batch_memory_bytes,
         batch_runs: limits.batch_runs,
         cache_bytes,
-        ..NodeConfig::new(options.data).with_speed_memory(limits.speed_memory_bytes)
+        ..NodeConfig::new(options.data).with_speed_memory(limits.speed_memory())
     };
     if duty == Duty::Decides && !config.takes_over {
         // Nobody is answered meanwhile: whoever asks is to ask another one.
@@ -192,25 +202,40 @@ async fn take_share(
     Ok(())
 }
 
-/// A replica, from start to end: it leaves nothing behind.
+/// A replica, and the worker that it may be too, from start to end: it leaves nothing behind.
 async fn serve_reads(
     config: ReplicaConfig,
+    worker: Option<WorkerConfig>,
     auth: AuthConfig,
     listener: TcpListener,
     serving: Serving,
 ) -> Result<(), Problem> {
     let address = listener.local_addr().map_err(Problem::internal)?;
-    let Some(opened) = unless_stopped(Replica::open(config), &serving.shutdown).await else {
+    let opening = async move {
+        let replica = Replica::open(config).await?;
+        let hand = match worker {
+            Some(worker) => Some(open_worker(worker, &replica).await?),
+            None => None,
+        };
+        Ok::<_, NodeError>((replica, hand))
+    };
+    let Some(opened) = unless_stopped(opening, &serving.shutdown).await else {
         return Ok(());
     };
-    let replica = opened.map_err(Problem::internal)??;
+    let (replica, hand) = opened.map_err(Problem::internal)??;
     let _following = replica.follow(serving.shutdown.child_token());
     // Nobody waits for the address when the caller has given up already.
     let _ = serving.ready.send(address);
     let served = Served::Reads(replica.ports());
     let config = http::ServerConfig::default();
-    let stopped = serving.shutdown.cancelled_owned();
-    http::serve(listener, served, ApiConfig { auth }, config, stopped).await;
+    let stopped = serving.shutdown.clone().cancelled_owned();
+    let working = async {
+        if let Some(hand) = hand {
+            hand.work(serving.shutdown.clone()).await;
+        }
+    };
+    let requests_end = http::serve(listener, served, ApiConfig { auth }, config, stopped);
+    let (_, ()) = tokio::join!(requests_end, working);
     tracing::info!("stopped");
     Ok(())
 }

@@ -30,3 +30,4 @@ mod roles;
 mod sql_files;
 mod support;
 mod up;
+mod workers;

@@ -48,10 +48,29 @@ impl Place {
     }
 
     pub(crate) async fn replica(&self, name: &str, more: &[&str]) -> Server {
+        self.beside(name, "serve", more, &[]).await
+    }
+
+    /// A process of one role beside the taker, with variables of its own.
+    pub(crate) async fn beside(
+        &self,
+        name: &str,
+        role: &str,
+        more: &[&str],
+        variables: &[(&str, &str)],
+    ) -> Server {
         let store = self.store();
-        let arguments = ["--store", &store, "--roles", "serve"];
+        let arguments = ["--store", &store, "--roles", role];
         let arguments: Vec<&str> = arguments.iter().chain(more).copied().collect();
-        start(&self.directory(name), &arguments).await
+        let started = Server::start_with(&self.directory(name), &arguments, variables).await;
+        started.expect("it starts")
+    }
+
+    /// A file of tokens.
+    pub(crate) fn tokens(&self, text: &str) -> std::path::PathBuf {
+        let file = self.home.path().join("tokens");
+        std::fs::write(&file, text).unwrap();
+        file
     }
 }
 
@@ -283,8 +302,7 @@ async fn without_whoever_takes_the_events_generations_answer_and_nothing_else() 
 async fn tokens_hold_between_processes_as_before_them() {
     let place = Place::new();
     let (admin, reader) = ("c1b8f0d6e7a94c02aa", "5f0e9a7d33b14e55bb");
-    let file = place.home.path().join("tokens");
-    std::fs::write(&file, format!("ops:admin:{admin}\nreplica:read:{reader}\n")).unwrap();
+    let file = place.tokens(&format!("ops:admin:{admin}\nreplica:read:{reader}\n"));
     let tokens = ["--tokens", file.to_str().unwrap()];
     let taker = place.taker(&tokens).await;
     let shows = ["--peer-token", reader].into_iter().chain(tokens);

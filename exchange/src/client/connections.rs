@@ -94,13 +94,13 @@ impl Failed {
 
 /// One connection to each process.
 #[derive(Debug)]
-pub(super) struct Connections {
+pub(crate) struct Connections {
     token: PeerToken,
     known: Mutex<HashMap<String, Channel>>,
 }
 
 impl Connections {
-    pub(super) fn new(token: PeerToken) -> Self {
+    pub(crate) fn new(token: PeerToken) -> Self {
         Self {
             token,
             known: Mutex::default(),
@@ -108,7 +108,7 @@ impl Connections {
     }
 
     /// A client on the one connection to `url`.
-    pub(super) fn client(&self, url: &str) -> Result<FlightClient, Problem> {
+    pub(crate) fn client(&self, url: &str) -> Result<FlightClient, Problem> {
         let channel = self.channel(url)?;
         // Rows may be of any size: a message holds at least one.
         let service = FlightServiceClient::new(channel).max_decoding_message_size(usize::MAX);

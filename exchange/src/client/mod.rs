@@ -25,12 +25,11 @@ use tokio::time::{Instant, sleep, timeout};
 use tracing::warn;
 
 use crate::wire::{Heard, RELEASE, REPORT, Report, TakeCut, TakenCut};
-use connections::{
-    ANSWER_WAIT, Connections, Failed, Peer, failed, json, slow, unavailable, understood,
-};
+use connections::{ANSWER_WAIT, Failed, Peer, failed, json, slow, unavailable, understood};
 use fetch::Asker;
 use peers::{Peers, decider};
 
+pub(crate) use connections::Connections;
 pub use connections::PeerToken;
 pub use targets::RemoteTargets;
 

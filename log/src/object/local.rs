@@ -87,11 +87,12 @@ impl LocalStore {
 }
 
 impl LocalStore {
-    /// Opens the store at `root` for one that writes nothing, beside the one that does.
+    /// Opens the store at `root` beside the one that has it, for one that writes nothing but files under names that
+    /// nobody else gives. What it leaves unfinished, the next [`LocalStore::open`] removes.
     ///
     /// # Errors
     /// When the directory cannot be read; the message names the path.
-    pub fn open_to_read(root: impl AsRef<FilePath>) -> Result<Self> {
+    pub fn open_beside(root: impl AsRef<FilePath>) -> Result<Self> {
         let root = root.as_ref();
         let root = root
             .canonicalize()

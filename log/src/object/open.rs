@@ -84,6 +84,8 @@ impl<'a> FromIterator<(&'a str, &'a str)> for Environment {
 pub enum Usage {
     /// It writes, as the only one, and reads.
     Writing,
+    /// It adds files beside that one, each under a name that nobody else gives, and reads.
+    Adding,
     /// It only reads, beside the one that writes.
     Reading,
 }
@@ -172,7 +174,7 @@ pub fn open_store(
         Place::Directory(directory) => {
             let opened = match usage {
                 Usage::Writing => LocalStore::open(directory),
-                Usage::Reading => LocalStore::open_to_read(directory),
+                Usage::Adding | Usage::Reading => LocalStore::open_beside(directory),
             };
             let store = opened.map_err(|error| wrong(error.to_string()))?;
             return Ok(Arc::new(store));

@@ -48,6 +48,26 @@ fn a_directory_is_open_once() {
     LocalStore::open(dir.path()).unwrap();
 }
 
+/// As a worker does beside the process that has the store: neither takes anything from the other.
+#[tokio::test]
+async fn files_are_added_beside_the_one_that_has_the_directory() {
+    let dir = tempfile::tempdir().unwrap();
+    let owner = LocalStore::open(dir.path()).unwrap();
+    let under_way = dir.path().join("x#7");
+    std::fs::write(&under_way, "half").unwrap();
+    let beside = LocalStore::open_beside(dir.path()).unwrap();
+    let (ours, theirs) = (Path::from("a/ours"), Path::from("a/theirs"));
+    owner.put(&ours, "1".into()).await.unwrap();
+    beside.put(&theirs, "2".into()).await.unwrap();
+    for store in [&owner, &beside] {
+        for (path, content) in [(&ours, "1"), (&theirs, "2")] {
+            let read = store.get(path).await.unwrap().bytes().await.unwrap();
+            assert_eq!(read, content);
+        }
+    }
+    assert!(under_way.exists());
+}
+
 #[tokio::test]
 async fn every_path_cleans_up_its_staged_file() {
     let dir = tempfile::tempdir().unwrap();

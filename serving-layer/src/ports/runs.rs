@@ -122,6 +122,9 @@ pub struct RunInfo {
     pub error: Option<String>,
     /// Who asked.
     pub trigger: String,
+    /// The worker that computes it, or computed it; none where the process that takes the events did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub worker: Option<String>,
 }
 
 impl RunInfo {
@@ -153,6 +156,7 @@ impl RunInfo {
             ended_at: run.ended_at.map(|at| iso_us(at.timestamp_micros())),
             error: run.error.clone(),
             trigger: run.trigger.clone(),
+            worker: run.worker.clone(),
         }
     }
 }

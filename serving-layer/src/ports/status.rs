@@ -390,6 +390,9 @@ pub struct Status {
     /// The processes that take the events for this one, in order of their shares.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub ingest: Vec<IngestInfo>,
+    /// Processes that compute batch runs for this one.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub workers: Vec<WorkerInfo>,
 }
 
 /// A process that takes a share of the events for another.
@@ -407,4 +410,26 @@ pub struct IngestInfo {
     pub silent_ms: Option<u64>,
     /// Bytes of runs and tails that it holds in memory.
     pub bytes: u64,
+}
+
+/// A process that computes batch runs for another.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WorkerInfo {
+    /// Its host and the port of its API.
+    pub name: String,
+    /// How many full or repair runs it computes at a time, and how many incremental ones beside them.
+    pub runs: u64,
+    /// What it computes.
+    pub computing: Vec<WorkerTaskInfo>,
+}
+
+/// What a worker computes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WorkerTaskInfo {
+    /// The view.
+    pub view: String,
+    /// `full` or `repair`; `incremental` for whatever brings a generation forward.
+    pub mode: RunMode,
+    /// Rows read from the raw log, by all passes so far.
+    pub rows_read: u64,
 }

@@ -103,6 +103,15 @@ impl Server {
         kib.expect("a peak").trim().parse::<usize>().unwrap() * 1024
     }
 
+    /// Whether it stands still.
+    pub(crate) fn is_frozen(&self) -> bool {
+        let path = format!("/proc/{}/stat", self.child.id().expect("it runs"));
+        let stat = std::fs::read_to_string(path).unwrap();
+        // Behind the name, which may hold anything.
+        let (_, rest) = stat.rsplit_once(") ").expect("a name");
+        rest.starts_with('T')
+    }
+
     /// Kills it as `kill -9` does.
     pub(crate) async fn kill(mut self) {
         self.child.start_kill().unwrap();

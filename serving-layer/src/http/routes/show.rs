@@ -123,6 +123,7 @@ async fn runs(ports: &Ports) -> Result<Answer, Problem> {
         .double("seconds", runs.iter().map(|r| r.seconds))
         .text("started_at", runs.iter().map(|r| r.started_at.clone()))
         .text("trigger", runs.iter().map(|r| r.trigger.clone()))
+        .maybe_text("worker", runs.iter().map(|r| r.worker.clone()))
         .maybe_text("error", runs.iter().map(|r| r.error.clone()))
         .answer()
 }

@@ -405,6 +405,7 @@ fn run_info(id: RunId, outcome: Outcome) -> RunInfo {
         ended_at: None,
         error: None,
         trigger: "user".to_owned(),
+        worker: None,
     }
 }
 
@@ -504,6 +505,7 @@ impl Control for Fake {
             views: vec![],
             runs: vec![],
             ingest: vec![],
+            workers: vec![],
         })
     }
 
