@@ -3,6 +3,7 @@
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::time::Duration;
 
 use rustix::process::{Signal, getpid, kill_process};
 
@@ -11,6 +12,9 @@ const OFF: u8 = 1;
 const ARMED: u8 = 2;
 
 static STATE: AtomicU8 = AtomicU8::new(UNKNOWN);
+/// A signal takes no longer, however busy the machine is.
+const STOPS_WITHIN: Duration = Duration::from_secs(2);
+
 static PLANS: OnceLock<Plans> = OnceLock::new();
 
 /// Marks a place where durability is decided. For process tests only.
@@ -44,6 +48,8 @@ fn reached(name: &str) {
     if due(stops) {
         // One that cannot be stopped goes on: the test that waits for it says so.
         let _ = kill_process(getpid(), Signal::STOP);
+        // The signal goes to any thread, which stops the others: this one must not get past the place meanwhile.
+        std::thread::sleep(STOPS_WITHIN);
     }
 }
 

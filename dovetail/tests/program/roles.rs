@@ -193,6 +193,44 @@ async fn ingest_divides_the_partitions_and_every_process_answers_exactly() {
     assert_eq!(lags.map(Vec::len), Some(4), "{status}");
 }
 
+/// Which process takes the events makes no difference to one that computes.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_computes_for_the_process_that_decides() {
+    let seed = rand::random();
+    println!("seed {seed}");
+    let mut random = StdRng::seed_from_u64(seed);
+    let broker = Broker::start();
+    broker.create_topic(TOPIC, 2);
+    let mut oracle = Oracle::new(broker.transactional("t-0"), 2);
+    let place = Place::new();
+    let batch = place.batch().await;
+    let one = place.ingest("one").await;
+    let worker = place.start("worker", &["--roles", "batch"]).await;
+    let calls = batch.calls();
+    calls.sql(&create(&broker), json!({})).await.unwrap();
+    calls.sql(VIEW, json!({})).await.unwrap();
+    let there = async {
+        while calls.get("/v1/status").await.unwrap()["workers"][0].is_null() {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    let there = tokio::time::timeout(HANGS, there).await;
+    there.expect("the worker is known");
+    for _ in 0..2 {
+        oracle.transact(&mut random, true);
+        complete(&oracle, &calls).await;
+        let run = calls.recompute("digits", &json!({})).await.unwrap();
+        assert_eq!(run["outcome"], "promoted", "{run}");
+        assert!(run["worker"].is_string(), "{run}");
+        answered(&oracle, &worker.calls(), &json!({"layer": "batch"})).await;
+        complete(&oracle, &worker.calls()).await;
+    }
+    for process in [worker, one, batch] {
+        process.terminate();
+        assert_eq!(process.died().await.code(), Some(0));
+    }
+}
+
 /// Producer, ingest twice, batch, serve twice behind HAProxy; and everything that can go wrong.
 #[tokio::test(flavor = "multi_thread")]
 async fn answers_equal_what_was_committed_while_processes_die_and_the_topic_grows() {
