@@ -4,7 +4,7 @@
 //! Purpose: `POST /v1/streams/{s}` on a stream that reads a topic. Collaborators: the node hands in what [`compose`]
 //! made of a body; librdkafka's transactional producer does the work.
 //! Invariants: a request is within one transaction, and is answered only when that is committed. An idempotency key
-//! commits in the transaction of its events. Each key belongs to one of [`LANES`] lanes, by its hash. A lane is a
+//! commits in the transaction of its events. Each key belongs to one of `LANES` lanes, by its hash. A lane is a
 //! thread, a `transactional.id` and a partition of the keys' topic; whoever initialises the id last is the only one
 //! who can commit there (Kafka fences all others), and reads the partition to its end before it decides anything.
 //! Non-goals: creating the stream's topic; formats that need a schema registry.
