@@ -33,6 +33,7 @@ mod registered;
 mod sink;
 mod text;
 mod time;
+mod unread;
 
 use std::sync::Arc;
 

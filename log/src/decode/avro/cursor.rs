@@ -2,41 +2,33 @@
 //! Avro's binary encoding, byte by byte.
 
 use crate::decode::fault::{Outcome, worded};
+use crate::decode::unread::{Unread, zigzag};
 
-/// The bytes of a message that were not read yet.
+/// The values of a message that were not read yet.
 pub(super) struct Cursor<'a> {
-    rest: &'a [u8],
+    unread: Unread<'a>,
 }
 
 impl<'a> Cursor<'a> {
     pub(super) fn new(bytes: &'a [u8]) -> Self {
-        Self { rest: bytes }
+        Self {
+            unread: Unread::new(bytes),
+        }
     }
 
     /// Bytes that are left.
     pub(super) fn left(&self) -> usize {
-        self.rest.len()
+        self.unread.rest().len()
     }
 
     #[inline]
     pub(super) fn take(&mut self, count: usize) -> Outcome<&'a [u8]> {
-        match self.rest.split_at_checked(count) {
-            Some((taken, rest)) => {
-                self.rest = rest;
-                Ok(taken)
-            }
-            None => cut_off(),
-        }
+        self.unread.take(count)
     }
 
+    #[inline]
     pub(super) fn array<const N: usize>(&mut self) -> Outcome<[u8; N]> {
-        match self.rest.split_first_chunk::<N>() {
-            Some((taken, rest)) => {
-                self.rest = rest;
-                Ok(*taken)
-            }
-            None => cut_off(),
-        }
+        self.unread.array()
     }
 
     pub(super) fn boolean(&mut self) -> Outcome<bool> {
@@ -50,11 +42,10 @@ impl<'a> Cursor<'a> {
     /// A zigzag integer of so many bits.
     #[inline]
     pub(super) fn integer(&mut self, bits: u32) -> Outcome<i64> {
-        if let [byte @ ..0x80, rest @ ..] = self.rest {
-            self.rest = rest;
-            return Ok(zigzag(u64::from(*byte)));
+        match self.unread.short_varint() {
+            Some(value) => Ok(zigzag(value)),
+            None => self.long_integer(bits),
         }
-        self.long_integer(bits)
     }
 
     fn long_integer(&mut self, bits: u32) -> Outcome<i64> {
@@ -91,15 +82,4 @@ impl<'a> Cursor<'a> {
             _ => worded(format!("`{index}` is no index into the {count} {of}")),
         }
     }
-}
-
-#[inline]
-fn zigzag(value: u64) -> i64 {
-    // The low bit is the sign, the others the value or its complement.
-    (value >> 1).cast_signed() ^ -(value & 1).cast_signed()
-}
-
-#[cold]
-fn cut_off<T>() -> Outcome<T> {
-    worded("the message is cut off, or written with another schema".to_owned())
 }

@@ -21,9 +21,10 @@ use dovetail_model::EpochUnit;
 use super::budget::Budget;
 use super::column::{Column, Row, Values, end_of};
 use super::fault::{Outcome, What, fault, worded};
+use super::unread::zigzag;
 pub(super) use plan::Plan;
 use plan::{Absent, FieldPlan, Many, MessagePlan, Read, Scalar};
-use wire::{Raw, Wire, zigzag};
+use wire::{Raw, Wire};
 
 /// Deepest nesting of a message's declaration.
 const MAX_PATH: usize = 32;

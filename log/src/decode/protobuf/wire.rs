@@ -2,6 +2,7 @@
 //! Protobuf's wire format: fields by their numbers, their values not yet read.
 
 use crate::decode::fault::{Outcome, worded};
+use crate::decode::unread::Unread;
 
 /// Deepest nesting of groups, the old form of a message that ends at a mark.
 const MAX_GROUP_DEPTH: usize = 100;
@@ -18,23 +19,25 @@ pub(super) enum Raw<'a> {
     Group(&'a [u8]),
 }
 
-/// The bytes of a message that were not read yet.
+/// The fields of a message that were not read yet.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Wire<'a> {
-    rest: &'a [u8],
+    unread: Unread<'a>,
 }
 
 impl<'a> Wire<'a> {
     pub(super) fn new(bytes: &'a [u8]) -> Self {
-        Self { rest: bytes }
+        Self {
+            unread: Unread::new(bytes),
+        }
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.rest.is_empty()
+        self.rest().is_empty()
     }
 
     pub(super) fn rest(&self) -> &'a [u8] {
-        self.rest
+        self.unread.rest()
     }
 
     /// The next field: its number and value.
@@ -70,9 +73,9 @@ impl<'a> Wire<'a> {
         if depth > MAX_GROUP_DEPTH {
             return worded("it is nested too deep".to_owned());
         }
-        let start = self.rest;
+        let start = self.rest();
         loop {
-            let before = self.rest.len();
+            let before = self.rest().len();
             let (inner, kind) = self.tag()?;
             if kind != 4 {
                 self.value(inner, kind, depth + 1)?;
@@ -86,9 +89,8 @@ impl<'a> Wire<'a> {
 
     #[inline]
     pub(super) fn varint(&mut self) -> Outcome<u64> {
-        if let [byte @ ..0x80, rest @ ..] = self.rest {
-            self.rest = rest;
-            return Ok(u64::from(*byte));
+        if let Some(value) = self.unread.short_varint() {
+            return Ok(value);
         }
         let mut value = 0_u64;
         for shift in (0..64).step_by(7) {
@@ -107,34 +109,11 @@ impl<'a> Wire<'a> {
     #[inline]
     pub(super) fn bytes(&mut self) -> Outcome<&'a [u8]> {
         let length = usize::try_from(self.varint()?).unwrap_or(usize::MAX);
-        match self.rest.split_at_checked(length) {
-            Some((taken, rest)) => {
-                self.rest = rest;
-                Ok(taken)
-            }
-            None => cut_off(),
-        }
+        self.unread.take(length)
     }
 
     #[inline]
     pub(super) fn array<const N: usize>(&mut self) -> Outcome<[u8; N]> {
-        match self.rest.split_first_chunk::<N>() {
-            Some((taken, rest)) => {
-                self.rest = rest;
-                Ok(*taken)
-            }
-            None => cut_off(),
-        }
+        self.unread.array()
     }
-}
-
-/// An integer whose low bit is its sign.
-#[inline]
-pub(super) fn zigzag(value: u64) -> i64 {
-    (value >> 1).cast_signed() ^ -(value & 1).cast_signed()
-}
-
-#[cold]
-fn cut_off<T>() -> Outcome<T> {
-    worded("the message is cut off, or written with another schema".to_owned())
 }
