@@ -15,7 +15,9 @@
 //! takes them, each over the same catalog and the same store.
 //! Invariants: the reader's catalog is at least as new as the cut, so each generation that the cut names is known;
 //! a cut of an epoch that is over is refused by the reader. What the server holds for readers is bounded in number and
-//! in time. Non-goals: writing anything; deciding what a definition means.
+//! in time. Where several processes take the events, a reader asks all of them, in one epoch and under the same generations, and the
+//! one that decides takes the targets of batch runs of them ([`Member`], [`RemoteTargets`]). Non-goals: writing anything; deciding what a
+//! definition means.
 
 mod client;
 mod filter;

@@ -41,8 +41,8 @@ use tonic::{Request, Response, Status, Streaming};
 
 use crate::filter::KeyFilter;
 use crate::wire::{
-    Fetch, Heard, MOVED, Part as FetchPart, RELEASE, RELEASE_TARGET, REPORT, RUN_COLUMN, Report,
-    TARGET, TakeCut, TakeTarget, TakenCut, TakenRun, TakenTarget, TakenView, status_of,
+    Fetch, Heard, MOVED, Part, RELEASE, RELEASE_TARGET, REPORT, RUN_COLUMN, Report, TARGET,
+    TakeCut, TakeTarget, TakenCut, TakenRun, TakenTarget, TakenView, status_of,
 };
 use crate::work::{ANSWER, BEAT, Desk};
 
@@ -73,7 +73,7 @@ pub struct CutServer {
     clock: Arc<dyn Clock>,
     reads: Permits,
     peers: Permits,
-    part: Part,
+    role: Role,
     held: Arc<Mutex<HashMap<u64, Held>>>,
     /// Who works for this process.
     work: Option<Desk>,
@@ -81,7 +81,7 @@ pub struct CutServer {
 
 /// What this process does of what others need.
 #[derive(Clone)]
-enum Part {
+enum Role {
     /// It has the store, and takes the events where no others do.
     Decider {
         epoch: StoreEpoch,
@@ -97,11 +97,8 @@ pub trait Member: Send + Sync + fmt::Debug {
     /// The epoch in which its streams are open.
     fn epoch(&self) -> IngestEpoch;
 
-    /// Follows the catalog at least up to `sequence`.
-    ///
-    /// # Errors
-    /// `Unavailable` when the catalog cannot be read, or a stream is not open as it says yet.
-    async fn follow(&self, sequence: u64) -> Result<(), Problem>;
+    /// Follows the catalog at least up to `sequence`. A stream that cannot be opened as it says is missing then.
+    async fn follow(&self, sequence: u64);
 
     /// Takes a target on its share of a stream.
     ///
@@ -152,16 +149,8 @@ impl CutServer {
         clock: Arc<dyn Clock>,
         (reads, peers): (Permits, Permits),
     ) -> Self {
-        Self {
-            cells,
-            catalog,
-            clock,
-            reads,
-            peers,
-            part: Part::Decider { epoch, reports },
-            held: Arc::default(),
-            work: None,
-        }
+        let role = Role::Decider { epoch, reports };
+        Self::of(cells, catalog, role, clock, (reads, peers))
     }
 
     /// A server of the cuts of `cells`, which are those of a `member`, over the `catalog` that it follows.
@@ -172,13 +161,23 @@ impl CutServer {
         clock: Arc<dyn Clock>,
         (reads, peers): (Permits, Permits),
     ) -> Self {
+        Self::of(cells, catalog, Role::Member(member), clock, (reads, peers))
+    }
+
+    fn of(
+        cells: Arc<dyn Cells>,
+        catalog: Arc<Catalog>,
+        role: Role,
+        clock: Arc<dyn Clock>,
+        (reads, peers): (Permits, Permits),
+    ) -> Self {
         Self {
             cells,
             catalog,
             clock,
             reads,
             peers,
-            part: Part::Member(member),
+            role,
             held: Arc::default(),
             work: None,
         }
@@ -235,10 +234,10 @@ impl CutServer {
     /// Whether `ingest` is the division of the partitions that this process knows, and its catalog goes up to
     /// `sequence`.
     async fn keep_up(&self, ingest: IngestEpoch, sequence: u64) -> Result<(), Problem> {
-        let ours = match &self.part {
-            Part::Decider { .. } => self.catalog.state().ingest.epoch,
-            Part::Member(member) => {
-                member.follow(sequence).await?;
+        let ours = match &self.role {
+            Role::Decider { .. } => self.catalog.state().ingest.epoch,
+            Role::Member(member) => {
+                member.follow(sequence).await;
                 member.epoch()
             }
         };
@@ -276,9 +275,9 @@ impl CutServer {
         let until = Duration::from_millis(asked.hold_ms).min(LONGEST_HOLD);
         let number = self.hold(HeldFor::Question(Arc::new(held)), until)?;
         let behind = asked.ends.iter();
-        let epoch = match &self.part {
-            Part::Decider { epoch, .. } => *epoch,
-            Part::Member(_) => catalog.epoch(),
+        let epoch = match &self.role {
+            Role::Decider { epoch, .. } => *epoch,
+            Role::Member(_) => catalog.epoch(),
         };
         Ok(TakenCut {
             epoch,
@@ -295,7 +294,7 @@ impl CutServer {
     }
 
     async fn target(&self, asked: TakeTarget) -> Result<TakenTarget, Problem> {
-        let Part::Member(member) = &self.part else {
+        let Role::Member(member) = &self.role else {
             return Err(Problem::conflict(
                 "this process takes no targets for others",
             ));
@@ -303,9 +302,9 @@ impl CutServer {
         self.keep_up(asked.ingest, asked.sequence).await?;
         let target = member.target(&asked).await?;
         let position = target.position().clone();
-        let number = self.hold(HeldFor::Run(target), LONGEST_HOLD)?;
         // The partitions may have changed hands while it was archived.
         self.keep_up(asked.ingest, asked.sequence).await?;
+        let number = self.hold(HeldFor::Run(target), LONGEST_HOLD)?;
         Ok(TakenTarget {
             target: number,
             position,
@@ -313,8 +312,8 @@ impl CutServer {
     }
 
     fn report(&self, report: Report) -> Result<Heard, Problem> {
-        match &self.part {
-            Part::Decider {
+        match &self.role {
+            Role::Decider {
                 reports: Some(reports),
                 ..
             } => Ok(reports.heard(report)),
@@ -373,13 +372,13 @@ impl CutServer {
     fn fetch(&self, asked: Fetch) -> Result<(SchemaRef, Batches), Problem> {
         let held = self.held_cut(asked.cut)?;
         match asked.part {
-            FetchPart::Runs { view, filters } => {
+            Part::Runs { view, filters } => {
                 let view = held.views.get(&view);
                 let (view, under) =
                     view.ok_or_else(|| Problem::internal("the cut lacks a view"))?;
                 runs_of(view, &under.runs, &filters).map_err(Problem::internal)
             }
-            FetchPart::Tail { columns } => {
+            Part::Tail { columns } => {
                 let cut = &held.cut;
                 let schema = cut.stream().schema.events();
                 let schema = schema.project(&columns).map_err(Problem::internal)?;

@@ -64,7 +64,7 @@ pub(super) struct Global {
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
-    /// Serve a data directory in all roles, or as a replica
+    /// Serve a data directory, in all roles or in some of them
     Up(Box<UpArgs>),
     /// Stream shipped real flights into a fresh server, recompute while they arrive, compare
     Demo(DemoArgs),

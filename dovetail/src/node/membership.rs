@@ -236,8 +236,7 @@ impl Membership {
             info!(stream = %def.name, %reason, "opening the stream anew");
             self.close(&open).await;
         }
-        let opened = self.node.open_stream(state, stream).await;
-        opened.map_err(|error| Problem::new(error.kind(), error.to_string()))?;
+        self.node.open_stream(state, stream).await?;
         let declared = (def.schema.clone(), stream.holes.clone());
         known.streams.insert(def.id.clone(), declared);
         Ok(())
@@ -339,15 +338,14 @@ impl Member for Membership {
         IngestEpoch(self.epoch.load(Ordering::SeqCst))
     }
 
-    async fn follow(&self, sequence: u64) -> Result<(), Problem> {
+    async fn follow(&self, sequence: u64) {
         if self.applied.load(Ordering::SeqCst) >= sequence.max(1) {
-            return Ok(());
+            return;
         }
         // Whoever asks for a stream that could not be opened finds it missing; others go on.
         if let Err(problem) = self.bring_up(sequence, false).await {
             debug!(%problem, "a stream could not be opened");
         }
-        Ok(())
     }
 
     async fn target(&self, asked: &TakeTarget) -> Result<Target, Problem> {

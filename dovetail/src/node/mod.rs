@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-//! All roles in one process: the wiring of log, speed, batch and serving over one data directory.
+//! A process: the wiring of log, speed, batch and serving over one data directory, for all roles or some of them ([`Duty`]).
 //!
 //! Purpose: open what the catalog names, run the loops between the layers (archive, merge, schedule,
 //! retention), and answer the ports of the HTTP API. Collaborators: every layer; this is the only place
 //! that knows them all.
-//! Invariants: one process per data directory, one data directory per store; a stream takes appends only once its views are rebuilt;
+//! Invariants: one process per data directory, one data directory at a time that has the store; a stream takes appends only once its views are rebuilt;
 //! shutdown loses nothing that was acknowledged. Non-goals: deciding how a layer works.
 
 mod claim;
@@ -12,6 +12,7 @@ mod control;
 mod data_dir;
 mod definitions;
 mod describe;
+mod error;
 mod feed;
 mod ingest;
 mod intake;
@@ -31,6 +32,7 @@ mod replica;
 mod runtimes;
 mod server;
 mod standby;
+mod storage;
 mod streams;
 mod worker;
 mod workers;
@@ -54,7 +56,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 pub use data_dir::{DataDir, DataDirError};
-pub use open::NodeError;
+pub use error::NodeError;
 pub use server::NodeServer;
 
 use crate::cli::StorePlace;

@@ -6,21 +6,12 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
-use datafusion::execution::TaskContext;
-use datafusion::execution::disk_manager::{DiskManagerBuilder, DiskManagerMode};
-use datafusion::execution::memory_pool::{FairSpillPool, GreedyMemoryPool, MemoryPool};
-use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
-use datafusion::prelude::{SessionConfig, SessionContext};
+use datafusion::execution::memory_pool::{FairSpillPool, GreedyMemoryPool};
 use dovetail_batch_layer::{BatchConfig, BatchLayer, Scheduler, StartRequest};
 use dovetail_exchange::{Desk, RemoteCuts, RemoteCutsConfig, RemoteTargets};
 use dovetail_log::CommittedBatch;
-use dovetail_log::catalog::{Catalog, Held};
+use dovetail_log::catalog::Catalog;
 use dovetail_log::embedded::{EmbeddedLog, FsDisk, LogOptions, ONLY_PARTITION};
-use dovetail_log::object::{
-    self, BlockCache, CacheConfig, Environment, LocalStore, StoreError, StoreRequests, Usage,
-    check_store,
-};
-use dovetail_log::parquet_files::register_store;
 use dovetail_log::raw::{RawLog, RawSnapshot, RawWriter, root_of};
 use dovetail_model::{
     CatalogState, Entry, IngestMembers, Offset, Position, ProblemKind, RunMode, Span, StreamDef,
@@ -33,8 +24,6 @@ use dovetail_speed_layer::{
 };
 use dovetail_view::{View, words_of};
 use futures::future::join_all;
-use object_store::ObjectStore;
-use tokio::runtime::Handle;
 use tokio::sync::Mutex;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -42,7 +31,7 @@ use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
 use super::claim::{self, claim};
-use super::data_dir::{DataDir, DataDirError};
+use super::data_dir::DataDir;
 use super::feed::Feed;
 use super::intake::Intake;
 use super::kafka::{Destination, KafkaFeed};
@@ -50,10 +39,10 @@ use super::load::offsets_between;
 use super::members::Members;
 use super::open_stream::{ArchivePolicy, OpenStream, QUEUE, QUEUE_BYTES};
 use super::runtimes::Runtimes;
+use super::storage::{engine_runtime, open_cache, open_store, task_context};
 use super::streams::{MemoryPressure, Streams};
 use super::workers::DeskWorkers;
-use super::{CacheBytes, Duty, Inner, Node, NodeConfig};
-use crate::cli::StorePlace;
+use super::{Duty, Inner, Node, NodeConfig, NodeError};
 
 /// How long a stop waits for the loops, of which the scheduler may be about to start a run.
 const LOOPS_WAIT: Duration = Duration::from_secs(2);
@@ -65,75 +54,6 @@ pub(crate) const RUNS_GRACE: Duration = Duration::from_secs(10);
 pub(crate) const NO_EMBEDDED_LOG: &str = "it is on the embedded log of a data directory, which only a process with all roles has; a stream of other processes has source = 'kafka'";
 /// How often old generations and orphans are looked for.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(600);
-
-/// Why a node does not start.
-#[derive(Debug, thiserror::Error)]
-pub enum NodeError {
-    /// The data directory cannot be used.
-    #[error(transparent)]
-    DataDir(#[from] DataDirError),
-    /// The object store cannot be used.
-    #[error(transparent)]
-    Store(#[from] StoreError),
-    /// The catalog cannot be read.
-    #[error("the catalog cannot be read: {0}")]
-    Catalog(#[from] dovetail_log::catalog::CatalogError),
-    /// The store belongs to another data directory.
-    #[error("the store cannot be used: {0}")]
-    Held(Held),
-    /// The logs of the data directory belong to another store.
-    #[error(
-        "the logs in the data directory belong to another store than this one: name that by --store, or another --data"
-    )]
-    OtherStore,
-    /// The store cannot be claimed.
-    #[error("the store cannot be claimed: {0}")]
-    Claim(String),
-    /// A stream cannot be opened.
-    #[error("stream `{stream}` cannot be opened: {reason}")]
-    Stream {
-        /// The stream's name.
-        stream: String,
-        /// Why.
-        reason: String,
-    },
-    /// A view cannot be opened.
-    #[error("view `{view}` cannot be opened: {reason}")]
-    View {
-        /// The view's name.
-        view: String,
-        /// Why.
-        reason: String,
-    },
-    /// The batch layer cannot start.
-    #[error(transparent)]
-    Batch(#[from] dovetail_batch_layer::BatchError),
-    /// The engine cannot start.
-    #[error("the engine cannot start: {0}")]
-    Engine(#[from] datafusion::error::DataFusionError),
-    /// The system refused.
-    #[error("cannot {action}: {source}")]
-    Io {
-        /// What was tried.
-        action: &'static str,
-        /// What the system said.
-        source: std::io::Error,
-    },
-}
-
-impl NodeError {
-    /// What a caller can do about it.
-    pub fn kind(&self) -> ProblemKind {
-        match self {
-            Self::DataDir(DataDirError::InUse { .. }) => ProblemKind::Conflict,
-            Self::Store(error) => error.kind(),
-            Self::Held(_) | Self::OtherStore => ProblemKind::Conflict,
-            Self::Claim(_) => ProblemKind::Unavailable,
-            Self::Batch(error) => error.kind(),
-            _ => ProblemKind::Internal,
-        }
-    }
-}
 
 impl Node {
     /// Opens the data directory and everything in it. Appends and queries work when it returns.
@@ -331,6 +251,7 @@ impl Node {
         let policy = ArchivePolicy {
             interval: inner.config.archive_interval,
             bytes: inner.config.archive_bytes,
+            keeps: inner.config.duty != Duty::Ingests,
         };
         if inner.config.duty == Duty::Decides {
             if def.source.kafka().is_none() {
@@ -671,61 +592,6 @@ impl Node {
     }
 }
 
-/// The store that the configuration names, known to keep its word; or the one in the data directory.
-async fn open_store(
-    config: &NodeConfig,
-    data_dir: &DataDir,
-    requests: &Arc<StoreRequests>,
-) -> Result<Arc<dyn ObjectStore>, NodeError> {
-    let Some(place) = &config.store else {
-        let opened = LocalStore::open(data_dir.store()).map_err(|source| NodeError::Io {
-            action: "open the object store",
-            source: std::io::Error::other(source),
-        })?;
-        return Ok(Arc::new(opened));
-    };
-    let store = open_place(place, Usage::Writing, requests)?;
-    if place.url.is_remote() {
-        check_store(&place.url, &store).await?;
-    }
-    Ok(store)
-}
-
-/// The store at `place`, of which nothing was asked yet.
-pub(super) fn open_place(
-    StorePlace { url, options }: &StorePlace,
-    usage: Usage,
-    requests: &Arc<StoreRequests>,
-) -> Result<Arc<dyn ObjectStore>, StoreError> {
-    let environment = Environment::of_process();
-    let io = Handle::current();
-    let store = object::open_store(url, options, &environment, &io, usage, requests)?;
-    info!(store = %url, "opened the object store");
-    Ok(store)
-}
-
-/// The cache of a store that is not on this machine.
-pub(super) fn open_cache(
-    place: Option<&StorePlace>,
-    bytes: CacheBytes,
-    data_dir: &DataDir,
-) -> Result<Option<BlockCache>, NodeError> {
-    let Some(place) = place.filter(|place| place.url.is_remote()) else {
-        return Ok(None);
-    };
-    let cache = CacheConfig {
-        directory: data_dir.cache(),
-        store: place.url.to_string(),
-        disk_bytes: bytes.disk as u64,
-        memory_bytes: bytes.memory as u64,
-    };
-    let opened = BlockCache::open(cache, &Handle::current());
-    opened.map(Some).map_err(|source| NodeError::Io {
-        action: "open the cache",
-        source,
-    })
-}
-
 /// What the engine said, without where it was asked.
 fn poison(error: &SpeedError) -> Poison {
     match error {
@@ -772,25 +638,4 @@ pub(crate) fn compile(stream: &StreamState, sql: &str) -> Result<Arc<View>, Stri
     View::compile(sql, &schemas)
         .map(Arc::new)
         .map_err(|error| error.to_string())
-}
-
-/// What queries or batch runs compute in: memory of their own, a place to spill to, and the store.
-pub(super) fn engine_runtime(
-    data_dir: &DataDir,
-    pool: Arc<dyn MemoryPool>,
-    store: &Arc<dyn ObjectStore>,
-) -> Result<Arc<RuntimeEnv>, NodeError> {
-    let spill = DiskManagerBuilder::default()
-        .with_mode(DiskManagerMode::Directories(vec![data_dir.spill()]));
-    let runtime = RuntimeEnvBuilder::new()
-        .with_memory_pool(pool)
-        .with_disk_manager_builder(spill)
-        .build_arc()?;
-    register_store(&runtime, Arc::clone(store));
-    Ok(runtime)
-}
-
-pub(super) fn task_context(runtime: Arc<RuntimeEnv>, partitions: usize) -> Arc<TaskContext> {
-    let config = SessionConfig::new().with_target_partitions(partitions);
-    SessionContext::new_with_config_rt(config, runtime).task_ctx()
 }

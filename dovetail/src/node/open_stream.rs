@@ -51,11 +51,13 @@ struct Workers {
     stop: CancellationToken,
 }
 
-/// How often a tail is archived.
+/// How often a tail is archived, and whether this process keeps the raw log: of several that archive it none does, but
+/// the one that decides.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct ArchivePolicy {
     pub(crate) interval: Duration,
     pub(crate) bytes: usize,
+    pub(crate) keeps: bool,
 }
 
 impl OpenStream {
@@ -69,7 +71,6 @@ impl OpenStream {
         memory: Arc<SpeedMemory>,
         policy: ArchivePolicy,
     ) -> Result<Self, SpeedError> {
-        let def = Arc::clone(cell.load().stream());
         let archiver = Arc::new(archiver);
         let stop = CancellationToken::new();
         let full = Arc::new(Notify::new());
@@ -103,16 +104,8 @@ impl OpenStream {
             archiving,
             stop,
         };
-        let targets = LocalTargets::new(Arc::clone(&cell), Arc::clone(&archiver));
-        Ok(Self {
-            targets: Arc::new(targets),
-            cell,
-            archiver,
-            feed,
-            decoder: RwLock::new(decoder_of(&def)),
-            workers: Mutex::new(Some(workers)),
-            replaying: tokio::sync::Mutex::new(()),
-        })
+        let targets = Arc::new(LocalTargets::new(Arc::clone(&cell), Arc::clone(&archiver)));
+        Ok(Self::with(cell, archiver, targets, feed, workers))
     }
 
     /// A stream whose events other processes take: its cell follows the raw log, which they write and this one keeps;
@@ -124,7 +117,6 @@ impl OpenStream {
         targets: Arc<dyn Targets>,
         policy: ArchivePolicy,
     ) -> Self {
-        let def = Arc::clone(cell.load().stream());
         let archiver = Arc::new(archiver);
         let stop = CancellationToken::new();
         let following = follow_loop(
@@ -138,12 +130,23 @@ impl OpenStream {
             archiving: tokio::spawn(following),
             stop,
         };
+        Self::with(cell, archiver, targets, feed, workers)
+    }
+
+    fn with(
+        cell: Arc<StreamCell>,
+        archiver: Arc<Archiver>,
+        targets: Arc<dyn Targets>,
+        feed: Feed,
+        workers: Workers,
+    ) -> Self {
+        let decoder = decoder_of(cell.load().stream());
         Self {
-            targets,
             cell,
             archiver,
+            targets,
             feed,
-            decoder: RwLock::new(decoder_of(&def)),
+            decoder: RwLock::new(decoder),
             workers: Mutex::new(Some(workers)),
             replaying: tokio::sync::Mutex::new(()),
         }
@@ -313,7 +316,8 @@ async fn archive_loop(
         let cut = cell.load();
         memory.set(&cut.stream().id, cut.bytes());
         archives += 1;
-        if archives % UPKEEP_EVERY == 0
+        if policy.keeps
+            && archives % UPKEEP_EVERY == 0
             && let Err(error) = archiver.upkeep(FILE_GRACE).await
         {
             warn!(%error, "the raw log's upkeep could not finish; it is tried again");

@@ -27,9 +27,9 @@ use tokio_util::task::AbortOnDropHandle;
 use tracing::{info, warn};
 
 use super::data_dir::DataDir;
-use super::open::{engine_runtime, open_cache, open_place};
 use super::queries::MeteredQueries;
 use super::runtimes::Runtimes;
+use super::storage::{engine_runtime, open_cache, open_place};
 use super::{CacheBytes, Node, NodeConfig, NodeError};
 use crate::cli::StorePlace;
 

@@ -10,12 +10,12 @@ use std::time::{Duration, Instant};
 use dovetail_exchange::{RemoteCuts, RemoteCutsConfig};
 use dovetail_log::catalog::Catalog;
 use dovetail_log::object::Usage;
-use dovetail_model::{CatalogState, Problem};
+use dovetail_model::CatalogState;
 use tokio::runtime::Handle;
 use tracing::{info, warn};
 
 use super::data_dir::DataDir;
-use super::open::open_place;
+use super::storage::open_place;
 use super::{NodeConfig, NodeError};
 
 /// Whoever has the store, and did not answer for so long, has it no more.
@@ -78,10 +78,4 @@ fn may_be_taken(state: &CatalogState, ours: &str) -> bool {
             && claim.endpoints.is_some()
             && streams.all(|stream| stream.def.source.kafka().is_some())
     })
-}
-
-impl From<NodeError> for Problem {
-    fn from(error: NodeError) -> Self {
-        Self::new(error.kind(), error.to_string())
-    }
 }

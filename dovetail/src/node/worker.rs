@@ -16,8 +16,8 @@ use tracing::info;
 
 use super::NodeError;
 use super::claim::host;
-use super::open::{engine_runtime, task_context};
 use super::replica::Replica;
+use super::storage::{engine_runtime, task_context};
 use super::workers::Computations;
 
 /// What a worker is told beside what a replica is.

@@ -79,6 +79,16 @@ impl Place {
     }
 }
 
+/// Chance, and a topic of so many partitions with an oracle that writes to it.
+fn scene(partitions: i32) -> (StdRng, Broker, Oracle) {
+    let seed = rand::random();
+    println!("seed {seed}");
+    let broker = Broker::start();
+    broker.create_topic(TOPIC, partitions);
+    let oracle = Oracle::new(broker.transactional("t-0"), partitions);
+    (StdRng::seed_from_u64(seed), broker, oracle)
+}
+
 /// Asks until there is an answer.
 async fn asked(calls: &Calls, path: &str, body: &Value) -> Value {
     let asking = async {
@@ -151,12 +161,7 @@ async fn complete(oracle: &Oracle, calls: &Calls) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn ingest_divides_the_partitions_and_every_process_answers_exactly() {
-    let seed = rand::random();
-    println!("seed {seed}");
-    let mut random = StdRng::seed_from_u64(seed);
-    let broker = Broker::start();
-    broker.create_topic(TOPIC, 4);
-    let mut oracle = Oracle::new(broker.transactional("t-0"), 4);
+    let (mut random, broker, mut oracle) = scene(4);
     for round in 0..5 {
         oracle.transact(&mut random, round != 2);
     }
@@ -196,12 +201,7 @@ async fn ingest_divides_the_partitions_and_every_process_answers_exactly() {
 /// Which process takes the events makes no difference to one that computes.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_worker_computes_for_the_process_that_decides() {
-    let seed = rand::random();
-    println!("seed {seed}");
-    let mut random = StdRng::seed_from_u64(seed);
-    let broker = Broker::start();
-    broker.create_topic(TOPIC, 2);
-    let mut oracle = Oracle::new(broker.transactional("t-0"), 2);
+    let (mut random, broker, mut oracle) = scene(2);
     let place = Place::new();
     let batch = place.batch().await;
     let one = place.ingest("one").await;
@@ -234,12 +234,7 @@ async fn a_worker_computes_for_the_process_that_decides() {
 /// Producer, ingest twice, batch, serve twice behind HAProxy; and everything that can go wrong.
 #[tokio::test(flavor = "multi_thread")]
 async fn answers_equal_what_was_committed_while_processes_die_and_the_topic_grows() {
-    let seed = rand::random();
-    println!("seed {seed}");
-    let mut random = StdRng::seed_from_u64(seed);
-    let mut broker = Broker::start();
-    broker.create_topic(TOPIC, 3);
-    let mut oracle = Oracle::new(broker.transactional("t-0"), 3);
+    let (mut random, mut broker, mut oracle) = scene(3);
     let place = Place::new();
     let mut batch = place.batch().await;
     let mut one = place.ingest("one").await;
@@ -304,12 +299,7 @@ async fn answers_equal_what_was_committed_while_processes_die_and_the_topic_grow
 /// The first is paused, as by a long swap or a cut network, while the second takes over; then it goes on.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_process_that_was_paused_writes_nothing_behind_its_successor() {
-    let seed = rand::random();
-    println!("seed {seed}");
-    let mut random = StdRng::seed_from_u64(seed);
-    let broker = Broker::start();
-    broker.create_topic(TOPIC, 2);
-    let mut oracle = Oracle::new(broker.transactional("t-0"), 2);
+    let (mut random, broker, mut oracle) = scene(2);
     let place = Place::new();
     let batch = place.batch().await;
     let one = place.ingest("one").await;
@@ -347,12 +337,7 @@ async fn a_process_that_was_paused_writes_nothing_behind_its_successor() {
 /// long.
 #[tokio::test(flavor = "multi_thread")]
 async fn whoever_stands_by_decides_once_the_other_is_silent() {
-    let seed = rand::random();
-    println!("seed {seed}");
-    let mut random = StdRng::seed_from_u64(seed);
-    let broker = Broker::start();
-    broker.create_topic(TOPIC, 2);
-    let mut oracle = Oracle::new(broker.transactional("t-0"), 2);
+    let (mut random, broker, mut oracle) = scene(2);
     let place = Place::new();
     let first = place.batch_in("first").await;
     let _ingest = place.ingest("one").await;

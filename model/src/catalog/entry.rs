@@ -29,7 +29,7 @@ pub enum PublishReason {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "entry", rename_all = "snake_case")]
 pub enum Entry {
-    /// A data directory claimed the store: from now on only its process writes here.
+    /// A data directory claimed the store: from now on only its process decides here.
     StoreClaimed {
         /// The id of the data directory.
         owner: String,
