@@ -12,11 +12,10 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::{Result, ensure};
-use dovetail_bench::{Flights, NDJSON, STREAM, Server, setting};
+use dovetail_bench::{Figures, Flights, HOURLY, NDJSON, STREAM, Server, setting};
 
 const VIEWS: [&str; 2] = [
-    "CREATE VIEW hourly AS SELECT origin, date_trunc('hour', date) AS hour, count(*) AS flights, sum(delay) AS total, \
-     avg(delay) AS mean, min(delay) AS least, max(delay) AS most FROM flights GROUP BY origin, hour",
+    HOURLY,
     "CREATE VIEW routes AS SELECT origin, destination, count(*) AS flights, avg(delay) AS mean, \
      approx_distinct(distance) AS distances FROM flights GROUP BY origin, destination",
 ];
@@ -27,7 +26,7 @@ const CLIENTS: u64 = 4;
 const QUERIES: usize = 200;
 
 /// What a round measures; the same order as [`NAMES`].
-type Figures = [f64; 8];
+type Measured = [f64; 8];
 const NAMES: [(&str, &str); 8] = [
     ("ingest NDJSON, two views", "events/s"),
     ("  server CPU of it", "s/M events"),
@@ -49,7 +48,7 @@ async fn main() -> Result<()> {
     let rounds = setting("BENCH_ROUNDS", 5)?;
     let events = setting("BENCH_EVENTS", 2_000_000)?;
     let flights = Arc::new(Flights::load(BATCH)?);
-    let mut measured: Vec<Vec<Figures>> = vec![vec![]; builds.len()];
+    let mut measured: Vec<Vec<Measured>> = vec![vec![]; builds.len()];
     for _ in 0..rounds {
         for (build, figures) in builds.iter().zip(&mut measured) {
             figures.push(round(build, &flights, events).await?);
@@ -60,25 +59,20 @@ async fn main() -> Result<()> {
     for (index, (name, unit)) in NAMES.iter().enumerate() {
         write!(out, "{name:<28}{unit:>12}")?;
         for figures in &measured {
-            write!(out, "{:>14.2}", median(figures.iter().map(|f| f[index])))?;
+            let of: Figures = figures.iter().map(|f| f[index]).collect();
+            write!(out, "{:>14.2}", of.median())?;
         }
         if let [first, second] = measured.as_slice() {
             let ratios = first.iter().zip(second).map(|(a, b)| a[index] / b[index]);
-            write!(out, "{:>10.2}", median(ratios))?;
+            write!(out, "{:>10.2}", Figures::from_iter(ratios).median())?;
         }
         writeln!(out)?;
     }
     Ok(())
 }
 
-fn median(values: impl Iterator<Item = f64>) -> f64 {
-    let mut values: Vec<f64> = values.collect();
-    values.sort_by(f64::total_cmp);
-    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
-}
-
-async fn round(build: &Path, flights: &Arc<Flights>, events: u64) -> Result<Figures> {
-    let server = Arc::new(Server::start_program(build).await?);
+async fn round(build: &Path, flights: &Arc<Flights>, events: u64) -> Result<Measured> {
+    let server = Arc::new(Server::start_program(build, &[], &[]).await?);
     server.sql(STREAM).await?;
     for view in VIEWS {
         server.sql(view).await?;
@@ -96,14 +90,14 @@ async fn round(build: &Path, flights: &Arc<Flights>, events: u64) -> Result<Figu
     let batch_cpu = (server.cpu_seconds().await? - cpu) / millions;
 
     ingest(&server, flights, BATCH as u64).await?;
-    let mut whole = vec![];
+    let mut whole = Figures::default();
     for _ in 0..5 {
         let started = Instant::now();
         let bytes = server.rows("SELECT * FROM hourly", "arrow").await?;
         ensure!(bytes > 0, "the view is empty");
         whole.push(started.elapsed().as_secs_f64() * 1e3);
     }
-    let (mut sql, mut lookup) = (vec![], vec![]);
+    let (mut sql, mut lookup) = (Figures::default(), Figures::default());
     let one = "SELECT flights, mean FROM routes WHERE origin = 'SFO' AND destination = 'LAX'";
     for _ in 0..QUERIES {
         let started = Instant::now();
@@ -120,9 +114,9 @@ async fn round(build: &Path, flights: &Arc<Flights>, events: u64) -> Result<Figu
         ingest_cpu,
         events as f64 / seconds,
         batch_cpu,
-        median(whole.into_iter()),
-        median(sql.into_iter()),
-        median(lookup.into_iter()),
+        whole.median(),
+        sql.median(),
+        lookup.median(),
         memory,
     ])
 }
@@ -152,15 +146,4 @@ async fn ingest(server: &Arc<Server>, flights: &Arc<Flights>, events: u64) -> Re
         client.await??;
     }
     Ok(server.append(flights.body(last), NDJSON).await?.1)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::median;
-
-    #[test]
-    fn the_median_is_the_middle_of_the_sorted_values() {
-        assert_eq!(median([3.0, 1.0, 2.0].into_iter()), 2.0);
-        assert!(median(std::iter::empty()).is_nan());
-    }
 }

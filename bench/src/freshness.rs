@@ -14,10 +14,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, ensure};
 use serde_json::json;
 
-use dovetail_bench::{Flights, NDJSON, STREAM, Server, setting};
+use dovetail_bench::{Figures, Flights, HOURLY, NDJSON, STREAM, Server, setting};
 
-const HOURLY: &str = "CREATE VIEW hourly AS SELECT origin, date_trunc('hour', date) AS hour, count(*) AS flights, \
-     sum(delay) AS total, avg(delay) AS mean, min(delay) AS least, max(delay) AS most FROM flights GROUP BY origin, hour";
 const ROUTES: &str = "CREATE VIEW routes AS SELECT origin, destination, count(*) AS flights, avg(delay) AS mean \
      FROM flights GROUP BY origin, destination";
 /// Events of one request of the steady load.
@@ -60,31 +58,21 @@ async fn main() -> Result<()> {
     writeln!(
         out,
         "ratio p50 {:.2}, p99 {:.2}",
-        busy.at(0.5) / quiet.at(0.5),
-        busy.at(0.99) / quiet.at(0.99)
+        busy.latencies.median() / quiet.latencies.median(),
+        busy.latencies.at(0.99) / quiet.latencies.at(0.99)
     )?;
     server.stop().await
 }
 
 struct Phase {
-    /// Sorted, milliseconds.
-    latencies: Vec<f64>,
+    /// Milliseconds.
+    latencies: Figures,
     events_per_second: f64,
     recomputes: u64,
 }
 
-impl Phase {
-    fn at(&self, quantile: f64) -> f64 {
-        let last = self.latencies.len().saturating_sub(1);
-        self.latencies
-            .get((last as f64 * quantile).round() as usize)
-            .copied()
-            .unwrap_or(f64::NAN)
-    }
-}
-
 fn report(out: &mut impl std::io::Write, name: &str, phase: &Phase) -> Result<()> {
-    let (p50, p99, max) = (phase.at(0.5), phase.at(0.99), phase.at(1.0));
+    let [p50, p99, max] = [0.5, 0.99, 1.0].map(|share| phase.latencies.at(share));
     writeln!(
         out,
         "{name:<28}{:>9}{p50:>10.2}{p99:>10.2}{max:>10.2}{:>12.0}",
@@ -113,7 +101,7 @@ async fn phase(
     let recomputing =
         recompute.then(|| tokio::spawn(recompute_loop(Arc::clone(server), Arc::clone(&stop))));
     let started = Instant::now();
-    let mut latencies = vec![];
+    let mut latencies = Figures::default();
     while started.elapsed() < Duration::from_secs(seconds) {
         latencies.push(probe(server).await?);
         tokio::time::sleep(PROBE_PAUSE).await;
@@ -125,7 +113,6 @@ async fn phase(
         Some(task) => task.await??,
         None => 0,
     };
-    latencies.sort_by(f64::total_cmp);
     Ok(Phase {
         latencies,
         events_per_second: sent.load(Ordering::Relaxed) as f64 / elapsed,

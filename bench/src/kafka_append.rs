@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use bytes::Bytes;
-use dovetail_bench::{Flights, NDJSON, Server, setting};
+use dovetail_bench::{Figures, Flights, NDJSON, Server, setting};
 use dovetail_broker::{Broker, Producer};
 use reqwest::header::CONTENT_TYPE;
 
@@ -83,7 +83,7 @@ async fn main() -> Result<()> {
 fn transact(producer: &Producer, topic: &str, body: &Bytes) -> Result<()> {
     let text = std::str::from_utf8(body)?;
     producer.begin();
-    producer.send(topic, 0, text.lines().map(str::to_owned));
+    producer.send(topic, 0, text.lines());
     producer.commit();
     Ok(())
 }
@@ -91,7 +91,7 @@ fn transact(producer: &Producer, topic: &str, body: &Bytes) -> Result<()> {
 /// How long requests took, and what they held.
 #[derive(Default)]
 struct Taken {
-    ms: Vec<f64>,
+    ms: Figures,
     events: u64,
     bytes: usize,
 }
@@ -103,15 +103,13 @@ impl Taken {
         self.bytes += body.len();
     }
 
-    fn said(&mut self, elapsed: Duration) -> String {
-        self.ms.sort_by(f64::total_cmp);
-        let at = |share: f64| self.ms[((self.ms.len() - 1) as f64 * share) as usize];
+    fn said(&self, elapsed: Duration) -> String {
         format!(
             "{:>10.1}{:>12.0}{:>10.2}{:>10.2}",
             self.bytes as f64 / 1024.0 / self.ms.len() as f64,
             self.events as f64 / elapsed.as_secs_f64(),
-            at(0.5),
-            at(0.99),
+            self.ms.median(),
+            self.ms.at(0.99),
         )
     }
 }

@@ -1,6 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What the benchmarks share: a server of their own, and real flights to send to it.
+//! What the benchmarks share: a server of their own, real flights to send to it, and figures to say.
 
+mod figures;
+mod flights;
+mod peer;
 mod server;
 
-pub use server::{Flights, NDJSON, STREAM, Server, setting};
+pub use figures::{Figures, setting};
+pub use flights::{Flights, Format, HOURLY, NDJSON, STREAM, avro_schema, kafka_stream, messages};
+pub use peer::{Caught, Peer};
+pub use server::Server;

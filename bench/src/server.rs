@@ -1,80 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
-//! A server of its own for a benchmark, and real flights to send to it.
+//! A server of its own for a benchmark.
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
-use arrow::json::LineDelimitedWriter;
 use bytes::Bytes;
-use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::process::{Child, Command};
 
-/// Declares the stream of flights.
-pub const STREAM: &str = "CREATE STREAM flights (date TIMESTAMP NOT NULL, delay BIGINT, distance BIGINT, \
-     origin VARCHAR, destination VARCHAR) WITH (event_time = 'date')";
-/// The content type of the bodies.
-pub const NDJSON: &str = "application/x-ndjson";
 /// Clock ticks in a second of `/proc/PID/stat`: the same on every Linux.
 const TICKS_PER_SECOND: f64 = 100.0;
-
-/// A number from the environment, or `default`.
-///
-/// # Errors
-/// Where the variable is not a number.
-pub fn setting(name: &str, default: u64) -> Result<u64> {
-    match std::env::var(name) {
-        Ok(text) => text
-            .parse()
-            .with_context(|| format!("{name}=`{text}` is not a number")),
-        Err(_) => Ok(default),
-    }
-}
-
-/// Bodies of real flights, cut from the shipped sample or from `BENCH_FLIGHTS`, a Parquet file.
-pub struct Flights {
-    bodies: Vec<Bytes>,
-    events: u64,
-}
-
-impl Flights {
-    /// Encodes the flights as NDJSON bodies of `batch` events.
-    ///
-    /// # Errors
-    /// Where the file cannot be read.
-    pub fn load(batch: usize) -> Result<Self> {
-        let shipped = concat!(env!("CARGO_MANIFEST_DIR"), "/../demo/flights.parquet");
-        let path =
-            std::env::var_os("BENCH_FLIGHTS").map_or_else(|| PathBuf::from(shipped), PathBuf::from);
-        let file = std::fs::File::open(&path)
-            .with_context(|| format!("cannot open {}", path.display()))?;
-        let reader = ParquetRecordBatchReaderBuilder::try_new(file)?
-            .with_batch_size(batch)
-            .build()?;
-        let mut bodies = vec![];
-        let mut events = 0;
-        for rows in reader {
-            let rows = rows?;
-            events += rows.num_rows() as u64;
-            let mut writer = LineDelimitedWriter::new(Vec::new());
-            writer.write(&rows)?;
-            writer.finish()?;
-            bodies.push(Bytes::from(writer.into_inner()));
-        }
-        Ok(Self { bodies, events })
-    }
-
-    /// The body that holds event `at`, over and over.
-    #[must_use]
-    pub fn body(&self, at: u64) -> Bytes {
-        let at = at % self.events;
-        let index = at as usize * self.bodies.len() / self.events as usize;
-        self.bodies[index.min(self.bodies.len() - 1)].clone()
-    }
-}
 
 /// A running `dovetail up` on a fresh directory.
 pub struct Server {
@@ -90,29 +28,37 @@ impl Server {
     /// # Errors
     /// Where it cannot be started.
     pub async fn start() -> Result<Self> {
+        Self::start_with(&[], &[]).await
+    }
+
+    /// The same with options and variables of the environment.
+    ///
+    /// # Errors
+    /// Where it cannot be started.
+    pub async fn start_with(options: &[&str], environment: &[(&str, &str)]) -> Result<Self> {
         let program = match std::env::var_os("DOVETAIL_BIN") {
             Some(program) => PathBuf::from(program),
             None => std::env::current_exe()?.with_file_name("dovetail"),
         };
-        Self::start_program(&program).await
+        Self::start_program(&program, options, environment).await
     }
 
     /// Starts this program, and waits until it listens.
     ///
     /// # Errors
     /// Where it cannot be started.
-    pub async fn start_program(program: &Path) -> Result<Self> {
+    pub async fn start_program(
+        program: &Path,
+        options: &[&str],
+        environment: &[(&str, &str)],
+    ) -> Result<Self> {
         let data = tempfile::tempdir()?;
         let mut child = Command::new(program)
-            .args([
-                "up",
-                "--listen",
-                "127.0.0.1:0",
-                "--log-level",
-                "warn",
-                "--data",
-            ])
+            .args(["up", "--listen", "127.0.0.1:0", "--log-level", "warn"])
+            .arg("--data")
             .arg(data.path())
+            .args(options)
+            .envs(environment.iter().copied())
             .stdout(Stdio::piped())
             .kill_on_drop(true)
             .spawn()

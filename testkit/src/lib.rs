@@ -1,9 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What the tests of several crates share: real servers on loopback, and what goes wrong on the way to them.
 
-mod gateway;
 mod proxy;
 
 pub use dovetail_broker as kafka;
-pub use gateway::{BUCKET, Gateway, KEY_ID, SECRET};
+pub use dovetail_broker::{BUCKET, Gateway, KEY_ID, SECRET};
 pub use proxy::{Fault, Proxy};

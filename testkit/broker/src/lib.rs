@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-//! A real Kafka broker of one node (KRaft), and what producers and admins do to it.
+//! A real Kafka broker of one node (KRaft), and what producers and admins do to it; a schema registry and an S3 server
+//! beside it.
 //!
 //! Invariants: it listens on loopback only, on ports that were free; it ends with its [`Broker`], or with the
 //! process that started it, however that ends; a broker that does not start fails the test with its log.
 
+mod gateway;
 pub mod process;
 mod registry;
 
@@ -13,6 +15,7 @@ use std::fs;
 use std::io::{BufRead, BufReader};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, Instant};
 
 use futures::executor::block_on;
@@ -20,13 +23,14 @@ use rdkafka::ClientConfig;
 use rdkafka::admin::{
     AdminClient, AdminOptions, NewPartitions, NewTopic, ResourceSpecifier, TopicReplication,
 };
-use rdkafka::client::DefaultClientContext;
+use rdkafka::client::{ClientContext, DefaultClientContext};
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::KafkaError;
 use rdkafka::message::{Header, Message as _, OwnedHeaders};
-use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
+use rdkafka::producer::{BaseProducer, BaseRecord, DeliveryResult, Producer as _, ProducerContext};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
+pub use gateway::{BUCKET, Gateway, KEY_ID, SECRET};
 use process::{Kept, free_ports};
 pub use registry::Registry;
 
@@ -274,16 +278,35 @@ impl Broker {
         seen
     }
 
+    /// A consumer that follows a topic from its end on.
+    ///
+    /// # Panics
+    /// When the topic is not there.
+    pub fn follow(&self, topic: &str) -> Follower {
+        let consumer = self.consumer("read_committed");
+        let metadata = consumer.fetch_metadata(Some(topic), TIMEOUT);
+        let metadata = metadata.expect("it answers");
+        let mut list = TopicPartitionList::new();
+        for partition in metadata.topics()[0].partitions() {
+            list.add_partition_offset(topic, partition.id(), Offset::End)
+                .expect("an offset");
+        }
+        consumer.assign(&list).expect("it is assigned");
+        Follower(consumer)
+    }
+
     /// A producer without transactions; its records are acknowledged by all.
     pub fn producer(&self) -> Producer {
-        Producer(self.config().create().expect("a producer"))
+        let producer = self.config().create_with_context(Acknowledged::default());
+        Producer(producer.expect("a producer"))
     }
 
     /// A producer whose records count once it commits.
     pub fn transactional(&self, id: &str) -> Producer {
         let mut config = self.config();
         config.set("transactional.id", id);
-        let producer: BaseProducer = config.create().expect("a producer");
+        let producer = config.create_with_context::<_, BaseProducer<_>>(Acknowledged::default());
+        let producer = producer.expect("a producer");
         producer.init_transactions(TIMEOUT).expect("transactions");
         Producer(producer)
     }
@@ -332,8 +355,49 @@ pub struct Seen {
     pub timestamp_ms: Option<i64>,
 }
 
+/// A plain consumer that reads on.
+pub struct Follower(BaseConsumer);
+
+impl std::fmt::Debug for Follower {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Follower")
+    }
+}
+
+impl Follower {
+    /// Reads until it has a record of the partition at this offset, or behind it.
+    ///
+    /// # Panics
+    /// When that does not come within the time-out.
+    pub fn wait_for(&self, partition: i32, offset: i64) {
+        loop {
+            match self.0.poll(TIMEOUT).expect("it comes") {
+                Ok(seen) if seen.partition() == partition && seen.offset() >= offset => return,
+                Ok(_) | Err(KafkaError::PartitionEOF(_)) => {}
+                Err(error) => panic!("the topic cannot be read: {error}"),
+            }
+        }
+    }
+}
+
 /// Puts records into topics.
-pub struct Producer(BaseProducer);
+pub struct Producer(BaseProducer<Acknowledged>);
+
+/// The offset of the record that was acknowledged last.
+#[derive(Default)]
+struct Acknowledged(AtomicI64);
+
+impl ClientContext for Acknowledged {}
+
+impl ProducerContext for Acknowledged {
+    type DeliveryOpaque = ();
+
+    fn delivery(&self, result: &DeliveryResult<'_>, (): ()) {
+        if let Ok(message) = result {
+            self.0.store(message.offset(), Ordering::Relaxed);
+        }
+    }
+}
 
 impl std::fmt::Debug for Producer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -374,13 +438,13 @@ impl Producer {
     }
 
     /// Sends values to a partition and waits until they are acknowledged.
-    pub fn send(&self, topic: &str, partition: i32, values: impl IntoIterator<Item = String>) {
+    pub fn send(&self, topic: &str, partition: i32, values: impl IntoIterator<Item: AsRef<[u8]>>) {
         for value in values {
             self.queue(
                 topic,
                 &Record {
                     partition,
-                    value: Some(value.as_bytes()),
+                    value: Some(value.as_ref()),
                     ..Record::default()
                 },
             );
@@ -388,10 +452,11 @@ impl Producer {
         self.flush();
     }
 
-    /// Sends one record and waits until it is acknowledged.
-    pub fn send_one(&self, topic: &str, record: &Record<'_>) {
+    /// Sends one record and waits until it is acknowledged: its offset.
+    pub fn send_one(&self, topic: &str, record: &Record<'_>) -> i64 {
         self.queue(topic, record);
         self.flush();
+        self.0.context().0.load(Ordering::Relaxed)
     }
 
     fn queue(&self, topic: &str, record: &Record<'_>) {
@@ -442,15 +507,20 @@ fn jars() -> PathBuf {
 
 /// A directory of the cache that holds `file` once a script has filled it.
 fn fetched(name: &str, file: &str, script: &str) -> PathBuf {
-    let cache = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
-    let cache = cache.or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cache")));
-    let dir = cache.unwrap_or_default().join("dovetail").join(name);
+    let dir = cached(name);
     assert!(
         dir.join(file).is_file(),
         "no {name} in the cache ({}): run script/{script} once",
         dir.display()
     );
     dir
+}
+
+/// Where the scripts put what they fetch under this name.
+pub fn cached(name: &str) -> PathBuf {
+    let cache = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
+    let cache = cache.or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cache")));
+    cache.unwrap_or_default().join("dovetail").join(name)
 }
 
 const LOG4J: &str = "rootLogger.level=WARN\n\

@@ -11,8 +11,10 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use dovetail_broker::process::{Kept, free_ports};
 use tempfile::TempDir;
+
+use crate::fetched;
+use crate::process::{Kept, free_ports};
 
 /// As in `script/lib.sh`.
 const VERSION: &str = "1.8.0";
@@ -132,15 +134,5 @@ impl Gateway {
 
 /// Where `script/versitygw` puts it.
 fn binary() -> PathBuf {
-    let cache = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
-    let cache = cache.or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cache")));
-    let binary = cache
-        .unwrap_or_default()
-        .join(format!("dovetail/versitygw-{VERSION}/versitygw"));
-    assert!(
-        binary.is_file(),
-        "no versitygw at {}: run script/versitygw once",
-        binary.display()
-    );
-    binary
+    fetched(&format!("versitygw-{VERSION}"), "versitygw", "versitygw").join("versitygw")
 }
