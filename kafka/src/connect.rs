@@ -4,7 +4,7 @@
 use std::ffi::CString;
 use std::time::Duration;
 
-use dovetail_model::{KafkaSettings, StreamId};
+use dovetail_model::{KafkaSettings, KafkaSource, StreamId};
 
 use crate::KafkaError;
 use crate::native::{Ask, Consumer, Fault, c_string};
@@ -62,6 +62,26 @@ impl Topic {
     pub(crate) fn describe(&self, timeout: Duration) -> Result<(String, Vec<i32>), KafkaError> {
         let described = self.consumer.describe(&self.native_name, timeout);
         described.map_err(|fault| self.failed(fault))
+    }
+
+    /// Its partitions, if it is the topic that `source` was declared on.
+    ///
+    /// # Errors
+    /// [`KafkaError::OtherTopic`] if it is another one of that name, and what stands in the way of asking.
+    pub(crate) fn partitions_of(
+        &self,
+        source: &KafkaSource,
+        timeout: Duration,
+    ) -> Result<Vec<i32>, KafkaError> {
+        let (found, partitions) = self.describe(timeout)?;
+        if found == source.topic_id {
+            return Ok(partitions);
+        }
+        Err(KafkaError::OtherTopic {
+            topic: self.name.clone(),
+            declared: source.topic_id.clone(),
+            found,
+        })
     }
 
     /// An offset of each partition.

@@ -28,5 +28,5 @@ mod state;
 
 pub use error::KafkaError;
 pub use log::{KafkaLog, Sink};
-pub use probe::declare;
+pub use probe::{declare, stable_end};
 pub use state::{PartitionLag, Phase, State};

@@ -323,15 +323,7 @@ impl Reader {
 
     /// Whether the topic is the one that the stream was declared on; its partitions, and where they end.
     fn look(&self, topic: &Topic) -> Result<Vec<i32>, KafkaError> {
-        let (id, partitions) = topic.describe(TIMEOUT)?;
-        let source = &self.shared.source;
-        if id != source.topic_id {
-            return Err(KafkaError::OtherTopic {
-                topic: source.settings.topic.clone(),
-                declared: source.topic_id.clone(),
-                found: id,
-            });
-        }
+        let partitions = topic.partitions_of(&self.shared.source, TIMEOUT)?;
         let partitions = self.shared.of_share(partitions);
         let ends = topic.offsets(&partitions, Ask::Stable, TIMEOUT)?;
         let now_ms = self.shared.clock.now().timestamp_millis();

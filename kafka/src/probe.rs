@@ -48,6 +48,21 @@ pub fn declare(
     })
 }
 
+/// Where the committed records of a stream's topic end now. Blocks up to `timeout` for each of two requests.
+///
+/// # Errors
+/// When no broker answers, or the topic is not the one that the stream was declared on.
+pub fn stable_end(
+    source: &KafkaSource,
+    stream: &StreamId,
+    timeout: Duration,
+) -> Result<Position, KafkaError> {
+    let topic = Topic::connect(&source.settings, stream)?;
+    let partitions = topic.partitions_of(source, timeout)?;
+    let ends = topic.offsets(&partitions, Ask::Stable, timeout)?;
+    Ok(ends.into_iter().map(place).collect())
+}
+
 /// The offsets that were asked for, where the topic holds them; the first ones of the other partitions.
 fn given(
     wanted: &Position,

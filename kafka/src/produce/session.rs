@@ -398,14 +398,7 @@ fn producer(
 fn look(shared: &Shared) -> Result<u32, KafkaError> {
     let source = &shared.source;
     let topic = Topic::connect(&source.settings, &shared.stream)?;
-    let (id, partitions) = topic.describe(TIMEOUT)?;
-    if id != source.topic_id {
-        return Err(KafkaError::OtherTopic {
-            topic: source.settings.topic.clone(),
-            declared: source.topic_id.clone(),
-            found: id,
-        });
-    }
+    let partitions = topic.partitions_of(source, TIMEOUT)?;
     Ok(u32::try_from(partitions.len()).unwrap_or(u32::MAX))
 }
 
