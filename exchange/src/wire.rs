@@ -142,6 +142,8 @@ pub(crate) struct TakenTarget {
 pub struct Report {
     /// Who it is.
     pub member: IngestMember,
+    /// Its streams are as the catalog says up to here.
+    pub applied: u64,
     /// Whether it stops, so that others may take its partitions at once.
     pub leaves: bool,
     /// The stream whose runs take the most memory, when that is scarce.

@@ -52,9 +52,9 @@ impl Node {
             }
             // As far as the processes say that take its events.
             true => {
-                let position = self.0.members.position(&def.id);
                 let behind = source.as_ref().map_or(0.0, |source| source.lag_seconds);
-                (cut.position().join(&position), (behind * 1000.0) as u64)
+                let accumulated = open.feed().accumulated(open.cell());
+                (accumulated, (behind * 1000.0) as u64)
             }
         };
         Ok(StreamInfo {

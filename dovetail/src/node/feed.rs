@@ -2,6 +2,7 @@
 //! The log below an open stream, whichever it is.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use chrono::{DateTime, Utc};
 use dovetail_log::embedded::{EmbeddedLog, LogError, ONLY_PARTITION};
@@ -9,7 +10,7 @@ use dovetail_model::{Hole, Position, Problem, StreamDef, StreamSchema};
 use dovetail_seam::{Forget, StreamCell};
 use dovetail_serving_layer::ports::SourceInfo;
 
-use super::kafka::KafkaFeed;
+use super::kafka::{KafkaAppender, KafkaFeed};
 use super::members::Members;
 
 /// Where the events of a stream come from.
@@ -18,27 +19,49 @@ pub(crate) enum Feed {
     /// Appends over HTTP.
     Embedded(EmbeddedLog),
     /// A topic.
-    Kafka(KafkaFeed),
+    Kafka {
+        reader: KafkaFeed,
+        appender: KafkaAppender,
+    },
     /// A topic that other processes read.
-    Elsewhere(Arc<Members>),
+    Elsewhere {
+        readers: Readers,
+        appender: KafkaAppender,
+    },
 }
 
-/// Why a process takes no events for a stream whose topic other processes read.
-pub(crate) fn read_elsewhere(def: &StreamDef) -> Problem {
-    let topic = def.source.kafka().map_or("", |kafka| &kafka.settings.topic);
-    Problem::conflict(format!(
-        "other processes read the topic `{topic}` of stream `{}`: produce to the topic; what is committed there is in the stream",
-        def.name
-    ))
-    .with("topic", topic)
+/// The processes that read the topic of a stream.
+#[derive(Debug, Clone)]
+pub(crate) struct Readers {
+    members: Arc<Members>,
+    /// The sequence of a catalog that has the stream's newest declaration.
+    declared: Arc<AtomicU64>,
+}
+
+impl Readers {
+    /// Those of a stream that is opened as the catalog declares it at `sequence`.
+    pub(crate) fn new(members: Arc<Members>, sequence: u64) -> Self {
+        Self {
+            members,
+            declared: Arc::new(AtomicU64::new(sequence)),
+        }
+    }
 }
 
 impl Feed {
+    /// Who appends to its topic; none where there is no topic.
+    pub(crate) fn appender(&self) -> Option<&KafkaAppender> {
+        match self {
+            Self::Embedded(_) => None,
+            Self::Kafka { appender, .. } | Self::Elsewhere { appender, .. } => Some(appender),
+        }
+    }
+
     /// What is told of archived events.
     pub(crate) fn forgets(&self) -> Arc<dyn Forget> {
         match self {
             Self::Embedded(log) => Arc::new(EmbeddedForget(log.clone())),
-            Self::Kafka(_) | Self::Elsewhere(_) => Arc::new(KeptByRetention),
+            Self::Kafka { .. } | Self::Elsewhere { .. } => Arc::new(KeptByRetention),
         }
     }
 
@@ -52,12 +75,16 @@ impl Feed {
                 let evolved = log.evolve(schema).await;
                 evolved.map_err(|error| Problem::new(error.kind(), error.to_string()))
             }
-            Self::Kafka(kafka) => {
-                kafka.evolve(schema);
+            Self::Kafka { reader, .. } => {
+                reader.evolve(schema);
                 Ok(())
             }
-            // They read of it in the catalog.
-            Self::Elsewhere(_) => Ok(()),
+            // They read of it in the catalog, where it is by now.
+            Self::Elsewhere { readers, .. } => {
+                let sequence = readers.members.sequence();
+                readers.declared.fetch_max(sequence, Ordering::SeqCst);
+                Ok(())
+            }
         }
     }
 
@@ -71,16 +98,16 @@ impl Feed {
                 "stream `{}` reads no topic, so there is no hole to skip: it takes appends over HTTP",
                 def.name
             ))),
-            Self::Kafka(kafka) => kafka.hole(&def.name, now),
-            Self::Elsewhere(members) => members.hole(def, now),
+            Self::Kafka { reader, .. } => reader.hole(&def.name, now),
+            Self::Elsewhere { readers, .. } => readers.members.hole(def, now),
         }
     }
 
     /// Goes on behind a hole that [`Feed::hole`] gave. It must be in the catalog.
     pub(crate) fn skip(&self, hole: &Hole) {
         match self {
-            Self::Embedded(_) | Self::Elsewhere(_) => {}
-            Self::Kafka(kafka) => kafka.skip(hole),
+            Self::Embedded(_) | Self::Elsewhere { .. } => {}
+            Self::Kafka { reader, .. } => reader.skip(hole),
         }
     }
 
@@ -89,8 +116,36 @@ impl Feed {
     pub(crate) async fn catch_up(&self, cell: &StreamCell) {
         match self {
             // A run takes its target of whoever reads the topic.
-            Self::Embedded(_) | Self::Elsewhere(_) => {}
-            Self::Kafka(kafka) => kafka.catch_up(cell).await,
+            Self::Embedded(_) | Self::Elsewhere { .. } => {}
+            Self::Kafka { reader, .. } => reader.catch_up(cell).await,
+        }
+    }
+
+    /// Waits until what is appended to the topic of `def` from now on is read, and under no older declaration.
+    ///
+    /// # Errors
+    /// When it would not be read, or whoever reads it does not follow the catalog.
+    pub(crate) async fn takes_events(&self, def: &StreamDef) -> Result<(), Problem> {
+        match self {
+            Self::Embedded(_) => Ok(()),
+            Self::Kafka { reader, .. } => reader.check_same_topic(),
+            Self::Elsewhere { readers, .. } => {
+                let declared = readers.declared.load(Ordering::SeqCst);
+                readers.members.followed(declared).await?;
+                readers.members.check_same_topic(def)
+            }
+        }
+    }
+
+    /// Up to where the stream of `cell` is accumulated, as far as is known.
+    pub(crate) fn accumulated(&self, cell: &StreamCell) -> Position {
+        let cut = cell.load();
+        match self {
+            Self::Embedded(_) | Self::Kafka { .. } => cut.position().clone(),
+            Self::Elsewhere { readers, .. } => {
+                let said = readers.members.position(&cut.stream().id);
+                cut.position().join(&said)
+            }
         }
     }
 
@@ -98,8 +153,8 @@ impl Feed {
     pub(crate) fn info(&self, def: &StreamDef, now_ms: i64) -> Option<SourceInfo> {
         match self {
             Self::Embedded(_) => None,
-            Self::Kafka(kafka) => Some(kafka.info(now_ms)),
-            Self::Elsewhere(members) => members.source(def),
+            Self::Kafka { reader, .. } => Some(reader.info(now_ms)),
+            Self::Elsewhere { readers, .. } => readers.members.source(def),
         }
     }
 
@@ -107,8 +162,11 @@ impl Feed {
     pub(crate) async fn close(&self) {
         match self {
             Self::Embedded(log) => log.close().await,
-            Self::Kafka(kafka) => kafka.close().await,
-            Self::Elsewhere(_) => {}
+            Self::Kafka { reader, appender } => {
+                appender.close().await;
+                reader.close().await;
+            }
+            Self::Elsewhere { appender, .. } => appender.close().await,
         }
     }
 }

@@ -20,7 +20,7 @@ use parking_lot::Mutex;
 
 use super::Node;
 use super::describe::token;
-use super::feed::{Feed, read_elsewhere};
+use super::feed::Feed;
 use super::open_stream::OpenStream;
 
 /// How long an append waits for memory before it is refused.
@@ -38,15 +38,12 @@ impl Ingest for Node {
         let open = self.stream_named(stream)?;
         match open.feed() {
             Feed::Embedded(log) => self.append_here(&open, log, request).await,
-            Feed::Kafka(kafka) => {
-                // What is read back is decoded under the schema of that time.
-                let (def, decoder) = {
-                    let held = open.decoder().await;
-                    (open.def(), Arc::clone(&held))
-                };
-                kafka.append(&def, open.cell(), decoder, request).await
+            feed @ (Feed::Kafka { appender, .. } | Feed::Elsewhere { appender, .. }) => {
+                let declared = open.declared().await;
+                feed.takes_events(&declared.def).await?;
+                let read = feed.accumulated(open.cell());
+                appender.append(declared, read, request).await
             }
-            Feed::Elsewhere(_) => Err(read_elsewhere(&open.def())),
         }
     }
 
@@ -71,22 +68,24 @@ impl Ingest for Node {
         request: ReplayRequest,
     ) -> Result<ReplayAnswer, Problem> {
         let open = self.stream_named(stream)?;
-        if let Feed::Kafka(kafka) = open.feed() {
-            kafka.check_replayable(&open.def())?;
+        let def = open.def();
+        if let Some(appender) = open.feed().appender() {
+            appender.check_replayable(&def.name)?;
+            open.feed().takes_events(&def).await?;
         }
         let _one_at_a_time = open.replaying().lock().await;
         // What another replay has settled is pending no more, once the cut holds it.
-        let durable = match open.feed() {
-            Feed::Embedded(_) => open.cell().durable(),
-            Feed::Kafka(kafka) => kafka.end().await?,
-            Feed::Elsewhere(_) => return Err(read_elsewhere(&open.def())),
+        let durable = match open.feed().appender() {
+            None => open.cell().durable(),
+            Some(appender) => appender.end(&def).await?,
         };
         settle(&open, &durable).await?;
         // What dies while the replay goes on waits for the next one.
         let end = match open.feed() {
             Feed::Embedded(_) => open.cell().durable(),
             // A letter that is not archived is read again after a crash, perhaps as an event by now.
-            Feed::Kafka(_) | Feed::Elsewhere(_) => open.archive_durable().await?,
+            Feed::Kafka { .. } => open.archive_durable().await?,
+            Feed::Elsewhere { .. } => open.cell().load().raw().archived().clone(),
         };
         let ids: Option<BTreeSet<DeadLetterId>> = request.ids.map(BTreeSet::from_iter);
         if let Some(ids) = &ids {
@@ -210,14 +209,14 @@ impl Node {
     ) -> Result<(u64, u64), Problem> {
         match open.feed() {
             Feed::Embedded(log) => self.replay_here(open, log, page).await,
-            Feed::Kafka(kafka) => {
-                let decoder = Arc::clone(&*open.decoder().await);
-                let replayed = kafka.replay(&open.def(), decoder, page.to_vec()).await;
-                let (accepted, end) = replayed?;
+            feed @ (Feed::Kafka { appender, .. } | Feed::Elsewhere { appender, .. }) => {
+                let declared = open.declared().await;
+                // Under an older declaration it would be a dead letter once more, and its key be used up.
+                feed.takes_events(&declared.def).await?;
+                let (accepted, end) = appender.replay(declared, page.to_vec()).await?;
                 settle(open, &end).await?;
                 Ok((accepted, page.len() as u64 - accepted))
             }
-            Feed::Elsewhere(_) => Err(read_elsewhere(&open.def())),
         }
     }
 
@@ -272,15 +271,24 @@ impl Node {
 
 /// Waits until the cut of a stream covers `position`: then it holds what was settled up to there.
 async fn settle(open: &OpenStream, position: &Position) -> Result<(), Problem> {
-    let settled = tokio::time::timeout(SETTLE_TIMEOUT, open.cell().wait_for(position));
-    settled.await.map(drop).map_err(|_| {
-        let name = &open.def().name;
-        Problem::new(
-            ProblemKind::Unavailable,
-            format!("the speed layer of stream `{name}` is behind: try the replay again"),
-        )
-        .with("retry_after_s", 5)
-    })
+    let cell = open.cell();
+    if cell.is_elsewhere() {
+        // The marks that other processes read are seen here once they are archived.
+        open.archive_durable().await?;
+    } else {
+        let settled = tokio::time::timeout(SETTLE_TIMEOUT, cell.wait_for(position));
+        // Whether it did is seen below.
+        let _ = settled.await;
+    }
+    if cell.load().position().covers(position) {
+        return Ok(());
+    }
+    let name = &open.def().name;
+    Err(Problem::new(
+        ProblemKind::Unavailable,
+        format!("the speed layer of stream `{name}` is behind: try the replay again"),
+    )
+    .with("retry_after_s", 5))
 }
 
 fn id(letter: &ArchivedDeadLetter) -> DeadLetterId {

@@ -1,44 +1,38 @@
 // SPDX-License-Identifier: Apache-2.0
 //! A Kafka topic below an open stream: the one place of the node that knows of Kafka.
 
+mod append;
+
 use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use dovetail_kafka::produce::compose::{Body, Composed, Composer};
-use dovetail_kafka::produce::{Append, IdempotencyKey, KafkaWriter, Message};
-use dovetail_kafka::{KafkaError, KafkaLog, PartitionLag, Phase, Sink, replay};
-use dovetail_log::decode::Decoder;
-use dovetail_log::raw::ArchivedDeadLetter;
-use dovetail_log::{CommittedBatch, Format};
+use dovetail_kafka::{KafkaError, KafkaLog, PartitionLag, Phase, Sink};
+use dovetail_log::CommittedBatch;
 use dovetail_model::{
     Clock, Hole, KafkaSettings, KafkaSource, Position, Problem, ProblemKind, Share, Source,
     StreamDef, StreamId, StreamSchema,
 };
 use dovetail_seam::StreamCell;
-use dovetail_serving_layer::http::message_values;
-use dovetail_serving_layer::ports::{
-    AppendAnswer, AppendRequest, OnError, PartitionInfo, SourceInfo,
-};
+use dovetail_serving_layer::ports::{PartitionInfo, SourceInfo};
 use dovetail_speed_layer::{BatchSender, SpeedMemory};
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
-use super::describe::token;
-use super::ingest::on_error;
+use super::members::{STOPPED, takes_no_events};
+
+pub(crate) use append::KafkaAppender;
 
 /// How long each question to the brokers may take when a stream is declared.
 const DECLARE_TIMEOUT: Duration = Duration::from_secs(8);
 /// How long a run waits for what the topic holds when it starts.
 const CATCH_UP_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// The reader of a topic, and who appends to it.
+/// The reader of a topic.
 #[derive(Debug, Clone)]
 pub(crate) struct KafkaFeed {
     log: KafkaLog,
-    writer: KafkaWriter,
     topic: String,
-    share: Share,
     closing: CancellationToken,
 }
 
@@ -82,13 +76,10 @@ impl KafkaFeed {
             closing: closing.clone(),
             runtime: Handle::current(),
         };
-        let writer = KafkaWriter::new(&def.id, &def.name, source, Arc::clone(&clock));
         let log = KafkaLog::open(def, source, share, &from, holes, clock, Box::new(sink))?;
         Ok(Self {
             log,
-            writer,
             topic: source.settings.topic.clone(),
-            share,
             closing,
         })
     }
@@ -97,123 +88,23 @@ impl KafkaFeed {
         self.log.evolve(schema);
     }
 
-    /// Appends the events of `request` to the topic of `def`, in one transaction; `decoder` is that of its schema.
-    /// What is committed comes back through the reader. The stream's cut is `cell`'s.
-    ///
-    /// # Errors
-    /// Why nothing was appended, or that it cannot be told.
-    pub(crate) async fn append(
-        &self,
-        def: &Arc<StreamDef>,
-        cell: &StreamCell,
-        decoder: Arc<Decoder>,
-        request: AppendRequest,
-    ) -> Result<AppendAnswer, Problem> {
-        self.check_same_topic()?;
-        let key = request.idempotency_key.clone().map(|key| IdempotencyKey {
-            key,
-            body_hash: *blake3::hash(&request.body).as_bytes(),
-        });
-        let composing = {
-            let def = Arc::clone(def);
-            tokio::task::spawn_blocking(move || compose(&def, &decoder, &request))
-        };
-        let composed = composing.await.map_err(Problem::internal)??;
-        let append = Append {
-            messages: composed.messages,
-            rejected: composed.rejected,
-            key,
-            read: cell.load().position().clone(),
-        };
-        let appended = self.writer.append(append).await;
-        let appended = appended.map_err(|error| error.problem())?;
-        Ok(AppendAnswer {
-            accepted: appended.accepted,
-            rejected: appended.rejected,
-            position: token(def, &appended.position),
-            duplicate: appended.duplicate,
-        })
-    }
-
-    /// Tries dead letters of `def` again: those that are events of its schema by now go to the topic once more, each
-    /// once however often it is tried, and are settled when the reader has them. How many did, and where they end.
-    ///
-    /// # Errors
-    /// Why none of those that were not appended yet can be.
-    pub(crate) async fn replay(
-        &self,
-        def: &Arc<StreamDef>,
-        decoder: Arc<Decoder>,
-        letters: Vec<ArchivedDeadLetter>,
-    ) -> Result<(u64, Position), Problem> {
-        let def = Arc::clone(def);
-        let composing = tokio::task::spawn_blocking(move || {
-            let letters = letters.iter();
-            let appends = letters.filter_map(|letter| replayed(&def, &decoder, letter));
-            appends.collect::<Vec<_>>()
-        });
-        let appends = composing.await.map_err(Problem::internal)?.into_iter();
-        let appends = appends.map(|append| self.writer.append(append));
-        let mut end = Position::zero();
-        let mut accepted = 0;
-        for appended in futures::future::join_all(appends).await {
-            let appended = appended.map_err(|error| error.problem())?;
-            end = end.join(&appended.position);
-            accepted += appended.accepted;
-        }
-        Ok((accepted, end))
-    }
-
-    /// Where the committed records of the topic end.
-    ///
-    /// # Errors
-    /// Why it cannot be told.
-    pub(crate) async fn end(&self) -> Result<Position, Problem> {
+    /// Where the committed records of its share of the topic end.
+    async fn end(&self) -> Result<Position, Problem> {
         let log = self.log.clone();
         let asking = tokio::task::spawn_blocking(move || log.stable_end());
         let end = asking.await.map_err(Problem::internal)?;
         end.map_err(|error| Problem::new(ProblemKind::Unavailable, error.to_string()))
     }
 
-    /// Whether dead letters can be replayed: they keep the value of a record, and nothing else of it.
+    /// Whether what is appended would be read: not in another topic than the stream reads, or below what it has read.
     ///
     /// # Errors
-    /// When events of the stream have more than a value.
-    pub(crate) fn check_replayable(&self, def: &StreamDef) -> Result<(), Problem> {
-        self.check_same_topic()?;
-        let source = def.source.kafka();
-        let source =
-            source.ok_or_else(|| Problem::internal("a stream without a topic has a reader"))?;
-        let refuse = |reason: String| {
-            let (stream, topic) = (&def.name, &self.topic);
-            Err(Problem::conflict(format!(
-                "dead letters of stream `{stream}` cannot be replayed: {reason}; produce the events to topic `{topic}` again"
-            )))
-        };
-        if self.share != Share::ALL {
-            return refuse("several processes read its topic".to_owned());
-        }
-        if source.settings.format.needs_registry() {
-            return refuse(
-                "their schemas are in a registry, and such values are only read".to_owned(),
-            );
-        }
-        match source.settings.envelope_columns().next() {
-            None => Ok(()),
-            Some(column) => refuse(format!(
-                "column `{column}` is not in the value of a record, which is all that a dead letter keeps"
-            )),
-        }
-    }
-
-    /// What would be appended to another topic than the stream reads, or below what it has read, would be lost.
-    fn check_same_topic(&self) -> Result<(), Problem> {
+    /// When it would be lost.
+    pub(crate) fn check_same_topic(&self) -> Result<(), Problem> {
         match self.log.state().phase {
             Phase::Stopped(
                 error @ (KafkaError::OtherTopic { .. } | KafkaError::Backwards { .. }),
-            ) => Err(Problem::conflict(format!(
-                "the stream takes no events: {error}"
-            ))),
+            ) => Err(takes_no_events(&error.to_string())),
             _ => Ok(()),
         }
     }
@@ -256,13 +147,9 @@ impl KafkaFeed {
 
     pub(crate) async fn close(&self) {
         self.closing.cancel();
-        let (log, writer) = (self.log.clone(), self.writer.clone());
-        // It panics only if the reader or a writer did, which has been logged.
-        let _ = tokio::task::spawn_blocking(move || {
-            writer.close();
-            log.close();
-        })
-        .await;
+        let log = self.log.clone();
+        // It panics only if the reader did, which has been logged.
+        let _ = tokio::task::spawn_blocking(move || log.close()).await;
     }
 
     /// As the API shows it.
@@ -292,70 +179,13 @@ impl KafkaFeed {
     }
 }
 
-/// The append that replays a letter, if it holds an event by now.
-fn replayed(def: &StreamDef, decoder: &Decoder, letter: &ArchivedDeadLetter) -> Option<Append> {
-    let place = (letter.partition, letter.offset);
-    let bytes = &letter.letter.bytes;
-    // A record holds one event: an array of them is none.
-    let is_one = letter.letter.format != Format::Json || first_solid(bytes) == Some(b'{');
-    let request = AppendRequest {
-        format: letter.letter.format,
-        body: bytes.clone(),
-        on_error: OnError::Reject,
-        idempotency_key: None,
-        origin: String::new(),
-    };
-    let composed = compose(def, decoder, &request).ok().filter(|_| is_one)?;
-    let [message] = <[Message; 1]>::try_from(composed.messages).ok()?;
-    Some(Append {
-        messages: vec![Message {
-            headers: vec![replay::mark(&def.id, place)],
-            ..message
-        }],
-        key: Some(IdempotencyKey {
-            // No client's key has a space.
-            key: format!("replay {}@{}", place.0, place.1),
-            body_hash: *blake3::hash(bytes).as_bytes(),
-        }),
-        ..Append::default()
-    })
-}
-
-fn first_solid(text: &[u8]) -> Option<u8> {
-    text.iter()
-        .copied()
-        .find(|byte| !byte.is_ascii_whitespace())
-}
-
-/// The records of a request's body.
-fn compose(
-    def: &StreamDef,
-    decoder: &Decoder,
-    request: &AppendRequest,
-) -> Result<Composed, Problem> {
-    let source = def.source.kafka();
-    let source =
-        source.ok_or_else(|| Problem::internal("a stream without a topic has a reader"))?;
-    let composer = Composer {
-        settings: &source.settings,
-        schema: &def.schema,
-        decoder,
-    };
-    let body = Body {
-        format: request.format,
-        bytes: &request.body,
-        on_error: on_error(request.on_error),
-    };
-    composer.compose(body, &message_values)
-}
-
 /// What it is called, and why it is so.
 fn words(phase: Phase) -> (&'static str, Option<KafkaError>) {
     match phase {
         Phase::Connecting => ("connecting", None),
         Phase::Reading => ("reading", None),
         Phase::Retrying(error) => ("retrying", Some(error)),
-        Phase::Stopped(error) => ("stopped", Some(error)),
+        Phase::Stopped(error) => (STOPPED, Some(error)),
     }
 }
 

@@ -15,8 +15,8 @@ use chrono::{DateTime, Utc};
 use dovetail_exchange::{Heard, Report, Reports, StreamReport};
 use dovetail_log::catalog::Catalog;
 use dovetail_model::{
-    CatalogState, Entry, Hole, IngestMember, IngestMembers, Position, Problem, Share, StreamDef,
-    StreamId,
+    CatalogState, Entry, Hole, IngestMember, IngestMembers, Position, Problem, ProblemKind, Share,
+    StreamDef, StreamId,
 };
 use dovetail_serving_layer::ports::{IngestInfo, SourceInfo};
 use parking_lot::Mutex;
@@ -27,6 +27,13 @@ use tracing::{info, warn};
 const SILENCE: Duration = Duration::from_secs(6);
 /// How often it is looked whether somebody came or fell silent.
 const TICK: Duration = Duration::from_millis(250);
+/// How long an append waits for them to follow the catalog: longer than a dead one takes part.
+const FOLLOW_WAIT: Duration = Duration::from_secs(8);
+/// Between two looks at that.
+const FOLLOW_PAUSE: Duration = Duration::from_millis(25);
+
+/// The phase of a source that reads no more.
+pub(super) const STOPPED: &str = "stopped";
 
 /// What is known of the processes that take the events.
 #[derive(Debug)]
@@ -144,6 +151,62 @@ impl Members {
         streams.filter(|of| of.stream == *stream).cloned().collect()
     }
 
+    /// The sequence of the catalog that is known here.
+    pub(crate) fn sequence(&self) -> u64 {
+        self.catalog.state().sequence
+    }
+
+    /// Waits until every process that takes events has its streams as the catalog says at `sequence`: what it reads from
+    /// then on, it reads under no older declaration.
+    ///
+    /// # Errors
+    /// `Unavailable`, when one does not say so in time.
+    pub(crate) async fn followed(&self, sequence: u64) -> Result<(), Problem> {
+        let begun = Instant::now();
+        loop {
+            let Some(behind) = self.behind(&self.catalog.state(), sequence) else {
+                return Ok(());
+            };
+            if begun.elapsed() > FOLLOW_WAIT {
+                return Err(Problem::new(
+                    ProblemKind::Unavailable,
+                    format!(
+                        "the process at `{}` takes events of the topic and has not said that it knows the stream's newest declaration; nothing of the append was kept; try again",
+                        behind.endpoints.http
+                    ),
+                )
+                .with("retry_after_s", 2));
+            }
+            tokio::time::sleep(FOLLOW_PAUSE).await;
+        }
+    }
+
+    /// One of those that `state` names that has not said that it follows the catalog up to `sequence`.
+    fn behind(&self, state: &CatalogState, sequence: u64) -> Option<IngestMember> {
+        let heard = self.heard.lock();
+        let follows = |member: &&IngestMember| {
+            let said = heard.get(&member.id);
+            said.is_some_and(|(_, report)| report.applied >= sequence)
+        };
+        let mut members = state.ingest.members.iter();
+        members.find(|member| !follows(member)).cloned()
+    }
+
+    /// Whether what is appended to the topic of `def` would be read: a process that is stopped by anything but a hole
+    /// reads another topic, or ahead of where this one ends.
+    ///
+    /// # Errors
+    /// When it would be lost.
+    pub(crate) fn check_same_topic(&self, def: &StreamDef) -> Result<(), Problem> {
+        let reports = self.of_stream(&def.id).into_iter();
+        let sources = reports.filter(|of| of.hole.is_none()).filter_map(source_of);
+        let mut stopped = sources.filter(|source| source.phase == STOPPED);
+        stopped.next().map_or(Ok(()), |source| {
+            let reason = source.reason.unwrap_or_default();
+            Err(takes_no_events(&reason))
+        })
+    }
+
     /// The hole that stops `def` in some process, as of `now`.
     ///
     /// # Errors
@@ -165,7 +228,7 @@ impl Members {
     /// How the stream stands to its topic in all processes.
     pub(crate) fn source(&self, def: &StreamDef) -> Option<SourceInfo> {
         let reports = self.of_stream(&def.id).into_iter();
-        let sources = reports.filter_map(|of| serde_json::from_value(of.source?).ok());
+        let sources = reports.filter_map(source_of);
         let mut all: Option<SourceInfo> = sources.reduce(both);
         if let Some(source) = &mut all {
             source.partitions.sort_by_key(|lag| lag.partition);
@@ -174,10 +237,20 @@ impl Members {
     }
 }
 
+/// How a process that reads the topic stands to it.
+fn source_of(report: StreamReport) -> Option<SourceInfo> {
+    serde_json::from_value(report.source?).ok()
+}
+
+/// Why a stream takes no appends, whoever reads its topic.
+pub(crate) fn takes_no_events(reason: &str) -> Problem {
+    Problem::conflict(format!("the stream takes no events: {reason}"))
+}
+
 /// One word for two processes: that of the one that is worse off.
 fn both(one: SourceInfo, other: SourceInfo) -> SourceInfo {
     let rank = |source: &SourceInfo| {
-        let phases = ["reading", "connecting", "retrying", "stopped"];
+        let phases = ["reading", "connecting", "retrying", STOPPED];
         phases.iter().position(|phase| *phase == source.phase)
     };
     let (better, mut worse) = match rank(&one) > rank(&other) {

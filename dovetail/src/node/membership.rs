@@ -155,6 +155,7 @@ impl Membership {
                 host: host(),
                 endpoints: Arc::clone(&self.endpoints),
             },
+            applied: self.applied.load(Ordering::SeqCst),
             leaves,
             pressed,
             streams: streams.collect(),

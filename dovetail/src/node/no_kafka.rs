@@ -4,7 +4,6 @@
 use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
-use dovetail_log::decode::Decoder;
 use dovetail_log::raw::ArchivedDeadLetter;
 use dovetail_model::{
     Clock, Hole, KafkaSettings, KafkaSource, Position, Problem, Share, Source, StreamDef, StreamId,
@@ -14,11 +13,17 @@ use dovetail_seam::StreamCell;
 use dovetail_serving_layer::ports::{AppendAnswer, AppendRequest, SourceInfo};
 use dovetail_speed_layer::{BatchSender, SpeedMemory};
 
+use super::open_stream::Declared;
+
 const ABSENT: &str = "this build of Dovetail has no Kafka in it: build it with the cargo feature `kafka`, which is on by default";
 
 /// There is none.
 #[derive(Debug, Clone)]
 pub(crate) enum KafkaFeed {}
+
+/// It appends nothing.
+#[derive(Debug, Clone)]
+pub(crate) struct KafkaAppender;
 
 /// Where a reader's batches would go.
 pub(crate) struct Destination {
@@ -48,30 +53,7 @@ impl KafkaFeed {
         match *self {}
     }
 
-    pub(crate) async fn append(
-        &self,
-        _: &Arc<StreamDef>,
-        _: &StreamCell,
-        _: Arc<Decoder>,
-        _: AppendRequest,
-    ) -> Result<AppendAnswer, Problem> {
-        match *self {}
-    }
-
-    pub(crate) async fn replay(
-        &self,
-        _: &Arc<StreamDef>,
-        _: Arc<Decoder>,
-        _: Vec<ArchivedDeadLetter>,
-    ) -> Result<(u64, Position), Problem> {
-        match *self {}
-    }
-
-    pub(crate) async fn end(&self) -> Result<Position, Problem> {
-        match *self {}
-    }
-
-    pub(crate) fn check_replayable(&self, _: &StreamDef) -> Result<(), Problem> {
+    pub(crate) fn check_same_topic(&self) -> Result<(), Problem> {
         match *self {}
     }
 
@@ -94,4 +76,37 @@ impl KafkaFeed {
     pub(crate) fn info(&self, _: i64) -> SourceInfo {
         match *self {}
     }
+}
+
+impl KafkaAppender {
+    pub(crate) fn new(_: &StreamDef, _: &KafkaSource, _: Arc<dyn Clock>) -> Self {
+        Self
+    }
+
+    pub(crate) async fn append(
+        &self,
+        _: Declared,
+        _: Position,
+        _: AppendRequest,
+    ) -> Result<AppendAnswer, Problem> {
+        Err(Problem::conflict(ABSENT))
+    }
+
+    pub(crate) async fn replay(
+        &self,
+        _: Declared,
+        _: Vec<ArchivedDeadLetter>,
+    ) -> Result<(u64, Position), Problem> {
+        Err(Problem::conflict(ABSENT))
+    }
+
+    pub(crate) async fn end(&self, _: &StreamDef) -> Result<Position, Problem> {
+        Err(Problem::conflict(ABSENT))
+    }
+
+    pub(crate) fn check_replayable(&self, _: &str) -> Result<(), Problem> {
+        Err(Problem::conflict(ABSENT))
+    }
+
+    pub(crate) async fn close(&self) {}
 }

@@ -32,9 +32,9 @@ use tracing::{info, warn};
 
 use super::claim::{self, claim};
 use super::data_dir::DataDir;
-use super::feed::Feed;
+use super::feed::{Feed, Readers};
 use super::intake::Intake;
-use super::kafka::{Destination, KafkaFeed};
+use super::kafka::{Destination, KafkaAppender, KafkaFeed};
 use super::load::offsets_between;
 use super::members::Members;
 use super::open_stream::{ArchivePolicy, OpenStream, QUEUE, QUEUE_BYTES};
@@ -254,16 +254,18 @@ impl Node {
             keeps: inner.config.duty != Duty::Ingests,
         };
         if inner.config.duty == Duty::Decides {
-            if def.source.kafka().is_none() {
+            let Some(source) = def.source.kafka() else {
                 return Err(failed(NO_EMBEDDED_LOG.to_owned()));
-            }
+            };
+            let appender = KafkaAppender::new(def, source, Arc::clone(&inner.config.clock));
             let raw = Arc::new(raw);
             let cuts = inner.cuts.clone();
             let targets = RemoteTargets::new(cuts, Arc::clone(&cell), Arc::clone(&raw));
             let views: Vec<&ViewState> = state.views_of(&def.id).collect();
             self.add_views(&cell, stream, &views, &Intake::default())
                 .await?;
-            let feed = Feed::Elsewhere(Arc::clone(&inner.members));
+            let readers = Readers::new(Arc::clone(&inner.members), state.sequence);
+            let feed = Feed::Elsewhere { readers, appender };
             let archiver = Archiver::new(Arc::clone(&cell), raw, feed.forgets());
             let open = OpenStream::elsewhere(cell, archiver, feed, Arc::new(targets), policy);
             inner.streams.insert(open);
@@ -296,8 +298,10 @@ impl Node {
                 };
                 let clock = Arc::clone(&inner.config.clock);
                 let share = raw.snapshot().share();
+                let appender = KafkaAppender::new(def, source, Arc::clone(&clock));
                 let started = KafkaFeed::start(def, source, share, &stream.holes, clock, to);
-                Feed::Kafka(started.map_err(|error| failed(error.to_string()))?)
+                let reader = started.map_err(|error| failed(error.to_string()))?;
+                Feed::Kafka { reader, appender }
             }
         };
         drop(reporting);

@@ -43,6 +43,13 @@ pub(crate) struct OpenStream {
     replaying: tokio::sync::Mutex<()>,
 }
 
+/// A declaration, and what decodes its events.
+#[derive(Debug, Clone)]
+pub(crate) struct Declared {
+    pub(crate) def: Arc<StreamDef>,
+    pub(crate) decoder: Arc<Decoder>,
+}
+
 #[derive(Debug)]
 struct Workers {
     /// None where other processes have the runs.
@@ -178,6 +185,15 @@ impl OpenStream {
     /// change.
     pub(crate) async fn decoder(&self) -> RwLockReadGuard<'_, Arc<Decoder>> {
         self.decoder.read().await
+    }
+
+    /// The present declaration, where events come back under that of the time when they do.
+    pub(crate) async fn declared(&self) -> Declared {
+        let decoder = self.decoder.read().await;
+        Declared {
+            def: self.def(),
+            decoder: Arc::clone(&decoder),
+        }
     }
 
     /// Grows the schema to that of `def` if `commit` puts it into the catalog. What can fail comes before the

@@ -27,6 +27,8 @@ mod produce;
 mod replicas;
 #[cfg(feature = "kafka")]
 mod roles;
+#[cfg(feature = "kafka")]
+mod roles_append;
 mod sql_files;
 mod support;
 mod up;

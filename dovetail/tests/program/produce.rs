@@ -14,11 +14,12 @@ use serde_json::{Value, json};
 use crate::support::server::{Calls, Server};
 use crate::support::up::Up;
 
-const TOPIC: &str = "numbers";
-const VIEW: &str = "CREATE VIEW sums AS SELECT count(*) AS seen, sum(n) AS total FROM numbers";
-const PATH: &str = "/v1/streams/numbers";
+pub(crate) const TOPIC: &str = "numbers";
+pub(crate) const VIEW: &str =
+    "CREATE VIEW sums AS SELECT count(*) AS seen, sum(n) AS total FROM numbers";
+pub(crate) const PATH: &str = "/v1/streams/numbers";
 
-fn create(broker: &Broker, columns: &str, options: &str) -> String {
+pub(crate) fn create(broker: &Broker, columns: &str, options: &str) -> String {
     format!(
         "CREATE STREAM numbers ({columns}) WITH (source = 'kafka', brokers = '{}', topic = '{TOPIC}', format = 'json'{options})",
         broker.address()
@@ -31,16 +32,21 @@ async fn declare(calls: &Calls, broker: &Broker) {
     calls.sql(VIEW, json!({})).await.unwrap();
 }
 
-async fn post(calls: &Calls, query: &str, headers: &[(&str, &str)], body: &str) -> (u16, Value) {
+pub(crate) async fn post(
+    calls: &Calls,
+    query: &str,
+    headers: &[(&str, &str)],
+    body: &str,
+) -> (u16, Value) {
     let path = format!("{PATH}{query}");
     let called = calls.call(Method::POST, &path, headers, body.to_owned());
     called.await.expect("it lives")
 }
 
-const NDJSON: (&str, &str) = ("content-type", "application/x-ndjson");
+pub(crate) const NDJSON: (&str, &str) = ("content-type", "application/x-ndjson");
 
 /// A request of two events, always the same of its number.
-fn body(number: i64) -> String {
+pub(crate) fn body(number: i64) -> String {
     let n = 2 * number;
     format!("{{\"n\": {n}}}\n{{\"n\": {}}}\n", n + 1)
 }
@@ -57,14 +63,14 @@ async fn send(calls: &Calls, number: i64) -> Option<Value> {
 }
 
 /// What the view says once it covers `after`.
-async fn sums(calls: &Calls, after: &Value) -> Value {
+pub(crate) async fn sums(calls: &Calls, after: &Value) -> Value {
     let options = json!({"after": after, "timeout_ms": 60_000});
     let rows = calls.rows("SELECT * FROM sums", options).await;
     rows.expect("it answers").remove(0)
 }
 
 /// Every event of the first so many requests is there once, for a plain consumer and for the view.
-async fn counts_once(broker: &Broker, calls: &Calls, requests: i64, after: &Value) {
+pub(crate) async fn counts_once(broker: &Broker, calls: &Calls, requests: i64, after: &Value) {
     let events = 2 * requests;
     let expected = json!({"seen": events, "total": events * (events - 1) / 2});
     assert_eq!(sums(calls, after).await, expected);
@@ -218,7 +224,7 @@ async fn bad_events_are_refused_or_become_dead_letters_that_can_be_replayed() {
     assert_eq!(broker.committed(TOPIC).len(), 4);
 }
 
-async fn letters(calls: &Calls) -> u64 {
+pub(crate) async fn letters(calls: &Calls) -> u64 {
     let page = calls.get(&format!("{PATH}/dead-letters?limit=10")).await;
     page.unwrap()["total"].as_u64().unwrap()
 }

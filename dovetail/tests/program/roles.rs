@@ -6,6 +6,7 @@
 //! of the Kafka tests, the built program. Non-goals: what a replica does by itself, balancers.
 
 use std::path::PathBuf;
+use std::process::ExitStatus;
 use std::time::Duration;
 
 use dovetail_testkit::kafka::Broker;
@@ -21,26 +22,38 @@ use crate::kafka::{Oracle, TOPIC, VIEW, create};
 use crate::support::server::{Calls, HANGS, Server};
 
 /// A store, and the processes over it.
-struct Place {
+pub(crate) struct Place {
     home: TempDir,
     gateway: Gateway,
 }
 
 impl Place {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self {
             home: tempfile::tempdir().unwrap(),
             gateway: Gateway::start(),
         }
     }
 
-    fn directory(&self, name: &str) -> PathBuf {
+    pub(crate) fn directory(&self, name: &str) -> PathBuf {
         let directory = self.home.path().join(name);
         std::fs::create_dir_all(&directory).unwrap();
         directory
     }
 
     async fn start(&self, name: &str, arguments: &[&str]) -> Server {
+        let started = self.try_start(name, arguments, &[]).await;
+        started.expect("it starts")
+    }
+
+    /// # Errors
+    /// How it ended, when it ended before it listened.
+    pub(crate) async fn try_start(
+        &self,
+        name: &str,
+        arguments: &[&str],
+        variables: &[(&str, &str)],
+    ) -> Result<Server, ExitStatus> {
         let store = format!("s3://{BUCKET}/apart");
         let endpoint = format!("endpoint={}", self.gateway.endpoint());
         let all = [
@@ -56,25 +69,37 @@ impl Place {
             ("AWS_ACCESS_KEY_ID", KEY_ID),
             ("AWS_SECRET_ACCESS_KEY", SECRET),
         ];
-        let started = Server::start_with(&self.directory(name), &all, &keys).await;
-        started.expect("it starts")
+        let variables = [&keys, variables].concat();
+        Server::start_with(&self.directory(name), &all, &variables).await
     }
 
-    async fn batch(&self) -> Server {
+    /// Waits until the process `name` has logged `words`, perhaps before it listens.
+    pub(crate) async fn said(&self, name: &str, words: &str) {
+        let log = self.directory(name).join("server.log");
+        let saying = async {
+            while !std::fs::read_to_string(&log).is_ok_and(|said| said.contains(words)) {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        };
+        let said = tokio::time::timeout(HANGS, saying).await;
+        said.unwrap_or_else(|_| panic!("`{name}` never says `{words}`"));
+    }
+
+    pub(crate) async fn batch(&self) -> Server {
         self.batch_in("batch").await
     }
 
-    async fn batch_in(&self, name: &str) -> Server {
+    pub(crate) async fn batch_in(&self, name: &str) -> Server {
         let cuts = ["--roles", "batch", "--cuts", "127.0.0.1:0"];
         self.start(name, &cuts).await
     }
 
-    async fn ingest(&self, name: &str) -> Server {
+    pub(crate) async fn ingest(&self, name: &str) -> Server {
         let cuts = ["--roles", "ingest", "--cuts", "127.0.0.1:0"];
         self.start(name, &cuts).await
     }
 
-    async fn serve(&self, name: &str) -> Server {
+    pub(crate) async fn serve(&self, name: &str) -> Server {
         self.start(name, &["--roles", "serve"]).await
     }
 }
@@ -350,13 +375,7 @@ async fn whoever_stands_by_decides_once_the_other_is_silent() {
 
     let pausing = async {
         // It is asked while it lives, and is not taken from.
-        let log = place.directory("second").join("server.log");
-        let standing = async {
-            while !std::fs::read_to_string(&log).is_ok_and(|said| said.contains("standing by")) {
-                tokio::time::sleep(Duration::from_millis(50)).await;
-            }
-        };
-        tokio::time::timeout(HANGS, standing).await.unwrap();
+        place.said("second", "standing by").await;
         recomputed(&calls).await;
         first.freeze();
     };

@@ -21,6 +21,7 @@ fn member(id: &str, port: u16) -> IngestMember {
 fn report(id: &str, port: u16) -> Report {
     Report {
         member: member(id, port),
+        applied: 0,
         leaves: false,
         pressed: None,
         streams: vec![],
