@@ -2,13 +2,16 @@
 //! From a stream's options to librdkafka's properties.
 
 use std::ffi::CString;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use dovetail_model::{KafkaSettings, KafkaSource, StreamId};
 
 use crate::KafkaError;
 use crate::native::{Ask, Consumer, Fault, c_string};
 use crate::secret::secret;
+
+/// Between two questions to a partition that has no leader.
+const ELECTION_PAUSE: Duration = Duration::from_millis(50);
 
 /// A topic and a connection to its cluster.
 #[derive(Debug)]
@@ -84,17 +87,26 @@ impl Topic {
         })
     }
 
-    /// An offset of each partition.
+    /// An offset of each partition. Waits where a partition has no leader, as those of a new topic have none for a moment.
     pub(crate) fn offsets(
         &self,
         partitions: &[i32],
         ask: Ask,
         timeout: Duration,
     ) -> Result<Vec<(i32, i64)>, KafkaError> {
-        let found = self
-            .consumer
-            .offsets(&self.native_name, partitions, ask, timeout);
-        found.map_err(|fault| self.failed(fault))
+        let begin = Instant::now();
+        loop {
+            let left = timeout.saturating_sub(begin.elapsed());
+            let found = self
+                .consumer
+                .offsets(&self.native_name, partitions, ask, left);
+            match found {
+                Err(fault) if fault.is_election() && left > ELECTION_PAUSE => {
+                    std::thread::sleep(ELECTION_PAUSE);
+                }
+                found => return found.map_err(|fault| self.failed(fault)),
+            }
+        }
     }
 
     /// Reads these partitions from these offsets on.

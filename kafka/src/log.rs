@@ -14,7 +14,7 @@ use dovetail_model::{
 };
 use parking_lot::{Condvar, Mutex};
 use rdkafka_sys::rd_kafka_resp_err_t as Code;
-use tracing::{error, info, warn};
+use tracing::{debug, error, info, warn};
 
 use crate::connect::Topic;
 use crate::gather::{Gatherer, Held};
@@ -215,14 +215,14 @@ impl Reader {
     fn run(&mut self) {
         loop {
             let ended = self.session();
-            *self.shared.topic.lock() = None;
+            let topic = self.shared.topic.lock().take();
             let Err(error) = ended else { return };
             self.sink.unread_since(self.shared.unknown_since());
             let name = &self.shared.name;
             if error.is_final() {
                 error!(stream = %name, %error, "the stream reads no more");
                 self.shared.state.lock().phase = Phase::Stopped(error.clone());
-                if !self.shared.wait_for_way_out(&error) {
+                if !self.wait_for_way_out(&error, topic.as_deref()) {
                     return;
                 }
                 continue;
@@ -270,7 +270,7 @@ impl Reader {
                 self.judge(&topic, partition, fault)?;
             }
             if let Some(held) = held {
-                self.wait_for_registry(held)?;
+                self.wait_for_registry(&topic, held)?;
                 // What was held back is read again.
                 topic.assign(&self.places(&partitions))?;
             }
@@ -298,7 +298,7 @@ impl Reader {
     ///
     /// # Errors
     /// That it does not have it.
-    fn wait_for_registry(&mut self, held: Held) -> Result<(), KafkaError> {
+    fn wait_for_registry(&mut self, topic: &Topic, held: Held) -> Result<(), KafkaError> {
         let Some(registry) = &self.shared.registry else {
             return Err(held.error);
         };
@@ -308,6 +308,7 @@ impl Reader {
                 return Err(error);
             }
             self.shared.retrying(error);
+            self.look_on(topic);
             self.sink.unread_since(self.shared.unknown_since());
             if self.shared.wait(pause) {
                 return Ok(());
@@ -318,6 +319,51 @@ impl Reader {
                 Ok(_) => return Ok(()),
                 Err(again) => error = again,
             }
+        }
+    }
+
+    /// Waits until a stream that was stopped can go on: the hole before it is skipped, or the registry has the schema.
+    /// False when there is no way but to start again, or the stream is closing.
+    fn wait_for_way_out(&self, stopped: &KafkaError, topic: Option<&Topic>) -> bool {
+        let Some((partition, _, to)) = stopped.hole() else {
+            return false;
+        };
+        let shared = &self.shared;
+        if let Some(topic) = topic
+            && let Err(error) = topic.assign(&[])
+        {
+            debug!(stream = %shared.name, %error, "what comes is fetched though it is not read");
+        }
+        loop {
+            if let Some(topic) = topic {
+                self.look_on(topic);
+            }
+            let mut orders = shared.orders.lock();
+            if orders.close {
+                return false;
+            }
+            if orders.floor.get(partition) >= to {
+                info!(stream = %shared.name, %partition, %to, "the hole is skipped");
+                return true;
+            }
+            shared.ordered.wait_for(&mut orders, LONGEST_PAUSE);
+            drop(orders);
+            if let (KafkaError::UnknownSchema { id, .. }, Some(registry)) =
+                (stopped, &shared.registry)
+                && let Ok(Some(_)) = registry.schema(*id, TIMEOUT)
+            {
+                info!(stream = %shared.name, schema = id, "the registry has the schema now");
+                shared.state.lock().phase = Phase::Connecting;
+                return true;
+            }
+        }
+    }
+
+    /// Looks where the topic ends while nothing is read, so that the lag shows what waits. What stands in the way of that shows
+    /// once reading goes on.
+    fn look_on(&self, topic: &Topic) {
+        if let Err(error) = self.look(topic) {
+            debug!(stream = %self.shared.name, %error, "cannot see where the topic ends");
         }
     }
 
@@ -430,39 +476,6 @@ impl Shared {
             self.ordered.wait_for(&mut orders, pause);
         }
         orders.close
-    }
-
-    /// Waits until a stream that was stopped can go on: the hole before it is skipped, or the registry has the schema.
-    /// False when there is no way but to start again, or the stream is closing.
-    fn wait_for_way_out(&self, stopped: &KafkaError) -> bool {
-        let Some((partition, _, to)) = stopped.hole() else {
-            return false;
-        };
-        loop {
-            let mut orders = self.orders.lock();
-            if orders.close {
-                return false;
-            }
-            if orders.floor.get(partition) >= to {
-                info!(stream = %self.name, %partition, %to, "the hole is skipped");
-                return true;
-            }
-            match stopped {
-                KafkaError::UnknownSchema { .. } => {
-                    self.ordered.wait_for(&mut orders, LONGEST_PAUSE);
-                }
-                _ => self.ordered.wait(&mut orders),
-            }
-            drop(orders);
-            if let (KafkaError::UnknownSchema { id, .. }, Some(registry)) =
-                (stopped, &self.registry)
-                && let Ok(Some(_)) = registry.schema(*id, TIMEOUT)
-            {
-                info!(stream = %self.name, schema = id, "the registry has the schema now");
-                self.state.lock().phase = Phase::Connecting;
-                return true;
-            }
-        }
     }
 
     fn reading(&self) {

@@ -37,24 +37,32 @@ impl Fault {
         Self { code, text }
     }
 
-    /// Whether trying again may help without anybody doing something.
-    pub(crate) fn is_transient(&self) -> bool {
+    /// Whether a partition has no leader, or another one than we thought: that passes.
+    pub(crate) fn is_election(&self) -> bool {
         matches!(
             self.code,
-            Code::RD_KAFKA_RESP_ERR__TRANSPORT
-                | Code::RD_KAFKA_RESP_ERR__ALL_BROKERS_DOWN
-                | Code::RD_KAFKA_RESP_ERR__TIMED_OUT
-                | Code::RD_KAFKA_RESP_ERR__TIMED_OUT_QUEUE
-                | Code::RD_KAFKA_RESP_ERR__RESOLVE
-                | Code::RD_KAFKA_RESP_ERR__WAIT_COORD
-                | Code::RD_KAFKA_RESP_ERR_LEADER_NOT_AVAILABLE
+            Code::RD_KAFKA_RESP_ERR_LEADER_NOT_AVAILABLE
                 | Code::RD_KAFKA_RESP_ERR_NOT_LEADER_FOR_PARTITION
-                | Code::RD_KAFKA_RESP_ERR_REQUEST_TIMED_OUT
-                | Code::RD_KAFKA_RESP_ERR_BROKER_NOT_AVAILABLE
-                | Code::RD_KAFKA_RESP_ERR_COORDINATOR_LOAD_IN_PROGRESS
-                | Code::RD_KAFKA_RESP_ERR_COORDINATOR_NOT_AVAILABLE
-                | Code::RD_KAFKA_RESP_ERR_NETWORK_EXCEPTION
         )
+    }
+
+    /// Whether trying again may help without anybody doing something.
+    pub(crate) fn is_transient(&self) -> bool {
+        self.is_election()
+            || matches!(
+                self.code,
+                Code::RD_KAFKA_RESP_ERR__TRANSPORT
+                    | Code::RD_KAFKA_RESP_ERR__ALL_BROKERS_DOWN
+                    | Code::RD_KAFKA_RESP_ERR__TIMED_OUT
+                    | Code::RD_KAFKA_RESP_ERR__TIMED_OUT_QUEUE
+                    | Code::RD_KAFKA_RESP_ERR__RESOLVE
+                    | Code::RD_KAFKA_RESP_ERR__WAIT_COORD
+                    | Code::RD_KAFKA_RESP_ERR_REQUEST_TIMED_OUT
+                    | Code::RD_KAFKA_RESP_ERR_BROKER_NOT_AVAILABLE
+                    | Code::RD_KAFKA_RESP_ERR_COORDINATOR_LOAD_IN_PROGRESS
+                    | Code::RD_KAFKA_RESP_ERR_COORDINATOR_NOT_AVAILABLE
+                    | Code::RD_KAFKA_RESP_ERR_NETWORK_EXCEPTION
+            )
     }
 }
 

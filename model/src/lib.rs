@@ -9,6 +9,7 @@
 
 mod batch_run;
 mod catalog;
+mod cause;
 mod claim;
 mod clock;
 mod exclusion;
@@ -34,6 +35,7 @@ pub use catalog::{
     CatalogConflict, CatalogState, Commit, Entry, ExpiredGeneration, PublishReason, StreamState,
     ViewState,
 };
+pub use cause::innermost;
 pub use claim::{Endpoints, StoreClaim, StoreEpoch};
 pub use clock::{Clock, ManualClock, SystemClock};
 pub use exclusion::Exclusion;

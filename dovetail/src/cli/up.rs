@@ -168,6 +168,13 @@ impl RoleArgs {
     /// What it comes to beside the other options.
     fn role(&self, up: &UpArgs) -> Result<Role, CliError> {
         let usage = |text: &str| Err(CliError::Usage(text.to_owned()));
+        if (self.cuts.is_some() || self.roles != Roles::All)
+            && up.store.store.as_ref().is_some_and(StoreUrl::is_private)
+        {
+            return usage(
+                "a store at memory:// is in one process, and no other one ever sees it: name one that they share",
+            );
+        }
         // With it, others are to reach it: then it has the store.
         let computes = self.roles == Roles::Batch && self.cuts.is_none();
         if computes || self.roles == Roles::Serve {
@@ -258,8 +265,14 @@ struct StoreArgs {
     #[arg(long, env = "DOVETAIL_STORE", value_name = "URL")]
     store: Option<StoreUrl>,
     /// More about the store, once for each: endpoint=URL, region=NAME, addressing=path or virtual-hosted,
-    /// allow_http=true, account=NAME. Keys come from the environment
-    #[arg(long = "store-option", value_name = "KEY=VALUE", requires = "store")]
+    /// allow_http=true, account=NAME; several by commas, too. Keys come from the environment
+    #[arg(
+        long = "store-option",
+        env = "DOVETAIL_STORE_OPTIONS",
+        value_name = "KEY=VALUE",
+        value_delimiter = ',',
+        requires = "store"
+    )]
     options: Vec<StoreOption>,
     /// Take the store from the data directory that has it. Events that only its log holds are given up, and a process
     /// that still runs there writes nothing more and ends
@@ -634,6 +647,11 @@ mod tests {
                     "--take-over",
                 ],
                 "decides nothing",
+            ),
+            (&["--roles", "serve", "--store", "memory://"], "they share"),
+            (
+                &["--cuts", "127.0.0.1:0", "--store", "memory://"],
+                "they share",
             ),
             (&["--roles", "serve,serve"], "one or more of"),
             (&["--roles", ""], "one or more of"),

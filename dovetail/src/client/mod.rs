@@ -11,6 +11,7 @@ mod retry;
 use std::net::IpAddr;
 use std::time::Duration;
 
+use dovetail_model::innermost;
 use reqwest::header::RETRY_AFTER;
 use reqwest::{Method, RequestBuilder, Response};
 use serde_json::Value;
@@ -223,15 +224,6 @@ fn is_loopback(url: &Url) -> bool {
         Some(url::Host::Ipv6(ip)) => IpAddr::from(ip).is_loopback(),
         None => false,
     }
-}
-
-/// The cause at the bottom of an error, which is the one that tells people something.
-fn innermost(error: &dyn std::error::Error) -> String {
-    let mut cause = error;
-    while let Some(source) = cause.source() {
-        cause = source;
-    }
-    cause.to_string()
 }
 
 #[cfg(test)]

@@ -64,6 +64,17 @@ async fn reason(calls: &Calls, phase: &str) -> String {
     waited.unwrap_or_else(|_| panic!("the stream is never `{phase}`"))
 }
 
+/// Waits until the stream says that so many records wait for it.
+async fn waits(calls: &Calls, records: u64) {
+    let waiting = async {
+        while source(calls, TOPIC).await["partitions"][0]["lag"] != records {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    let waited = tokio::time::timeout(HANGS, waiting).await;
+    waited.unwrap_or_else(|_| panic!("there are never {records} records that wait"));
+}
+
 /// Waits until the stream has read up to `offset`; its rows in order.
 async fn rows(calls: &Calls, stream: &str, offset: u64, select: &str) -> Vec<Value> {
     let known = calls.get(&format!("/v1/streams/{stream}")).await.unwrap();
@@ -168,6 +179,8 @@ async fn avro_is_read_through_all_that_a_registry_does() {
         "{why}"
     );
     assert_eq!(numbers(&calls, 7).await, [1, 2, 3, 4, 5, 7]);
+    send(&producer, TOPIC, &[framed(3, &more), framed(3, &more)]);
+    waits(&calls, 3).await;
     calls
         .sql("CREATE STREAM plain (x BIGINT)", json!({}))
         .await
@@ -181,7 +194,7 @@ async fn avro_is_read_through_all_that_a_registry_does() {
     for schema in [FIRST, SECOND, THIRD] {
         register(&registry, schema);
     }
-    assert_eq!(numbers(&calls, 8).await, [1, 2, 3, 4, 5, 7, 6]);
+    assert_eq!(numbers(&calls, 10).await, [1, 2, 3, 4, 5, 7, 6, 6, 6]);
     assert_eq!(reason(&calls, "reading").await, "");
 
     // A schema that it does not have stops the stream until it has it.
@@ -192,12 +205,17 @@ async fn avro_is_read_through_all_that_a_registry_does() {
     );
     let why = reason(&calls, "stopped").await;
     assert!(
-        why.contains("offset 8 of partition 0") && why.contains("schema 4"),
+        why.contains("offset 10 of partition 0") && why.contains("schema 4"),
         "{why}"
     );
-    assert_eq!(numbers(&calls, 8).await.len(), 7);
+    assert_eq!(numbers(&calls, 10).await.len(), 9);
+    send(&producer, TOPIC, &[framed(1, &[small(10)])]);
+    waits(&calls, 3).await;
     assert_eq!(register(&registry, FOURTH), 4);
-    assert_eq!(numbers(&calls, 10).await, [1, 2, 3, 4, 5, 7, 6, 8, 9]);
+    assert_eq!(
+        numbers(&calls, 13).await,
+        [1, 2, 3, 4, 5, 7, 6, 6, 6, 8, 9, 10]
+    );
 
     // Or until an operator goes on without its records.
     let unknown = [
@@ -208,24 +226,24 @@ async fn avro_is_read_through_all_that_a_registry_does() {
     send(&producer, TOPIC, &unknown);
     let why = reason(&calls, "stopped").await;
     assert!(
-        why.contains("offset 10 of partition 0") && why.contains("schema 77"),
+        why.contains("offset 13 of partition 0") && why.contains("schema 77"),
         "{why}"
     );
     calls
         .sql("ALTER STREAM numbers SKIP HOLE", json!({}))
         .await
         .unwrap();
-    let expected = [1, 2, 3, 4, 5, 7, 6, 8, 9, 12];
+    let expected = [1, 2, 3, 4, 5, 7, 6, 6, 6, 8, 9, 10, 12];
     // Its two records may have come in two batches, and each batch stops the stream.
     let skipping = async {
-        while source(&calls, TOPIC).await["partitions"][0]["position"] != 13 {
+        while source(&calls, TOPIC).await["partitions"][0]["position"] != 16 {
             let _ = refusal(&calls, "ALTER STREAM numbers SKIP HOLE").await;
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     };
     let skipped = tokio::time::timeout(HANGS, skipping).await;
     skipped.expect("it goes on");
-    assert_eq!(numbers(&calls, 13).await, expected);
+    assert_eq!(numbers(&calls, 16).await, expected);
     let answer = calls
         .sql("SELECT count(*) FROM numbers", json!({}))
         .await
@@ -236,13 +254,13 @@ async fn avro_is_read_through_all_that_a_registry_does() {
         .clone();
     assert_eq!(
         (&holes[0]["from"], &holes[holes.len() - 1]["to"]),
-        (&json!(10), &json!(12))
+        (&json!(13), &json!(15))
     );
 
     // A new process asks the registry anew.
     server.kill().await;
     let server = Server::start(home.path(), None).await.unwrap();
-    assert_eq!(numbers(&server.calls(), 13).await, expected);
+    assert_eq!(numbers(&server.calls(), 16).await, expected);
 }
 
 #[tokio::test(flavor = "multi_thread")]

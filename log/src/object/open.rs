@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use dovetail_model::ProblemKind;
+use dovetail_model::{ProblemKind, innermost};
 use object_store::aws::{AmazonS3, AmazonS3Builder, AmazonS3ConfigKey};
 use object_store::azure::{AzureConfigKey, MicrosoftAzure, MicrosoftAzureBuilder};
 use object_store::client::SpawnedReqwestConnector;
@@ -112,7 +112,7 @@ pub enum StoreError {
         source: Box<Error>,
     },
     /// No answer, or one that says nothing about us: try again, or look after the store.
-    #[error("the store `{url}` cannot be reached: {source}")]
+    #[error("the store `{url}` cannot be reached: {source}: {}", innermost(source))]
     Unreachable {
         /// Which store.
         url: StoreUrl,
@@ -435,6 +435,11 @@ fn failed(url: &StoreUrl, source: Error) -> StoreError {
     match source {
         source if is_of_clocks(&source) => refused(
             "this machine's clock and the store's are too far apart; set this machine's right",
+            source,
+        ),
+        // Where it is asked for keys, a machine in a cloud answers.
+        source if source.to_string().contains("http://169.254.169.254/") => refused(
+            "no keys are in the environment or in AWS's files, and this machine has none from its cloud: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
             source,
         ),
         Error::Unauthenticated { .. } => refused("the keys are wrong", source),

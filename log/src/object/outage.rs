@@ -13,8 +13,11 @@ pub fn is_outage(error: &(dyn Error + 'static)) -> bool {
         }
         next = cause.source();
     }
-    // Where the Parquet reader reads a file's metadata, it makes text of what the store said.
-    error.to_string().contains("Object Store error: Generic")
+    // Where the Parquet reader reads a file's metadata, it makes text of what the store said; deltalake's kernel keeps that
+    // to itself where it reads a table's log.
+    let text = error.to_string();
+    let begins = ["Object Store error: Generic", "object store: Generic"];
+    begins.iter().any(|begin| text.contains(begin))
 }
 
 #[cfg(test)]

@@ -47,6 +47,11 @@ impl StoreUrl {
     pub fn is_remote(&self) -> bool {
         matches!(self.place, Place::Bucket { .. })
     }
+
+    /// Whether nothing but the process that opens it ever sees it.
+    pub fn is_private(&self) -> bool {
+        self.place == Place::Memory
+    }
 }
 
 impl fmt::Display for StoreUrl {

@@ -14,7 +14,7 @@ use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Uri, header};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
-use dovetail_model::{Problem, ProblemKind};
+use dovetail_model::{Problem, ProblemKind, innermost};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
@@ -124,7 +124,7 @@ impl Forwarder {
         let answer = sent.map_err(|error| {
             unanswered(match error.is_connect() {
                 true => "does not answer".to_owned(),
-                false => broke_off(&bottom(&error)),
+                false => broke_off(&innermost(&error)),
             })
         })?;
         let mut answer = answer.map(Body::new);
@@ -144,13 +144,4 @@ fn strip(headers: &mut HeaderMap) {
     for name in NOT_HANDED_ON.iter().chain(&named) {
         headers.remove(name);
     }
-}
-
-/// What the network said.
-fn bottom(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut error = error;
-    while let Some(source) = error.source() {
-        error = source;
-    }
-    error.to_string()
 }

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use dovetail_model::{Clock, ManualClock, Position, Span, StoreEpoch};
+use dovetail_model::{Clock, ManualClock, Position, ProblemKind, Span, StoreEpoch};
 use object_store::memory::InMemory;
 use object_store::{ObjectStore, ObjectStoreExt};
 
@@ -206,4 +206,17 @@ async fn a_reader_elsewhere_reads_the_very_version_that_is_held_here() {
     assert_eq!(scan(&store, &read, RawScan::of(span(0, 100))).await, all);
     let newest = reader.newest(&def.schema).await.unwrap();
     assert_ne!(newest.segments(), held.segments());
+}
+
+#[tokio::test]
+async fn a_reader_that_the_store_does_not_answer_may_ask_again() {
+    let faulty = FaultyStore::new(Arc::new(InMemory::new()));
+    let store: Arc<dyn ObjectStore> = Arc::new(faulty.clone());
+    many_segments(&store).await;
+    let def = every_type();
+    let reader = RawReader::new(store, root(), def.id.clone(), far_ahead()).unwrap();
+    faulty.fail_read();
+    let error = reader.newest(&def.schema).await.unwrap_err();
+    assert_eq!(error.kind(), ProblemKind::Unavailable, "{error}");
+    assert!(reader.newest(&def.schema).await.is_ok());
 }

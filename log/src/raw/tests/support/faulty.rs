@@ -62,6 +62,11 @@ impl FaultyStore {
         };
     }
 
+    /// Makes the next read fail.
+    pub(crate) fn fail_read(&self) {
+        self.state.lock().fail_read = true;
+    }
+
     /// Ends all faults.
     pub(crate) fn disarm(&self) {
         self.state.lock().fail_read = false;
