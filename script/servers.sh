@@ -2,9 +2,9 @@
 # Lets each `dovetail up` of a document go on in the background, as if it had a terminal of its own. To be sourced; what
 # the servers say goes into the directory $SERVER_LOGS.
 #
-# A server is waited for until it listens. Where another of the document listens at its address it takes the place of that
-# one, which is stopped in order first; the others are stopped when the shell ends. One that ends by itself, or with
-# anything but 0 when it is stopped, fails the document.
+# A server is waited for until it listens or stands by. Where another of the document has its address, that one is stopped
+# in order first; the others are stopped when the shell ends. One that ends by itself, or with anything but 0 when it is
+# stopped, fails the document.
 
 declare -A server_pids=() # by the address at which it listens
 servers_begun=()          # addresses, the oldest first
@@ -34,7 +34,7 @@ start_server() {
 
 wait_for_server() { # ADDRESS
     local deadline=$((SECONDS + 60))
-    until grep -q '^listening on ' "$SERVER_LOGS/$1"; do
+    until grep -q '^listening on \|standing by for' "$SERVER_LOGS/$1"; do
         server_lives "$1"
         if [ $SECONDS -gt $deadline ]; then
             server_failed "$1" 'does not listen'

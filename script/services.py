@@ -27,6 +27,15 @@ KAFKA_TOOLS = {
     "kafka-topics.sh": "org.apache.kafka.tools.TopicCommand",
     "kafka-console-producer.sh": "org.apache.kafka.tools.ConsoleProducer",
 }
+# A topic that was just made has no leaders for a moment. Who types does not notice; here, the next command waits until
+# another process has seen it.
+TOOL = """\
+#!/bin/sh
+{words} "$@" || exit
+case " $* " in
+*' --create '*) {words} --bootstrap-server {address} --describe >/dev/null ;;
+esac
+"""
 
 BROKER = """\
 process.roles=broker,controller
@@ -136,7 +145,7 @@ def start_kafka(dir: Path, address: str, controller: str) -> Service:
     for name, main in KAFKA_TOOLS.items():
         tool = dir / "bin" / name
         words = " ".join(f"'{word}'" for word in [*java, f"-Dlog4j2.configurationFile={dir}/ERROR.properties", main])
-        tool.write_text(f'#!/bin/sh\nexec {words} "$@"\n')
+        tool.write_text(TOOL.format(words=words, address=address))
         tool.chmod(0o755)
     return service
 
