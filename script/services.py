@@ -161,12 +161,12 @@ def start_registry(dir: Path, address: str) -> Service:
     return service
 
 
-def start_s3(dir: Path, address: str) -> Service:
+def start_s3(dir: Path, address: str, options: list) -> Service:
     """versitygw on a directory, with a bucket `BUCKET`."""
     (dir / "root" / BUCKET).mkdir(parents=True)
     (dir / "sidecar").mkdir()
     keys = {"ROOT_ACCESS_KEY": KEYS["AWS_ACCESS_KEY_ID"], "ROOT_SECRET_KEY": KEYS["AWS_SECRET_ACCESS_KEY"]}
-    command = [fetched("versitygw"), "--quiet", "--health", "/healthz", "--region", REGION, "--port", address]
+    command = [fetched("versitygw"), "--quiet", "--health", "/healthz", "--region", REGION, "--port", address, *options]
     # Attributes in files of their own: not every temporary directory has extended ones.
     service = Service([*command, "posix", "--sidecar", dir / "sidecar", dir / "root"], dir / "versitygw", keys)
     service.wait_until(lambda: answers(f"http://{address}/healthz"))
@@ -184,7 +184,7 @@ class Services:
     KAFKA, REGISTRY, S3 = "127.0.0.1:9092", "127.0.0.1:8081" + REGISTRY_PATH, "127.0.0.1:9000"
     DEFAULT = "127.0.0.1:8080"
 
-    def __init__(self, script: str, dir: Path) -> None:
+    def __init__(self, script: str, dir: Path, s3_options: list = ()) -> None:
         ports = Ports()
         names = {*self.ADDRESS.findall(script), self.DEFAULT, self.S3}
         self._addresses = {name: ports.address() for name in sorted(names)}
@@ -192,7 +192,7 @@ class Services:
         self._started: list[Service] = []
         try:
             if "s3://" in script:
-                self._started.append(start_s3(dir / "s3", self._addresses[self.S3]))
+                self._started.append(start_s3(dir / "s3", self._addresses[self.S3], s3_options))
             if self.KAFKA in script:
                 self._started.append(start_kafka(dir / "kafka", self._addresses[self.KAFKA], ports.address()))
             if self.REGISTRY in script:
