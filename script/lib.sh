@@ -34,7 +34,7 @@ use_shared_target() {
 }
 
 # Debian packages for what is missing: a C toolchain for the vendored C libraries, Python for the checks by
-# other engines, curl for the commands of the README.
+# other engines, curl and openssl for the commands of the documents.
 need_system() {
     local missing=()
     have cc || missing+=(build-essential)
@@ -43,6 +43,7 @@ need_system() {
     perl -MIPC::Cmd -MFindBin -e 1 2>/dev/null || missing+=(perl)
     python3 -c 'import venv, ensurepip' 2>/dev/null || missing+=(python3 python3-venv)
     have curl || missing+=(curl ca-certificates)
+    have openssl || missing+=(openssl)
     install_system "${missing[@]}"
 }
 
@@ -111,16 +112,15 @@ need_venv() { # DIR REQUIREMENTS
     cp "$2" "$1/made-from"
 }
 
-# The broker of the Kafka tests: its jars in the cache, and a Java to run them.
+# The broker of the Kafka tests and its command-line tools: their jars in the cache, and a Java to run them.
 kafka_jars="$cache/kafka-$kafka_version"
+have_kafka() { [ -f "$kafka_jars/kafka_2.13-$kafka_version.jar" ] && [ -f "$kafka_jars/kafka-tools-$kafka_version.jar" ]; }
 need_kafka() {
     local missing=()
     have java || missing+=(default-jre-headless)
-    if [ ! -f "$kafka_jars/kafka_2.13-$kafka_version.jar" ]; then
-        have mvn || missing+=(maven)
-    fi
+    have_kafka || have mvn || missing+=(maven)
     install_system "${missing[@]}"
-    if [ -f "$kafka_jars/kafka_2.13-$kafka_version.jar" ]; then
+    if have_kafka; then
         return
     fi
     say "fetching Kafka $kafka_version into $kafka_jars (once)"
