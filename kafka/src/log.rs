@@ -25,6 +25,9 @@ use crate::{KafkaError, PartitionLag, Phase, State};
 
 /// Where what is read goes.
 pub trait Sink: Send {
+    /// Waits until the next batch may come, for so long at most: whether it may. It may when the stream is closing, too.
+    fn has_room(&mut self, patience: Duration) -> bool;
+
     /// Takes the next batch. False when the stream is closing: then nothing more is read.
     fn take(&mut self, batch: Arc<CommittedBatch>) -> bool;
 
@@ -253,14 +256,22 @@ impl Reader {
                 let arrived_at_us = self.shared.clock.now().timestamp_micros();
                 let mut gathered = gatherer.gather(&batch, arrived_at_us, TIMEOUT);
                 drop(batch);
-                self.shared
-                    .note(&gathered.next, &gathered.timestamps_ms, gathered.skipped);
-                if let Some(batch) = gatherer.commit(&mut gathered, &self.at, arrived_at_us) {
+                let batch = gatherer.commit(&mut gathered, &self.at, arrived_at_us);
+                let taken = batch.is_some();
+                if let Some(batch) = batch {
+                    while !self.sink.has_room(LOOK) {
+                        self.look_on(&topic);
+                        self.sink.unread_since(self.shared.unread_since());
+                    }
                     let to = batch.span.to().clone();
                     if !self.sink.take(Arc::new(batch)) {
                         return Ok(Closed);
                     }
                     self.at = to;
+                }
+                self.shared
+                    .note(&gathered.next, &gathered.timestamps_ms, gathered.skipped);
+                if taken {
                     self.sink.unread_since(self.shared.unread_since());
                     self.shared.reading();
                 }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! A stream on a real broker: what is read, what is not, and what is said about it.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, LazyLock, Mutex};
 use std::time::{Duration, Instant};
@@ -68,6 +69,7 @@ fn declared(settings: &KafkaSettings) -> Result<KafkaSource, KafkaError> {
 struct Stream {
     log: KafkaLog,
     unread: Unread,
+    full: Arc<AtomicBool>,
     batches: Receiver<Arc<CommittedBatch>>,
     at: Position,
     events: Vec<RecordBatch>,
@@ -77,15 +79,28 @@ struct Stream {
 /// When the oldest unread record was made, as told last.
 type Unread = Arc<Mutex<Option<i64>>>;
 
-struct Channel(Sender<Arc<CommittedBatch>>, Unread);
+struct Channel {
+    batches: Sender<Arc<CommittedBatch>>,
+    unread: Unread,
+    /// Whether it takes no more for now.
+    full: Arc<AtomicBool>,
+}
 
 impl Sink for Channel {
+    fn has_room(&mut self, _: Duration) -> bool {
+        let full = self.full.load(Ordering::Relaxed);
+        if full {
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        !full
+    }
+
     fn take(&mut self, batch: Arc<CommittedBatch>) -> bool {
-        self.0.send(batch).is_ok()
+        self.batches.send(batch).is_ok()
     }
 
     fn unread_since(&mut self, since_ms: Option<i64>) {
-        *self.1.lock().expect("sound") = since_ms;
+        *self.unread.lock().expect("sound") = since_ms;
     }
 }
 
@@ -108,14 +123,19 @@ impl Stream {
             created_at: chrono::DateTime::UNIX_EPOCH,
         };
         let (sender, batches) = channel();
-        let unread = Unread::default();
+        let (unread, full) = (Unread::default(), Arc::default());
         let clock = Arc::new(SystemClock);
-        let sink = Box::new(Channel(sender, Arc::clone(&unread)));
+        let sink = Box::new(Channel {
+            batches: sender,
+            unread: Arc::clone(&unread),
+            full: Arc::clone(&full),
+        });
         let log =
             KafkaLog::open(&def, source, Share::ALL, from, holes, clock, sink).expect("a thread");
         Self {
             log,
             unread,
+            full,
             batches,
             at: from.clone(),
             events: Vec::new(),
@@ -211,6 +231,7 @@ impl Stream {
 impl Drop for Stream {
     fn drop(&mut self) {
         // Its sink must not wait for us.
+        self.full.store(false, Ordering::Relaxed);
         let (_, nobody) = channel();
         drop(std::mem::replace(&mut self.batches, nobody));
         self.log.close();
@@ -482,6 +503,33 @@ fn partitions_that_are_added_are_read_from_their_start() {
     producer.send("more", 0, json([3]));
     stream.read_to(&at(&[(0, 2), (2, 1)]));
     assert_eq!(stream.numbers(), [(0, 0, 1), (0, 1, 3), (2, 0, 2)]);
+}
+
+#[test]
+fn what_waits_while_nothing_more_is_taken_is_known() {
+    BROKER.create_topic("full", 1);
+    let producer = BROKER.producer();
+    let source = declared(&settings(&BROKER, "full")).expect("the topic is there");
+    let mut stream = Stream::open(numbers(), &source, &Position::zero());
+    producer.send("full", 0, json(0..5));
+    stream.read_to(&at(&[(0, 5)]));
+    stream.full.store(true, Ordering::Relaxed);
+    let begin = Instant::now();
+    for sent in 6..9 {
+        producer.send("full", 0, json([sent]));
+        let waiting = || {
+            let lag = &stream.log.state().partitions[0];
+            let unread = *stream.unread.lock().expect("sound");
+            (lag.position, lag.offsets(), unread.is_some())
+        };
+        while waiting() != (Offset(5), u64::try_from(sent - 5).expect("small"), true) {
+            assert!(begin.elapsed() < PATIENCE, "{:?}", waiting());
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+    stream.full.store(false, Ordering::Relaxed);
+    stream.read_to(&at(&[(0, 8)]));
+    assert_eq!(stream.numbers().len(), 8);
 }
 
 #[test]

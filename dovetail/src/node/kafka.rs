@@ -211,19 +211,25 @@ struct SpeedSink {
 }
 
 impl Sink for SpeedSink {
-    fn take(&mut self, batch: Arc<CommittedBatch>) -> bool {
-        let Destination {
-            cell,
-            batches,
-            memory,
-        } = &self.to;
-        let closing = self.closing.clone();
+    fn has_room(&mut self, patience: Duration) -> bool {
+        let (memory, closing) = (&self.to.memory, &self.closing);
         self.runtime.block_on(async move {
             tokio::select! {
-                () = closing.cancelled() => return false,
-                () = memory.admit() => {}
+                () = closing.cancelled() => true,
+                () = memory.admit() => true,
+                () = tokio::time::sleep(patience) => false,
             }
+        })
+    }
+
+    fn take(&mut self, batch: Arc<CommittedBatch>) -> bool {
+        let Destination { cell, batches, .. } = &self.to;
+        let closing = self.closing.clone();
+        self.runtime.block_on(async move {
             let rows = batch.events.num_rows() as u64;
+            if closing.is_cancelled() {
+                return false;
+            }
             cell.note_durable(&batch);
             tokio::select! {
                 () = closing.cancelled() => false,
