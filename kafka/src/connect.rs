@@ -109,6 +109,19 @@ impl Topic {
         }
     }
 
+    /// Tells the group how far its partitions are read: for other people's tools, which show a group's lag.
+    pub(crate) fn write_group(
+        &self,
+        read: &[(i32, i64)],
+        timeout: Duration,
+    ) -> Result<(), KafkaError> {
+        let group = c_string(&self.group).map_err(|fault| self.failed(fault))?;
+        let written = self
+            .consumer
+            .write_group(&group, &self.native_name, read, timeout);
+        written.map_err(|fault| self.failed(fault))
+    }
+
     /// Reads these partitions from these offsets on.
     pub(crate) fn assign(&self, from: &[(i32, i64)]) -> Result<(), KafkaError> {
         let assigned = self.consumer.assign(&self.native_name, from);

@@ -31,7 +31,7 @@ pub enum KafkaError {
     },
     /// The brokers know us and say no.
     #[error(
-        "topic `{topic}` may not be read or described: {reason}; grant READ and DESCRIBE on the topic to the user, and READ on group `{group}`"
+        "topic `{topic}` may not be read or described: {reason}; grant READ and DESCRIBE on the topic to the user, and READ on group `{group}`, or on all that begin with `dovetail-`"
     )]
     Forbidden {
         /// Its name.

@@ -247,6 +247,7 @@ impl Reader {
         self.shared.reading();
         self.sink.unread_since(self.shared.unread_since());
         let mut looked = Instant::now();
+        let mut shown = Position::zero();
         while !self.shared.orders.lock().close {
             let batch = topic.consumer.consume(MOST_RECORDS, WAIT);
             let (faults, held) = if batch.is_empty() {
@@ -292,6 +293,7 @@ impl Reader {
             }
             if looked.elapsed() >= LOOK {
                 looked = Instant::now();
+                self.show_group(&topic, &mut shown);
                 let found = self.look(&topic)?;
                 self.sink.unread_since(self.shared.unread_since());
                 self.shared.reading();
@@ -303,6 +305,23 @@ impl Reader {
             }
         }
         Ok(Closed)
+    }
+
+    /// Writes down for the group what has been read since it was `shown` last.
+    fn show_group(&self, topic: &Topic, shown: &mut Position) {
+        if *shown == self.at {
+            return;
+        }
+        let read = self.at.iter().map(|(partition, next)| {
+            let next = i64::try_from(next.0).unwrap_or(i64::MAX);
+            (i32::try_from(partition.0).unwrap_or(i32::MAX), next)
+        });
+        match topic.write_group(&read.collect::<Vec<_>>(), TIMEOUT) {
+            Ok(()) => *shown = self.at.clone(),
+            Err(error) => {
+                debug!(stream = %self.shared.name, %error, "the group cannot be told how far it has read");
+            }
+        }
     }
 
     /// Waits until the registry says whether it has a schema. It is read no further, so nothing is lost meanwhile.

@@ -213,7 +213,7 @@ impl Consumer {
     /// The id of a topic and its partitions, in order.
     ///
     /// # Errors
-    /// When there is no such topic, we may not describe it, or no broker answers in time.
+    /// When there is no such topic, we may not describe or read it, or no broker answers in time.
     pub(crate) fn describe(
         &self,
         topic: &CStr,
@@ -230,6 +230,15 @@ impl Consumer {
                 return Err(Fault::of(Code::RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART));
             };
             checked_error(sys::rd_kafka_TopicDescription_error(found))?;
+            // Brokers that know of no rights name none, or all.
+            let rights =
+                sys::rd_kafka_TopicDescription_authorized_operations(found, &raw mut count);
+            let read = sys::rd_kafka_AclOperation_t::RD_KAFKA_ACL_OPERATION_READ;
+            if count > 0 && !slice::from_raw_parts(rights, count).contains(&read) {
+                return Err(Fault::of(
+                    Code::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED,
+                ));
+            }
             let id = owned(sys::rd_kafka_Uuid_base64str(
                 sys::rd_kafka_TopicDescription_topic_id(found),
             ));
@@ -241,6 +250,36 @@ impl Consumer {
             partitions.sort_unstable();
             Ok((id, partitions))
         }
+    }
+
+    /// Writes down for the group how far it has read, in the background, for so long at most: nobody here reads that, so it may
+    /// fail. Not by a commit, whose answer a client waits for when it ends, even while no broker is there.
+    pub(crate) fn write_group(
+        &self,
+        group: &CStr,
+        topic: &CStr,
+        offsets: &[(i32, i64)],
+        timeout: Duration,
+    ) -> Result<(), Fault> {
+        let op = sys::rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_ALTERCONSUMERGROUPOFFSETS;
+        let (queue, options) = (Queue::new(self), AdminOptions::new(self, op, timeout)?);
+        let offsets = Partitions::of(topic, offsets);
+        // SAFETY: everything is live; librdkafka copies what it keeps.
+        unsafe {
+            let mut wanted = [sys::rd_kafka_AlterConsumerGroupOffsets_new(
+                group.as_ptr(),
+                offsets.0.as_ptr(),
+            )];
+            sys::rd_kafka_AlterConsumerGroupOffsets(
+                self.client.as_ptr(),
+                wanted.as_mut_ptr(),
+                wanted.len(),
+                options.0.as_ptr(),
+                queue.0.as_ptr(),
+            );
+            sys::rd_kafka_AlterConsumerGroupOffsets_destroy(wanted[0]);
+        }
+        Ok(())
     }
 
     /// An offset of each partition, in the order asked.
@@ -313,6 +352,12 @@ impl Consumer {
         unsafe {
             match request {
                 Admin::Topic(topic) => {
+                    checked_owned(
+                        sys::rd_kafka_AdminOptions_set_include_authorized_operations(
+                            options.0.as_ptr(),
+                            1,
+                        ),
+                    )?;
                     let mut names = [topic.as_ptr()];
                     let topics =
                         sys::rd_kafka_TopicCollection_of_topic_names(names.as_mut_ptr(), 1);

@@ -506,6 +506,23 @@ fn partitions_that_are_added_are_read_from_their_start() {
 }
 
 #[test]
+fn the_group_is_told_how_far_its_topic_is_read() {
+    BROKER.create_topic("shown", 2);
+    let producer = BROKER.producer();
+    let source = declared(&settings(&BROKER, "shown")).expect("the topic is there");
+    let mut stream = Stream::open(numbers(), &source, &Position::zero());
+    producer.send("shown", 0, json(0..5));
+    producer.send("shown", 1, json(5..7));
+    stream.read_to(&at(&[(0, 5), (1, 2)]));
+    let begin = Instant::now();
+    let shown = || [0, 1].map(|partition| BROKER.group_offset("dovetail-k1", "shown", partition));
+    while shown() != [Some(5), Some(2)] {
+        assert!(begin.elapsed() < PATIENCE, "{:?}", shown());
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+#[test]
 fn what_waits_while_nothing_more_is_taken_is_known() {
     BROKER.create_topic("full", 1);
     let producer = BROKER.producer();

@@ -152,6 +152,21 @@ impl Broker {
         }
     }
 
+    /// How far a group says that it has read a partition.
+    pub fn group_offset(&self, group: &str, topic: &str, partition: i32) -> Option<i64> {
+        let mut config = self.config();
+        config.set("group.id", group);
+        let consumer: BaseConsumer = config.create().expect("a consumer");
+        let mut list = TopicPartitionList::new();
+        list.add_partition(topic, partition);
+        let committed = consumer.committed_offsets(list, TIMEOUT);
+        let committed = committed.expect("it answers");
+        match committed.elements()[0].offset() {
+            Offset::Offset(next) => Some(next),
+            _ => None,
+        }
+    }
+
     /// An option of a topic.
     pub fn topic_option(&self, topic: &str, option: &str) -> Option<String> {
         let wanted = ResourceSpecifier::Topic(topic);
