@@ -63,7 +63,7 @@ async fn send(calls: &Calls, number: i64) -> Option<Value> {
 }
 
 /// What the view says once it covers `after`.
-pub(crate) async fn sums(calls: &Calls, after: &Value) -> Value {
+async fn sums(calls: &Calls, after: &Value) -> Value {
     let options = json!({"after": after, "timeout_ms": 60_000});
     let rows = calls.rows("SELECT * FROM sums", options).await;
     rows.expect("it answers").remove(0)

@@ -115,7 +115,7 @@ fn scene(partitions: i32) -> (StdRng, Broker, Oracle) {
 }
 
 /// Asks until there is an answer.
-async fn asked(calls: &Calls, path: &str, body: &Value) -> Value {
+pub(crate) async fn asked(calls: &Calls, path: &str, body: &Value) -> Value {
     let asking = async {
         loop {
             let called = match body {
