@@ -125,7 +125,8 @@ async fn serve(options: UpOptions, serving: Serving) -> Result<(), Problem> {
     let ports = Ports {
         queries: Arc::new(node.metered_queries()),
         ingest: Arc::clone(&shared) as _,
-        control: shared as _,
+        control: Arc::clone(&shared) as _,
+        measures: shared as _,
     };
     // Nobody waits for the address when the caller has given up already.
     let _ = serving.ready.send(address);
@@ -189,6 +190,7 @@ async fn take_share(
     };
     let served = Served::Reads(ReadPorts {
         queries: Arc::new(node.metered_queries()),
+        measures: Arc::new(node.clone()),
         others: Arc::new(others),
     });
     let config = http::ServerConfig::default();

@@ -29,6 +29,8 @@ mod replicas;
 mod roles;
 #[cfg(feature = "kafka")]
 mod roles_append;
+#[cfg(feature = "kafka")]
+mod roles_metrics;
 mod sql_files;
 mod support;
 mod up;
