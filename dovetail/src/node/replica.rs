@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use datafusion::execution::memory_pool::GreedyMemoryPool;
-use dovetail_exchange::{PeerToken, RemoteCuts, RemoteCutsConfig};
+use dovetail_exchange::{Greeted, PeerToken, RemoteCuts, RemoteCutsConfig};
 use dovetail_log::catalog::Catalog;
 use dovetail_log::object::{StoreUrl, Usage};
 use dovetail_model::{CatalogState, Clock, Problem, ProblemKind};
@@ -147,6 +147,11 @@ impl Replica {
             measures,
             runtimes,
         })
+    }
+
+    /// How the process that has the store takes this one.
+    pub(super) async fn greet(&self) -> Greeted {
+        self.cuts.greet().await
     }
 
     /// The store and where it is.

@@ -4,7 +4,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use dovetail_exchange::PeerToken;
+use dovetail_exchange::{Greeted, PeerToken};
 use dovetail_model::{Problem, ProblemKind};
 use dovetail_serving_layer::http::{self, ApiConfig, AuthConfig};
 use dovetail_serving_layer::ports::{Ports, ReadPorts, Served};
@@ -20,7 +20,7 @@ use super::peers::{Joined, Peers};
 use super::replica::{Replica, ReplicaConfig};
 use super::standby::stand_by;
 use super::worker::{WorkerConfig, open_worker};
-use super::{CacheBytes, Duty, Node, NodeConfig, NodeError};
+use super::{CacheBytes, Duty, Node, NodeConfig};
 use crate::cli::{CutsPlace, DefinitionFile, Role, Server, Serving, UpOptions};
 
 /// Starts nodes for `dovetail up` and `dovetail demo`.
@@ -177,6 +177,10 @@ async fn take_share(
     serving: Serving,
 ) -> Result<(), Problem> {
     let address = listener.local_addr().map_err(Problem::internal)?;
+    if let Err(problem) = let_in(node.0.cuts.greet().await) {
+        node.shutdown().await;
+        return Err(problem);
+    }
     let no_more_cuts = CancellationToken::new();
     let Joined {
         membership,
@@ -216,10 +220,13 @@ async fn serve_reads(
     let opening = async move {
         let replica = Replica::open(config).await?;
         let hand = match worker {
-            Some(worker) => Some(open_worker(worker, &replica).await?),
+            Some(worker) => {
+                let_in(replica.greet().await)?;
+                Some(open_worker(worker, &replica).await?)
+            }
             None => None,
         };
-        Ok::<_, NodeError>((replica, hand))
+        Ok::<_, Problem>((replica, hand))
     };
     let Some(opened) = unless_stopped(opening, &serving.shutdown).await else {
         return Ok(());
@@ -240,6 +247,15 @@ async fn serve_reads(
     let (_, ()) = tokio::join!(requests_end, working);
     tracing::info!("stopped");
     Ok(())
+}
+
+/// Whether a process may begin to work for the one that decides: one that is not let in would only try again and again.
+/// While nobody answers, it begins.
+fn let_in(greeted: Greeted) -> Result<(), Problem> {
+    match greeted {
+        Greeted::NotLetIn(problem) => Err(problem),
+        Greeted::LetIn | Greeted::Silent(_) => Ok(()),
+    }
 }
 
 /// Without tokens everyone is admin, so nobody may come from elsewhere.

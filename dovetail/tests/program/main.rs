@@ -31,6 +31,8 @@ mod roles;
 mod roles_append;
 #[cfg(feature = "kafka")]
 mod roles_metrics;
+#[cfg(feature = "kafka")]
+mod roles_tokens;
 mod sql_files;
 mod support;
 mod up;
