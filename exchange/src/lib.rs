@@ -25,7 +25,7 @@ mod server;
 mod wire;
 mod work;
 
-pub use client::{PeerToken, RemoteCuts, RemoteCutsConfig, RemoteTargets};
+pub use client::{Greeted, PeerToken, RemoteCuts, RemoteCutsConfig, RemoteTargets};
 pub use server::{CutServer, Member, Permits, Reports};
 pub use wire::{Heard, Joining, Report, StreamReport, TakeTarget};
 pub use work::{

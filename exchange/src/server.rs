@@ -41,7 +41,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use crate::filter::KeyFilter;
 use crate::wire::{
-    Fetch, Heard, MOVED, Part, RELEASE, RELEASE_TARGET, REPORT, RUN_COLUMN, Report, TARGET,
+    Fetch, GREET, Heard, MOVED, Part, RELEASE, RELEASE_TARGET, REPORT, RUN_COLUMN, Report, TARGET,
     TakeCut, TakeTarget, TakenCut, TakenRun, TakenTarget, TakenView, status_of,
 };
 use crate::work::{ANSWER, BEAT, Desk};
@@ -575,6 +575,7 @@ impl FlightService for CutServer {
         }
         (self.peers)(&headers).map_err(refused)?;
         match action.r#type.as_str() {
+            GREET => Ok(Response::new(stream::empty().boxed())),
             TARGET => {
                 let asked = parsed(&action.body)?;
                 answered(&self.target(asked).await.map_err(refused)?)

@@ -19,6 +19,8 @@ pub(crate) const TARGET: &str = "target";
 pub(crate) const RELEASE_TARGET: &str = "release-target";
 /// The action of a process that takes events: its body is a [`Report`], its answer [`Heard`].
 pub(crate) const REPORT: &str = "report";
+/// The action of a process that wants to know whether it is let in as a peer; nothing is said in either direction.
+pub(crate) const GREET: &str = "greet";
 /// Said of a problem that is over once the reader knows the newest catalog.
 pub(crate) const MOVED: &str = "moved";
 /// The column before the states that says which run a row is of: the place of the run in [`TakenView::runs`].

@@ -288,18 +288,28 @@ impl StreamCell {
             cut.position = cut.position.join(&position);
             replace_raw(cut, raw)
         })?;
-        self.note_acknowledged(&position);
-        self.position.send_replace(position);
+        self.came_to(position);
         Ok(())
     }
 
+    /// Tells whoever waits for it that the raw log came to `position`, where runs are elsewhere.
+    fn came_to(&self, position: Position) {
+        self.note_acknowledged(&position);
+        self.position.send_replace(position);
+    }
+
     /// The stream's schema grew to that of `stream`, and the raw log with it: one swap, so that a query reads the
-    /// archive and the tail in one schema. Views stay as they are, since what they read did not change.
+    /// archive and the tail in one schema. Views stay as they are, since what they read did not change. A cell whose runs
+    /// are elsewhere follows the raw log with it.
     ///
     /// # Errors
     /// As [`StreamCell::archived`], and when the tail does not fit the schema.
     pub fn evolve(&self, stream: Arc<StreamDef>, raw: Arc<RawSnapshot>) -> Result<(), SeamError> {
+        let position = raw.archived().clone();
         self.swap(|cut| {
+            if self.is_elsewhere {
+                cut.position = cut.position.join(&position);
+            }
             replace_raw(cut, raw)?;
             let mut tail = Tail::default();
             for batch in cut.tail.iter() {
@@ -308,7 +318,11 @@ impl StreamCell {
             cut.tail = tail;
             cut.stream = stream;
             Ok(())
-        })
+        })?;
+        if self.is_elsewhere {
+            self.came_to(position);
+        }
+        Ok(())
     }
 
     /// A view joins the stream with what it has already: runs and poisoned spans from `view.start` to the

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What the HTTP API asks of the rest of the platform.
 //!
-//! Purpose: three narrow traits between the router and the roles behind it, so that the router is tested
+//! Purpose: narrow traits between the router and the roles behind it, so that the router is tested
 //! with a fake and roles may later run apart. Collaborators: [`crate::http`] calls them, the binary
 //! implements them over the SQL engine, the log and the batch layer.
 //! Invariants: the router checks form (roles, media types, parameters, statement syntax), a port checks
@@ -32,7 +32,7 @@ pub use ingest::{
     AppendAnswer, AppendRequest, DeadLetterId, DeadLetterInfo, DeadLetterPage, DeadLetterQuery,
     OnError, ReplayAnswer, ReplayRequest,
 };
-pub use metrics::{BatchRunCount, Measurements};
+pub use metrics::{BatchRunCount, Holds, Measurements};
 pub use runs::{RecomputeRequest, Rollback, RunInfo, RunsQuery, ScopeInfo, Settled, SpanInfo};
 pub use status::{
     BuildProgress, ColumnInfo, EventTimeInfo, GenerationInfo, HoleInfo, IngestInfo, MemoryStatus,
@@ -82,6 +82,16 @@ pub trait Elsewhere: Send + Sync {
     /// # Errors
     /// `Unavailable`, saying who does not.
     async fn ready(&self) -> Result<(), Problem>;
+}
+
+/// What `/metrics` shows, in every process its own.
+#[async_trait]
+pub trait Measures: Send + Sync {
+    /// All of it.
+    ///
+    /// # Errors
+    /// `Unavailable`.
+    async fn measurements(&self) -> Result<Measurements, Problem>;
 }
 
 /// Writes of events.
@@ -168,12 +178,6 @@ pub trait Control: Send + Sync {
     /// # Errors
     /// `Unavailable`.
     async fn status(&self) -> Result<Status, Problem>;
-
-    /// Everything that `/metrics` shows.
-    ///
-    /// # Errors
-    /// `Unavailable`.
-    async fn measurements(&self) -> Result<Measurements, Problem>;
 
     /// Whether queries and appends can be served: `/readyz`.
     ///
@@ -266,7 +270,7 @@ pub trait Control: Send + Sync {
 /// How long promote, discard and rollback keep their caller waiting before they answer 202.
 pub const POINTER_MOVE_WAIT: std::time::Duration = std::time::Duration::from_secs(60);
 
-/// The three ports, as the router holds them.
+/// The ports, as the router holds them.
 #[derive(Clone)]
 pub struct Ports {
     /// Reads.
@@ -275,6 +279,8 @@ pub struct Ports {
     pub ingest: Arc<dyn Ingest>,
     /// Definitions, batch runs, status.
     pub control: Arc<dyn Control>,
+    /// What this process measures.
+    pub measures: Arc<dyn Measures>,
 }
 
 /// What a replica answers itself, and who does the rest.
@@ -282,6 +288,8 @@ pub struct Ports {
 pub struct ReadPorts {
     /// Reads.
     pub queries: Arc<dyn Queries>,
+    /// What this process measures.
+    pub measures: Arc<dyn Measures>,
     /// Everything else.
     pub others: Arc<dyn Elsewhere>,
 }

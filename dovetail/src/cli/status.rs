@@ -45,12 +45,16 @@ fn render(status: &Value) -> String {
         text(&status["uptime_s"]),
         text(&status["catalog_sequence"]),
     );
-    shown.push_str(&format!(
-        "speed layer: {} of {} (hard limit {})\n",
-        bytes(&memory["used_bytes"]),
-        bytes(&memory["soft_limit_bytes"]),
-        bytes(&memory["hard_limit_bytes"]),
-    ));
+    if memory.is_null() {
+        shown.push_str("speed layer: in the processes that take events\n");
+    } else {
+        shown.push_str(&format!(
+            "speed layer: {} of {} (hard limit {})\n",
+            bytes(&memory["used_bytes"]),
+            bytes(&memory["soft_limit_bytes"]),
+            bytes(&memory["hard_limit_bytes"]),
+        ));
+    }
     let lists: [(&str, &str, &[Column]); 6] = [
         ("Stages", "stages", STAGES),
         ("Streams", "streams", STREAMS),

@@ -1,20 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The control port: definitions, exclusions, batch runs.
 
-use std::collections::BTreeMap;
 use std::future::Future;
 
 use async_trait::async_trait;
 use dovetail_batch_layer::{BatchError, Published, StartRequest};
-use dovetail_log::object::BlockCache;
 use dovetail_model::{
     BatchRun, CatalogState, DiffSummary, Entry, Exclusion, ExclusionId, GenerationNumber, Outcome,
     PositionToken, Problem, ProblemKind, RunId, StreamState, ViewId, ViewState,
 };
 use dovetail_serving_layer::ports::{
-    BatchRunCount, Change, Control, DdlAnswer, ExclusionInfo, ExclusionRequest, LocatedDefinition,
-    Measurements, POINTER_MOVE_WAIT, RecomputeRequest, Rollback, RunInfo, RunsQuery, Settled,
-    Status, StreamInfo, ViewInfo, ViewStatus,
+    Change, Control, DdlAnswer, ExclusionInfo, ExclusionRequest, LocatedDefinition,
+    POINTER_MOVE_WAIT, RecomputeRequest, Rollback, RunInfo, RunsQuery, Settled, Status, StreamInfo,
+    ViewInfo, ViewStatus,
 };
 use dovetail_serving_layer::sql::Definition;
 use dovetail_serving_layer::time::iso_us;
@@ -63,15 +61,6 @@ impl Control for Node {
 
     async fn status(&self) -> Result<Status, Problem> {
         self.describe_all().await
-    }
-
-    async fn measurements(&self) -> Result<Measurements, Problem> {
-        Ok(Measurements {
-            status: self.describe_all().await?,
-            batch_runs: batch_run_counts(&self.0.catalog.state()),
-            requests: self.0.requests.read(),
-            cache: self.0.cache.as_ref().map(BlockCache::counts),
-        })
     }
 
     async fn ready(&self) -> Result<(), Problem> {
@@ -340,28 +329,6 @@ pub(crate) fn view_named<'a>(
     state
         .view_named(name)
         .ok_or_else(|| Problem::not_found("view", name))
-}
-
-fn batch_run_counts(state: &CatalogState) -> Vec<BatchRunCount> {
-    let mut counts = BTreeMap::new();
-    for run in state.runs.values() {
-        let kind = (&run.view, run.mode.as_str(), run.outcome.as_str());
-        let (_, runs) = counts.entry(kind).or_insert((run, 0));
-        *runs += 1;
-    }
-    let counts = counts.into_values().filter_map(|(run, runs)| {
-        let view = state
-            .views
-            .get(&run.view)
-            .filter(|view| view.dropped_at.is_none())?;
-        Some(BatchRunCount {
-            view: view.def.name.clone(),
-            mode: run.mode,
-            outcome: run.outcome,
-            runs,
-        })
-    });
-    counts.collect()
 }
 
 fn stream_named<'a>(state: &'a CatalogState, name: &str) -> Result<&'a StreamState, Problem> {

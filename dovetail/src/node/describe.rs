@@ -1,13 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What exists and where it stands, as the API shows it.
 
-use std::sync::Arc;
-
 use chrono::Utc;
 use dovetail_batch_layer::{next_full, next_incremental};
 use dovetail_model::{
-    CatalogState, Hole, Outcome, Position, PositionToken, Problem, StreamDef, StreamState,
-    ViewState,
+    CatalogState, Hole, Outcome, Position, PositionToken, Problem, StreamDef, StreamId,
+    StreamState, ViewState,
 };
 use dovetail_seam::{Cut, Poisoned, ViewCut};
 use dovetail_serving_layer::engine::freshness_ms;
@@ -18,20 +16,36 @@ use dovetail_serving_layer::ports::{
 use dovetail_serving_layer::sql::{render_interval, render_stream, render_view};
 use dovetail_serving_layer::time::iso_us;
 
-use super::Node;
 use super::ingest::pending_letters;
 use super::load;
 use super::open_stream::OpenStream;
+use super::{Duty, Node};
 
 impl Node {
     pub(crate) async fn describe_streams(&self) -> Result<Vec<StreamInfo>, Problem> {
         let state = self.0.catalog.state();
         let mut infos = vec![];
-        for stream in state.live_streams() {
+        for stream in state.live_streams().filter(|s| self.shows(&s.def.id)) {
             infos.push(self.describe_stream(&state, stream).await?);
         }
         infos.sort_by(|a, b| a.name.cmp(&b.name));
         Ok(infos)
+    }
+
+    /// Whether a stream is one of those that this process is to have open.
+    fn shows(&self, stream: &StreamId) -> bool {
+        self.0.config.duty != Duty::Ingests || self.0.streams.get(stream).is_some()
+    }
+
+    /// How many dead letters wait for a replay. Whoever has the store counts them; one that takes events does not know
+    /// which of its letters others have settled.
+    async fn pending(&self, open: &OpenStream) -> Result<u64, Problem> {
+        match self.0.config.duty {
+            Duty::Ingests => Ok(0),
+            Duty::Everything | Duty::Decides => {
+                Ok(pending_letters(open, None, 0, &|_| true).await?.total)
+            }
+        }
     }
 
     pub(crate) async fn describe_stream(
@@ -42,21 +56,9 @@ impl Node {
         let def = &stream.def;
         let open = self.stream_named(&def.name)?;
         let cut = open.cell().load();
-        let source = open
-            .feed()
-            .info(def, self.0.config.clock.now().timestamp_millis());
-        let (accumulated, freshness_ms) = match open.cell().is_elsewhere() {
-            false => {
-                let freshness = self.freshness(&open, &cut, cut.position());
-                (cut.position().clone(), freshness)
-            }
-            // As far as the processes say that take its events.
-            true => {
-                let behind = source.as_ref().map_or(0.0, |source| source.lag_seconds);
-                let accumulated = open.feed().accumulated(open.cell());
-                (accumulated, (behind * 1000.0) as u64)
-            }
-        };
+        let source = open.feed().info(def, self.now_ms());
+        let accumulated = open.feed().accumulated(open.cell());
+        let freshness_ms = self.freshness(&open, &cut, cut.position());
         Ok(StreamInfo {
             name: def.name.clone(),
             id: def.id.clone(),
@@ -76,7 +78,7 @@ impl Node {
             lag: load::lag(&open, &cut),
             archived_events: cut.raw().rows(),
             archived_bytes: cut.raw().bytes(),
-            dead_letters: pending_letters(&open, None, 0, &|_| true).await?.total,
+            dead_letters: self.pending(&open).await?,
             exclusions: stream.exclusions.len() as u64,
             source,
             holes: stream.holes.iter().map(skipped_hole).collect(),
@@ -85,8 +87,15 @@ impl Node {
 
     pub(crate) async fn describe_views(&self) -> Result<Vec<ViewStatus>, Problem> {
         let state = self.0.catalog.state();
+        let shown = |view: &&ViewState| {
+            let held = self.0.streams.get(&view.def.stream);
+            // One that takes events follows the catalog a little later.
+            self.0.config.duty != Duty::Ingests
+                || held.is_some_and(|open| open.cell().load().views().contains_key(&view.def.id))
+        };
         let mut infos = state
             .live_views()
+            .filter(shown)
             .map(|view| self.describe_view(&state, view))
             .collect::<Result<Vec<_>, _>>()?;
         infos.sort_by(|a, b| a.view.name.cmp(&b.view.name));
@@ -110,7 +119,8 @@ impl Node {
             .get(&def.id)
             .ok_or_else(|| Problem::not_found("view", &def.name))?;
         let now = self.0.config.clock.now();
-        let info = self.view_info(view, &stream.def, &cut, in_cut);
+        let accumulated = open.feed().accumulated(open.cell());
+        let info = self.view_info(view, &stream.def, &accumulated, in_cut);
         let covered = match info.phase {
             ViewPhase::Live => cut.position(),
             ViewPhase::Building
@@ -155,7 +165,7 @@ impl Node {
         &self,
         view: &ViewState,
         stream: &StreamDef,
-        cut: &Cut,
+        accumulated: &Position,
         in_cut: &ViewCut,
     ) -> ViewInfo {
         let def = &view.def;
@@ -194,7 +204,7 @@ impl Node {
             phase,
             generation: view.live,
             horizon: token(stream, &in_cut.start),
-            position: token(stream, cut.position()),
+            position: token(stream, accumulated),
             columns: columns.collect(),
             definition: render_view(def),
             version: def.version,
@@ -253,11 +263,11 @@ impl Node {
             started_at: iso_us(inner.started_at.timestamp_micros()),
             uptime_s: u64::try_from((now - inner.started_at).num_seconds()).unwrap_or(0),
             catalog_sequence: state.sequence,
-            memory: MemoryStatus {
+            memory: (inner.config.duty != Duty::Decides).then(|| MemoryStatus {
                 used_bytes: inner.memory.used_bytes() as u64,
                 soft_limit_bytes: inner.memory.soft_bytes() as u64,
                 hard_limit_bytes: inner.memory.hard_bytes() as u64,
-            },
+            }),
             bottleneck: load::bottleneck(&stages),
             stages,
             streams: self.describe_streams().await?,
@@ -270,9 +280,20 @@ impl Node {
         })
     }
 
-    /// The age of the oldest durable event that does not lie before `position`.
-    fn freshness(&self, open: &Arc<OpenStream>, cut: &Cut, position: &Position) -> u64 {
-        freshness_ms(open.cell(), cut, position, self.0.config.clock.as_ref())
+    /// The age of the oldest durable event that does not lie before `position`, in milliseconds; where other processes
+    /// take the events, of those in the cut, or as far behind the topic as they say that they are.
+    fn freshness(&self, open: &OpenStream, cut: &Cut, position: &Position) -> u64 {
+        let known = freshness_ms(open.cell(), cut, position, self.0.config.clock.as_ref());
+        if !open.cell().is_elsewhere() {
+            return known;
+        }
+        let source = open.feed().info(cut.stream(), self.now_ms());
+        let behind = source.map_or(0.0, |source| source.lag_seconds);
+        known.max((behind * 1000.0) as u64)
+    }
+
+    fn now_ms(&self) -> i64 {
+        self.0.config.clock.now().timestamp_millis()
     }
 }
 

@@ -7,8 +7,8 @@ use dovetail_seam::{Cut, Meter, Rates};
 use dovetail_serving_layer::ports::StageStatus;
 use dovetail_speed_layer::Pressure;
 
-use super::Node;
 use super::open_stream::OpenStream;
+use super::{Duty, Node};
 
 /// Below this share of the time, a stage is idle.
 const IDLE: f64 = 0.05;
@@ -36,7 +36,7 @@ const STAGES: [(&str, &str); 6] = [
 ];
 
 impl Node {
-    /// Every stage, in the order of the data path.
+    /// Every stage that works here, in the order of the data path.
     pub(super) fn stages(&self, state: &CatalogState) -> Vec<StageStatus> {
         let full = self.0.memory.pressure() == Pressure::Full;
         let limited = full.then(|| {
@@ -48,7 +48,8 @@ impl Node {
             )
         });
         let mut stages = vec![];
-        for open in self.0.streams.all() {
+        let streams = self.0.streams.all();
+        for open in streams.iter().filter(|open| !open.cell().is_elsewhere()) {
             let (cut, meters) = (open.cell().load(), open.cell().meters());
             let unarchived = offsets_between(cut.raw().archived(), cut.position());
             let mut add = |name, meter: &Meter, waiting, limited_by| {
@@ -61,15 +62,14 @@ impl Node {
                 });
             };
             add("ingest", &meters.ingest, 0, limited.clone());
-            add("accumulate", &meters.accumulate, lag(&open, &cut), None);
+            add("accumulate", &meters.accumulate, lag(open, &cut), None);
             add("merge", &meters.merge, 0, None);
             add("archive", &meters.archive, unarchived, None);
         }
-        stages.push(stage("batch", self.batch_rates(state)));
-        stages.push(StageStatus {
-            total: Some(self.0.queries.total()),
-            ..stage("queries", self.0.queries.rates())
-        });
+        if self.0.config.duty != Duty::Ingests {
+            stages.push(stage("batch", self.batch_rates(state)));
+        }
+        stages.push(queries(&self.0.queries));
         stages
     }
 
@@ -115,6 +115,14 @@ impl Node {
             )
         });
         ledger_rates(runs, since, now)
+    }
+}
+
+/// The stage of every process that answers them.
+pub(super) fn queries(meter: &Meter) -> StageStatus {
+    StageStatus {
+        total: Some(meter.total()),
+        ..stage("queries", meter.rates())
     }
 }
 

@@ -56,6 +56,8 @@ pub(super) struct Membership {
     applied: AtomicU64,
     /// Held while they change.
     known: Mutex<Known>,
+    /// Why it cannot report, if so.
+    trouble: parking_lot::Mutex<Option<Problem>>,
 }
 
 /// What the cells were opened with, beside what they tell themselves.
@@ -82,6 +84,7 @@ impl Membership {
             epoch: AtomicU64::new(NO_EPOCH.0),
             applied: AtomicU64::new(0),
             known: Mutex::default(),
+            trouble: parking_lot::Mutex::default(),
         }
     }
 
@@ -92,12 +95,14 @@ impl Membership {
         while !stop.is_cancelled() {
             let mut sequence = match self.node.0.cuts.report(&self.report(false)).await {
                 Ok(heard) => {
+                    *self.trouble.lock() = None;
                     if silent.take().is_some() {
                         info!("the process that decides answers again");
                     }
                     heard.sequence
                 }
                 Err(problem) => {
+                    *self.trouble.lock() = Some(problem.clone());
                     said_once(
                         &mut silent,
                         problem,
@@ -406,10 +411,15 @@ impl<E: Elsewhere> Elsewhere for OfMember<E> {
         if share.is_some() && self.membership.epoch() == state.ingest.epoch {
             return Ok(());
         }
-        Err(Problem::new(
-            ProblemKind::Unavailable,
-            "this process has no partitions yet: it waits for the one that decides (--roles batch) to give it some",
-        )
-        .with("retry_after_s", 2))
+        let trouble = self.membership.trouble.lock().clone();
+        Err(trouble.unwrap_or_else(no_share))
     }
+}
+
+fn no_share() -> Problem {
+    Problem::new(
+        ProblemKind::Unavailable,
+        "this process has no partitions yet: it waits for the one that decides (--roles batch) to give it some",
+    )
+    .with("retry_after_s", 2)
 }

@@ -22,6 +22,7 @@ mod kafka;
 #[path = "no_kafka.rs"]
 mod kafka;
 mod load;
+mod measures;
 mod members;
 mod membership;
 mod open;

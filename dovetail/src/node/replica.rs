@@ -13,11 +13,10 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use datafusion::execution::memory_pool::GreedyMemoryPool;
-use dovetail_exchange::{PeerToken, RemoteCuts, RemoteCutsConfig};
+use dovetail_exchange::{Greeted, PeerToken, RemoteCuts, RemoteCutsConfig};
 use dovetail_log::catalog::Catalog;
 use dovetail_log::object::{StoreUrl, Usage};
 use dovetail_model::{CatalogState, Clock, Problem, ProblemKind};
-use dovetail_seam::Meter;
 use dovetail_serving_layer::engine::{Engine, QuerySession};
 use dovetail_serving_layer::ports::{Elsewhere, ReadPorts};
 use object_store::ObjectStore;
@@ -27,6 +26,7 @@ use tokio_util::task::AbortOnDropHandle;
 use tracing::{info, warn};
 
 use super::data_dir::DataDir;
+use super::measures::ReaderMeasures;
 use super::queries::MeteredQueries;
 use super::runtimes::Runtimes;
 use super::storage::{engine_runtime, open_cache, open_place};
@@ -65,6 +65,7 @@ pub(super) struct Replica {
     catalog: Arc<Catalog>,
     cuts: RemoteCuts,
     engine: Engine,
+    measures: ReaderMeasures,
     runtimes: Runtimes,
 }
 
@@ -88,7 +89,8 @@ impl Replica {
         } else {
             Usage::Reading
         };
-        let store = open_place(&config.store, usage, &Arc::default())?;
+        let requests = Arc::default();
+        let store = open_place(&config.store, usage, &requests)?;
         let catalog = Arc::new(Catalog::open(Arc::clone(&store), Arc::clone(&clock)).await?);
         let runtimes = Runtimes::new(partitions).map_err(|source| NodeError::Io {
             action: "start threads",
@@ -104,7 +106,7 @@ impl Replica {
         });
         let pool = Arc::new(GreedyMemoryPool::new(query_memory_bytes));
         // What is computed reads everything once, and pushes nothing out.
-        let (store, queried) = match cache {
+        let (store, queried) = match &cache {
             Some(cache) => (cache.sparing(Arc::clone(&store)), cache.filling(store)),
             None => (Arc::clone(&store), store),
         };
@@ -116,6 +118,14 @@ impl Replica {
             QuerySession::new(runtime, partitions)?,
             runtimes.query(),
         );
+        let measures = ReaderMeasures {
+            catalog: Arc::clone(&catalog),
+            clock: Arc::clone(&clock),
+            started_at: clock.now(),
+            queries: Arc::default(),
+            requests,
+            cache,
+        };
         let state = catalog.state();
         match &state.claim {
             Some(claim) => info!(
@@ -134,8 +144,14 @@ impl Replica {
             catalog,
             cuts,
             engine,
+            measures,
             runtimes,
         })
+    }
+
+    /// How the process that has the store takes this one.
+    pub(super) async fn greet(&self) -> Greeted {
+        self.cuts.greet().await
     }
 
     /// The store and where it is.
@@ -173,7 +189,8 @@ impl Replica {
     /// What it answers.
     pub(super) fn ports(&self) -> ReadPorts {
         ReadPorts {
-            queries: Arc::new(MeteredQueries::new(&self.engine, &Arc::<Meter>::default())),
+            queries: Arc::new(MeteredQueries::new(&self.engine, &self.measures.queries)),
+            measures: Arc::new(self.measures.clone()),
             others: Arc::new(Taker {
                 catalog: Arc::clone(&self.catalog),
                 cuts: self.cuts.clone(),

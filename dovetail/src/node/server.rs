@@ -4,7 +4,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use dovetail_exchange::PeerToken;
+use dovetail_exchange::{Greeted, PeerToken};
 use dovetail_model::{Problem, ProblemKind};
 use dovetail_serving_layer::http::{self, ApiConfig, AuthConfig};
 use dovetail_serving_layer::ports::{Ports, ReadPorts, Served};
@@ -20,7 +20,7 @@ use super::peers::{Joined, Peers};
 use super::replica::{Replica, ReplicaConfig};
 use super::standby::stand_by;
 use super::worker::{WorkerConfig, open_worker};
-use super::{CacheBytes, Duty, Node, NodeConfig, NodeError};
+use super::{CacheBytes, Duty, Node, NodeConfig};
 use crate::cli::{CutsPlace, DefinitionFile, Role, Server, Serving, UpOptions};
 
 /// Starts nodes for `dovetail up` and `dovetail demo`.
@@ -125,7 +125,8 @@ async fn serve(options: UpOptions, serving: Serving) -> Result<(), Problem> {
     let ports = Ports {
         queries: Arc::new(node.metered_queries()),
         ingest: Arc::clone(&shared) as _,
-        control: shared as _,
+        control: Arc::clone(&shared) as _,
+        measures: shared as _,
     };
     // Nobody waits for the address when the caller has given up already.
     let _ = serving.ready.send(address);
@@ -176,6 +177,10 @@ async fn take_share(
     serving: Serving,
 ) -> Result<(), Problem> {
     let address = listener.local_addr().map_err(Problem::internal)?;
+    if let Err(problem) = let_in(node.0.cuts.greet().await) {
+        node.shutdown().await;
+        return Err(problem);
+    }
     let no_more_cuts = CancellationToken::new();
     let Joined {
         membership,
@@ -189,6 +194,7 @@ async fn take_share(
     };
     let served = Served::Reads(ReadPorts {
         queries: Arc::new(node.metered_queries()),
+        measures: Arc::new(node.clone()),
         others: Arc::new(others),
     });
     let config = http::ServerConfig::default();
@@ -214,10 +220,13 @@ async fn serve_reads(
     let opening = async move {
         let replica = Replica::open(config).await?;
         let hand = match worker {
-            Some(worker) => Some(open_worker(worker, &replica).await?),
+            Some(worker) => {
+                let_in(replica.greet().await)?;
+                Some(open_worker(worker, &replica).await?)
+            }
             None => None,
         };
-        Ok::<_, NodeError>((replica, hand))
+        Ok::<_, Problem>((replica, hand))
     };
     let Some(opened) = unless_stopped(opening, &serving.shutdown).await else {
         return Ok(());
@@ -238,6 +247,15 @@ async fn serve_reads(
     let (_, ()) = tokio::join!(requests_end, working);
     tracing::info!("stopped");
     Ok(())
+}
+
+/// Whether a process may begin to work for the one that decides: one that is not let in would only try again and again.
+/// While nobody answers, it begins.
+fn let_in(greeted: Greeted) -> Result<(), Problem> {
+    match greeted {
+        Greeted::NotLetIn(problem) => Err(problem),
+        Greeted::LetIn | Greeted::Silent(_) => Ok(()),
+    }
 }
 
 /// Without tokens everyone is admin, so nobody may come from elsewhere.

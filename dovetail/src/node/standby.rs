@@ -7,7 +7,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use dovetail_exchange::{RemoteCuts, RemoteCutsConfig};
+use dovetail_exchange::{Greeted, RemoteCuts, RemoteCutsConfig};
 use dovetail_log::catalog::Catalog;
 use dovetail_log::object::Usage;
 use dovetail_model::CatalogState;
@@ -52,13 +52,15 @@ pub(super) async fn stand_by(config: &NodeConfig) -> Result<bool, NodeError> {
             }
             (heard, known) = (Instant::now(), state.claim.clone());
         }
-        match others.decider_answers().await {
-            Ok(()) => heard = Instant::now(),
-            Err(problem) if heard.elapsed() > SILENCE => {
+        match others.greet().await {
+            Greeted::LetIn => heard = Instant::now(),
+            // It lives. Whoever is not let in now would not be later, nor let in by others.
+            Greeted::NotLetIn(problem) => return Err(NodeError::Claim(problem.detail)),
+            Greeted::Silent(problem) if heard.elapsed() > SILENCE => {
                 warn!(%problem, "taking the store over");
                 return Ok(true);
             }
-            Err(_) => {}
+            Greeted::Silent(_) => {}
         }
         tokio::time::sleep(PAUSE).await;
         let reloaded = catalog.reload().await;

@@ -95,7 +95,7 @@ impl Oracle {
     }
 
     /// Where the topic ends.
-    fn end(&self) -> Position {
+    pub(crate) fn end(&self) -> Position {
         let places = self.next.iter();
         places
             .map(|(p, next)| (PartitionId(p.unsigned_abs()), Offset(*next)))

@@ -29,6 +29,10 @@ mod replicas;
 mod roles;
 #[cfg(feature = "kafka")]
 mod roles_append;
+#[cfg(feature = "kafka")]
+mod roles_metrics;
+#[cfg(feature = "kafka")]
+mod roles_tokens;
 mod sql_files;
 mod support;
 mod up;

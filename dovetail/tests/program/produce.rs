@@ -11,7 +11,7 @@ use rand::{Rng as _, SeedableRng as _};
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::support::server::{Calls, Server};
+use crate::support::server::{Calls, HANGS, Server};
 use crate::support::up::Up;
 
 pub(crate) const TOPIC: &str = "numbers";
@@ -63,7 +63,7 @@ async fn send(calls: &Calls, number: i64) -> Option<Value> {
 }
 
 /// What the view says once it covers `after`.
-pub(crate) async fn sums(calls: &Calls, after: &Value) -> Value {
+async fn sums(calls: &Calls, after: &Value) -> Value {
     let options = json!({"after": after, "timeout_ms": 60_000});
     let rows = calls.rows("SELECT * FROM sums", options).await;
     rows.expect("it answers").remove(0)
@@ -355,4 +355,96 @@ async fn ingest_resumes_into_a_topic() {
         },
     );
     assert_eq!(broker.committed(TOPIC).len(), 1001);
+}
+
+/// Each stream has its own keys, its own letters and its own replays; what one appends the other reads as anybody's.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_topic_that_two_streams_read_takes_appends_of_both() {
+    let broker = Broker::start();
+    broker.create_topic(TOPIC, 1);
+    let home = tempfile::tempdir().unwrap();
+    let server = Server::start(home.path(), None).await.unwrap();
+    let calls = server.calls();
+    let strict = create(&broker, "n BIGINT NOT NULL", ", unknown_columns = 'reject'");
+    calls.sql(&strict, json!({})).await.unwrap();
+    let other = strict.replace("STREAM numbers", "STREAM others");
+    calls.sql(&other, json!({})).await.unwrap();
+    let append = async |stream: &str, body: &str| {
+        let path = format!("/v1/streams/{stream}?errors=dead-letter");
+        let headers = [NDJSON, ("idempotency-key", "the-same-for-both")];
+        let called = calls.call(Method::POST, &path, &headers, body.to_owned());
+        let (status, answer) = called.await.unwrap();
+        assert_eq!(status, 200, "{answer}");
+        answer
+    };
+    let first = append("numbers", "{\"n\": 1}\n{\"n\": 2, \"note\": \"x\"}\n").await;
+    let second = append("others", "{\"n\": 3}\n").await;
+    assert_eq!(second["duplicate"], Value::Null, "{second}");
+    let counts = async |stream: &str, after: &Value| {
+        // One topic: the offsets of both are the same.
+        let offsets = after.as_str().unwrap().rsplit_once(':').unwrap().1;
+        let shown = calls.get(&format!("/v1/streams/{stream}")).await.unwrap();
+        let name = shown["position"]
+            .as_str()
+            .unwrap()
+            .rsplit_once(':')
+            .unwrap()
+            .0;
+        let options = json!({"after": format!("{name}:{offsets}"), "timeout_ms": 60_000});
+        let sql = format!("SELECT count(*) AS seen, sum(n) AS total FROM {stream}");
+        let found = calls.rows(&sql, options).await.unwrap().remove(0);
+        let letters = calls
+            .get(&format!("/v1/streams/{stream}/dead-letters"))
+            .await;
+        (found, letters.unwrap()["total"].as_u64().unwrap())
+    };
+    let both = (json!({"seen": 2, "total": 4}), 1);
+    for stream in ["numbers", "others"] {
+        assert_eq!(counts(stream, &second["position"]).await, both, "{stream}");
+    }
+    assert_eq!(
+        append("numbers", "{\"n\": 1}\n{\"n\": 2, \"note\": \"x\"}\n").await["position"],
+        first["position"]
+    );
+    // A replay settles the letter of its own stream, and is one more event to the other.
+    let add = "ALTER STREAM numbers ADD COLUMN note VARCHAR";
+    calls.sql(add, json!({})).await.unwrap();
+    let replay = format!("{PATH}/dead-letters/replay");
+    let (status, answer) = calls.post(&replay, &json!({})).await.unwrap();
+    assert_eq!((status, &answer["accepted"]), (200, &json!(1)), "{answer}");
+    let after = &answer["position"];
+    let settled = (json!({"seen": 3, "total": 6}), 0);
+    assert_eq!(counts("numbers", after).await, settled);
+    let again = (json!({"seen": 2, "total": 4}), 2);
+    assert_eq!(counts("others", after).await, again);
+}
+
+/// What would be appended to another topic than the stream has read would never be an event of it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_topic_that_was_made_anew_takes_no_appends_of_its_stream() {
+    let broker = Broker::start();
+    broker.create_topic(TOPIC, 1);
+    let home = tempfile::tempdir().unwrap();
+    let server = Server::start(home.path(), None).await.unwrap();
+    let calls = server.calls();
+    declare(&calls, &broker).await;
+    let first = send(&calls, 0).await.unwrap();
+    sums(&calls, &first["position"]).await;
+    broker.delete_topic(TOPIC);
+    broker.create_topic(TOPIC, 1);
+    let stopped = async {
+        while calls.get(PATH).await.unwrap()["source"]["phase"] != "stopped" {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    let stopped = tokio::time::timeout(HANGS, stopped).await;
+    stopped.expect("it is noticed");
+    let (status, problem) = post(&calls, "", &[NDJSON], &body(1)).await;
+    assert_eq!(status, 409, "{problem}");
+    let detail = problem["detail"].as_str().unwrap();
+    assert!(detail.contains("takes no events"), "{detail}");
+    let replay = format!("{PATH}/dead-letters/replay");
+    let (status, problem) = calls.post(&replay, &json!({})).await.unwrap();
+    assert_eq!(status, 409, "{problem}");
+    assert!(broker.committed(TOPIC).is_empty());
 }

@@ -41,6 +41,10 @@ impl Place {
         directory
     }
 
+    pub(crate) async fn worker(&self, name: &str) -> Server {
+        self.start(name, &["--roles", "batch"]).await
+    }
+
     async fn start(&self, name: &str, arguments: &[&str]) -> Server {
         let started = self.try_start(name, arguments, &[]).await;
         started.expect("it starts")
@@ -105,7 +109,7 @@ impl Place {
 }
 
 /// Chance, and a topic of so many partitions with an oracle that writes to it.
-fn scene(partitions: i32) -> (StdRng, Broker, Oracle) {
+pub(crate) fn scene(partitions: i32) -> (StdRng, Broker, Oracle) {
     let seed = rand::random();
     println!("seed {seed}");
     let broker = Broker::start();
@@ -115,7 +119,7 @@ fn scene(partitions: i32) -> (StdRng, Broker, Oracle) {
 }
 
 /// Asks until there is an answer.
-async fn asked(calls: &Calls, path: &str, body: &Value) -> Value {
+pub(crate) async fn asked(calls: &Calls, path: &str, body: &Value) -> Value {
     let asking = async {
         loop {
             let called = match body {
@@ -166,7 +170,7 @@ async fn recomputed(calls: &Calls) {
 }
 
 /// All that was committed is in the answers, with and without the runs.
-async fn complete(oracle: &Oracle, calls: &Calls) {
+pub(crate) async fn complete(oracle: &Oracle, calls: &Calls) {
     let token = oracle.token(calls).await;
     answered(
         oracle,
@@ -230,7 +234,7 @@ async fn a_worker_computes_for_the_process_that_decides() {
     let place = Place::new();
     let batch = place.batch().await;
     let one = place.ingest("one").await;
-    let worker = place.start("worker", &["--roles", "batch"]).await;
+    let worker = place.worker("worker").await;
     let calls = batch.calls();
     calls.sql(&create(&broker), json!({})).await.unwrap();
     calls.sql(VIEW, json!({})).await.unwrap();

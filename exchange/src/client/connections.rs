@@ -77,6 +77,8 @@ pub(super) enum Failed {
     Silent(Problem),
     /// It answered a problem.
     Refused(Problem),
+    /// It does not take the token that it is shown.
+    NotLetIn(Problem),
     /// It is over once the newest catalog is known.
     Moved(Problem),
     /// There is no such stream.
@@ -86,7 +88,10 @@ pub(super) enum Failed {
 impl Failed {
     pub(super) fn problem(self) -> Problem {
         match self {
-            Self::Refused(problem) | Self::Silent(problem) | Self::Moved(problem) => problem,
+            Self::Refused(problem)
+            | Self::NotLetIn(problem)
+            | Self::Silent(problem)
+            | Self::Moved(problem) => problem,
             Self::NoStream => unavailable("the stream is not open there; ask again".to_owned()),
         }
     }
@@ -159,6 +164,20 @@ impl Connections {
         let said = said.map_err(|error| failed(error, peer))?;
         understood(&said.concat(), peer)
     }
+
+    /// Has `peer` do `action`, which says nothing.
+    pub(super) async fn act_unanswered(
+        &self,
+        peer: &Peer,
+        action: &str,
+        patience: Duration,
+    ) -> Result<(), Failed> {
+        let mut client = self.client(&peer.url).map_err(Failed::Refused)?;
+        let nothing = Action::new(action, "0");
+        let said = timeout(patience, client.do_action(nothing)).await;
+        let said = said.map_err(|_| slow(patience, peer))?;
+        said.map(drop).map_err(|error| failed(error, peer))
+    }
 }
 
 /// What a process answered.
@@ -179,9 +198,14 @@ pub(super) fn failed(error: FlightError, peer: &Peer) -> Failed {
         return match problem.kind {
             ProblemKind::NotFound => Failed::NoStream,
             ProblemKind::Unauthenticated | ProblemKind::Forbidden => {
-                Failed::Refused(unavailable(format!(
-                    "the process at `{}` refuses the token that this one shows it (--peer-token): {}",
-                    peer.url, problem.detail
+                Failed::NotLetIn(unavailable(format!(
+                    "the process at `{}` refuses the token that this one shows it (--peer-token): {}; {}",
+                    peer.url,
+                    problem.detail,
+                    match problem.kind {
+                        ProblemKind::Forbidden => "show it the token of an admin",
+                        _ => "show it a token of its --tokens file",
+                    }
                 )))
             }
             _ if problem.members.contains_key(MOVED) => Failed::Moved(problem),

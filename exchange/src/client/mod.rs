@@ -24,7 +24,7 @@ use tokio::runtime::Handle;
 use tokio::time::{Instant, sleep, timeout};
 use tracing::warn;
 
-use crate::wire::{Heard, RELEASE, REPORT, Report, TakeCut, TakenCut};
+use crate::wire::{GREET, Heard, RELEASE, REPORT, Report, TakeCut, TakenCut};
 use connections::{ANSWER_WAIT, Failed, Peer, failed, json, slow, unavailable, understood};
 use fetch::Asker;
 use peers::{Peers, decider};
@@ -69,6 +69,17 @@ struct Inner {
     generations: Mutex<HashMap<(ViewId, GenerationNumber), Arc<Generation>>>,
 }
 
+/// How a process takes another one that greets it.
+#[derive(Debug)]
+pub enum Greeted {
+    /// As a peer.
+    LetIn,
+    /// It lives, and does not take the token that it was shown: what, and the way out.
+    NotLetIn(Problem),
+    /// It does not answer, or has not said where it is.
+    Silent(Problem),
+}
+
 /// One process's part of a cut.
 struct Taken {
     asker: Asker,
@@ -97,22 +108,27 @@ impl RemoteCuts {
         join_all(asked).await.into_iter().collect()
     }
 
-    /// Whether the process that has the store answers.
-    ///
-    /// # Errors
-    /// `Unavailable` when it does not, or has not said where it is.
-    pub async fn decider_answers(&self) -> Result<(), Problem> {
+    /// How the process that has the store takes a peer that greets it.
+    pub async fn greet(&self) -> Greeted {
         let catalog = self.0.config.catalog.state();
-        self.answers(&decider(&catalog)?).await
+        let peer = match decider(&catalog) {
+            Ok(peer) => peer,
+            Err(problem) => return Greeted::Silent(problem),
+        };
+        let connections = &self.0.connections;
+        match connections.act_unanswered(&peer, GREET, ANSWER_WAIT).await {
+            Err(Failed::NotLetIn(problem)) => Greeted::NotLetIn(problem),
+            Err(Failed::Silent(problem)) => Greeted::Silent(problem),
+            // Whatever else it says, it lives.
+            Ok(()) | Err(_) => Greeted::LetIn,
+        }
     }
 
     async fn answers(&self, peer: &Peer) -> Result<(), Problem> {
-        let mut client = self.0.connections.client(&peer.url)?;
-        let nothing = arrow_flight::Action::new(RELEASE, "0");
-        let asked = timeout(ANSWER_WAIT, client.do_action(nothing)).await;
-        let said = asked.map_err(|_| slow(ANSWER_WAIT, peer).problem())?;
-        said.map(drop)
-            .map_err(|error| failed(error, peer).problem())
+        let connections = &self.0.connections;
+        // No cut has this number: who may only read may ask.
+        let asked = connections.act_unanswered(peer, RELEASE, ANSWER_WAIT);
+        asked.await.map_err(Failed::problem)
     }
 
     /// Says to whoever decides how this process stands, and hears how far the catalog is.
@@ -162,7 +178,7 @@ impl CutSource for RemoteCuts {
                     }
                     Failed::NoStream.problem()
                 }
-                Err(Failed::Refused(problem)) => return Err(problem),
+                Err(Failed::Refused(problem) | Failed::NotLetIn(problem)) => return Err(problem),
                 Err(Failed::Moved(problem)) => {
                     self.0.reload().await?;
                     problem

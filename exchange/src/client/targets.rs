@@ -114,7 +114,9 @@ impl Targets for RemoteTargets {
         let (position, kept) = loop {
             let failed = match self.try_take(&stream).await {
                 Ok(taken) => break taken,
-                Err(Failed::Refused(problem)) => return Err(SeamError::NoTarget(problem)),
+                Err(Failed::Refused(problem) | Failed::NotLetIn(problem)) => {
+                    return Err(SeamError::NoTarget(problem));
+                }
                 Err(failed) => failed.problem(),
             };
             if begun.elapsed() > CHANGE_WAIT {

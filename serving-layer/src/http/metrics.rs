@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-//! `/metrics`: everything that is measured, in the text format that Prometheus reads.
+//! `/metrics`: everything that this process measures, in the text format that Prometheus reads.
 //!
 //! Invariants: nothing is counted here; each value is read once, where it lives, when it is asked for, and what the
-//! status shows too is taken from the status. Names, units and labels are listed in `docs/operations.md`.
+//! status shows too is taken from the status. What a process does not have is left out ([`Holds`](crate::ports::Holds)). Names, units and labels are listed in `docs/operations.md`.
 //! Non-goals: exemplars, pushing.
 
 use std::fmt;
@@ -39,12 +39,20 @@ struct Reading(Measurements);
 impl Collector for Reading {
     fn encode(&self, encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let mut sheet = Sheet(encoder);
-        server(&mut sheet, &self.0.status)?;
-        stages(&mut sheet, &self.0.status)?;
-        streams(&mut sheet, &self.0.status.streams)?;
-        sources(&mut sheet, &self.0.status.streams)?;
-        views(&mut sheet, &self.0.status.views)?;
-        batch_runs(&mut sheet, &self.0)?;
+        let Measurements { status, holds, .. } = &self.0;
+        server(&mut sheet, status)?;
+        stages(&mut sheet, status)?;
+        positions(&mut sheet, &status.streams)?;
+        sources(&mut sheet, &status.streams)?;
+        if holds.runs {
+            memory(&mut sheet, status)?;
+            runs(&mut sheet, status)?;
+        }
+        if holds.store {
+            archive(&mut sheet, &status.streams)?;
+            generations(&mut sheet, &status.views)?;
+            batch_runs(&mut sheet, &self.0)?;
+        }
         store(&mut sheet, &self.0)?;
         self.0
             .cache
@@ -141,8 +149,13 @@ fn server(sheet: &mut Sheet<'_>, status: &Status) -> fmt::Result {
         "dovetail_catalog_sequence",
         "Sequence of the catalog's last commit.",
         status.catalog_sequence,
-    )?;
-    let memory = &status.memory;
+    )
+}
+
+fn memory(sheet: &mut Sheet<'_>, status: &Status) -> fmt::Result {
+    let Some(memory) = &status.memory else {
+        return Ok(());
+    };
     for (name, help, bytes) in [
         (
             "dovetail_speed_memory_bytes",
@@ -196,8 +209,11 @@ fn offsets(token: &str) -> Vec<(PartitionId, Offset)> {
     token.map_or_else(|_| vec![], |token| token.position.iter().collect())
 }
 
-fn streams(sheet: &mut Sheet<'_>, streams: &[StreamInfo]) -> fmt::Result {
-    let of = |stream: &StreamInfo| vec![label("stream", &stream.name)];
+fn of_stream(stream: &StreamInfo) -> Labels {
+    vec![label("stream", &stream.name)]
+}
+
+fn positions(sheet: &mut Sheet<'_>, streams: &[StreamInfo]) -> fmt::Result {
     let positions = streams.iter().flat_map(|stream| {
         let layers = [
             ("durable", &stream.position),
@@ -207,7 +223,7 @@ fn streams(sheet: &mut Sheet<'_>, streams: &[StreamInfo]) -> fmt::Result {
         layers.into_iter().flat_map(move |(layer, token)| {
             offsets(token).into_iter().map(move |(partition, offset)| {
                 let layer = [label("partition", partition), label("layer", layer)];
-                let labels = of(stream).into_iter().chain(layer).collect();
+                let labels = of_stream(stream).into_iter().chain(layer).collect();
                 (labels, offset.0)
             })
         })
@@ -216,12 +232,11 @@ fn streams(sheet: &mut Sheet<'_>, streams: &[StreamInfo]) -> fmt::Result {
         "dovetail_stream_offset",
         "Next offset of a partition that a layer covers: durable, accumulated (answers cover it) or archived.",
         positions,
-    )?;
-    sheet.gauges(
-        "dovetail_stream_freshness_seconds",
-        "Age of the oldest durable event that answers do not cover; 0 when they cover all.",
-        streams.iter().map(|s| (of(s), seconds(s.freshness_ms))),
-    )?;
+    )
+}
+
+fn archive(sheet: &mut Sheet<'_>, streams: &[StreamInfo]) -> fmt::Result {
+    let of = of_stream;
     sheet.gauges(
         "dovetail_stream_dead_letters",
         "Dead letters that wait for a replay.",
@@ -295,29 +310,27 @@ const VIEW_PHASES: [ViewPhase; 5] = [
     ViewPhase::Poisoned,
 ];
 
-fn views(sheet: &mut Sheet<'_>, views: &[ViewStatus]) -> fmt::Result {
-    let of = |status: &ViewStatus| {
-        vec![
-            label("view", &status.view.name),
-            label("stream", &status.view.stream),
-        ]
-    };
+fn of_view(status: &ViewStatus) -> Labels {
+    vec![
+        label("view", &status.view.name),
+        label("stream", &status.view.stream),
+    ]
+}
+
+/// What whoever has the runs knows of streams and views.
+fn runs(sheet: &mut Sheet<'_>, status: &Status) -> fmt::Result {
+    let (streams, views, of) = (&status.streams, &status.views, of_view);
+    sheet.gauges(
+        "dovetail_stream_freshness_seconds",
+        "Age of the oldest durable event that answers do not cover; 0 when they cover all.",
+        streams
+            .iter()
+            .map(|s| (of_stream(s), seconds(s.freshness_ms))),
+    )?;
     sheet.gauges(
         "dovetail_view_freshness_seconds",
         "Age of the oldest durable event that merged answers do not cover; 0 when they cover all.",
         views.iter().map(|v| (of(v), seconds(v.freshness_ms))),
-    )?;
-    sheet.gauges(
-        "dovetail_view_horizon_offset",
-        "Next offset of a partition that the live generation covers: the seam.",
-        views.iter().flat_map(|view| {
-            let horizon = offsets(&view.view.horizon).into_iter();
-            horizon.map(move |(partition, offset)| {
-                let mut labels = of(view);
-                labels.push(label("partition", partition));
-                (labels, offset.0)
-            })
-        }),
     )?;
     sheet.gauges(
         "dovetail_view_phase",
@@ -339,6 +352,22 @@ fn views(sheet: &mut Sheet<'_>, views: &[ViewStatus]) -> fmt::Result {
         "dovetail_view_run_bytes",
         "Memory of the runs behind the horizon.",
         views.iter().map(|v| (of(v), v.run_bytes)),
+    )
+}
+
+fn generations(sheet: &mut Sheet<'_>, views: &[ViewStatus]) -> fmt::Result {
+    let of = of_view;
+    sheet.gauges(
+        "dovetail_view_horizon_offset",
+        "Next offset of a partition that the live generation covers: the seam.",
+        views.iter().flat_map(|view| {
+            let horizon = offsets(&view.view.horizon).into_iter();
+            horizon.map(move |(partition, offset)| {
+                let mut labels = of(view);
+                labels.push(label("partition", partition));
+                (labels, offset.0)
+            })
+        }),
     )?;
     let live = |view: &ViewStatus| view.generations.iter().find(|g| g.live).cloned();
     let live = views.iter().filter_map(|v| Some((of(v), live(v)?)));

@@ -26,7 +26,7 @@ use super::patience::Patience;
 use super::problem::{Refusal, panicked, unknown_route, wrong_method};
 use super::whole::whole_over_http_1_0;
 use super::{origin, routes};
-use crate::ports::{Limits, Ports, Queries, ReadPorts, Served};
+use crate::ports::{Limits, Measures, Ports, Queries, ReadPorts, Served};
 
 /// What the API needs besides its ports.
 #[derive(Debug, Clone, Default)]
@@ -47,6 +47,7 @@ pub(super) struct Api {
 #[derive(Clone)]
 pub(super) struct Reads {
     pub(super) queries: Arc<dyn Queries>,
+    pub(super) measures: Arc<dyn Measures>,
     pub(super) bodies: BodyReader,
     /// What is no read.
     pub(super) others: Others,
@@ -72,6 +73,7 @@ impl FromRef<Api> for Reads {
     fn from_ref(api: &Api) -> Self {
         Self {
             queries: Arc::clone(&api.ports.queries),
+            measures: Arc::clone(&api.ports.measures),
             bodies: api.bodies.clone(),
             others: Others::Here(api.ports.clone()),
             closing: api.closing.clone(),
@@ -109,6 +111,7 @@ fn reads(ports: ReadPorts, closing: CancellationToken) -> Router {
     let forwarder = Forwarder::new(ports.others);
     let reads = Reads {
         queries: ports.queries,
+        measures: ports.measures,
         bodies: BodyReader::default(),
         others: Others::Elsewhere(forwarder.clone()),
         closing,
@@ -117,8 +120,8 @@ fn reads(ports: ReadPorts, closing: CancellationToken) -> Router {
     Router::new()
         .route("/healthz", get(routes::status::healthz))
         .route("/readyz", get(routes::status::reads_ready))
-        // Those of the other process are that one's.
-        .route("/metrics", get(unknown_route))
+        // Its own: those of the other process are that one's.
+        .route("/metrics", get(routes::status::metrics))
         .route("/v1/sql", get(routes::sql::get).post(routes::sql::post))
         .route("/v1/views/{view}", get(routes::views::rows))
         .fallback(forward.clone())

@@ -375,8 +375,8 @@ pub struct Status {
     pub uptime_s: u64,
     /// Sequence of the catalog's last commit.
     pub catalog_sequence: u64,
-    /// Memory of the speed layer.
-    pub memory: MemoryStatus,
+    /// Memory of the speed layer; none where other processes take the events: `ingest` says what each holds.
+    pub memory: Option<MemoryStatus>,
     /// The stage that is busiest, or that a limit holds up; none when all are idle.
     pub bottleneck: Option<String>,
     /// Every stage.

@@ -129,3 +129,79 @@ async fn what_several_say_of_a_stream_is_said_as_one() {
     assert_eq!(partitions, [0, 1]);
     assert_eq!(members.position(&def.id).to_string(), "0@5,1@5");
 }
+
+#[tokio::test]
+async fn who_takes_part_and_has_not_said_that_it_follows_is_behind() {
+    let (members, _home) = members().await;
+    let state = |taking: &[IngestMember]| CatalogState {
+        ingest: Arc::new(IngestMembers {
+            epoch: IngestEpoch(1),
+            members: taking.to_vec(),
+        }),
+        ..CatalogState::default()
+    };
+    let both = state(&[member("a", 1), member("b", 2)]);
+    let behind = |state: &CatalogState, sequence| {
+        let behind = members.behind(state, sequence);
+        behind.map(|member| member.id)
+    };
+    let says = |id: &str, applied| {
+        let said = report(id, 1);
+        members.heard(Report { applied, ..said });
+    };
+    // Nobody reads the topic: whoever comes later opens it as the catalog says then.
+    assert_eq!(behind(&state(&[]), 7), None);
+    assert_eq!(behind(&both, 7).unwrap(), "a");
+    says("a", 7);
+    says("b", 6);
+    // It takes no part.
+    says("c", 0);
+    assert_eq!(behind(&both, 7).unwrap(), "b");
+    assert_eq!(behind(&both, 6), None);
+    says("b", 8);
+    assert_eq!(behind(&both, 7), None);
+}
+
+#[tokio::test]
+async fn a_topic_that_is_another_one_for_some_process_takes_no_events() {
+    let (members, _home) = members().await;
+    let def: StreamDef = serde_json::from_value(json!({
+        "id": "k3f", "name": "s", "created_at": "2001-01-01T00:00:00Z",
+        "schema": {"columns": [], "event_time": null, "unknown_columns": "ignore"},
+    }))
+    .unwrap();
+    let says = |phase: &str, hole: Option<Hole>| {
+        let source = json!({
+            "kind": "kafka", "topic": "t", "phase": phase, "reason": "it is another one", "lag": 0,
+            "lag_seconds": 0.0, "partitions": [], "skipped_tombstones": 0,
+        });
+        members.heard(Report {
+            streams: vec![StreamReport {
+                stream: def.id.clone(),
+                position: Position::zero(),
+                bytes: 0,
+                source: Some(source),
+                hole,
+            }],
+            ..report("a", 1)
+        });
+    };
+    for phase in ["connecting", "reading", "retrying"] {
+        says(phase, None);
+        assert_eq!(members.check_same_topic(&def), Ok(()), "{phase}");
+    }
+    says("stopped", None);
+    let problem = members.check_same_topic(&def).unwrap_err();
+    assert!(problem.detail.contains("it is another one"), "{problem}");
+    // What is appended is read when the hole is skipped.
+    says(
+        "stopped",
+        Some(Hole {
+            partition: PartitionId(0),
+            from: Offset(1),
+            to: Offset(2),
+            skipped_at: DateTime::UNIX_EPOCH,
+        }),
+    );
+    assert_eq!(members.check_same_topic(&def), Ok(()));
+}

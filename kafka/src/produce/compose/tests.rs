@@ -258,3 +258,25 @@ fn topics_with_schemas_of_a_registry_take_no_events() {
         }
     }
 }
+
+#[test]
+fn more_events_than_a_transaction_may_have_are_refused_with_the_limit() {
+    let text = "{}\n".repeat(MOST_EVENTS + 1);
+    for format in [MessageFormat::Json, MessageFormat::Csv] {
+        let stream = Stream::new(format, false, UnknownColumns::Ignore);
+        let refused = stream.compose(Format::Ndjson, &text, OnError::Reject);
+        let problem = refused.expect_err("one too many");
+        assert_eq!(problem.kind, ProblemKind::TooLarge);
+        let limit = format!(
+            "{} events, and one request may append {MOST_EVENTS}",
+            MOST_EVENTS + 1
+        );
+        assert!(problem.detail.contains(&limit), "{problem}");
+    }
+    let allowed = &text[..text.len() - 3];
+    let composed = Stream::json(false).compose(Format::Ndjson, allowed, OnError::Reject);
+    assert_eq!(
+        composed.expect("as many as may be").messages.len(),
+        MOST_EVENTS
+    );
+}

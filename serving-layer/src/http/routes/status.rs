@@ -41,10 +41,10 @@ pub(in super::super) async fn status(_: Reader, State(api): State<Api>, params: 
 /// `GET /metrics`
 pub(in super::super) async fn metrics(
     _: Reader,
-    State(api): State<Api>,
+    State(reads): State<Reads>,
     params: Params,
 ) -> Handled {
     params.finish()?;
-    let text = exposition(api.ports.control.measurements().await?)?;
+    let text = exposition(reads.measures.measurements().await?)?;
     Ok(([(header::CONTENT_TYPE, CONTENT_TYPE)], text).into_response())
 }

@@ -45,7 +45,8 @@ impl Fake {
         Ports {
             queries: this.clone(),
             ingest: this.clone(),
-            control: this,
+            control: this.clone(),
+            measures: this,
         }
     }
 
@@ -422,6 +423,13 @@ fn exclusion(stream: &str, predicate: &str, reason: &str) -> ExclusionInfo {
 }
 
 #[async_trait]
+impl Measures for Fake {
+    async fn measurements(&self) -> Result<Measurements, Problem> {
+        super::metrics::measurements(self).await
+    }
+}
+
+#[async_trait]
 impl Control for Fake {
     async fn execute(&self, definition: Definition) -> Result<DdlAnswer, Problem> {
         self.called(format!(
@@ -498,7 +506,7 @@ impl Control for Fake {
             started_at: "2001-01-01T00:00:00".to_owned(),
             uptime_s: 5,
             catalog_sequence: 9,
-            memory: MemoryStatus::default(),
+            memory: Some(MemoryStatus::default()),
             bottleneck: None,
             stages: vec![],
             streams: vec![stream_info()],
@@ -507,10 +515,6 @@ impl Control for Fake {
             ingest: vec![],
             workers: vec![],
         })
-    }
-
-    async fn measurements(&self) -> Result<Measurements, Problem> {
-        super::metrics::measurements(self).await
     }
 
     async fn ready(&self) -> Result<(), Problem> {

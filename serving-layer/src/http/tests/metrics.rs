@@ -71,6 +71,10 @@ pub(super) async fn measurements(fake: &Fake) -> Result<Measurements, Problem> {
     *latencies.buckets.last_mut().unwrap() = 1;
     Ok(Measurements {
         status,
+        holds: Holds {
+            runs: true,
+            store: true,
+        },
         batch_runs: vec![BatchRunCount {
             view: "airport_delays".to_owned(),
             mode: RunMode::Full,
@@ -235,6 +239,45 @@ async fn metrics_are_what_prometheus_reads() {
         ),
     ] {
         assert_eq!(read.series.get(series), Some(&value), "{series}");
+    }
+}
+
+/// Families of what a process has are there where it has that, and nowhere else.
+#[tokio::test]
+async fn what_a_process_does_not_have_is_not_shown_as_zero() {
+    let all = measurements(&Fake::default()).await.unwrap();
+    let shown = |runs, store| {
+        let measured = Measurements {
+            holds: Holds { runs, store },
+            ..all.clone()
+        };
+        read(&crate::http::metrics::exposition(measured).unwrap()).families
+    };
+    let everything = shown(true, true);
+    let of_runs = [
+        "dovetail_speed_memory_bytes",
+        "dovetail_stream_freshness_seconds",
+        "dovetail_view_phase",
+        "dovetail_view_run_bytes",
+    ];
+    let of_store = [
+        "dovetail_stream_dead_letters",
+        "dovetail_stream_archived_bytes",
+        "dovetail_view_generation",
+        "dovetail_batch_runs",
+    ];
+    for (runs, store) in [(true, false), (false, true), (false, false)] {
+        let shown = shown(runs, store);
+        for name in of_runs {
+            assert_eq!(shown.contains_key(name), runs, "{name}");
+        }
+        for name in of_store {
+            assert_eq!(shown.contains_key(name), store, "{name}");
+        }
+        for name in ["dovetail_uptime_seconds", "dovetail_source_lag_offsets"] {
+            assert!(shown.contains_key(name), "{name}");
+        }
+        assert!(shown.len() < everything.len());
     }
 }
 
