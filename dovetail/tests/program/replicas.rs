@@ -59,11 +59,29 @@ impl Place {
         more: &[&str],
         variables: &[(&str, &str)],
     ) -> Server {
-        let store = self.store();
+        let started = self.try_beside(name, role, more, variables).await;
+        started.expect("it starts")
+    }
+
+    /// The same for one that may not start.
+    ///
+    /// # Errors
+    /// How it ended, and what it said.
+    pub(crate) async fn try_beside(
+        &self,
+        name: &str,
+        role: &str,
+        more: &[&str],
+        variables: &[(&str, &str)],
+    ) -> Result<Server, String> {
+        let (store, directory) = (self.store(), self.directory(name));
         let arguments = ["--store", &store, "--roles", role];
         let arguments: Vec<&str> = arguments.iter().chain(more).copied().collect();
-        let started = Server::start_with(&self.directory(name), &arguments, variables).await;
-        started.expect("it starts")
+        let started = Server::start_with(&directory, &arguments, variables).await;
+        started.map_err(|ended| {
+            let said = std::fs::read_to_string(directory.join("server.log")).unwrap();
+            format!("{ended}: {said}")
+        })
     }
 
     /// A file of tokens.
