@@ -258,21 +258,18 @@ impl Reader {
                 let mut gathered = gatherer.gather(&batch, arrived_at_us, TIMEOUT);
                 drop(batch);
                 let batch = gatherer.commit(&mut gathered, &self.at, arrived_at_us);
-                let taken = batch.is_some();
+                while batch.is_some() && !self.sink.has_room(LOOK) {
+                    self.look_on(&topic);
+                    self.sink.unread_since(self.shared.unread_since());
+                }
+                self.shared
+                    .note(&gathered.next, &gathered.timestamps_ms, gathered.skipped);
                 if let Some(batch) = batch {
-                    while !self.sink.has_room(LOOK) {
-                        self.look_on(&topic);
-                        self.sink.unread_since(self.shared.unread_since());
-                    }
                     let to = batch.span.to().clone();
                     if !self.sink.take(Arc::new(batch)) {
                         return Ok(Closed);
                     }
                     self.at = to;
-                }
-                self.shared
-                    .note(&gathered.next, &gathered.timestamps_ms, gathered.skipped);
-                if taken {
                     self.sink.unread_since(self.shared.unread_since());
                     self.shared.reading();
                 }

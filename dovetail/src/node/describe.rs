@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What exists and where it stands, as the API shows it.
 
+use std::sync::Arc;
+
 use chrono::Utc;
 use dovetail_batch_layer::{next_full, next_incremental};
 use dovetail_model::{
@@ -15,8 +17,9 @@ use dovetail_serving_layer::ports::{
 };
 use dovetail_serving_layer::sql::{render_interval, render_stream, render_view};
 use dovetail_serving_layer::time::iso_us;
+use futures::future::try_join_all;
 
-use super::ingest::pending_letters;
+use super::letter_count::LetterCount;
 use super::load;
 use super::open_stream::OpenStream;
 use super::{Duty, Node};
@@ -24,10 +27,9 @@ use super::{Duty, Node};
 impl Node {
     pub(crate) async fn describe_streams(&self) -> Result<Vec<StreamInfo>, Problem> {
         let state = self.0.catalog.state();
-        let mut infos = vec![];
-        for stream in state.live_streams().filter(|s| self.shows(&s.def.id)) {
-            infos.push(self.describe_stream(&state, stream).await?);
-        }
+        let shown = state.live_streams().filter(|s| self.shows(&s.def.id));
+        let described = shown.map(|stream| self.describe_stream(&state, stream));
+        let mut infos = try_join_all(described).await?;
         infos.sort_by(|a, b| a.name.cmp(&b.name));
         Ok(infos)
     }
@@ -39,12 +41,10 @@ impl Node {
 
     /// How many dead letters wait for a replay. Whoever has the store counts them; one that takes events does not know
     /// which of its letters others have settled.
-    async fn pending(&self, open: &OpenStream) -> Result<u64, Problem> {
+    async fn pending(&self, open: &Arc<OpenStream>) -> Option<u64> {
         match self.0.config.duty {
-            Duty::Ingests => Ok(0),
-            Duty::Everything | Duty::Decides => {
-                Ok(pending_letters(open, None, 0, &|_| true).await?.total)
-            }
+            Duty::Ingests => None,
+            Duty::Everything | Duty::Decides => LetterCount::of(open).await,
         }
     }
 
@@ -78,7 +78,7 @@ impl Node {
             lag: load::lag(&open, &cut),
             archived_events: cut.raw().rows(),
             archived_bytes: cut.raw().bytes(),
-            dead_letters: self.pending(&open).await?,
+            dead_letters: self.pending(&open).await,
             exclusions: stream.exclusions.len() as u64,
             source,
             holes: stream.holes.iter().map(skipped_hole).collect(),

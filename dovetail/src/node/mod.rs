@@ -21,6 +21,7 @@ mod kafka;
 #[cfg(not(feature = "kafka"))]
 #[path = "no_kafka.rs"]
 mod kafka;
+mod letter_count;
 mod load;
 mod measures;
 mod members;

@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use super::feed::Feed;
+use super::letter_count::LetterCount;
 
 /// Batches between the log and the speed layer. A full queue makes the log wait: nothing is dropped.
 pub(crate) const QUEUE: usize = 64;
@@ -41,6 +42,7 @@ pub(crate) struct OpenStream {
     decoder: RwLock<Arc<Decoder>>,
     workers: Mutex<Option<Workers>>,
     replaying: tokio::sync::Mutex<()>,
+    letter_count: LetterCount,
 }
 
 /// A declaration, and what decodes its events.
@@ -156,6 +158,7 @@ impl OpenStream {
             decoder: RwLock::new(decoder),
             workers: Mutex::new(Some(workers)),
             replaying: tokio::sync::Mutex::new(()),
+            letter_count: LetterCount::default(),
         }
     }
 
@@ -259,6 +262,11 @@ impl OpenStream {
         }
         self.feed.catch_up(&self.cell).await;
         Ok(())
+    }
+
+    /// How many dead letters it has, as counted last.
+    pub(crate) fn letter_count(&self) -> &LetterCount {
+        &self.letter_count
     }
 
     /// Held while dead letters are replayed, so that none is replayed twice.

@@ -11,7 +11,7 @@ use std::process::ExitStatus;
 use std::time::{Duration, Instant};
 
 use dovetail_testkit::{BUCKET, Fault, Gateway, KEY_ID, Proxy, SECRET};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::crash::{append, declare};
 use crate::support::feed::{Feed, hourly};
@@ -214,6 +214,15 @@ async fn a_store_that_goes_away_loses_nothing_and_stops_no_append() {
     assert_eq!(status, 503, "{problem}");
     logs(&server, before, "archiving failed").await;
     append(&calls, &mut feed, 30, 1).await.unwrap();
+    // Nobody has counted the dead letters yet, and nobody can; everything else is shown.
+    let stream = calls.get("/v1/streams/events").await.unwrap();
+    assert_eq!(stream["dead_letters"], Value::Null, "{stream}");
+    let status = calls.get("/v1/status").await.unwrap();
+    assert_eq!(status["streams"][0]["position"], stream["position"]);
+    let metrics = calls.get("/metrics").await.unwrap();
+    let metrics = metrics.as_str().unwrap();
+    assert!(metrics.contains("dovetail_stream_archived_events{"));
+    assert!(!metrics.contains("dovetail_stream_dead_letters{"));
 
     gateway.run();
     recomputes(&calls, &feed).await;

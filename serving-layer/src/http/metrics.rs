@@ -240,7 +240,9 @@ fn archive(sheet: &mut Sheet<'_>, streams: &[StreamInfo]) -> fmt::Result {
     sheet.gauges(
         "dovetail_stream_dead_letters",
         "Dead letters that wait for a replay.",
-        streams.iter().map(|s| (of(s), s.dead_letters)),
+        streams
+            .iter()
+            .filter_map(|s| Some((of(s), s.dead_letters?))),
     )?;
     sheet.gauges(
         "dovetail_stream_archived_events",

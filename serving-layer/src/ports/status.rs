@@ -107,8 +107,9 @@ pub struct StreamInfo {
     pub archived_events: u64,
     /// Bytes of the raw log.
     pub archived_bytes: u64,
-    /// Dead letters that wait for a replay.
-    pub dead_letters: u64,
+    /// Dead letters that wait for a replay, as counted last; none where the store has not told yet, or another process
+    /// counts them.
+    pub dead_letters: Option<u64>,
     /// Exclusions in force.
     pub exclusions: u64,
     /// How it stands to the topic that it reads; none for a stream of the embedded log.

@@ -58,7 +58,7 @@ async fn streams(ports: &Ports) -> Result<Answer, Problem> {
             "archived_events",
             streams.iter().map(|s| Some(s.archived_events)),
         )
-        .number("dead_letters", streams.iter().map(|s| Some(s.dead_letters)))
+        .number("dead_letters", streams.iter().map(|s| s.dead_letters))
         .number("exclusions", streams.iter().map(|s| Some(s.exclusions)))
         .maybe_text("holes", streams.iter().map(holes))
         .answer()

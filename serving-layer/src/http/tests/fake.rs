@@ -349,7 +349,7 @@ fn stream_info() -> StreamInfo {
         lag: 3,
         archived_events: 1000,
         archived_bytes: 9000,
-        dead_letters: 2,
+        dead_letters: Some(2),
         source: None,
         exclusions: 0,
         holes: vec![SkippedHole {
