@@ -49,6 +49,13 @@ pub(crate) struct OpenStream {
 #[derive(Debug, Clone)]
 pub(crate) struct Declared {
     pub(crate) def: Arc<StreamDef>,
+    #[cfg_attr(
+        not(feature = "kafka"),
+        expect(
+            dead_code,
+            reason = "only what is appended to a topic is decoded under it"
+        )
+    )]
     pub(crate) decoder: Arc<Decoder>,
 }
 
