@@ -128,16 +128,17 @@ impl Gatherer {
         let is_held =
             |partition: i32, at: i64| ends.get(&partition).is_some_and(|held| at >= *held);
         let mut records = Vec::new();
+        // Records come in long rows of one partition: only the last of a row says how far that is.
+        let mut last: Option<Record<'_>> = None;
         for item in batch.iter() {
             match item {
                 Item::Record(record) if is_held(record.partition(), record.offset()) => {}
                 Item::End { partition, next } if is_held(partition, next) => {}
                 Item::Record(record) => {
-                    gathered.moved(record.partition(), record.offset() + 1);
-                    if let Some(millis) = record.timestamp_ms() {
-                        gathered
-                            .timestamps_ms
-                            .insert(partition_id(record.partition()), millis);
+                    if let Some(before) = last.replace(record)
+                        && before.partition() != record.partition()
+                    {
+                        gathered.read(before);
                     }
                     match record.value() {
                         Some(value) => records.push((record, value)),
@@ -153,6 +154,9 @@ impl Gatherer {
                 Item::End { partition, next } => gathered.moved(partition, next),
                 Item::Fault { partition, fault } => gathered.faults.push((partition, fault)),
             }
+        }
+        if let Some(last) = last {
+            gathered.read(last);
         }
         // Partitions come interleaved, each in its own order.
         records.sort_by_key(|(record, _)| record.partition());
@@ -341,6 +345,15 @@ impl Gatherer {
 }
 
 impl Gathered {
+    /// Everything of the record's partition is read up to it.
+    fn read(&mut self, record: Record<'_>) {
+        self.moved(record.partition(), record.offset() + 1);
+        if let Some(millis) = record.timestamp_ms() {
+            let partition = partition_id(record.partition());
+            self.timestamps_ms.insert(partition, millis);
+        }
+    }
+
     fn moved(&mut self, partition: i32, next: i64) {
         let (partition, next) = place((partition, next));
         let known = self.next.entry(partition).or_insert(next);
