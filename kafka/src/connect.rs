@@ -206,6 +206,14 @@ fn security(option: &str, value: &str) -> Result<(&'static str, String), KafkaEr
         let reason = format!("`{option}` is of a newer version of Dovetail");
         return Err(KafkaError::Options(reason));
     };
+    if option.ends_with("_location") && value != "probe" {
+        // librdkafka would say what OpenSSL makes of it.
+        std::fs::File::open(value).map_err(|error| KafkaError::File {
+            option: option.to_owned(),
+            path: value.to_owned(),
+            reason: error.to_string(),
+        })?;
+    }
     let value = if option.ends_with("_password") {
         secret(option, value)?
     } else {
@@ -231,6 +239,12 @@ mod tests {
             gone.to_string()
                 .contains("`sasl_password` refers to `file:"),
             "{gone}"
+        );
+        let file = security("ssl_ca_location", "/no/such.pem").expect_err("it is not there");
+        assert!(
+            file.to_string()
+                .starts_with("`ssl_ca_location` names `/no/such.pem`, which cannot be read"),
+            "{file}"
         );
         let unset = security("ssl_key_password", "env:DOVETAIL_NOT_SET").expect_err("not set");
         assert!(unset.to_string().contains("DOVETAIL_NOT_SET"), "{unset}");

@@ -44,6 +44,16 @@ pub enum KafkaError {
     /// There is no such topic.
     #[error("there is no topic `{0}` at the brokers: create it, or correct `topic`")]
     NoTopic(String),
+    /// A file that an option names is not there.
+    #[error("`{option}` names `{path}`, which cannot be read: {reason}")]
+    File {
+        /// The option.
+        option: String,
+        /// The file.
+        path: String,
+        /// Why not.
+        reason: String,
+    },
     /// A secret that an option refers to is not there.
     #[error("`{option}` refers to `{reference}`, which cannot be read: {reason}")]
     Secret {
@@ -170,6 +180,7 @@ impl KafkaError {
             Self::Authentication { .. }
             | Self::Forbidden { .. }
             | Self::NoTopic(_)
+            | Self::File { .. }
             | Self::Secret { .. }
             | Self::Options(_)
             | Self::Start(_)

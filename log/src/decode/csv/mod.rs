@@ -127,7 +127,10 @@ impl RecordReader {
         };
         whole?;
         if !records.at_end() {
-            return fault(What::Expected("one CSV record"), 0..0);
+            return fault(
+                What::Malformed("is more than one CSV record"),
+                0..text.len(),
+            );
         }
         read_record(
             &records,
