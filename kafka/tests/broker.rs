@@ -426,9 +426,11 @@ fn the_envelope_fills_columns() {
 #[test]
 fn csv_records_have_the_declared_columns_in_their_order() {
     BROKER.create_topic("csv", 1);
-    BROKER
-        .producer()
-        .send("csv", 0, ["7,seven", "x,y", "8,\"ei,ght\"", "1,a\n2,b"]);
+    BROKER.producer().send(
+        "csv",
+        0,
+        ["7,seven", "x,y", "8,\"ei,ght\"", "1,a\n2,b", "9,nine\n"],
+    );
     let settings = KafkaSettings {
         format: MessageFormat::Csv,
         ..settings(&BROKER, "csv")
@@ -440,7 +442,7 @@ fn csv_records_have_the_declared_columns_in_their_order() {
     ];
     let mut stream = Stream::open(schema(columns), &source, &Position::zero());
     stream.read_to_end();
-    assert_eq!(stream.numbers(), [(0, 0, 7), (0, 2, 8)]);
+    assert_eq!(stream.numbers(), [(0, 0, 7), (0, 2, 8), (0, 4, 9)]);
     assert_eq!(stream.dead_letters[0].3, b"n,word\nx,y");
     let two = &stream.dead_letters[1].2;
     assert!(two.ends_with("is more than one CSV record"), "{two}");

@@ -167,10 +167,7 @@ fn replayed(
     let composed = composed.filter(|_| is_one)?;
     let [message] = <[Message; 1]>::try_from(composed.messages).ok()?;
     Some(Append {
-        messages: vec![Message {
-            headers: vec![replay::mark(&declared.def.id, place)],
-            ..message
-        }],
+        messages: vec![replay::mark(&declared.def.id, place, message)],
         key: Some(IdempotencyKey {
             // No client's key has a space.
             key: format!("replay {}@{}", place.0, place.1),
