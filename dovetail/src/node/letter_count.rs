@@ -11,8 +11,8 @@ use tokio::task::JoinHandle;
 use super::ingest::pending_letters;
 use super::open_stream::OpenStream;
 
-/// How long a count holds up who asks.
-const PATIENCE: Duration = Duration::from_secs(1);
+/// How long a count holds up who asks: less than Prometheus waits.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// The last count of a stream.
 #[derive(Debug, Default)]
