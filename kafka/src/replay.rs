@@ -5,7 +5,7 @@
 //! one record, so there is no moment between them.
 //!
 //! Taking the headers of a record apart costs a fifth of reading it, even where it has none. So a record with a mark ends in
-//! [`SIGN`], which means nothing in a value, and the headers of others are not looked at.
+//! a line end, which means nothing in JSON or CSV, and the headers of others are not looked at.
 
 use dovetail_log::Place;
 use dovetail_model::{Offset, PartitionId, StreamId};
