@@ -11,11 +11,11 @@ use std::time::Instant;
 
 use anyhow::{Result, ensure};
 use dovetail_bench::{Figures, Flights, HOURLY, NDJSON, STREAM, Server, setting};
-use dovetail_broker::{BUCKET, Gateway, KEY_ID, SECRET, process::free_ports};
+use dovetail_broker::{Gateway, KEYS, process::free_ports, store_options};
 
 const BATCH: usize = 10_000;
 const WHOLE: &str = "SELECT count(*) AS groups, sum(flights) AS n FROM hourly";
-const KEYS: &str =
+const SAMPLE: &str =
     "SELECT origin, hour FROM hourly ORDER BY md5(origin || CAST(hour AS VARCHAR)) LIMIT 200";
 
 #[tokio::main(flavor = "current_thread")]
@@ -25,24 +25,12 @@ async fn main() -> Result<()> {
     let lookups = setting("BENCH_LOOKUPS", 2_000)?;
     let flights = Flights::load(BATCH)?;
     let gateway = Gateway::start();
-    let store = format!("s3://{BUCKET}/bench");
-    let endpoint = format!("endpoint={}", gateway.endpoint());
-    let far = [
-        "--store",
-        &store,
-        "--store-option",
-        &endpoint,
-        "--store-option",
-        "allow_http=true",
-    ];
-    let keys = [
-        ("AWS_ACCESS_KEY_ID", KEY_ID),
-        ("AWS_SECRET_ACCESS_KEY", SECRET),
-    ];
+    let far = store_options(&gateway.endpoint(), "bench");
+    let far = far.each_ref().map(String::as_str);
     let [port] = free_ports();
     let cuts = format!("127.0.0.1:{port}");
     let all = [far.as_slice(), &["--cuts", &cuts]].concat();
-    let owner = filled(Server::start_with(&all, &keys).await?, &flights, events).await?;
+    let owner = filled(Server::start_with(&all, &KEYS).await?, &flights, events).await?;
     let local = filled(Server::start().await?, &flights, events).await?;
 
     let replica = [far.as_slice(), &["--roles", "serve"]].concat();
@@ -52,7 +40,7 @@ async fn main() -> Result<()> {
     let sample = keys_of(&local).await?;
     for _ in 0..rounds {
         let begin = Instant::now();
-        let started = Server::start_with(&replica, &keys).await?;
+        let started = Server::start_with(&replica, &KEYS).await?;
         listens.push(begin.elapsed().as_secs_f64());
         let (_, answer) = first(&started).await?;
         answers.push(begin.elapsed().as_secs_f64());
@@ -136,7 +124,7 @@ async fn first(server: &Server) -> Result<(f64, (u64, u64))> {
 
 /// Paths of lookups, spread over the view.
 async fn keys_of(server: &Server) -> Result<Vec<String>> {
-    let answer = server.sql(KEYS).await?;
+    let answer = server.sql(SAMPLE).await?;
     let rows = answer["rows"].as_array().cloned().unwrap_or_default();
     let path = |row: &serde_json::Value| {
         let text = |name: &str| row[name].as_str().unwrap_or_default().to_owned();

@@ -19,7 +19,7 @@ use tracing::{debug, error, info, warn};
 use crate::connect::Topic;
 use crate::gather::{Gatherer, Held};
 use crate::native::{Ask, Fault};
-use crate::probe::{partition_id, place};
+use crate::probe::{native, partition_id, place};
 use crate::registry::Registry;
 use crate::{KafkaError, PartitionLag, Phase, State};
 
@@ -309,11 +309,8 @@ impl Reader {
         if *shown == self.at {
             return;
         }
-        let read = self.at.iter().map(|(partition, next)| {
-            let next = i64::try_from(next.0).unwrap_or(i64::MAX);
-            (i32::try_from(partition.0).unwrap_or(i32::MAX), next)
-        });
-        match topic.write_group(&read.collect::<Vec<_>>(), TIMEOUT) {
+        let read: Vec<_> = self.at.iter().map(native).collect();
+        match topic.write_group(&read, TIMEOUT) {
             Ok(()) => *shown = self.at.clone(),
             Err(error) => {
                 debug!(stream = %self.shared.name, %error, "the group cannot be told how far it has read");
@@ -428,8 +425,8 @@ impl Reader {
     }
 
     fn places(&self, partitions: &[i32]) -> Vec<(i32, i64)> {
-        let next = |p: i32| i64::try_from(self.next(partition_id(p)).0).unwrap_or(i64::MAX);
-        partitions.iter().map(|p| (*p, next(*p))).collect()
+        let ids = partitions.iter().map(|partition| partition_id(*partition));
+        ids.map(|id| native((id, self.next(id)))).collect()
     }
 
     /// What a fault of a partition means.

@@ -233,8 +233,9 @@ impl Consumer {
             // Brokers that know of no rights name none, or all.
             let rights =
                 sys::rd_kafka_TopicDescription_authorized_operations(found, &raw mut count);
+            let rights = array(rights.cast_mut(), count);
             let read = sys::rd_kafka_AclOperation_t::RD_KAFKA_ACL_OPERATION_READ;
-            if count > 0 && !slice::from_raw_parts(rights, count).contains(&read) {
+            if !rights.is_empty() && !rights.contains(&read) {
                 return Err(Fault::of(
                     Code::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED,
                 ));

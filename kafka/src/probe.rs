@@ -98,6 +98,14 @@ pub(crate) fn place((partition, offset): (i32, i64)) -> (PartitionId, Offset) {
     )
 }
 
+/// The same in librdkafka's words.
+pub(crate) fn native((partition, offset): (PartitionId, Offset)) -> (i32, i64) {
+    (
+        i32::try_from(partition.0).unwrap_or(i32::MAX),
+        i64::try_from(offset.0).unwrap_or(i64::MAX),
+    )
+}
+
 pub(crate) fn partition_id(partition: i32) -> PartitionId {
     PartitionId(u32::try_from(partition).unwrap_or(0))
 }

@@ -4,5 +4,5 @@
 mod proxy;
 
 pub use dovetail_broker as kafka;
-pub use dovetail_broker::{BUCKET, Gateway, KEY_ID, SECRET};
+pub use dovetail_broker::{BUCKET, Gateway, KEY_ID, KEYS, SECRET, store_options};
 pub use proxy::{Fault, Proxy};

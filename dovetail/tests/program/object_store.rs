@@ -10,7 +10,7 @@ use std::path::Path;
 use std::process::ExitStatus;
 use std::time::{Duration, Instant};
 
-use dovetail_testkit::{BUCKET, Fault, Gateway, KEY_ID, Proxy, SECRET};
+use dovetail_testkit::{Fault, Gateway, KEYS, Proxy, store_options};
 use serde_json::{Value, json};
 
 use crate::crash::{append, declare};
@@ -29,17 +29,9 @@ impl Place {
     }
 
     fn at(endpoint: &str) -> Self {
-        let store = format!("s3://{BUCKET}/dove/tail");
-        let endpoint = format!("endpoint={endpoint}");
-        let arguments = ["--store", &store, "--store-option", &endpoint]
-            .into_iter()
-            .chain(["--store-option", "allow_http=true"]);
         Self {
-            arguments: arguments.map(str::to_owned).collect(),
-            variables: vec![
-                ("AWS_ACCESS_KEY_ID", KEY_ID.to_owned()),
-                ("AWS_SECRET_ACCESS_KEY", SECRET.to_owned()),
-            ],
+            arguments: store_options(endpoint, "dove/tail").into(),
+            variables: KEYS.map(|(name, value)| (name, value.to_owned())).into(),
         }
     }
 

@@ -10,7 +10,7 @@ use std::process::ExitStatus;
 use std::time::Duration;
 
 use dovetail_testkit::kafka::Broker;
-use dovetail_testkit::{BUCKET, Gateway, KEY_ID, SECRET};
+use dovetail_testkit::{Gateway, KEYS, store_options};
 use rand::SeedableRng as _;
 use rand::rngs::StdRng;
 use reqwest::{Client, Method};
@@ -58,22 +58,10 @@ impl Place {
         arguments: &[&str],
         variables: &[(&str, &str)],
     ) -> Result<Server, ExitStatus> {
-        let store = format!("s3://{BUCKET}/apart");
-        let endpoint = format!("endpoint={}", self.gateway.endpoint());
-        let all = [
-            "--store",
-            &store,
-            "--store-option",
-            &endpoint,
-            "--store-option",
-            "allow_http=true",
-        ];
-        let all: Vec<&str> = all.iter().chain(arguments).copied().collect();
-        let keys = [
-            ("AWS_ACCESS_KEY_ID", KEY_ID),
-            ("AWS_SECRET_ACCESS_KEY", SECRET),
-        ];
-        let variables = [&keys, variables].concat();
+        let store = store_options(&self.gateway.endpoint(), "apart");
+        let store = store.iter().map(String::as_str);
+        let all: Vec<&str> = store.chain(arguments.iter().copied()).collect();
+        let variables = [KEYS.as_slice(), variables].concat();
         Server::start_with(&self.directory(name), &all, &variables).await
     }
 

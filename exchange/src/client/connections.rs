@@ -9,7 +9,7 @@ use std::time::Duration;
 use arrow_flight::error::FlightError;
 use arrow_flight::flight_service_client::FlightServiceClient;
 use arrow_flight::{Action, FlightClient};
-use dovetail_model::{Problem, ProblemKind, Share};
+use dovetail_model::{Problem, ProblemKind, Share, innermost};
 use futures::TryStreamExt;
 use parking_lot::Mutex;
 use serde::Serialize;
@@ -229,13 +229,7 @@ fn silent(why: &str, peer: &Peer) -> Failed {
 
 /// What is at the bottom of a failed call, in a few words.
 fn why(status: &tonic::Status) -> String {
-    let mut text = status.message().to_owned();
-    let mut source = std::error::Error::source(status);
-    while let Some(error) = source {
-        text = error.to_string();
-        source = error.source();
-    }
-    text
+    std::error::Error::source(status).map_or_else(|| status.message().to_owned(), innermost)
 }
 
 pub(super) fn slow(waited: Duration, peer: &Peer) -> Failed {

@@ -28,6 +28,28 @@ pub const KEY_ID: &str = "AKDOVETAILTEST";
 /// The key's secret.
 pub const SECRET: &str = "a/secret+of=the/tests";
 
+/// Both, as variables of the environment.
+pub const KEYS: [(&str, &str); 2] = [
+    ("AWS_ACCESS_KEY_ID", KEY_ID),
+    ("AWS_SECRET_ACCESS_KEY", SECRET),
+];
+
+/// The options that name a store below `prefix` of the [`BUCKET`] at an endpoint.
+pub fn store_options(endpoint: &str, prefix: &str) -> [String; 6] {
+    let store = format!("s3://{BUCKET}/{prefix}");
+    let endpoint = format!("endpoint={endpoint}");
+    let option = "--store-option".to_owned();
+    let allow_http = "allow_http=true".to_owned();
+    [
+        "--store".to_owned(),
+        store,
+        option.clone(),
+        endpoint,
+        option,
+        allow_http,
+    ]
+}
+
 /// A running gateway.
 #[derive(Debug)]
 pub struct Gateway {

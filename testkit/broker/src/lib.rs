@@ -30,7 +30,7 @@ use rdkafka::message::{Header, Message as _, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, DeliveryResult, Producer as _, ProducerContext};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
-pub use gateway::{BUCKET, Gateway, KEY_ID, SECRET};
+pub use gateway::{BUCKET, Gateway, KEY_ID, KEYS, SECRET, store_options};
 use process::{Kept, free_ports};
 pub use registry::Registry;
 
@@ -259,20 +259,7 @@ impl Broker {
     /// offset. Transactions that are about to end are waited for: a commit is acknowledged before all partitions know.
     pub fn committed(&self, topic: &str) -> Vec<Seen> {
         self.wait_until_decided(topic);
-        let consumer = self.consumer("read_committed");
-        let metadata = consumer.fetch_metadata(Some(topic), TIMEOUT);
-        let metadata = metadata.expect("it answers");
-        let mut open: BTreeSet<i32> = metadata.topics()[0]
-            .partitions()
-            .iter()
-            .map(|partition| partition.id())
-            .collect();
-        let mut list = TopicPartitionList::new();
-        for partition in &open {
-            list.add_partition_offset(topic, *partition, Offset::Beginning)
-                .expect("an offset");
-        }
-        consumer.assign(&list).expect("it is assigned");
+        let (consumer, mut open) = self.reading(topic, Offset::Beginning);
         let mut seen = vec![];
         while !open.is_empty() {
             match consumer.poll(TIMEOUT).expect("it reads to the end") {
@@ -298,16 +285,23 @@ impl Broker {
     /// # Panics
     /// When the topic is not there.
     pub fn follow(&self, topic: &str) -> Follower {
+        Follower(self.reading(topic, Offset::End).0)
+    }
+
+    /// A consumer of what is committed in all partitions of a topic from there on, and which those are.
+    fn reading(&self, topic: &str, from: Offset) -> (BaseConsumer, BTreeSet<i32>) {
         let consumer = self.consumer("read_committed");
         let metadata = consumer.fetch_metadata(Some(topic), TIMEOUT);
         let metadata = metadata.expect("it answers");
+        let partitions = metadata.topics()[0].partitions().iter();
+        let partitions: BTreeSet<i32> = partitions.map(|partition| partition.id()).collect();
         let mut list = TopicPartitionList::new();
-        for partition in metadata.topics()[0].partitions() {
-            list.add_partition_offset(topic, partition.id(), Offset::End)
+        for partition in &partitions {
+            list.add_partition_offset(topic, *partition, from)
                 .expect("an offset");
         }
         consumer.assign(&list).expect("it is assigned");
-        Follower(consumer)
+        (consumer, partitions)
     }
 
     /// A producer without transactions; its records are acknowledged by all.
