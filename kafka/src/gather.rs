@@ -15,8 +15,9 @@ use arrow::array::{
 };
 use arrow::compute::concat_batches;
 use arrow::datatypes::{DataType, SchemaRef};
+use bytes::Bytes;
 use dovetail_log::decode::{BadMessage, Decoder, Messages, WriterSchemas, schema_id};
-use dovetail_log::{CommittedBatch, DeadLetter, Place};
+use dovetail_log::{CommittedBatch, DeadLetter, Envelope, Place};
 use dovetail_model::{
     KafkaSettings, Offset, PartitionId, Position, Span, StreamId, StreamSchema, Tombstones,
 };
@@ -245,7 +246,9 @@ impl Gatherer {
                 let mut indices = bad.iter().map(|bad| bad.index).peekable();
                 let good = records.iter().enumerate();
                 let good = good.filter(|(index, _)| indices.next_if_eq(index).is_none());
-                let settled = good.filter_map(|(_, (record, _))| replay::of(&self.stream, record));
+                let format = self.settings.format;
+                let settled =
+                    good.filter_map(|(_, (record, _))| replay::of(&self.stream, format, record));
                 gathered.replayed.extend(settled);
                 for BadMessage {
                     index,
@@ -378,6 +381,7 @@ impl Gathered {
             line: None,
             column,
             origin: format!("kafka {topic}/{partition}@{offset}"),
+            envelope: Some(envelope(record)),
         };
         self.dead_letters.push((place_of(record), letter));
     }
@@ -399,6 +403,19 @@ pub(crate) fn value_schema(schema: &StreamSchema, settings: &KafkaSettings) -> S
         values.event_time = None;
     }
     values
+}
+
+/// What a dead letter keeps of a record beside its value.
+fn envelope(record: Record<'_>) -> Envelope {
+    let headers = record.headers().into_iter().map(|(name, value)| {
+        let name = String::from_utf8_lossy(name).into_owned();
+        (name, value.map(Bytes::copy_from_slice))
+    });
+    Envelope {
+        key: record.key().map(Bytes::copy_from_slice),
+        timestamp_ms: record.timestamp_ms(),
+        headers: headers.collect(),
+    }
 }
 
 fn place_of(record: Record<'_>) -> Place {
@@ -434,6 +451,10 @@ fn headers(records: &[Record<'_>]) -> Result<ArrayRef, String> {
     let mut lists = ListBuilder::new(pair).with_field(item);
     for record in records {
         for (name, value) in record.headers() {
+            // The producer did not send it.
+            if name == replay::HEADER.as_bytes() {
+                continue;
+            }
             let name = text(name, "the name of a header")?;
             let value = value
                 .map(|value| text(value, "the value of a header"))

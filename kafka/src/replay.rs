@@ -1,41 +1,218 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The mark of a record that is another try at a dead letter.
+//! Dead letters as records once more, and the mark of such a record.
 //!
 //! Whoever reads an event with the mark of its stream settles the letter with the same batch: event and settlement are
 //! one record, so there is no moment between them.
 //!
 //! Taking the headers of a record apart costs a fifth of reading it, even where it has none. So a record with a mark ends in
-//! a line end, which means nothing in JSON or CSV, and the headers of others are not looked at.
+//! a line end, which means nothing in JSON or CSV, and the headers of others are not looked at. Avro and Protobuf have
+//! nothing that means nothing: there all headers are looked at.
 
-use dovetail_log::Place;
-use dovetail_model::{Offset, PartitionId, StreamId};
+use std::str;
+use std::time::Duration;
 
+use bytes::Bytes;
+use dovetail_log::decode::{Decoder, OnError, WriterSchemas, schema_id};
+use dovetail_log::raw::ArchivedDeadLetter;
+use dovetail_log::{DeadLetter, Envelope, Format, Place};
+use dovetail_model::{
+    KafkaSettings, MessageFormat, Offset, PartitionId, StreamDef, StreamId, StreamSchema,
+};
+
+use crate::KafkaError;
+use crate::gather::value_schema;
 use crate::native::Record;
 use crate::produce::Message;
+use crate::produce::compose::{Body, Composer, Encode};
+use crate::registry::Registry;
 
 /// The header that names the letter, as `stream:partition@offset`.
-const HEADER: &str = "dovetail-replays";
+pub(crate) const HEADER: &str = "dovetail-replays";
 
 /// White space behind a JSON object, the end of a CSV record.
 const SIGN: u8 = b'\n';
 
-/// `message`, which holds JSON or CSV, as another try at the letter at `place`.
-pub fn mark(stream: &StreamId, (partition, offset): Place, message: Message) -> Message {
-    let letter = format!("{stream}:{partition}@{offset}");
-    let mut value = Vec::from(message.value);
-    if value.last() != Some(&SIGN) {
-        value.push(SIGN);
+/// How long the registry has to answer.
+const REGISTRY_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Makes records of the dead letters of one stream.
+#[derive(Debug)]
+pub struct Replayer<'a> {
+    def: &'a StreamDef,
+    settings: &'a KafkaSettings,
+    /// Of the columns that the values of records have.
+    values: StreamSchema,
+    decoder: Decoder,
+}
+
+impl<'a> Replayer<'a> {
+    /// For the letters of `def`, which reads the topic of `settings`.
+    pub fn new(def: &'a StreamDef, settings: &'a KafkaSettings) -> Self {
+        let values = value_schema(&def.schema, settings);
+        Self {
+            def,
+            settings,
+            decoder: Decoder::new(&values),
+            values,
+        }
     }
-    Message {
-        value: value.into(),
-        headers: vec![(HEADER.to_owned(), Some(letter.into()))],
-        ..message
+
+    /// The record of each letter that is an event of the declared schema by now, with its mark. It has the key and the
+    /// headers of the first try, and the timestamp where that is a column. Blocks while a schema registry is asked.
+    ///
+    /// # Errors
+    /// When the registry does not answer.
+    pub fn records(
+        &self,
+        letters: &[ArchivedDeadLetter],
+        encode: Encode<'_>,
+    ) -> Result<Vec<Option<Message>>, KafkaError> {
+        let schemas = self.schemas(letters)?;
+        let record = |letter: &ArchivedDeadLetter| {
+            let envelope = letter.letter.envelope.as_ref();
+            if !self.fits(envelope) {
+                return None;
+            }
+            let value = self.value(&letter.letter, &schemas, encode)?;
+            let mut message = Message {
+                value,
+                ..Message::default()
+            };
+            if let Some(envelope) = envelope {
+                message.key = envelope.key.clone();
+                message.headers = envelope.headers.clone();
+                let is_column = self.settings.timestamp_column.is_some();
+                message.timestamp_ms = envelope.timestamp_ms.filter(|_| is_column);
+            }
+            let place = (letter.partition, letter.offset);
+            Some(self.mark(place, message))
+        };
+        Ok(letters.iter().map(record).collect())
+    }
+
+    /// The schemas of values that are in a registry, of those that it has.
+    fn schemas(&self, letters: &[ArchivedDeadLetter]) -> Result<WriterSchemas, KafkaError> {
+        let mut schemas = WriterSchemas::default();
+        let Some(registry) = self.settings.schema_registry.as_ref().map(Registry::new) else {
+            return Ok(schemas);
+        };
+        for id in letters
+            .iter()
+            .filter_map(|letter| schema_id(&letter.letter.bytes))
+        {
+            if !schemas.contains(id)
+                && let Some(schema) = registry.schema(id, REGISTRY_TIMEOUT)?
+            {
+                schemas.insert(
+                    id,
+                    self.decoder.writer_schema(self.settings.format, &schema),
+                );
+            }
+        }
+        Ok(schemas)
+    }
+
+    /// What the letter holds as the value of a record, if that is an event's.
+    fn value(
+        &self,
+        letter: &DeadLetter,
+        schemas: &WriterSchemas,
+        encode: Encode<'_>,
+    ) -> Option<Bytes> {
+        if self.settings.format.needs_registry() {
+            let value = [&letter.bytes[..]];
+            let read = self
+                .decoder
+                .decode_messages(self.settings.format, schemas, value);
+            return read
+                .ok()
+                .filter(|read| read.bad.is_empty())
+                .map(|_| letter.bytes.clone());
+        }
+        // A record holds one event: an array of them is none.
+        if letter.format == Format::Json && first_solid(&letter.bytes) != Some(b'{') {
+            return None;
+        }
+        let bare = KafkaSettings {
+            key_column: None,
+            timestamp_column: None,
+            headers_column: None,
+            ..self.settings.clone()
+        };
+        let composer = Composer {
+            settings: &bare,
+            schema: &self.values,
+            decoder: &self.decoder,
+        };
+        let body = Body {
+            format: letter.format,
+            bytes: &letter.bytes,
+            on_error: OnError::Reject,
+        };
+        let composed = composer.compose(body, encode).ok()?;
+        let [message] = <[Message; 1]>::try_from(composed.messages).ok()?;
+        Some(message.value)
+    }
+
+    /// Whether the columns that are not of the value can hold what the record has.
+    fn fits(&self, envelope: Option<&Envelope>) -> bool {
+        let Some(envelope) = envelope else {
+            return self.settings.envelope_columns().next().is_none();
+        };
+        let may_be_null = |name: &str| {
+            let mut columns = self.def.schema.columns.iter();
+            columns.any(|column| column.name == name && column.nullable)
+        };
+        let is_text = |bytes: &[u8]| str::from_utf8(bytes).is_ok();
+        let key = self
+            .settings
+            .key_column
+            .as_deref()
+            .is_none_or(|column| match &envelope.key {
+                Some(key) => is_text(key),
+                None => may_be_null(column),
+            });
+        let timestamp = self.settings.timestamp_column.as_deref();
+        let timestamp =
+            timestamp.is_none_or(|column| envelope.timestamp_ms.is_some() || may_be_null(column));
+        let headers = self.settings.headers_column.is_none()
+            || envelope.headers.iter().all(|(name, value)| {
+                !name.contains(char::REPLACEMENT_CHARACTER) && value.as_deref().is_none_or(is_text)
+            });
+        key && timestamp && headers
+    }
+
+    /// `message` as another try at the letter at `place`.
+    fn mark(&self, (partition, offset): Place, mut message: Message) -> Message {
+        if has_sign(self.settings.format) && message.value.last() != Some(&SIGN) {
+            let mut value = Vec::from(message.value);
+            value.push(SIGN);
+            message.value = value.into();
+        }
+        // The letter of a replay that failed has the mark of the one before.
+        message.headers.retain(|(name, _)| name != HEADER);
+        let letter = format!("{}:{partition}@{offset}", self.def.id);
+        message
+            .headers
+            .push((HEADER.to_owned(), Some(letter.into())));
+        message
     }
 }
 
-/// The letter of `stream` that a record replays.
-pub(crate) fn of(stream: &StreamId, record: &Record<'_>) -> Option<Place> {
-    if record.value()?.last() != Some(&SIGN) {
+/// Whether a value of the format ends in a line end where it replays a letter.
+fn has_sign(format: MessageFormat) -> bool {
+    !format.needs_registry()
+}
+
+fn first_solid(text: &[u8]) -> Option<u8> {
+    text.iter()
+        .copied()
+        .find(|byte| !byte.is_ascii_whitespace())
+}
+
+/// The letter of `stream` that a record of the format replays.
+pub(crate) fn of(stream: &StreamId, format: MessageFormat, record: &Record<'_>) -> Option<Place> {
+    if has_sign(format) && record.value()?.last() != Some(&SIGN) {
         return None;
     }
     let mut headers = record.headers().into_iter();
@@ -44,7 +221,7 @@ pub(crate) fn of(stream: &StreamId, record: &Record<'_>) -> Option<Place> {
 }
 
 fn read(stream: &StreamId, value: &[u8]) -> Option<Place> {
-    let (of, place) = std::str::from_utf8(value).ok()?.split_once(':')?;
+    let (of, place) = str::from_utf8(value).ok()?.split_once(':')?;
     let (partition, offset) = place.split_once('@')?;
     let place = (
         PartitionId(partition.parse().ok()?),
@@ -54,21 +231,4 @@ fn read(stream: &StreamId, value: &[u8]) -> Option<Place> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_mark_is_of_its_stream_alone() {
-        let (mine, other): (StreamId, StreamId) = ("k1".parse().unwrap(), "k2".parse().unwrap());
-        let place = (PartitionId(3), Offset(17));
-        let message = mark(&mine, place, Message::default());
-        let value = message.headers[0].1.clone().unwrap();
-        assert_eq!(read(&mine, &value), Some(place));
-        assert_eq!(read(&other, &value), None);
-        assert_eq!(message.value, "\n");
-        assert_eq!(mark(&mine, place, message.clone()).value, message.value);
-        for broken in ["k1", "k1:3", "k1:x@1", "k1:3@", "k1:3@1:2"] {
-            assert_eq!(read(&mine, broken.as_bytes()), None, "{broken}");
-        }
-    }
-}
+mod tests;

@@ -90,6 +90,37 @@ pub struct DeadLetter {
     pub column: Option<String>,
     /// Where it came from, such as `http` or `kafka flights/3@1234`.
     pub origin: String,
+    /// What its record has beside the value, where it was one of a broker's.
+    pub envelope: Option<Envelope>,
+}
+
+/// What a broker's record has beside its value.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Envelope {
+    /// Its key.
+    pub key: Option<Bytes>,
+    /// Its timestamp, milliseconds since the Unix epoch.
+    pub timestamp_ms: Option<i64>,
+    /// Its headers in their order. What is no UTF-8 in a name is replaced.
+    pub headers: Vec<(String, Option<Bytes>)>,
+}
+
+impl DeadLetter {
+    /// Bytes of what came from outside.
+    pub fn size(&self) -> usize {
+        self.bytes.len() + self.envelope.as_ref().map_or(0, Envelope::size)
+    }
+}
+
+impl Envelope {
+    fn size(&self) -> usize {
+        let len = |bytes: &Option<Bytes>| bytes.as_ref().map_or(0, Bytes::len);
+        let headers = self.headers.iter();
+        len(&self.key)
+            + headers
+                .map(|(name, value)| name.len() + len(value))
+                .sum::<usize>()
+    }
 }
 
 /// The place of one event or dead letter in its stream.
@@ -117,7 +148,7 @@ impl CommittedBatch {
     /// Bytes of its columns and dead letters in memory.
     pub fn bytes(&self) -> usize {
         let letters = self.dead_letters.iter();
-        let dead: usize = letters.map(|(_, letter)| letter.bytes.len()).sum();
+        let dead: usize = letters.map(|(_, letter)| letter.size()).sum();
         // Columns read back from the log share one buffer: count what each one uses, not what it could.
         let columns = self
             .events

@@ -18,4 +18,4 @@ pub mod parquet_files;
 pub mod raw;
 
 pub use crash::crash_point;
-pub use event::{CommittedBatch, DeadLetter, Format, Place};
+pub use event::{CommittedBatch, DeadLetter, Envelope, Format, Place};

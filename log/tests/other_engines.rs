@@ -124,6 +124,7 @@ fn batch(first: u64, next: u64) -> Arc<CommittedBatch> {
         line: Some(next),
         column: None,
         origin: "http".to_owned(),
+        envelope: None,
     };
     Arc::new(CommittedBatch {
         span: between(first, next),

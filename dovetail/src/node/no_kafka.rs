@@ -104,9 +104,5 @@ impl KafkaAppender {
         Err(Problem::conflict(ABSENT))
     }
 
-    pub(crate) fn check_replayable(&self, _: &str) -> Result<(), Problem> {
-        Err(Problem::conflict(ABSENT))
-    }
-
     pub(crate) async fn close(&self) {}
 }

@@ -276,12 +276,35 @@ async fn a_stream_with_keys_takes_them_from_their_column() {
     assert_eq!(of_a.len(), 2);
     assert_eq!(of_a[0].partition, of_a[1].partition);
     assert_eq!(of_a[0].value, b"{\"n\":1}");
-    // A dead letter keeps no key, so it cannot come again as it was.
+    // A dead letter keeps its key and its time, and comes again as it was.
+    let value = b"{\"n\": 4, \"note\": \"x\"}";
+    let letter = Record {
+        partition: (of_a[0].partition + 1) % 4,
+        value: Some(value),
+        key: Some("a"),
+        timestamp_ms: Some(978_307_204_000),
+        headers: &[],
+    };
+    let at = broker.producer().send_one(TOPIC, &letter);
+    let known = calls.get(PATH).await.unwrap();
+    let id = known["id"].as_str().unwrap();
+    let after = format!("{TOPIC}~{id}:{}@{}", letter.partition, at + 1);
+    let options = json!({"after": after, "timeout_ms": 60_000});
+    calls.rows("SELECT n FROM numbers", options).await.unwrap();
+    assert_eq!(letters(&calls).await, 1);
+    let add = "ALTER STREAM numbers ADD COLUMN note VARCHAR";
+    calls.sql(add, json!({})).await.unwrap();
     let replay = format!("{PATH}/dead-letters/replay");
-    let (status, problem) = calls.post(&replay, &json!({})).await.unwrap();
-    assert_eq!(status, 409, "{problem}");
-    let detail = problem["detail"].as_str().unwrap();
-    assert!(detail.contains("`name` is not in the value"), "{detail}");
+    let (status, answer) = calls.post(&replay, &json!({})).await.unwrap();
+    assert_eq!(status, 200, "{answer}");
+    assert_eq!(
+        (&answer["accepted"], &answer["rejected"]),
+        (&json!(1), &json!(0))
+    );
+    assert_eq!(letters(&calls).await, 0);
+    let sql = "SELECT name, made, _partition AS at FROM numbers WHERE n = 4 AND note = 'x'";
+    let expected = json!({"name": "a", "made": "2001-01-01T00:00:04", "at": of_a[0].partition});
+    assert_eq!(calls.rows(sql, json!({})).await.unwrap(), [expected]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

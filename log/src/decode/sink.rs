@@ -108,6 +108,7 @@ impl<'a> Sink<'a> {
             line: place.line,
             column: described.column,
             origin: self.origin.to_owned(),
+            envelope: None,
         };
         let size = size_of::<DeadLetter>()
             + letter.bytes.len()

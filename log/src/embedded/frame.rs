@@ -202,6 +202,8 @@ fn decode_dead_letter(reader: &mut Reader<'_>) -> Option<DeadLetter> {
         line: reader.option(Reader::u64)?,
         column: reader.option(Reader::text)?,
         origin: reader.text()?,
+        // Only a broker's records have one, and they are not in this log.
+        envelope: None,
     })
 }
 
@@ -300,6 +302,7 @@ mod tests {
             line: Some(7),
             column: None,
             origin: "http".to_owned(),
+            envelope: None,
         }
     }
 

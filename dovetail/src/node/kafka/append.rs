@@ -5,14 +5,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use dovetail_kafka::KafkaError;
 use dovetail_kafka::produce::compose::{Body, Composed, Composer};
 use dovetail_kafka::produce::{Append, IdempotencyKey, KafkaWriter, Message};
-use dovetail_kafka::replay;
-use dovetail_log::Format;
+use dovetail_kafka::replay::Replayer;
 use dovetail_log::raw::ArchivedDeadLetter;
 use dovetail_model::{Clock, KafkaSource, Position, Problem, ProblemKind, StreamDef};
 use dovetail_serving_layer::http::message_values;
-use dovetail_serving_layer::ports::{AppendAnswer, AppendRequest, OnError};
+use dovetail_serving_layer::ports::{AppendAnswer, AppendRequest};
 
 use crate::node::describe::token;
 use crate::node::ingest::on_error;
@@ -77,20 +77,17 @@ impl KafkaAppender {
     /// once however often it is tried, and are settled when they are read. How many did, and where they end.
     ///
     /// # Errors
-    /// Why none of those that were not appended yet can be.
+    /// Why none of those that were not appended yet can be: also when a schema registry that they need is silent.
     pub(crate) async fn replay(
         &self,
         declared: Declared,
         letters: Vec<ArchivedDeadLetter>,
     ) -> Result<(u64, Position), Problem> {
         let source = Arc::clone(&self.source);
-        let composing = tokio::task::spawn_blocking(move || {
-            let letters = letters.iter();
-            let appends = letters.filter_map(|letter| replayed(&source, &declared, letter));
-            appends.collect::<Vec<_>>()
-        });
-        let appends = composing.await.map_err(Problem::internal)?.into_iter();
-        let appends = appends.map(|append| self.writer.append(append));
+        let composing = tokio::task::spawn_blocking(move || replays(&source, &declared, &letters));
+        let appends = composing.await.map_err(Problem::internal)?;
+        let appends = appends.map_err(|error| Problem::new(error.kind(), error.to_string()))?;
+        let appends = appends.into_iter().map(|append| self.writer.append(append));
         let mut end = Position::zero();
         let mut accepted = 0;
         for appended in futures::future::join_all(appends).await {
@@ -114,30 +111,6 @@ impl KafkaAppender {
         end.map_err(|error| Problem::new(ProblemKind::Unavailable, error.to_string()))
     }
 
-    /// Whether dead letters of the stream `name` can be replayed: they keep the value of a record, and nothing else of
-    /// it.
-    ///
-    /// # Errors
-    /// When its events have more than a value.
-    pub(crate) fn check_replayable(&self, name: &str) -> Result<(), Problem> {
-        let settings = &self.source.settings;
-        let refuse = |reason: &str| {
-            let topic = &settings.topic;
-            Err(Problem::conflict(format!(
-                "dead letters of stream `{name}` cannot be replayed: {reason}; produce the events to topic `{topic}` again"
-            )))
-        };
-        if settings.format.needs_registry() {
-            return refuse("their schemas are in a registry, and such values are only read");
-        }
-        match settings.envelope_columns().next() {
-            None => Ok(()),
-            Some(column) => refuse(&format!(
-                "column `{column}` is not in the value of a record, which is all that a dead letter keeps"
-            )),
-        }
-    }
-
     /// Takes no more appends, and waits for those that were taken.
     pub(crate) async fn close(&self) {
         let writer = self.writer.clone();
@@ -146,41 +119,27 @@ impl KafkaAppender {
     }
 }
 
-/// The append that replays a letter, if it holds an event by now.
-fn replayed(
+/// The appends that replay those letters that are events by now.
+fn replays(
     source: &KafkaSource,
     declared: &Declared,
-    letter: &ArchivedDeadLetter,
-) -> Option<Append> {
-    let place = (letter.partition, letter.offset);
-    let bytes = &letter.letter.bytes;
-    // A record holds one event: an array of them is none.
-    let is_one = letter.letter.format != Format::Json || first_solid(bytes) == Some(b'{');
-    let request = AppendRequest {
-        format: letter.letter.format,
-        body: bytes.clone(),
-        on_error: OnError::Reject,
-        idempotency_key: None,
-        origin: String::new(),
+    letters: &[ArchivedDeadLetter],
+) -> Result<Vec<Append>, KafkaError> {
+    let replayer = Replayer::new(&declared.def, &source.settings);
+    let records = replayer.records(letters, &message_values)?;
+    let records = letters.iter().zip(records);
+    let append = |(letter, record): (&ArchivedDeadLetter, Option<Message>)| {
+        Some(Append {
+            messages: vec![record?],
+            key: Some(IdempotencyKey {
+                // No client's key has a space.
+                key: format!("replay {}@{}", letter.partition, letter.offset),
+                body_hash: *blake3::hash(&letter.letter.bytes).as_bytes(),
+            }),
+            ..Append::default()
+        })
     };
-    let composed = compose(source, declared, &request).ok();
-    let composed = composed.filter(|_| is_one)?;
-    let [message] = <[Message; 1]>::try_from(composed.messages).ok()?;
-    Some(Append {
-        messages: vec![replay::mark(&declared.def.id, place, message)],
-        key: Some(IdempotencyKey {
-            // No client's key has a space.
-            key: format!("replay {}@{}", place.0, place.1),
-            body_hash: *blake3::hash(bytes).as_bytes(),
-        }),
-        ..Append::default()
-    })
-}
-
-fn first_solid(text: &[u8]) -> Option<u8> {
-    text.iter()
-        .copied()
-        .find(|byte| !byte.is_ascii_whitespace())
+    Ok(records.filter_map(append).collect())
 }
 
 /// The records of a request's body.

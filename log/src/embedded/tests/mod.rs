@@ -118,6 +118,7 @@ fn letter(text: &str) -> DeadLetter {
         line: Some(3),
         column: None,
         origin: "http".to_owned(),
+        envelope: None,
     }
 }
 

@@ -28,8 +28,9 @@ use object_store::path::Path;
 use serde::{Deserialize, Serialize};
 
 use super::access::Access;
-use super::delta::{CommitOutcome, DeltaCommit, DeltaLog};
+use super::delta::{CommitOutcome, DeltaCommit, DeltaLog, LoadedTable};
 use super::nonce::nonce;
+use super::schema::{Fit, fit, union};
 use super::segment::{remove_of, tag_of, tags_with};
 use super::stats::delta_stats;
 use super::{MAX_TRIES, RawError};
@@ -96,6 +97,8 @@ pub(super) struct DeadLetterTable {
     /// Its newest version; none while there is no table.
     version: Option<u64>,
     files: Vec<LetterFile>,
+    /// Gives the table the columns that it lacks: with the next commit, if an older program made it.
+    widening: Option<Action>,
     /// Dead letters before it are in the table.
     position: Position,
     /// Those not replayed, a few dozen bytes for each; read when first asked for.
@@ -111,6 +114,7 @@ impl DeadLetterTable {
             log,
             version: None,
             files: Vec::new(),
+            widening: None,
             position: Position::zero(),
             pending: None,
             stale: true,
@@ -243,13 +247,13 @@ impl DeadLetterTable {
                 if end.is_some_and(|end| key > end) {
                     continue;
                 }
-                bytes += letter.letter.bytes.len();
+                bytes += letter.letter.size();
                 letters.insert(key, letter);
                 while bytes > PAGE_BYTES
                     && letters.len() > 1
                     && let Some((key, dropped)) = letters.pop_last()
                 {
-                    bytes -= dropped.letter.bytes.len();
+                    bytes -= dropped.letter.size();
                     end = Some(key);
                 }
             }
@@ -316,6 +320,10 @@ impl DeadLetterTable {
             self.access.is_claimed(self.log.root(), table).await?;
         }
         self.version = loaded.as_ref().map(|table| table.version());
+        self.widening = match &loaded {
+            Some(table) => self.widening(table)?,
+            None => None,
+        };
         self.files.clear();
         self.position = Position::zero();
         for add in loaded.iter().flat_map(|table| table.files()) {
@@ -330,6 +338,19 @@ impl DeadLetterTable {
         self.pending = None;
         self.stale = false;
         Ok(())
+    }
+
+    fn widening(&self, table: &LoadedTable) -> Result<Option<Action>, RawError> {
+        let (held, rows) = (self.log.arrow_schema(table.metadata())?, rows::schema());
+        let fit = fit(&held, &rows).map_err(|reason| RawError::Schema {
+            table: self.log.root().clone(),
+            reason,
+        })?;
+        if fit == Fit::Fits {
+            return Ok(None);
+        }
+        let schema = union(&held, &rows);
+        Ok(Some(self.log.with_schema(table.metadata(), &schema)?))
     }
 
     async fn write<S>(&self, rows: S) -> Result<WrittenFile, RawError>
@@ -378,7 +399,13 @@ impl DeadLetterTable {
             .map(|file| Action::Remove(remove_of(&file.path, file.bytes, now_ms)));
         let commit = DeltaCommit {
             operation: if old.is_empty() { "WRITE" } else { "OPTIMIZE" },
-            actions: removes.chain([Action::Add(add)]).collect(),
+            actions: self
+                .widening
+                .clone()
+                .into_iter()
+                .chain(removes)
+                .chain([Action::Add(add)])
+                .collect(),
             transactions: self.access.transactions(&self.position, &position),
             info: HashMap::new(),
             nonce: nonce.to_owned(),
@@ -399,6 +426,7 @@ impl DeadLetterTable {
                     tag,
                 });
                 self.version = Some(version);
+                self.widening = None;
                 self.position = position;
                 self.stale = false;
                 Ok(true)

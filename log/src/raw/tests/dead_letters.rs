@@ -3,13 +3,18 @@
 
 use std::sync::Arc;
 
+use arrow::array::RecordBatchReader;
 use dovetail_model::{Offset, PartitionId, Position, Span};
-use object_store::ObjectStore;
 use object_store::memory::InMemory;
+use object_store::path::Path;
+use object_store::{ObjectStore, ObjectStoreExt};
+use parquet::arrow::ArrowWriter;
+use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use serde_json::{Value, json};
 
 use super::support::*;
-use crate::CommittedBatch;
 use crate::raw::{ArchivedDeadLetter, DeadLetters, RawLog};
+use crate::{CommittedBatch, Envelope};
 
 fn offsets(letters: &[ArchivedDeadLetter]) -> Vec<u64> {
     letters.iter().map(|letter| letter.offset.0).collect()
@@ -115,6 +120,115 @@ async fn compaction_leaves_dead_letters_as_they_are() {
     assert_eq!(dead_letters(&log).await, before);
     let reopened = open(&store, &def).await.unwrap();
     assert_eq!(dead_letters(&reopened).await, before);
+}
+
+/// A batch up to offset `first + 1` whose one letter was a record of a broker.
+fn of_a_record(first: u64) -> Arc<CommittedBatch> {
+    let batch = batch(&plain(), 0, first..first + 1, &[]);
+    let mut batch = CommittedBatch::clone(&with_dead(&batch, &[first], &[]));
+    let header =
+        |name: &str, value: Option<&'static [u8]>| (name.to_owned(), value.map(Into::into));
+    batch.dead_letters[0].1.envelope = Some(Envelope {
+        key: (first > 0).then(|| "a".into()),
+        timestamp_ms: (first > 0).then_some(1_234),
+        headers: match first {
+            0 => vec![],
+            _ => vec![header("h", Some(b"\xff")), header("", None)],
+        },
+    });
+    Arc::new(batch)
+}
+
+#[tokio::test]
+async fn the_letter_of_a_record_keeps_what_was_beside_its_value() {
+    let store: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
+    let log = open(&store, &plain()).await.unwrap();
+    let batches = [of_a_record(0), of_a_record(1)];
+    for (first, batch) in (0..).zip(&batches) {
+        let span = span(first, first + 1);
+        log.archive(&span, &[Arc::clone(batch)]).await.unwrap();
+    }
+    let found = dead_letters(&open(&store, &plain()).await.unwrap()).await;
+    for (found, batch) in found.iter().zip(&batches) {
+        assert_eq!(found.letter, batch.dead_letters[0].1);
+    }
+    assert_eq!(found.len(), 2);
+}
+
+/// Takes the last three columns out of the table, which has one file: so older programs made it.
+async fn make_older(store: &Arc<dyn ObjectStore>) {
+    const COLUMNS: usize = 10;
+    let table = root().join("dead-letters");
+    let commit = |version: u64| {
+        table
+            .clone()
+            .join("_delta_log")
+            .join(format!("{version:020}.json"))
+    };
+    let read = async |path: &Path| store.get(path).await.unwrap().bytes().await.unwrap();
+    let mut file = None;
+    for version in 0..2 {
+        let text = read(&commit(version)).await;
+        let mut lines = String::new();
+        for line in str::from_utf8(&text).unwrap().lines() {
+            let mut action: Value = serde_json::from_str(line).unwrap();
+            if let Some(schema) = action.pointer_mut("/metaData/schemaString") {
+                let mut fields: Value = serde_json::from_str(schema.as_str().unwrap()).unwrap();
+                fields["fields"].as_array_mut().unwrap().truncate(COLUMNS);
+                *schema = json!(fields.to_string());
+            }
+            if let Some(add) = action.get_mut("add") {
+                let path = table.clone().join(add["path"].as_str().unwrap());
+                let rows = ParquetRecordBatchReaderBuilder::try_new(read(&path).await);
+                let rows = rows.unwrap().build().unwrap();
+                let columns: Vec<usize> = (0..COLUMNS).collect();
+                let schema = Arc::new(rows.schema().project(&columns).unwrap());
+                let mut written = ArrowWriter::try_new(Vec::new(), schema, None).unwrap();
+                for rows in rows {
+                    let rows = rows.unwrap().project(&columns).unwrap();
+                    written.write(&rows).unwrap();
+                }
+                let written = written.into_inner().unwrap();
+                add["size"] = json!(written.len());
+                store.put(&path, written.into()).await.unwrap();
+                file = Some(path);
+            }
+            lines += &format!("{action}\n");
+        }
+        store.put(&commit(version), lines.into()).await.unwrap();
+    }
+    file.expect("a file was added");
+}
+
+#[tokio::test]
+async fn a_table_from_before_envelopes_were_kept_is_read_and_widened() {
+    let store: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
+    let log = open(&store, &plain()).await.unwrap();
+    let old = with_dead(&batch(&plain(), 0, 0..1, &[]), &[0], &[]);
+    log.archive(&span(0, 1), &[Arc::clone(&old)]).await.unwrap();
+    make_older(&store).await;
+    let log = open(&store, &plain()).await.unwrap();
+    let new = of_a_record(1);
+    log.archive(&span(1, 2), &[Arc::clone(&new)]).await.unwrap();
+    log.archive(&span(2, 3), &[of_a_record(2)]).await.unwrap();
+    for log in [&log, &open(&store, &plain()).await.unwrap()] {
+        let found = dead_letters(log).await;
+        assert_eq!(found[0].letter, old.dead_letters[0].1);
+        assert_eq!(found[1].letter, new.dead_letters[0].1);
+        assert_eq!(found.len(), 3);
+    }
+    // Other engines see the columns, and are told of them once.
+    let mut widened = vec![];
+    for version in 0..6 {
+        let path = format!("{}/dead-letters/_delta_log/{version:020}.json", root());
+        let Ok(commit) = store.get(&Path::from(path)).await else {
+            break;
+        };
+        let commit = commit.bytes().await.unwrap();
+        let text = str::from_utf8(&commit).unwrap();
+        widened.extend(text.contains("\\\"headers\\\"").then_some(version));
+    }
+    assert_eq!(widened.len(), 1, "{widened:?}");
 }
 
 /// Pages hold a few megabytes, not a number of letters: together they hold each letter once.

@@ -205,6 +205,7 @@ pub(super) fn letter(offset: u64) -> DeadLetter {
         line: offset.is_multiple_of(2).then_some(offset + 1),
         column: (offset % 2 == 1).then(|| "a.b".to_owned()),
         origin: "http".to_owned(),
+        envelope: None,
     }
 }
 
