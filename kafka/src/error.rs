@@ -11,7 +11,7 @@ use crate::native::Fault;
 pub enum KafkaError {
     /// No broker can be spoken to.
     #[error(
-        "no broker of `{brokers}` answers: {reason}; check that Kafka runs there, and `brokers`"
+        "no broker of `{brokers}` answers: {reason}; check that Kafka runs there, `brokers`, and that the listener speaks `security_protocol`"
     )]
     Unreachable {
         /// As declared.

@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use dovetail_log::catalog::Catalog;
 use dovetail_log::object::{BlockCache, StoreRequests};
-use dovetail_model::{CatalogState, Clock, Problem};
+use dovetail_model::{CatalogState, Clock, Outcome, Problem, RunMode};
 use dovetail_seam::Meter;
 use dovetail_serving_layer::ports::{BatchRunCount, Holds, Measurements, Measures, Status};
 use dovetail_serving_layer::time::iso_us;
@@ -75,24 +75,32 @@ impl Measures for ReaderMeasures {
     }
 }
 
+/// Modes that a run may have.
+const MODES: [RunMode; 3] = [RunMode::Full, RunMode::Incremental, RunMode::Repair];
+
+/// How many runs of each view came to what. That none failed is said, too: an alert sees the first one as a change.
 fn batch_run_counts(state: &CatalogState) -> Vec<BatchRunCount> {
-    let mut counts = BTreeMap::new();
-    for run in state.runs.values() {
-        let kind = (&run.view, run.mode.as_str(), run.outcome.as_str());
-        let (_, runs) = counts.entry(kind).or_insert((run, 0));
-        *runs += 1;
+    let views = state.views.iter();
+    let views = views.filter(|(_, view)| view.dropped_at.is_none());
+    let failed = views.flat_map(|(id, _)| MODES.map(|mode| (id, mode, Outcome::Failed)));
+    let runs = state.runs.values();
+    let ended = runs.map(|run| (&run.view, run.mode, run.outcome));
+    let mut counts: BTreeMap<_, BatchRunCount> = BTreeMap::new();
+    let kinds = failed
+        .map(|kind| (kind, 0))
+        .chain(ended.map(|kind| (kind, 1)));
+    for ((id, mode, outcome), runs) in kinds {
+        let view = state.views.get(id).filter(|view| view.dropped_at.is_none());
+        let Some(view) = view else { continue };
+        let count = counts
+            .entry((id, mode.as_str(), outcome.as_str()))
+            .or_insert_with(|| BatchRunCount {
+                view: view.def.name.clone(),
+                mode,
+                outcome,
+                runs: 0,
+            });
+        count.runs += runs;
     }
-    let counts = counts.into_values().filter_map(|(run, runs)| {
-        let view = state
-            .views
-            .get(&run.view)
-            .filter(|view| view.dropped_at.is_none())?;
-        Some(BatchRunCount {
-            view: view.def.name.clone(),
-            mode: run.mode,
-            outcome: run.outcome,
-            runs,
-        })
-    });
-    counts.collect()
+    counts.into_values().collect()
 }

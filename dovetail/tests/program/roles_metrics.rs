@@ -72,6 +72,10 @@ async fn each_process_shows_what_it_has() {
     complete(&oracle, &calls).await;
     let run = calls.recompute("digits", &json!({})).await.unwrap();
     assert_eq!(run["outcome"], "promoted", "{run}");
+    let decided = Shown::of(&batch.calls()).await;
+    let full = |outcome| format!("mode=\"full\",outcome=\"{outcome}\"");
+    let runs = |outcome| decided.values("dovetail_batch_runs", &full(outcome));
+    assert_eq!((runs("promoted"), runs("failed")), (vec![1.0], vec![0.0]));
     oracle.transact(&mut random, true);
     complete(&oracle, &calls).await;
 
