@@ -19,7 +19,8 @@ use bytes::Bytes;
 use dovetail_log::decode::{BadMessage, Decoder, Messages, WriterSchemas, schema_id};
 use dovetail_log::{CommittedBatch, DeadLetter, Envelope, Place};
 use dovetail_model::{
-    KafkaSettings, Offset, PartitionId, Position, Span, StreamId, StreamSchema, Tombstones,
+    KafkaSettings, KafkaSource, Offset, PartitionId, Position, Span, StreamId, StreamSchema,
+    Tombstones,
 };
 use parking_lot::Mutex;
 
@@ -27,7 +28,7 @@ use crate::KafkaError;
 use crate::native::{Batch, Fault, Item, Record};
 use crate::probe::{partition_id, place};
 use crate::registry::Registry;
-use crate::replay;
+use crate::replay::{self, Mark};
 
 /// Makes batches of one schema.
 #[derive(Debug)]
@@ -42,6 +43,8 @@ pub(crate) struct Gatherer {
     events: SchemaRef,
     /// Where each declared column comes from.
     origins: Vec<Origin>,
+    /// Where the stream begins.
+    start: Position,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -61,13 +64,23 @@ pub(crate) struct Gathered {
     /// When the last record of each partition was made, milliseconds since the Unix epoch.
     pub(crate) timestamps_ms: BTreeMap<PartitionId, i64>,
     pub(crate) faults: Vec<(i32, Fault)>,
-    pub(crate) skipped: u64,
+    pub(crate) skipped: Skipped,
     /// Why a partition was not read to the end of the batch.
     pub(crate) held: Option<Held>,
     events: Vec<RecordBatch>,
     dead_letters: Vec<(Place, DeadLetter)>,
+    /// The dead letters that records are other tries at, by the places of these.
+    tries: BTreeMap<Place, Place>,
     /// Dead letters that the events are replays of.
     replayed: Vec<Place>,
+}
+
+/// Records that were left out, and why.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Skipped {
+    pub(crate) tombstones: u64,
+    /// Replays of other streams.
+    pub(crate) replays: u64,
 }
 
 /// A record that waits for its schema.
@@ -82,9 +95,10 @@ impl Gatherer {
     pub(crate) fn new(
         stream: &StreamId,
         schema: &StreamSchema,
-        settings: &KafkaSettings,
+        source: &KafkaSource,
         registry: Option<Arc<Registry>>,
     ) -> Self {
+        let settings = &source.settings;
         let values = value_schema(schema, settings);
         let origin = |name: &str| {
             let is = |column: &Option<String>| column.as_deref() == Some(name);
@@ -111,6 +125,7 @@ impl Gatherer {
             registry,
             schemas: Mutex::default(),
             events: schema.events(),
+            start: source.start.clone(),
         }
     }
 
@@ -142,9 +157,10 @@ impl Gatherer {
                         gathered.read(before);
                     }
                     match record.value() {
+                        Some(_) if self.is_done(record, &mut gathered) => {}
                         Some(value) => records.push((record, value)),
                         None if self.settings.tombstones == Tombstones::Skip => {
-                            gathered.skipped += 1;
+                            gathered.skipped.tombstones += 1;
                         }
                         None => {
                             let reason = "the record has no value (a tombstone); to leave such records out, declare the stream with tombstones = 'skip'";
@@ -163,6 +179,21 @@ impl Gatherer {
         records.sort_by_key(|(record, _)| record.partition());
         self.decode(&records, arrived_at_us, &mut gathered);
         gathered
+    }
+
+    /// Whether a record replays what this stream has read in its first place. What else it replays is noted.
+    fn is_done(&self, record: Record<'_>, gathered: &mut Gathered) -> bool {
+        match replay::of(&self.stream, self.settings.format, &record) {
+            Some(Mark::Own(letter)) => {
+                gathered.tries.insert(place_of(record), letter);
+                false
+            }
+            Some(Mark::Other((partition, offset))) if offset >= self.start.get(partition) => {
+                gathered.skipped.replays += 1;
+                true
+            }
+            _ => false,
+        }
     }
 
     /// Gets the schemas that the batch needs. Where one cannot be had: the offset of the first record of each
@@ -243,13 +274,7 @@ impl Gatherer {
         match (self.batch(records, arrived_at_us), records) {
             (Ok((events, bad)), _) => {
                 gathered.events.push(events);
-                let mut indices = bad.iter().map(|bad| bad.index).peekable();
-                let good = records.iter().enumerate();
-                let good = good.filter(|(index, _)| indices.next_if_eq(index).is_none());
-                let format = self.settings.format;
-                let settled =
-                    good.filter_map(|(_, (record, _))| replay::of(&self.stream, format, record));
-                gathered.replayed.extend(settled);
+                gathered.settle(records, &bad);
                 for BadMessage {
                     index,
                     reason,
@@ -326,8 +351,8 @@ impl Gatherer {
         at: &Position,
         arrived_at_us: i64,
     ) -> Option<CommittedBatch> {
-        let next = std::mem::take(&mut gathered.next);
-        let to = at.join(&next.into_iter().collect());
+        let next = gathered.next.iter().map(|(at, next)| (*at, *next));
+        let to = at.join(&next.collect());
         if to == *at {
             return None;
         }
@@ -348,6 +373,18 @@ impl Gatherer {
 }
 
 impl Gathered {
+    /// Those of the records that are events settle the letters that they are other tries at.
+    fn settle(&mut self, records: &[(Record<'_>, &[u8])], bad: &[BadMessage]) {
+        if self.tries.is_empty() {
+            return;
+        }
+        let mut indices = bad.iter().map(|bad| bad.index).peekable();
+        let good = records.iter().enumerate();
+        let good = good.filter(|(index, _)| indices.next_if_eq(index).is_none());
+        let letters = good.filter_map(|(_, (record, _))| self.tries.get(&place_of(*record)));
+        self.replayed.extend(letters.copied());
+    }
+
     /// Everything of the record's partition is read up to it.
     fn read(&mut self, record: Record<'_>) {
         self.moved(record.partition(), record.offset() + 1);

@@ -17,7 +17,7 @@ use rdkafka_sys::rd_kafka_resp_err_t as Code;
 use tracing::{debug, error, info, warn};
 
 use crate::connect::Topic;
-use crate::gather::{Gatherer, Held};
+use crate::gather::{Gatherer, Held, Skipped};
 use crate::native::{Ask, Fault};
 use crate::probe::{native, partition_id, place};
 use crate::registry::Registry;
@@ -108,7 +108,7 @@ impl KafkaLog {
         let settings = &source.settings;
         let registry = settings.schema_registry.as_ref();
         let registry = registry.map(|registry| Arc::new(Registry::new(registry)));
-        let gatherer = Gatherer::new(&def.id, &def.schema, settings, registry.clone());
+        let gatherer = Gatherer::new(&def.id, &def.schema, source, registry.clone());
         let shared = Arc::new(Shared {
             stream: def.id.clone(),
             name: def.name.clone(),
@@ -146,8 +146,7 @@ impl KafkaLog {
     pub fn evolve(&self, schema: &StreamSchema) {
         let shared = &self.0.shared;
         let registry = shared.registry.clone();
-        let settings = &shared.source.settings;
-        let gatherer = Gatherer::new(&shared.stream, schema, settings, registry);
+        let gatherer = Gatherer::new(&shared.stream, schema, &shared.source, registry);
         *shared.gatherer.lock() = Arc::new(gatherer);
     }
 
@@ -538,10 +537,11 @@ impl Shared {
         &self,
         next: &BTreeMap<PartitionId, Offset>,
         timestamps_ms: &BTreeMap<PartitionId, i64>,
-        skipped: u64,
+        skipped: Skipped,
     ) {
         let mut state = self.state.lock();
-        state.skipped_tombstones += skipped;
+        state.skipped_tombstones += skipped.tombstones;
+        state.skipped_replays += skipped.replays;
         for lag in &mut state.partitions {
             if let Some(next) = next.get(&lag.partition) {
                 lag.position = *next;

@@ -2,7 +2,9 @@
 //! Dead letters as records once more, and the mark of such a record.
 //!
 //! Whoever reads an event with the mark of its stream settles the letter with the same batch: event and settlement are
-//! one record, so there is no moment between them.
+//! one record, so there is no moment between them. A mark of another stream, which reads the same topic or did so once,
+//! names a record that this one has read itself, as an event or as a letter of its own: such a record is left out. But
+//! not where this stream began behind the one that is named: then it is an event like any other.
 //!
 //! Taking the headers of a record apart costs a fifth of reading it, even where it has none. So a record with a mark ends in
 //! a line end, which means nothing in JSON or CSV, and the headers of others are not looked at. Avro and Protobuf have
@@ -210,8 +212,17 @@ fn first_solid(text: &[u8]) -> Option<u8> {
         .find(|byte| !byte.is_ascii_whitespace())
 }
 
-/// The letter of `stream` that a record of the format replays.
-pub(crate) fn of(stream: &StreamId, format: MessageFormat, record: &Record<'_>) -> Option<Place> {
+/// What a record replays.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Mark {
+    /// A letter of the stream that reads it.
+    Own(Place),
+    /// A letter of another stream.
+    Other(Place),
+}
+
+/// The mark of a record of the format, if it has one, as `stream` reads it.
+pub(crate) fn of(stream: &StreamId, format: MessageFormat, record: &Record<'_>) -> Option<Mark> {
     if has_sign(format) && record.value()?.last() != Some(&SIGN) {
         return None;
     }
@@ -220,14 +231,18 @@ pub(crate) fn of(stream: &StreamId, format: MessageFormat, record: &Record<'_>) 
     read(stream, value?)
 }
 
-fn read(stream: &StreamId, value: &[u8]) -> Option<Place> {
+fn read(stream: &StreamId, value: &[u8]) -> Option<Mark> {
     let (of, place) = str::from_utf8(value).ok()?.split_once(':')?;
     let (partition, offset) = place.split_once('@')?;
     let place = (
         PartitionId(partition.parse().ok()?),
         Offset(offset.parse().ok()?),
     );
-    (*of == *stream.to_string()).then_some(place)
+    let other: StreamId = of.parse().ok()?;
+    Some(match other == *stream {
+        true => Mark::Own(place),
+        false => Mark::Other(place),
+    })
 }
 
 #[cfg(test)]

@@ -30,6 +30,8 @@ pub struct State {
     pub looked_ms: Option<i64>,
     /// Records without a value that were left out since the start, if the stream skips them.
     pub skipped_tombstones: u64,
+    /// Replays of other streams' dead letters that were left out since the start: their records were read before.
+    pub skipped_replays: u64,
 }
 
 /// How far a stream is in one partition.

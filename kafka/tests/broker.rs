@@ -423,6 +423,29 @@ fn the_envelope_fills_columns() {
     assert_eq!((values, headers.value(1).len()), (2, 0));
 }
 
+/// The ends are looked at now and then, what is read shows at once.
+#[test]
+fn what_was_handed_on_is_no_lag() {
+    const EVENTS: u64 = 20;
+    BROKER.create_topic("lag", 2);
+    let producer = BROKER.producer();
+    for partition in 0..2 {
+        producer.send(
+            "lag",
+            partition,
+            (0..EVENTS).map(|n| format!("{{\"n\": {n}}}")),
+        );
+    }
+    let source = declared(&settings(&BROKER, "lag")).expect("the topic is there");
+    let columns = vec![column("n", ColumnType::BigInt)];
+    let mut stream = Stream::open(schema(columns), &source, &Position::zero());
+    stream.read_to_end();
+    let state = stream.log.state();
+    let lags = state.partitions.iter();
+    let lags: Vec<_> = lags.map(|lag| (lag.position.0, lag.offsets())).collect();
+    assert_eq!(lags, [(EVENTS, 0); 2]);
+}
+
 #[test]
 fn csv_records_have_the_declared_columns_in_their_order() {
     BROKER.create_topic("csv", 1);

@@ -175,6 +175,7 @@ impl KafkaFeed {
                 .fold(silent_ms as f64 / 1000.0, f64::max),
             partitions,
             skipped_tombstones: state.skipped_tombstones,
+            skipped_replays: state.skipped_replays,
         }
     }
 }

@@ -261,6 +261,7 @@ fn both(one: SourceInfo, other: SourceInfo) -> SourceInfo {
     worse.lag_seconds = worse.lag_seconds.max(better.lag_seconds);
     worse.partitions.extend(better.partitions);
     worse.skipped_tombstones += better.skipped_tombstones;
+    worse.skipped_replays += better.skipped_replays;
     worse
 }
 

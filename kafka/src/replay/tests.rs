@@ -114,8 +114,9 @@ fn a_record_comes_again_with_all_that_it_had_and_its_mark() {
     assert_eq!(found, expected);
     let mark = found.headers[1].1.clone().unwrap();
     let (mine, other): (StreamId, StreamId) = ("k1".parse().unwrap(), "k2".parse().unwrap());
-    assert_eq!(read(&mine, &mark), Some((PartitionId(3), Offset(17))));
-    assert_eq!(read(&other, &mark), None);
+    let place = (PartitionId(3), Offset(17));
+    assert_eq!(read(&mine, &mark), Some(Mark::Own(place)));
+    assert_eq!(read(&other, &mark), Some(Mark::Other(place)));
     // A sign that is there is not made twice.
     assert_eq!(of(b"{\"n\": 1}\n", Some(envelope())).unwrap(), expected);
     // What is no event yet stays.
@@ -212,7 +213,7 @@ fn what_the_columns_cannot_hold_is_no_event_yet() {
 #[test]
 fn a_mark_is_read_as_it_is_written_or_not_at_all() {
     let stream: StreamId = "k1".parse().unwrap();
-    for broken in ["k1", "k1:3", "k1:x@1", "k1:3@", "k1:3@1:2"] {
+    for broken in ["k1", "k1:3", "k1:x@1", "k1:3@", "k1:3@1:2", "K-1:3@1"] {
         assert_eq!(read(&stream, broken.as_bytes()), None, "{broken}");
     }
 }

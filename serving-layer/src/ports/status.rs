@@ -182,6 +182,9 @@ pub struct SourceInfo {
     pub partitions: Vec<PartitionInfo>,
     /// Records without a value that were left out since the server started.
     pub skipped_tombstones: u64,
+    /// Replays of other streams' dead letters that were left out since the server started: this one has read their records in their first place.
+    #[serde(default)]
+    pub skipped_replays: u64,
 }
 
 /// How far a stream is in one partition of its topic.

@@ -36,6 +36,7 @@ pub(super) async fn measurements(fake: &Fake) -> Result<Measurements, Problem> {
             lag_seconds: 1.5,
         }],
         skipped_tombstones: 0,
+        skipped_replays: 0,
     });
     status.streams.push(stream);
     let mut view = fake.view_status("airport_delays").await?;
