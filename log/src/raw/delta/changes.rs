@@ -110,16 +110,11 @@ impl DeltaLog {
     /// # Errors
     /// When the store fails.
     pub async fn changes_since(&self, known: u64) -> Result<Option<Changes>, DeltaLogError> {
-        let mut changes = Changes::behind(&self.root, known);
-        if !self.read_on(&mut changes, u64::MAX).await? {
-            return Ok(None);
-        }
-        // Asked after the commit, so that it cannot have expired before this was true.
-        let is_newest = self.has_no_checkpoint_behind(changes.version).await?;
-        Ok(is_newest.then_some(changes))
+        self.read_to_the_end(Changes::behind(&self.root, known))
+            .await
     }
 
-    /// As [`DeltaLog::changes_since`] where `next` is the commit just behind `known`, which somebody else made just now.
+    /// As [`DeltaLog::changes_since`] where `next`, the commit just behind `known`, has been read.
     ///
     /// # Errors
     /// When the store fails.
@@ -129,8 +124,22 @@ impl DeltaLog {
         next: &[u8],
     ) -> Result<Option<Changes>, DeltaLogError> {
         let mut changes = Changes::behind(&self.root, known);
-        let applied = changes.apply(next) && self.read_on(&mut changes, u64::MAX).await?;
-        Ok(applied.then_some(changes))
+        match changes.apply(next) {
+            true => self.read_to_the_end(changes).await,
+            false => Ok(None),
+        }
+    }
+
+    async fn read_to_the_end(
+        &self,
+        mut changes: Changes,
+    ) -> Result<Option<Changes>, DeltaLogError> {
+        if !self.read_on(&mut changes, u64::MAX).await? {
+            return Ok(None);
+        }
+        // Asked behind the commit that is not there, so that it cannot have expired before this was true.
+        let is_newest = self.has_no_checkpoint_behind(changes.version).await?;
+        Ok(is_newest.then_some(changes))
     }
 
     /// What the table gained from `known` to `version`: a GET of each commit. None as in [`DeltaLog::changes_since`].
