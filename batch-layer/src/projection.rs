@@ -139,7 +139,7 @@ async fn attempt(
     let outcome = delta.commit(table.version(), commit).await?;
     Ok(match outcome {
         CommitOutcome::Committed(version) => Attempt::Committed(version),
-        CommitOutcome::Taken => Attempt::Overtaken,
+        CommitOutcome::Taken(_) => Attempt::Overtaken,
     })
 }
 

@@ -4,5 +4,7 @@
 mod proxy;
 
 pub use dovetail_broker as kafka;
-pub use dovetail_broker::{BUCKET, Gateway, KEY_ID, KEYS, SECRET, store_options};
+pub use dovetail_broker::{
+    AZURE_KEYS, AzureServer, BUCKET, Gateway, KEY_ID, KEYS, SECRET, store_options,
+};
 pub use proxy::{Fault, Proxy};

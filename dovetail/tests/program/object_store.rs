@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! `dovetail up --store s3://…` against a real S3 server that is slow to come back, and against keys, buckets and
+//! `dovetail up --store` against a real S3 server, and one of Azure's blobs: a server that is slow to come back, and against keys, buckets and
 //! data directories that are not the right ones.
 //!
 //! Purpose: laws 2 and 4 where all but the embedded log lives elsewhere. Collaborators: a real S3 server, the built
@@ -10,7 +10,7 @@ use std::path::Path;
 use std::process::ExitStatus;
 use std::time::{Duration, Instant};
 
-use dovetail_testkit::{Fault, Gateway, KEYS, Proxy, store_options};
+use dovetail_testkit::{AZURE_KEYS, AzureServer, Fault, Gateway, KEYS, Proxy, store_options};
 use serde_json::{Value, json};
 
 use crate::crash::{append, declare};
@@ -32,6 +32,15 @@ impl Place {
         Self {
             arguments: store_options(endpoint, "dove/tail").into(),
             variables: KEYS.map(|(name, value)| (name, value.to_owned())).into(),
+        }
+    }
+
+    fn on_azure(server: &AzureServer) -> Self {
+        Self {
+            arguments: server.store_options("dove/tail").into(),
+            variables: AZURE_KEYS
+                .map(|(name, value)| (name, value.to_owned()))
+                .into(),
         }
     }
 
@@ -76,7 +85,16 @@ async fn recomputes(calls: &Calls, feed: &Feed) {
 #[tokio::test]
 async fn all_but_the_log_lives_on_the_store_and_outlives_kills() {
     let gateway = Gateway::start();
-    let place = Place::of(&gateway);
+    outlives_kills(&Place::of(&gateway)).await;
+}
+
+#[tokio::test]
+async fn all_but_the_log_lives_on_azure_and_outlives_kills() {
+    let server = AzureServer::start();
+    outlives_kills(&Place::on_azure(&server)).await;
+}
+
+async fn outlives_kills(place: &Place) {
     let home = tempfile::tempdir().unwrap();
     let mut feed = Feed::default();
     for round in 0..3 {

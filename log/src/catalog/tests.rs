@@ -25,7 +25,7 @@ use super::{Catalog, CatalogError, CommitError, file};
 
 type Refusal = std::convert::Infallible;
 
-fn clock() -> Arc<dyn Clock> {
+pub(crate) fn clock() -> Arc<dyn Clock> {
     Arc::new(ManualClock::at(1_000_000))
 }
 

@@ -2,7 +2,7 @@
 //! What every object store below Dovetail must do, as functions over `&dyn ObjectStore`.
 //!
 //! Each function keeps to its own prefix, so one store can serve them all. The tests that run them are at the end, and
-//! for a real S3 server in [`super::s3_tests`].
+//! for real servers in [`super::s3_tests`] and [`super::azure_tests`].
 
 use std::collections::BTreeSet;
 

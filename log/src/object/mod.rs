@@ -26,6 +26,8 @@ mod upload;
 mod url;
 
 #[cfg(test)]
+mod azure_tests;
+#[cfg(test)]
 mod conformance;
 #[cfg(test)]
 pub(crate) mod s3_tests;

@@ -2,6 +2,7 @@
 //! From a URL to a store, and what is asked of a store before it is trusted.
 
 use std::collections::BTreeMap;
+use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -64,6 +65,15 @@ impl Environment {
     pub(super) fn get(&self, name: &str) -> Option<&str> {
         let value = self.0.get(name)?;
         (!value.is_empty()).then_some(value)
+    }
+
+    /// What a cloud's client knows of the variables whose names begin with `prefix`.
+    fn settings<K: FromStr>(&self, prefix: &str) -> impl Iterator<Item = (K, &str)> {
+        let variables = self.0.iter();
+        variables.filter_map(move |(name, value)| {
+            let known = name.starts_with(prefix).then(|| name.to_ascii_lowercase());
+            Some((known?.parse().ok()?, value.as_str()))
+        })
     }
 
     /// Sets a variable.
@@ -193,7 +203,9 @@ pub fn open_store(
             s3(bucket, options, environment, connector).map(|store| below(prefix, store))
         }
         Provider::Gcs => gcs(bucket, options, connector).map(|store| below(prefix, store)),
-        Provider::Azure => azure(bucket, options, connector).map(|store| below(prefix, store)),
+        Provider::Azure => {
+            azure(bucket, options, environment, connector).map(|store| below(prefix, store))
+        }
     };
     opened.map_err(wrong)
 }
@@ -268,11 +280,8 @@ fn s3(
             builder = builder.with_endpoint(endpoint);
         }
     }
-    for (name, value) in &environment.0 {
-        let key = name.starts_with("AWS_").then(|| name.to_ascii_lowercase());
-        if let Some(Ok(key)) = key.map(|key| key.parse::<AmazonS3ConfigKey>()) {
-            builder = builder.with_config(key, value);
-        }
+    for (key, value) in environment.settings::<AmazonS3ConfigKey>("AWS_") {
+        builder = builder.with_config(key, value);
     }
     for StoreOption(setting) in options {
         builder = match setting {
@@ -330,10 +339,18 @@ fn gcs(
 fn azure(
     container: &str,
     options: &[StoreOption],
+    environment: &Environment,
     connector: Connector,
 ) -> Result<MicrosoftAzure, String> {
     let mut allowed = false;
-    let mut builder = MicrosoftAzureBuilder::from_env();
+    let mut builder = MicrosoftAzureBuilder::new();
+    for (key, value) in environment.settings::<AzureConfigKey>("AZURE_") {
+        builder = builder.with_config(key, value);
+    }
+    // Where a machine in that cloud is told to ask for keys.
+    if let Some(endpoint) = environment.get("IDENTITY_ENDPOINT") {
+        builder = builder.with_msi_endpoint(endpoint);
+    }
     for StoreOption(setting) in options {
         builder = match setting {
             Setting::Endpoint(url) => builder.with_endpoint(url.clone()),

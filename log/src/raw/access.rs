@@ -10,8 +10,9 @@ use dovetail_model::{Clock, PartitionId, Position, StreamId};
 use object_store::ObjectStore;
 use object_store::path::Path;
 
-use super::delta::{DeltaCommit, DeltaLog, LoadedTable};
+use super::delta::{Changes, DeltaCommit, DeltaLog, LoadedTable};
 use super::nonce::nonce;
+use super::writer::Claim;
 use super::{MAX_TRIES, RawError, RawWriter};
 
 use crate::parquet_files::register_store;
@@ -51,8 +52,8 @@ impl Access {
 
     /// Whether `table` was last claimed in our epoch, not an earlier one.
     ///
-    /// A commit is based on one version, so it is enough to ask whenever a version is loaded: a claim is a version of
-    /// its own, and whoever missed it finds the next version taken, and loads.
+    /// A commit is based on one version, so it is enough to ask whenever a version becomes known: a claim is a version of
+    /// its own, and whoever missed it finds the next version taken, and reads it.
     ///
     /// # Errors
     /// [`RawError::Superseded`] when that is a later one than ours.
@@ -64,18 +65,22 @@ impl Access {
         let mut all_ours = true;
         for claim in self.writer.claims() {
             let found = table.transaction(claim.transaction).await?;
-            let found = found.map_or(0, i64::unsigned_abs);
-            if found > claim.epoch {
-                return Err(RawError::Superseded {
-                    table: root.clone(),
-                    of: claim.of,
-                    found,
-                    ours: claim.epoch,
-                });
-            }
-            all_ours &= found == claim.epoch;
+            all_ours &= is_ours(root, &claim, found.unwrap_or(0))?;
         }
         Ok(all_ours)
+    }
+
+    /// That `changes` of a table that no later epoch than ours had claimed do not claim it for one.
+    ///
+    /// # Errors
+    /// [`RawError::Superseded`] when they do.
+    pub(super) fn stays_ours(&self, root: &Path, changes: &Changes) -> Result<(), RawError> {
+        for claim in self.writer.claims() {
+            if let Some(found) = changes.transaction(claim.transaction) {
+                is_ours(root, &claim, found)?;
+            }
+        }
+        Ok(())
     }
 
     /// The transaction by which a table is claimed; none for a store that nobody claims.
@@ -124,4 +129,21 @@ impl Access {
             .map(|(partition, offset)| (self.transaction_id(partition), offset.0.cast_signed()))
             .collect()
     }
+}
+
+/// Whether `found`, the newest epoch that a table was claimed in, is ours, not an earlier one.
+///
+/// # Errors
+/// [`RawError::Superseded`] when it is a later one.
+fn is_ours(root: &Path, claim: &Claim, found: i64) -> Result<bool, RawError> {
+    let found = found.unsigned_abs();
+    if found > claim.epoch {
+        return Err(RawError::Superseded {
+            table: root.clone(),
+            of: claim.of,
+            found,
+            ours: claim.epoch,
+        });
+    }
+    Ok(found == claim.epoch)
 }

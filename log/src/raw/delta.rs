@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! One Delta Lake table's log: load it, commit to it exactly once, checkpoint it.
+//! One Delta Lake table's log: load it, follow it, commit to it exactly once, checkpoint it.
 //!
 //! Purpose: the part of Delta that exactly-once rests on, small enough to read. deltalake reads the table
 //! (log replay, checkpoints) and defines the actions; the commit itself is one conditional put of ours.
@@ -7,7 +7,9 @@
 //! Invariants: a commit is based on the version just before it and on nothing else; an error of the put is
 //! *unknown* until the commit was read back and its nonce compared; nothing but the put happens in a commit
 //! (checkpoints and expiry are steps of their own, so that their failure cannot look like the commit's).
-//! Non-goals: resolving conflicts (the caller reloads, checks its own conditions again and retries), data files.
+//! Non-goals: resolving conflicts (the caller follows, checks its own conditions again and retries), data files.
+
+mod changes;
 
 use std::collections::HashMap;
 use std::future::ready;
@@ -37,6 +39,8 @@ use url::Url;
 use super::error::kind_of;
 use super::ordered::OrderedStore;
 use crate::object::Sightings;
+
+pub use changes::Changes;
 
 /// Where commitInfo keeps the nonce that tells our own commit from another's.
 const NONCE_KEY: &str = "dovetailNonce";
@@ -92,12 +96,12 @@ impl DeltaLogError {
 }
 
 /// How a commit ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum CommitOutcome {
     /// It is the version given, durable.
     Committed(u64),
-    /// Another commit has that version: load the table and check again.
-    Taken,
+    /// Another commit, which is this, has that version: follow the table and check again.
+    Taken(Bytes),
 }
 
 /// What one commit does.
@@ -165,10 +169,7 @@ impl DeltaLog {
 
     /// Where a data file of the table is.
     pub fn data_path(&self, relative: &str) -> Path {
-        self.root
-            .parts()
-            .chain(Path::from(relative).parts())
-            .collect()
+        data_path(&self.root, relative)
     }
 
     /// The newest version, or none when there is no table.
@@ -281,7 +282,7 @@ impl DeltaLog {
             Ok(bytes) if nonce_of(&bytes).as_deref() == Some(&nonce) => {
                 Ok(CommitOutcome::Committed(version))
             }
-            Ok(_) => Ok(CommitOutcome::Taken),
+            Ok(bytes) => Ok(CommitOutcome::Taken(bytes)),
             Err(object_store::Error::NotFound { .. }) => Err(DeltaLogError::NotWritten {
                 table: self.root.clone(),
                 version,
@@ -367,7 +368,12 @@ impl DeltaLog {
             .map_err(failed)?;
         let entries = || listed.iter().filter_map(|path| Some((path, entry(path)?)));
         let checkpoints = entries().filter(|(_, (_, kind))| *kind == EntryKind::Checkpoint);
-        let newest = checkpoints.map(|(_, (version, _))| version).max();
+        // Who follows the log is told by the hint that entries behind its version may have expired.
+        let hinted = self.hinted_checkpoint().await?;
+        let newest = checkpoints
+            .map(|(_, (version, _))| version)
+            .filter(|version| Some(*version) <= hinted)
+            .max();
         let superfluous = entries().filter(|(_, (version, _))| Some(*version) < newest);
         let superfluous: Vec<Path> = superfluous.map(|(path, _)| path.clone()).collect();
         let due = seen.due(superfluous, now, grace);
@@ -470,6 +476,11 @@ impl LoadedTable {
             .await
             .map_err(table_error(&self.root))
     }
+}
+
+/// Where the file that the table at `root` names by `relative` is.
+pub(super) fn data_path(root: &Path, relative: &str) -> Path {
+    root.parts().chain(Path::from(relative).parts()).collect()
 }
 
 fn table_error(table: &Path) -> impl Fn(DeltaTableError) -> DeltaLogError + '_ {

@@ -20,7 +20,7 @@ use tokio::sync::Mutex;
 use super::access::Access;
 use super::batches::{SegmentPlan, plan_segments};
 use super::dead_letters::{DeadLetterTable, DeadLetters};
-use super::delta::{CommitOutcome, DeltaCommit, DeltaLog, LoadedTable};
+use super::delta::{Changes, CommitOutcome, DeltaCommit, DeltaLog, LoadedTable};
 use super::nonce::nonce;
 use super::schema::{Fit, fit, union};
 use super::{MAX_TRIES, RawError, RawSnapshot, RawWriter, Segment};
@@ -65,7 +65,7 @@ struct Current {
 #[derive(Debug)]
 pub(super) struct Writer {
     metadata: Metadata,
-    /// Set while the outcome of a commit is not known, also when its future was dropped: load before the next.
+    /// Set while the outcome of a commit is not known, also when its future was dropped: look before the next.
     stale: bool,
 }
 
@@ -139,7 +139,7 @@ impl RawLog {
         current.earlier.push(Arc::downgrade(&last));
     }
 
-    /// The raw log as its table stands: read anew where the outcome of a commit is not known, because it failed or
+    /// The raw log as its table stands: looked at anew where the outcome of a commit is not known, because it failed or
     /// was dropped half way.
     ///
     /// # Errors
@@ -149,13 +149,14 @@ impl RawLog {
         self.fresh(&mut writer).await
     }
 
-    /// The raw log as its table stands, read anew: for a process in which nothing is archived.
+    /// The raw log as its table stands, looked at anew: for a process in which nothing is archived. What others have
+    /// committed since is read alone.
     ///
     /// # Errors
     /// The store's.
     pub async fn newest(&self) -> Result<Arc<RawSnapshot>, RawError> {
         let mut writer = self.writer.lock().await;
-        self.reload(&mut writer).await?;
+        self.look(&mut writer).await?;
         self.dead.lock().await.outdated();
         Ok(self.snapshot())
     }
@@ -163,7 +164,7 @@ impl RawLog {
     /// The snapshot to base a commit on.
     pub(super) async fn fresh(&self, writer: &mut Writer) -> Result<Arc<RawSnapshot>, RawError> {
         if writer.stale {
-            self.reload(writer).await?;
+            self.look(writer).await?;
         }
         Ok(self.snapshot())
     }
@@ -311,14 +312,44 @@ impl RawLog {
                 writer.stale = false;
                 Ok(Some(next))
             }
-            CommitOutcome::Taken => {
-                self.reload(writer).await?;
+            CommitOutcome::Taken(by) => {
+                let changes = self.events.changes_with(base.version, &by).await?;
+                self.catch_up(writer, changes).await?;
                 Ok(None)
             }
         }
     }
 
-    async fn reload(&self, writer: &mut Writer) -> Result<(), RawError> {
+    async fn look(&self, writer: &mut Writer) -> Result<(), RawError> {
+        let known = self.snapshot().version;
+        let changes = self.events.changes_since(known).await?;
+        self.catch_up(writer, changes).await
+    }
+
+    /// Makes current what lies behind `changes` of the current snapshot, or what is loaded when they do not tell.
+    async fn catch_up(
+        &self,
+        writer: &mut Writer,
+        changes: Option<Changes>,
+    ) -> Result<(), RawError> {
+        let base = self.snapshot();
+        let next = match changes {
+            Some(changes) => {
+                self.access.stays_ours(self.events.root(), &changes)?;
+                base.behind(&self.access, &changes)
+            }
+            None => None,
+        };
+        match next {
+            Some(next) if Arc::ptr_eq(&next, &base) => {}
+            Some(next) => self.publish(next),
+            None => return self.load(writer).await,
+        }
+        writer.stale = false;
+        Ok(())
+    }
+
+    async fn load(&self, writer: &mut Writer) -> Result<(), RawError> {
         let root = self.events.root();
         let table = self.events.load().await?.ok_or_else(|| RawError::Hole {
             table: root.clone(),
@@ -399,14 +430,10 @@ impl RawLog {
         // A commit on its way carries on the schema of its base.
         let _writer = self.writer.lock().await;
         let base = self.snapshot();
-        if base.schema == *schema {
-            return Ok(base);
+        let next = base.read_as(schema)?;
+        if !Arc::ptr_eq(&next, &base) {
+            self.publish(Arc::clone(&next));
         }
-        let root = self.events.root().clone();
-        let segments = base.segments.clone();
-        let next = RawSnapshot::new(root, base.version, schema.clone(), segments, base.share)?;
-        let next = Arc::new(next);
-        self.publish(Arc::clone(&next));
         Ok(next)
     }
 

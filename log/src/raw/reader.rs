@@ -11,7 +11,7 @@ use tokio::sync::Mutex;
 use tokio::time::Instant;
 
 use super::access::Access;
-use super::delta::DeltaLog;
+use super::delta::{Changes, DeltaLog};
 use super::log::snapshot_of;
 use super::{RawError, RawSnapshot};
 
@@ -24,7 +24,15 @@ const FRESH_FOR: Duration = Duration::from_secs(900);
 pub struct RawReader {
     access: Access,
     events: DeltaLog,
-    newest: Mutex<Option<(Instant, Arc<RawSnapshot>)>>,
+    known: Mutex<Option<Known>>,
+}
+
+/// The newest snapshot that was read.
+#[derive(Debug)]
+struct Known {
+    snapshot: Arc<RawSnapshot>,
+    /// When it was the newest that there is; none for one that was asked for by its version.
+    newest_at: Option<Instant>,
 }
 
 impl RawReader {
@@ -43,7 +51,7 @@ impl RawReader {
             // It commits nothing, so no epoch is too late for it.
             access: Access::new(stream, store, StoreEpoch(u64::MAX).into(), clock),
             events,
-            newest: Mutex::new(None),
+            known: Mutex::default(),
         })
     }
 
@@ -56,15 +64,15 @@ impl RawReader {
         archived: &Position,
         schema: &StreamSchema,
     ) -> Result<Arc<RawSnapshot>, RawError> {
-        let mut newest = self.newest.lock().await;
-        if let Some((loaded, snapshot)) = newest.as_ref()
-            && loaded.elapsed() < FRESH_FOR
-            && snapshot.archived().covers(archived)
-            && snapshot.schema() == schema
+        let mut known = self.known.lock().await;
+        if let Some(known) = known.as_mut()
+            && known.newest_at.is_some_and(|at| at.elapsed() < FRESH_FOR)
+            && known.snapshot.archived().covers(archived)
         {
-            return Ok(Arc::clone(snapshot));
+            known.snapshot = known.snapshot.read_as(schema)?;
+            return Ok(Arc::clone(&known.snapshot));
         }
-        let snapshot = self.load(None, schema).await?;
+        let snapshot = self.look(&mut known, schema).await?;
         if !snapshot.archived().covers(archived) {
             return Err(RawError::Hole {
                 table: self.events.root().clone(),
@@ -74,7 +82,6 @@ impl RawReader {
                 ),
             });
         }
-        *newest = Some((Instant::now(), Arc::clone(&snapshot)));
         Ok(snapshot)
     }
 
@@ -83,10 +90,7 @@ impl RawReader {
     /// # Errors
     /// As [`RawReader::covering`].
     pub async fn newest(&self, schema: &StreamSchema) -> Result<Arc<RawSnapshot>, RawError> {
-        let mut newest = self.newest.lock().await;
-        let snapshot = self.load(None, schema).await?;
-        *newest = Some((Instant::now(), Arc::clone(&snapshot)));
-        Ok(snapshot)
+        self.look(&mut *self.known.lock().await, schema).await
     }
 
     /// The snapshot of one version, in the given schema. Its files are there for as long as whoever has the store holds
@@ -99,7 +103,64 @@ impl RawReader {
         version: u64,
         schema: &StreamSchema,
     ) -> Result<Arc<RawSnapshot>, RawError> {
-        self.load(Some(version), schema).await
+        let mut known = self.known.lock().await;
+        let newest = known.as_ref().map(|known| &known.snapshot);
+        let changes = match newest {
+            Some(newest) if newest.version() <= version => {
+                self.events
+                    .changes_between(newest.version(), version)
+                    .await?
+            }
+            _ => None,
+        };
+        let snapshot = self.behind(newest, changes.as_ref(), schema)?;
+        let snapshot = match snapshot {
+            Some(snapshot) => snapshot,
+            None => self.load(Some(version), schema).await?,
+        };
+        if newest.is_none_or(|newest| newest.version() < version) {
+            *known = Some(Known {
+                snapshot: Arc::clone(&snapshot),
+                newest_at: None,
+            });
+        }
+        Ok(snapshot)
+    }
+
+    /// The newest snapshot: of what was `known` and what the table has gained since, or loaded where that cannot be told.
+    async fn look(
+        &self,
+        known: &mut Option<Known>,
+        schema: &StreamSchema,
+    ) -> Result<Arc<RawSnapshot>, RawError> {
+        let begun = Instant::now();
+        let newest = known.as_ref().map(|known| &known.snapshot);
+        let changes = match newest {
+            Some(newest) => self.events.changes_since(newest.version()).await?,
+            None => None,
+        };
+        let snapshot = match self.behind(newest, changes.as_ref(), schema)? {
+            Some(snapshot) => snapshot,
+            None => self.load(None, schema).await?,
+        };
+        *known = Some(Known {
+            snapshot: Arc::clone(&snapshot),
+            newest_at: Some(begun),
+        });
+        Ok(snapshot)
+    }
+
+    fn behind(
+        &self,
+        known: Option<&Arc<RawSnapshot>>,
+        changes: Option<&Changes>,
+        schema: &StreamSchema,
+    ) -> Result<Option<Arc<RawSnapshot>>, RawError> {
+        let (Some(known), Some(changes)) = (known, changes) else {
+            return Ok(None);
+        };
+        let next = known.behind(&self.access, changes);
+        next.map(|next| next.read_as(schema)).transpose()
     }
 
     async fn load(

@@ -10,6 +10,7 @@ use object_store::path::Path;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use super::delta::data_path;
 use super::stats::delta_stats;
 use crate::parquet_files::{FileToScan, WrittenFile};
 
@@ -101,10 +102,7 @@ impl Segment {
     pub(super) fn from_add(root: &Path, add: &Add) -> Result<Self, String> {
         let tag: Tag = tag_of(add)?;
         Ok(Self {
-            path: root
-                .parts()
-                .chain(Path::from(add.path.as_str()).parts())
-                .collect(),
+            path: data_path(root, &add.path),
             rows: tag.rows,
             bytes: add.size.unsigned_abs(),
             span: tag.span,

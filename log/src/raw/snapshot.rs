@@ -7,6 +7,8 @@ use arrow::datatypes::SchemaRef;
 use dovetail_model::{Position, Share, StreamSchema};
 use object_store::path::Path;
 
+use super::access::Access;
+use super::delta::Changes;
 use super::{RawError, Segment};
 
 /// All archived events at one moment: immutable, shared, scanned without a lock.
@@ -73,6 +75,44 @@ impl RawSnapshot {
             bytes: segments.iter().map(|s| s.bytes).sum(),
             segments,
         })
+    }
+
+    /// The snapshot behind `changes` of its table. None when segments and transactions contradict each other then:
+    /// loading the table tells where, if it is so.
+    pub(super) fn behind(
+        self: &Arc<Self>,
+        access: &Access,
+        changes: &Changes,
+    ) -> Option<Arc<Self>> {
+        if changes.version() == self.version {
+            return Some(Arc::clone(self));
+        }
+        let mut segments = self.segments.clone();
+        segments.retain(|segment| !changes.touches(&segment.path));
+        for add in changes.adds() {
+            segments.push(Arc::new(Segment::from_add(&self.root, add).ok()?));
+        }
+        let (root, schema) = (self.root.clone(), self.schema.clone());
+        let next = Self::new(root, changes.version(), schema, segments, self.share).ok()?;
+        let is_sound = next.archived_of_all.iter().all(|(partition, offset)| {
+            let known = self.archived_of_all.get(partition).0.cast_signed();
+            let committed = changes.transaction(&access.transaction_id(partition));
+            committed.unwrap_or(known) == offset.0.cast_signed()
+        });
+        is_sound.then(|| Arc::new(next))
+    }
+
+    /// The same events, read as `schema`.
+    ///
+    /// # Errors
+    /// As [`RawSnapshot::new`].
+    pub(super) fn read_as(self: &Arc<Self>, schema: &StreamSchema) -> Result<Arc<Self>, RawError> {
+        if self.schema == *schema {
+            return Ok(Arc::clone(self));
+        }
+        let (root, segments) = (self.root.clone(), self.segments.clone());
+        let same = Self::new(root, self.version, schema.clone(), segments, self.share)?;
+        Ok(Arc::new(same))
     }
 
     /// The table's version.

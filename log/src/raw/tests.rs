@@ -5,6 +5,7 @@ mod dead_letters;
 mod evolve;
 mod exactly_once;
 mod fencing;
+mod follow;
 mod holes;
 mod round_trip;
 mod shares;

@@ -36,17 +36,19 @@ pub const KEYS: [(&str, &str); 2] = [
 
 /// The options that name a store below `prefix` of the [`BUCKET`] at an endpoint.
 pub fn store_options(endpoint: &str, prefix: &str) -> [String; 6] {
-    let store = format!("s3://{BUCKET}/{prefix}");
-    let endpoint = format!("endpoint={endpoint}");
+    options_of(&format!("s3://{BUCKET}/{prefix}"), endpoint)
+}
+
+/// The options that name `store` at an endpoint.
+pub(crate) fn options_of(store: &str, endpoint: &str) -> [String; 6] {
     let option = "--store-option".to_owned();
-    let allow_http = "allow_http=true".to_owned();
     [
         "--store".to_owned(),
-        store,
+        store.to_owned(),
         option.clone(),
-        endpoint,
+        format!("endpoint={endpoint}"),
         option,
-        allow_http,
+        "allow_http=true".to_owned(),
     ]
 }
 

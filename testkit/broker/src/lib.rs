@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-//! A real Kafka broker of one node (KRaft), and what producers and admins do to it; a schema registry and an S3 server
-//! beside it.
+//! A real Kafka broker of one node (KRaft), and what producers and admins do to it; a schema registry and servers of S3
+//! and of Azure's blobs beside it.
 //!
 //! Invariants: it listens on loopback only, on ports that were free; it ends with its [`Broker`], or with the
 //! process that started it, however that ends; a broker that does not start fails the test with its log.
 
+mod azure;
 mod gateway;
 pub mod process;
 mod registry;
@@ -30,6 +31,7 @@ use rdkafka::message::{Header, Message as _, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, DeliveryResult, Producer as _, ProducerContext};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
+pub use azure::{AZURE_KEYS, AzureServer};
 pub use gateway::{BUCKET, Gateway, KEY_ID, KEYS, SECRET, store_options};
 use process::{Kept, free_ports};
 pub use registry::Registry;

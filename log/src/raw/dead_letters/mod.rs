@@ -28,7 +28,7 @@ use object_store::path::Path;
 use serde::{Deserialize, Serialize};
 
 use super::access::Access;
-use super::delta::{CommitOutcome, DeltaCommit, DeltaLog, LoadedTable};
+use super::delta::{Changes, CommitOutcome, DeltaCommit, DeltaLog, LoadedTable};
 use super::nonce::nonce;
 use super::schema::{Fit, fit, union};
 use super::segment::{remove_of, tag_of, tags_with};
@@ -103,7 +103,7 @@ pub(super) struct DeadLetterTable {
     position: Position,
     /// Those not replayed, a few dozen bytes for each; read when first asked for.
     pending: Option<BTreeSet<Key>>,
-    /// Set until the table is loaded, and while the outcome of a commit is not known.
+    /// Set until the table is loaded, and while what it gained since is not known.
     stale: bool,
 }
 
@@ -121,10 +121,9 @@ impl DeadLetterTable {
         }
     }
 
-    /// Others may have written to the table: it is loaded again before it is used.
+    /// Others may have written to the table: it is looked at before it is used.
     pub(super) fn outdated(&mut self) {
         self.stale = true;
-        self.pending = None;
     }
 
     /// Where the table is.
@@ -310,32 +309,67 @@ impl DeadLetterTable {
         Ok(self.pending.as_ref().expect("read just now"))
     }
 
-    /// Loads the table unless what we know of it is current.
+    /// Looks at the table unless what we know of it is current.
     async fn refresh(&mut self) -> Result<(), RawError> {
         if !self.stale {
             return Ok(());
         }
+        let changes = match self.version {
+            Some(known) => self.log.changes_since(known).await?,
+            None => None,
+        };
+        self.catch_up(changes).await
+    }
+
+    /// Takes over `changes` of what we know of the table, or loads it when they do not tell.
+    async fn catch_up(&mut self, changes: Option<Changes>) -> Result<(), RawError> {
+        let Some(changes) = changes else {
+            return self.load().await;
+        };
+        self.access.stays_ours(self.log.root(), &changes)?;
+        let mut files = self.files.clone();
+        files.retain(|file| !changes.touches(&file.path));
+        self.know(Some(changes.version()), files, changes.adds())?;
+        if changes.touch_files() {
+            self.pending = None;
+        }
+        Ok(())
+    }
+
+    async fn load(&mut self) -> Result<(), RawError> {
         let loaded = self.log.load().await?;
         if let Some(table) = &loaded {
             self.access.is_claimed(self.log.root(), table).await?;
         }
-        self.version = loaded.as_ref().map(|table| table.version());
         self.widening = match &loaded {
             Some(table) => self.widening(table)?,
             None => None,
         };
-        self.files.clear();
-        self.position = Position::zero();
-        for add in loaded.iter().flat_map(|table| table.files()) {
-            let tag: Tag = tag_of(&add).map_err(|reason| self.hole(reason))?;
-            self.position = self.position.join(&tag.position);
-            self.files.push(LetterFile {
+        let version = loaded.as_ref().map(|table| table.version());
+        let adds: Vec<Add> = loaded.iter().flat_map(|table| table.files()).collect();
+        self.know(version, Vec::new(), &adds)?;
+        self.pending = None;
+        Ok(())
+    }
+
+    /// The table consists of `files` and `adds` at `version`.
+    fn know<'a>(
+        &mut self,
+        version: Option<u64>,
+        mut files: Vec<LetterFile>,
+        adds: impl IntoIterator<Item = &'a Add>,
+    ) -> Result<(), RawError> {
+        for add in adds {
+            files.push(LetterFile {
                 path: self.log.data_path(&add.path),
                 bytes: add.size.unsigned_abs(),
-                tag,
+                tag: tag_of(add).map_err(|reason| self.hole(reason))?,
             });
         }
-        self.pending = None;
+        let positions = files.iter().map(|file| &file.tag.position);
+        self.position = positions.fold(Position::zero(), |all, one| all.join(one));
+        self.files = files;
+        self.version = version;
         self.stale = false;
         Ok(())
     }
@@ -365,7 +399,7 @@ impl DeadLetterTable {
     }
 
     /// Puts `file`, behind which the table stands at `position`, in the place of `old`. False when another
-    /// writer was faster: the table is loaded again then.
+    /// writer was faster: what it did is known then.
     async fn commit(
         &mut self,
         file: WrittenFile,
@@ -412,8 +446,12 @@ impl DeadLetterTable {
         };
         self.stale = true;
         match self.log.commit(base, commit).await? {
-            CommitOutcome::Taken => {
-                self.refresh().await?;
+            CommitOutcome::Taken(by) => {
+                let changes = match self.version {
+                    Some(known) => self.log.changes_with(known, &by).await?,
+                    None => None,
+                };
+                self.catch_up(changes).await?;
                 Ok(false)
             }
             CommitOutcome::Committed(version) => {
@@ -439,8 +477,8 @@ impl DeadLetterTable {
         self.stale = true;
         match self.create_table().await? {
             CommitOutcome::Committed(version) => Ok(Some(version)),
-            CommitOutcome::Taken => {
-                self.refresh().await?;
+            CommitOutcome::Taken(_) => {
+                self.load().await?;
                 Ok(None)
             }
         }

@@ -88,7 +88,7 @@ async fn live(seed: u64) -> (usize, usize) {
         let joining = members(count).into_iter();
         let joining = join_all(joining.map(|share| Member::join(&store, &def, epoch, share)));
         // Those of the last epoch are at work still: each archive lands before the claim, or not at all.
-        let turns = random() % 60;
+        let turns = random() % 6000;
         let leaving = join_all(old.iter().map(|member| later(turns, member.archive(&def))));
         let (new, left) = tokio::join!(joining, leaving);
         acts += left.len();

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Streams, batches and scans for the raw log's tests.
 
+pub(super) mod counting;
 pub(super) mod faulty;
 
 use std::sync::Arc;
