@@ -240,6 +240,12 @@ impl KafkaError {
             | Code::RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_ID
             | Code::RD_KAFKA_RESP_ERR__UNKNOWN_TOPIC
             | Code::RD_KAFKA_RESP_ERR_TOPIC_EXCEPTION => Self::NoTopic(topic.to_owned()),
+            // What librdkafka says where an answer is none of Kafka's.
+            _ if fault.text.contains("receive.message.max.bytes") => Self::Unreachable {
+                brokers,
+                reason: "what listens there does not speak Kafka's protocol, or only over TLS"
+                    .to_owned(),
+            },
             _ if fault.is_transient() => Self::Unreachable {
                 brokers,
                 reason: fault.text,

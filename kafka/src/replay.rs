@@ -10,6 +10,7 @@
 //! a line end, which means nothing in JSON or CSV, and the headers of others are not looked at. Avro and Protobuf have
 //! nothing that means nothing: there all headers are looked at.
 
+use std::collections::BTreeSet;
 use std::str;
 use std::time::Duration;
 
@@ -59,8 +60,9 @@ impl<'a> Replayer<'a> {
         }
     }
 
-    /// The record of each letter that is an event of the declared schema by now, with its mark. It has the key and the
-    /// headers of the first try, and the timestamp where that is a column. Blocks while a schema registry is asked.
+    /// The record of each letter that is an event of the declared schema by now, with its mark, or why it is none. It has
+    /// the key and the headers of the first try, and the timestamp where that is a column. Blocks while a schema registry is
+    /// asked.
     ///
     /// # Errors
     /// When the registry does not answer.
@@ -68,13 +70,11 @@ impl<'a> Replayer<'a> {
         &self,
         letters: &[ArchivedDeadLetter],
         encode: Encode<'_>,
-    ) -> Result<Vec<Option<Message>>, KafkaError> {
+    ) -> Result<Vec<Result<Message, String>>, KafkaError> {
         let schemas = self.schemas(letters)?;
         let record = |letter: &ArchivedDeadLetter| {
             let envelope = letter.letter.envelope.as_ref();
-            if !self.fits(envelope) {
-                return None;
-            }
+            self.fits(envelope)?;
             let value = self.value(&letter.letter, &schemas, encode)?;
             let mut message = Message {
                 value,
@@ -87,7 +87,7 @@ impl<'a> Replayer<'a> {
                 message.timestamp_ms = envelope.timestamp_ms.filter(|_| is_column);
             }
             let place = (letter.partition, letter.offset);
-            Some(self.mark(place, message))
+            Ok(self.mark(place, message))
         };
         Ok(letters.iter().map(record).collect())
     }
@@ -98,42 +98,39 @@ impl<'a> Replayer<'a> {
         let Some(registry) = self.settings.schema_registry.as_ref().map(Registry::new) else {
             return Ok(schemas);
         };
-        for id in letters
-            .iter()
-            .filter_map(|letter| schema_id(&letter.letter.bytes))
-        {
-            if !schemas.contains(id)
-                && let Some(schema) = registry.schema(id, REGISTRY_TIMEOUT)?
-            {
-                schemas.insert(
-                    id,
-                    self.decoder.writer_schema(self.settings.format, &schema),
-                );
+        let ids = letters.iter();
+        let ids = ids.filter_map(|letter| schema_id(&letter.letter.bytes));
+        for id in ids.collect::<BTreeSet<u32>>() {
+            if let Some(schema) = registry.schema(id, REGISTRY_TIMEOUT)? {
+                let schema = self.decoder.writer_schema(self.settings.format, &schema);
+                schemas.insert(id, schema);
             }
         }
         Ok(schemas)
     }
 
-    /// What the letter holds as the value of a record, if that is an event's.
+    /// What the letter holds as the value of a record.
+    ///
+    /// # Errors
+    /// Why that is no event's.
     fn value(
         &self,
         letter: &DeadLetter,
         schemas: &WriterSchemas,
         encode: Encode<'_>,
-    ) -> Option<Bytes> {
+    ) -> Result<Bytes, String> {
         if self.settings.format.needs_registry() {
-            let value = [&letter.bytes[..]];
-            let read = self
-                .decoder
-                .decode_messages(self.settings.format, schemas, value);
-            return read
-                .ok()
-                .filter(|read| read.bad.is_empty())
-                .map(|_| letter.bytes.clone());
+            return self.as_it_came(&letter.bytes, schemas);
         }
-        // A record holds one event: an array of them is none.
+        if letter.format == Format::Csv {
+            // The header line names the columns of its time: the record itself may have those that came since.
+            let record = letter.bytes.slice(header_len(&letter.bytes)..);
+            if let Ok(value) = self.as_it_came(&record, schemas) {
+                return Ok(value);
+            }
+        }
         if letter.format == Format::Json && first_solid(&letter.bytes) != Some(b'{') {
-            return None;
+            return Err("a record holds one JSON object".to_owned());
         }
         let bare = KafkaSettings {
             key_column: None,
@@ -151,37 +148,75 @@ impl<'a> Replayer<'a> {
             bytes: &letter.bytes,
             on_error: OnError::Reject,
         };
-        let composed = composer.compose(body, encode).ok()?;
-        let [message] = <[Message; 1]>::try_from(composed.messages).ok()?;
-        Some(message.value)
+        let composed = composer.compose(body, encode);
+        let composed = composed.map_err(|problem| problem.detail)?;
+        match <[Message; 1]>::try_from(composed.messages) {
+            Ok([message]) => Ok(message.value),
+            Err(messages) => Err(format!("it holds {} events", messages.len())),
+        }
     }
 
-    /// Whether the columns that are not of the value can hold what the record has.
-    fn fits(&self, envelope: Option<&Envelope>) -> bool {
+    /// `value` itself, if it is an event's.
+    fn as_it_came(&self, value: &Bytes, schemas: &WriterSchemas) -> Result<Bytes, String> {
+        let format = self.settings.format;
+        let read = self.decoder.decode_messages(format, schemas, [&value[..]]);
+        let mut read = read.map_err(|error| error.to_string())?;
+        read.bad
+            .pop()
+            .map_or(Ok(value.clone()), |bad| Err(bad.reason))
+    }
+
+    /// That the columns that are not of the value can hold what the record has.
+    ///
+    /// # Errors
+    /// Which cannot.
+    fn fits(&self, envelope: Option<&Envelope>) -> Result<(), String> {
         let Some(envelope) = envelope else {
-            return self.settings.envelope_columns().next().is_none();
+            return match self.settings.envelope_columns().next() {
+                None => Ok(()),
+                Some(column) => Err(format!(
+                    "the letter is from before keys, timestamps and headers were kept, and column `{column}` is none of the value"
+                )),
+            };
         };
         let may_be_null = |name: &str| {
             let mut columns = self.def.schema.columns.iter();
             columns.any(|column| column.name == name && column.nullable)
         };
         let is_text = |bytes: &[u8]| str::from_utf8(bytes).is_ok();
-        let key = self
-            .settings
-            .key_column
-            .as_deref()
-            .is_none_or(|column| match &envelope.key {
-                Some(key) => is_text(key),
-                None => may_be_null(column),
-            });
-        let timestamp = self.settings.timestamp_column.as_deref();
-        let timestamp =
-            timestamp.is_none_or(|column| envelope.timestamp_ms.is_some() || may_be_null(column));
-        let headers = self.settings.headers_column.is_none()
-            || envelope.headers.iter().all(|(name, value)| {
+        let missing = |what: &str, column: &str| {
+            Err(format!(
+                "the record has no {what}, and column `{column}` is NOT NULL"
+            ))
+        };
+        if let Some(column) = &self.settings.key_column {
+            match &envelope.key {
+                Some(key) if !is_text(key) => {
+                    return Err(format!(
+                        "the record's key is not UTF-8, and column `{column}` is a VARCHAR"
+                    ));
+                }
+                None if !may_be_null(column) => return missing("key", column),
+                _ => {}
+            }
+        }
+        if let Some(column) = &self.settings.timestamp_column
+            && envelope.timestamp_ms.is_none()
+            && !may_be_null(column)
+        {
+            return missing("timestamp", column);
+        }
+        let mut headers = envelope.headers.iter();
+        if let Some(column) = &self.settings.headers_column
+            && !headers.all(|(name, value)| {
                 !name.contains(char::REPLACEMENT_CHARACTER) && value.as_deref().is_none_or(is_text)
-            });
-        key && timestamp && headers
+            })
+        {
+            return Err(format!(
+                "a header is not UTF-8, and column `{column}` holds text"
+            ));
+        }
+        Ok(())
     }
 
     /// `message` as another try at the letter at `place`.
@@ -204,6 +239,16 @@ impl<'a> Replayer<'a> {
 /// Whether a value of the format ends in a line end where it replays a letter.
 fn has_sign(format: MessageFormat) -> bool {
     !format.needs_registry()
+}
+
+/// Bytes of the header line of a CSV letter.
+fn header_len(letter: &[u8]) -> usize {
+    let mut quoted = false;
+    let end = letter.iter().position(|byte| {
+        quoted ^= *byte == b'"';
+        *byte == b'\n' && !quoted
+    });
+    end.map_or(letter.len(), |end| end + 1)
 }
 
 fn first_solid(text: &[u8]) -> Option<u8> {

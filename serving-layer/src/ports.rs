@@ -30,7 +30,7 @@ pub use control::{
 };
 pub use ingest::{
     AppendAnswer, AppendRequest, DeadLetterId, DeadLetterInfo, DeadLetterPage, DeadLetterQuery,
-    OnError, ReplayAnswer, ReplayRequest,
+    OnError, RecordInfo, ReplayAnswer, ReplayRequest, StillBad,
 };
 pub use metrics::{BatchRunCount, Holds, Measurements};
 pub use runs::{RecomputeRequest, Rollback, RunInfo, RunsQuery, ScopeInfo, Settled, SpanInfo};

@@ -75,12 +75,20 @@ async fn replay(
         json!({ "ids": ids })
     };
     let path = ["v1", "streams", &args.stream, "dead-letters", "replay"];
-    let answer = client.post(&path, &body).await?;
+    let mut answer = client.post(&path, &body).await?;
     if args.show.is_json() {
-        console.json(&answer)
-    } else {
-        console.line(table::record(&answer))
+        return console.json(&answer);
     }
+    let bad = answer["reasons"].take();
+    if let Some(answer) = answer.as_object_mut() {
+        answer.remove("reasons");
+    }
+    console.line(table::record(&answer))?;
+    for letter in bad.as_array().into_iter().flatten() {
+        let part = |name: &str| table::plain(&letter[name], "?");
+        console.note(&format!("{} stays: {}", part("id"), part("reason")));
+    }
+    Ok(())
 }
 
 const COLUMNS: &[Column] = &[

@@ -6,14 +6,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
+use bytes::Bytes;
 use dovetail_log::decode::{self, Decoded};
 use dovetail_log::embedded::{Append, EmbeddedLog, IdempotencyKey, LogError};
 use dovetail_log::raw::{ArchivedDeadLetter, DeadLetters};
-use dovetail_log::{DeadLetter, Place};
+use dovetail_log::{DeadLetter, Envelope, Place};
 use dovetail_model::{Offset, PartitionId, Position, Problem, ProblemKind};
 use dovetail_serving_layer::ports::{
     AppendAnswer, AppendRequest, DeadLetterId, DeadLetterInfo, DeadLetterPage, DeadLetterQuery,
-    Ingest, OnError, ReplayAnswer, ReplayRequest,
+    Ingest, OnError, RecordInfo, ReplayAnswer, ReplayRequest, StillBad,
 };
 use dovetail_serving_layer::time::iso_us;
 use parking_lot::Mutex;
@@ -31,6 +34,11 @@ const SHOWN_BYTES: usize = 4096;
 const SETTLE_TIMEOUT: Duration = Duration::from_secs(30);
 /// Dead letters that one replay reads at a time.
 const REPLAY_PAGE: usize = 1000;
+/// Dead letters of which a replay says why they stay.
+const MOST_REASONS: usize = 10;
+
+/// What became of a dead letter that was tried again: it is an event now, or why it is none.
+pub(crate) type Tried = Result<(), String>;
 
 #[async_trait]
 impl Ingest for Node {
@@ -70,6 +78,7 @@ impl Ingest for Node {
         let open = self.stream_named(stream)?;
         let def = open.def();
         if open.feed().appender().is_some() {
+            check_reads(&open, self.0.config.clock.now().timestamp_millis())?;
             open.feed().takes_events(&def).await?;
         }
         let _one_at_a_time = open.replaying().lock().await;
@@ -98,13 +107,22 @@ impl Ingest for Node {
             accepted: 0,
             rejected: 0,
             position: token(&open.def(), &end),
+            reasons: vec![],
         };
         let mut cursor = None;
         loop {
             let page = pending_letters(&open, cursor, REPLAY_PAGE, &chosen).await?;
-            let (accepted, rejected) = self.replay_page(&open, &page.letters).await?;
-            answer.accepted += accepted;
-            answer.rejected += rejected;
+            let tried = self.replay_page(&open, &page.letters).await?;
+            let accepted = tried.iter().filter(|tried| tried.is_ok()).count();
+            answer.accepted += accepted as u64;
+            answer.rejected += (tried.len() - accepted) as u64;
+            let bad = page.letters.iter().zip(tried);
+            let bad = bad.filter_map(|(letter, tried)| {
+                let (id, reason) = (id(letter), tried.err()?);
+                Some(StillBad { id, reason })
+            });
+            let room = MOST_REASONS - answer.reasons.len();
+            answer.reasons.extend(bad.take(room));
             cursor = page.letters.last().map(id);
             if !page.more || cursor.is_none() {
                 break;
@@ -199,22 +217,21 @@ impl Node {
         })
     }
 
-    /// Decodes dead letters under the present schema; what decodes becomes events, and settles them. How many are
-    /// events now, and how many still are not.
+    /// Decodes dead letters under the present schema; what decodes becomes events, and settles them. What became of each.
     async fn replay_page(
         &self,
         open: &OpenStream,
         page: &[ArchivedDeadLetter],
-    ) -> Result<(u64, u64), Problem> {
+    ) -> Result<Vec<Tried>, Problem> {
         match open.feed() {
             Feed::Embedded(log) => self.replay_here(open, log, page).await,
             feed @ (Feed::Kafka { appender, .. } | Feed::Elsewhere { appender, .. }) => {
                 let declared = open.declared().await;
                 // Under an older declaration it would be a dead letter once more, and its key be used up.
                 feed.takes_events(&declared.def).await?;
-                let (accepted, end) = appender.replay(declared, page.to_vec()).await?;
+                let (tried, end) = appender.replay(declared, page.to_vec()).await?;
                 settle(open, &end).await?;
-                Ok((accepted, page.len() as u64 - accepted))
+                Ok(tried)
             }
         }
     }
@@ -225,7 +242,7 @@ impl Node {
         open: &OpenStream,
         log: &EmbeddedLog,
         page: &[ArchivedDeadLetter],
-    ) -> Result<(u64, u64), Problem> {
+    ) -> Result<Vec<Tried>, Problem> {
         let held = open.decoder().await;
         let decoder = Arc::clone(&held);
         let letters: Vec<(Offset, DeadLetter)> =
@@ -233,6 +250,7 @@ impl Node {
         let decoding = tokio::task::spawn_blocking(move || {
             let mut events = vec![];
             let mut settled = vec![];
+            let mut tried: Vec<Tried> = vec![];
             for (offset, letter) in letters {
                 let decoded = decoder.decode(
                     letter.format,
@@ -240,17 +258,16 @@ impl Node {
                     decode::OnError::Reject,
                     &letter.origin,
                 );
-                if let Ok(decoded) = decoded {
+                tried.push(decoded.map_err(|error| error.to_string()).map(|decoded| {
                     events.push(decoded.events);
                     settled.push(offset);
-                }
+                }));
             }
-            (events, settled)
+            (events, settled, tried)
         });
-        let (events, settled) = decoding.await.map_err(Problem::internal)?;
-        let rejected = (page.len() - settled.len()) as u64;
+        let (events, settled, tried) = decoding.await.map_err(Problem::internal)?;
         if settled.is_empty() {
-            return Ok((0, rejected));
+            return Ok(tried);
         }
         let schema = open.def().schema.declared();
         let events = arrow::compute::concat_batches(&schema, &events).map_err(Problem::internal)?;
@@ -264,8 +281,30 @@ impl Node {
         let appended = appended.map_err(|error| log_problem(&error))?;
         open.cell()
             .note_acknowledged(&Position::single(appended.next));
-        Ok((appended.accepted, rejected))
+        Ok(tried)
     }
+}
+
+/// That the stream reads its topic: what goes to it comes back to settle letters.
+///
+/// # Errors
+/// Why it does not.
+fn check_reads(open: &OpenStream, now_ms: i64) -> Result<(), Problem> {
+    let def = open.def();
+    let Some(source) = open.feed().info(&def, now_ms) else {
+        return Ok(());
+    };
+    let (kind, goes_on) = match source.phase.as_str() {
+        "stopped" => (ProblemKind::Conflict, "once that is settled"),
+        "retrying" => (ProblemKind::Unavailable, "when it reads again"),
+        _ => return Ok(()),
+    };
+    let reason = source.reason.unwrap_or_default();
+    let detail = format!(
+        "dead letters of stream `{}` can be replayed {goes_on}, it is {}: {reason}",
+        def.name, source.phase
+    );
+    Err(Problem::new(kind, detail).with("phase", source.phase))
 }
 
 /// Waits until the cut of a stream covers `position`: then it holds what was settled up to there.
@@ -299,6 +338,7 @@ fn id(letter: &ArchivedDeadLetter) -> DeadLetterId {
 
 fn info(letter: &ArchivedDeadLetter) -> DeadLetterInfo {
     let bytes = &letter.letter.bytes;
+    let is_whole = bytes.len() <= SHOWN_BYTES && str::from_utf8(bytes).is_ok();
     DeadLetterInfo {
         id: id(letter),
         reason: letter.letter.reason.clone(),
@@ -308,7 +348,24 @@ fn info(letter: &ArchivedDeadLetter) -> DeadLetterInfo {
         origin: letter.letter.origin.clone(),
         arrived_at: iso_us(letter.arrived_at_us),
         text: String::from_utf8_lossy(&bytes[..bytes.len().min(SHOWN_BYTES)]).into_owned(),
+        base64: (!is_whole).then(|| BASE64_STANDARD.encode(bytes)),
+        record: letter.letter.envelope.as_ref().map(record),
         bytes: bytes.len() as u64,
+    }
+}
+
+fn record(envelope: &Envelope) -> RecordInfo {
+    let text = |bytes: &Bytes| String::from_utf8_lossy(bytes).into_owned();
+    let headers = envelope.headers.iter();
+    RecordInfo {
+        key: envelope.key.as_ref().map(text),
+        timestamp: envelope
+            .timestamp_ms
+            .and_then(|millis| millis.checked_mul(1000))
+            .map(iso_us),
+        headers: headers
+            .map(|(name, value)| (name.clone(), value.as_ref().map(text)))
+            .collect(),
     }
 }
 

@@ -13,6 +13,7 @@ use dovetail_seam::StreamCell;
 use dovetail_serving_layer::ports::{AppendAnswer, AppendRequest, SourceInfo};
 use dovetail_speed_layer::{BatchSender, SpeedMemory};
 
+use super::ingest::Tried;
 use super::open_stream::Declared;
 
 const ABSENT: &str = "this build of Dovetail has no Kafka in it: build it with the cargo feature `kafka`, which is on by default";
@@ -96,7 +97,7 @@ impl KafkaAppender {
         &self,
         _: Declared,
         _: Vec<ArchivedDeadLetter>,
-    ) -> Result<(u64, Position), Problem> {
+    ) -> Result<(Vec<Tried>, Position), Problem> {
         Err(Problem::conflict(ABSENT))
     }
 

@@ -345,7 +345,16 @@ async fn letters_of_a_registry_s_formats_come_again_as_they_came() {
             }
         };
         tokio::time::timeout(HANGS, read).await.expect("it is read");
-        assert_eq!(replay(&calls).await["accepted"], 0);
+        let page = calls.get("/v1/streams/numbers/dead-letters").await.unwrap();
+        let shown = json!({
+            "key": "a", "timestamp": "2001-09-09T01:46:40.500000Z", "headers": [["trace", "7"]],
+        });
+        assert_eq!(page["dead_letters"][0]["record"], shown, "{page}");
+        let stays = replay(&calls).await;
+        assert_eq!(stays["accepted"], 0);
+        let why = stays["reasons"][0]["reason"].as_str().unwrap();
+        assert!(why.contains("note"), "{stays}");
+        assert_eq!(stays["reasons"][0]["id"], "1@0");
         let add = "ALTER STREAM numbers ADD COLUMN note VARCHAR";
         calls.sql(add, json!({})).await.unwrap();
         // Without its registry nobody can say what it is.

@@ -136,8 +136,25 @@ pub struct DeadLetterInfo {
     pub arrived_at: String,
     /// The event as it came; bytes that are not UTF-8 are replaced. At most 4 KiB of it.
     pub text: String,
+    /// The event byte for byte, in Base64, where `text` is not all of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub base64: Option<String>,
+    /// What its record has beside the value, if it was one of a topic.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub record: Option<RecordInfo>,
     /// Its whole size.
     pub bytes: u64,
+}
+
+/// What a record has beside its value. What is no UTF-8 is replaced.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RecordInfo {
+    /// Its key.
+    pub key: Option<String>,
+    /// Its timestamp, ISO 8601, UTC.
+    pub timestamp: Option<String>,
+    /// Its headers in their order: name and value.
+    pub headers: Vec<(String, Option<String>)>,
 }
 
 /// A page of dead letters.
@@ -169,4 +186,16 @@ pub struct ReplayAnswer {
     pub rejected: u64,
     /// Token of the position right behind the new events.
     pub position: String,
+    /// Why the first of those that stay are no events.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub reasons: Vec<StillBad>,
+}
+
+/// A dead letter that was tried again and stays.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StillBad {
+    /// Its place.
+    pub id: DeadLetterId,
+    /// Why it is no event under the present schema.
+    pub reason: String,
 }

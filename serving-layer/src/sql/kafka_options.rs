@@ -91,6 +91,12 @@ pub(super) fn kafka_settings(
         ))),
     };
     let brokers = required("brokers", "127.0.0.1:9092")?;
+    if let Some(broker) = brokers.split(',').find(|broker| !has_port(broker.trim())) {
+        return Err(source.problem(format!(
+            "`brokers` has `{}`: a broker is host:port, and a port is 1 to 65535",
+            broker.trim()
+        )));
+    }
     let topic = required("topic", "flights")?;
     let format_option = options.take("format");
     let format = format_option.as_ref();
@@ -150,6 +156,19 @@ fn headers_type() -> ColumnType {
         text("name"),
         text("value"),
     ])))
+}
+
+/// Whether the port of a broker, if one is said, is one: librdkafka takes `99999` for another.
+fn has_port(broker: &str) -> bool {
+    let address = broker
+        .rsplit_once("://")
+        .map_or(broker, |(_, address)| address);
+    match address.rsplit_once(':') {
+        // An IPv6 address without a port.
+        Some((host, _)) if host.contains(':') && !host.ends_with(']') => true,
+        Some((host, port)) => !host.is_empty() && port.parse::<u16>().is_ok_and(|port| port > 0),
+        None => !address.is_empty(),
+    }
 }
 
 fn filled(option: &OptionValue) -> Result<String, Problem> {

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use dovetail_kafka::KafkaError;
 use dovetail_kafka::produce::compose::{Body, Composed, Composer};
-use dovetail_kafka::produce::{Append, IdempotencyKey, KafkaWriter, Message};
+use dovetail_kafka::produce::{Append, IdempotencyKey, KafkaWriter, Message, ProduceError};
 use dovetail_kafka::replay::Replayer;
 use dovetail_log::raw::ArchivedDeadLetter;
 use dovetail_model::{Clock, KafkaSource, Position, Problem, ProblemKind, StreamDef};
@@ -15,7 +15,7 @@ use dovetail_serving_layer::http::message_values;
 use dovetail_serving_layer::ports::{AppendAnswer, AppendRequest};
 
 use crate::node::describe::token;
-use crate::node::ingest::on_error;
+use crate::node::ingest::{Tried, on_error};
 use crate::node::open_stream::Declared;
 
 /// How long a broker has to answer where the topic ends.
@@ -74,28 +74,42 @@ impl KafkaAppender {
     }
 
     /// Tries dead letters again: those that are events of the declared schema by now go to the topic once more, each
-    /// once however often it is tried, and are settled when they are read. How many did, and where they end.
+    /// once however often it is tried, and are settled when they are read. What became of each, and where they end.
     ///
     /// # Errors
-    /// Why none of those that were not appended yet can be: also when a schema registry that they need is silent.
+    /// That it cannot be told of one, which may be tried again: also when a schema registry that they need is silent.
     pub(crate) async fn replay(
         &self,
         declared: Declared,
         letters: Vec<ArchivedDeadLetter>,
-    ) -> Result<(u64, Position), Problem> {
+    ) -> Result<(Vec<Tried>, Position), Problem> {
         let source = Arc::clone(&self.source);
         let composing = tokio::task::spawn_blocking(move || replays(&source, &declared, &letters));
         let appends = composing.await.map_err(Problem::internal)?;
         let appends = appends.map_err(|error| Problem::new(error.kind(), error.to_string()))?;
-        let appends = appends.into_iter().map(|append| self.writer.append(append));
+        let trying = appends.into_iter().map(async |append| match append {
+            Ok(append) => Ok(self.writer.append(append).await),
+            Err(reason) => Err(reason),
+        });
         let mut end = Position::zero();
-        let mut accepted = 0;
-        for appended in futures::future::join_all(appends).await {
-            let appended = appended.map_err(|error| error.problem())?;
-            end = end.join(&appended.position);
-            accepted += appended.accepted;
+        let mut tried = vec![];
+        for outcome in futures::future::join_all(trying).await {
+            tried.push(match outcome {
+                Ok(Ok(appended)) => {
+                    end = end.join(&appended.position);
+                    Ok(())
+                }
+                // The topic takes none such, now or later.
+                Ok(Err(
+                    error @ (ProduceError::Refused { .. }
+                    | ProduceError::TooLarge { .. }
+                    | ProduceError::BatchTooLarge { .. }),
+                )) => Err(error.to_string()),
+                Ok(Err(error)) => return Err(error.problem()),
+                Err(reason) => Err(reason),
+            });
         }
-        Ok((accepted, end))
+        Ok((tried, end))
     }
 
     /// Where the committed records of the topic of `def` end.
@@ -119,17 +133,16 @@ impl KafkaAppender {
     }
 }
 
-/// The appends that replay those letters that are events by now.
+/// The appends that replay those letters that are events by now; why the others are none.
 fn replays(
     source: &KafkaSource,
     declared: &Declared,
     letters: &[ArchivedDeadLetter],
-) -> Result<Vec<Append>, KafkaError> {
+) -> Result<Vec<Result<Append, String>>, KafkaError> {
     let replayer = Replayer::new(&declared.def, &source.settings);
     let records = replayer.records(letters, &message_values)?;
-    let records = letters.iter().zip(records);
-    let append = |(letter, record): (&ArchivedDeadLetter, Option<Message>)| {
-        Some(Append {
+    let append = |(letter, record): (&ArchivedDeadLetter, Result<Message, String>)| {
+        Ok(Append {
             messages: vec![record?],
             key: Some(IdempotencyKey {
                 // No client's key has a space.
@@ -139,7 +152,7 @@ fn replays(
             ..Append::default()
         })
     };
-    Ok(records.filter_map(append).collect())
+    Ok(letters.iter().zip(records).map(append).collect())
 }
 
 /// The records of a request's body.

@@ -302,6 +302,8 @@ impl Ingest for Fake {
                 origin: "http application/x-ndjson".to_owned(),
                 arrived_at: "2001-01-01T00:00:00".to_owned(),
                 text: "{\"delay\":\"x\"}".to_owned(),
+                base64: None,
+                record: None,
                 bytes: 13,
             }],
             cursor: Some("0@17".parse().unwrap()),
@@ -319,6 +321,7 @@ impl Ingest for Fake {
             accepted: 1,
             rejected: 1,
             position: "flights~k3f:0@1237".to_owned(),
+            reasons: vec![],
         })
     }
 }

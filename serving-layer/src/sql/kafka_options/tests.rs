@@ -2,6 +2,7 @@
 use chrono::DateTime;
 use dovetail_model::{KafkaSource, Position, Source, StreamDef};
 
+use super::has_port;
 use crate::sql::statement::{CreateStream, Definition, Statement};
 use crate::sql::{parse, render_stream};
 
@@ -54,6 +55,26 @@ fn what_is_shown_declares_the_same_stream() {
 }
 
 #[test]
+fn a_broker_is_a_host_and_perhaps_a_port() {
+    for sound in [
+        "a",
+        "a:1",
+        "a:65535",
+        "SSL://a:1",
+        "[::1]:9092",
+        "[::1]",
+        "::1",
+    ] {
+        assert!(has_port(sound), "{sound}");
+    }
+    for wrong in [
+        "", "a:", "a:0", "a:65536", ":9092", "SSL://", "a:b", "[::1]:0",
+    ] {
+        assert!(!has_port(wrong), "{wrong}");
+    }
+}
+
+#[test]
 fn what_contradicts_itself_is_refused_with_the_way_out() {
     for (options, says) in [
         ("source = 'pulsar'", "one of 'embedded', 'kafka'"),
@@ -67,6 +88,14 @@ fn what_contradicts_itself_is_refused_with_the_way_out() {
         (
             "source = 'kafka', brokers = ' ', topic = 't'",
             "`brokers` is empty",
+        ),
+        (
+            "source = 'kafka', brokers = 'a:9092, b:99999', topic = 't'",
+            "`brokers` has `b:99999`",
+        ),
+        (
+            "source = 'kafka', brokers = 'SSL://[::1]:0', topic = 't'",
+            "a port is 1 to 65535",
         ),
         (
             &format!("{PLAIN}, format = 'xml'"),
