@@ -25,7 +25,7 @@ use dovetail_model::{
 use dovetail_seam::{Archiver, Cells, Forget, LocalCuts, LocalTargets, Poison, StreamCell};
 use dovetail_serving_layer::engine::{Engine, QuerySession};
 use dovetail_serving_layer::ports::{
-    Answer, Layer, Limits, Provenance, Queries as _, QueryRequest,
+    Answer, Layer, Limits, Provenance, Queries as _, QueryRequest, RowsRequest,
 };
 use dovetail_speed_layer::{accumulate, merge_once};
 use dovetail_view::View;
@@ -35,7 +35,7 @@ use object_store::memory::InMemory;
 use tokio::runtime::Handle;
 use tokio::time::Instant;
 
-use crate::Oracle;
+use crate::{Oracle, lookup};
 
 /// The stream's name.
 pub const STREAM: &str = "flights";
@@ -557,7 +557,66 @@ impl Rig {
             .answer(&manifest.sql, &token.position, &manifest.inputs.exclusions)
             .await;
         crate::same_rows(&compiled, &rows, &expected);
+        self.check_lookups(name, &compiled, &rows).await?;
         Ok(answered)
+    }
+
+    /// Checks that some of the `rows` of a view, and groups that are not there, are answered by key as in SQL. Where
+    /// another cut was taken for one of the two, nothing is compared.
+    async fn check_lookups(
+        &self,
+        name: &str,
+        view: &View,
+        rows: &[RecordBatch],
+    ) -> Result<(), Problem> {
+        for key in lookup::keys(view, rows) {
+            let direct = self.engine.direct_lookups();
+            let (found, by_key) = self.look_up(name, &key, Layer::Merged).await?;
+            assert!(
+                !view.has_exact_keys() || self.engine.direct_lookups() > direct,
+                "{key:?} of {name} was planned"
+            );
+            let sql = lookup::sql(name, &key);
+            let (expected, by_sql) = self.query(&sql, Layer::Merged).await?;
+            let stands_at = |from: &Provenance| {
+                let position = from.streams[0].position.clone();
+                (from.views[0].generation, position)
+            };
+            if stands_at(&by_key) == stands_at(&by_sql) {
+                assert_eq!(by_key.views, by_sql.views, "{sql}");
+                assert_eq!(lookup::shown(&found), lookup::shown(&expected), "{sql}");
+            }
+        }
+        Ok(())
+    }
+
+    /// Answers a lookup by key, at one cut.
+    ///
+    /// # Errors
+    /// What the engine refuses.
+    pub async fn look_up(
+        &self,
+        name: &str,
+        key: &[lookup::KeyValue],
+        layer: Layer,
+    ) -> Result<(Vec<RecordBatch>, Provenance), Problem> {
+        let timeout = Duration::from_secs(60);
+        let request = RowsRequest {
+            view: name.to_owned(),
+            columns: vec![],
+            filters: key.iter().map(lookup::KeyValue::filter).collect(),
+            order: vec![],
+            limit: 2,
+            cursor: None,
+            limits: Limits {
+                after: vec![],
+                layer,
+                generation: None,
+                timeout,
+                deadline: Instant::now() + timeout,
+            },
+        };
+        collect(self.engine.rows(request).await?.answer).await
     }
 }
 
