@@ -58,7 +58,11 @@ impl RowsPlan {
             None
         };
         let order = columns.order(&request.order, keys)?;
-        let fingerprint = fingerprint(request);
+        // Behind the one row of a key there is no other page.
+        let fingerprint = match key {
+            Some(_) => String::new(),
+            None => fingerprint(request),
+        };
         if let Some(text) = &request.cursor {
             let cursor = Cursor::parse(text, &fingerprint, order.len())?;
             filters.extend(columns.behind(&order, &cursor)?);

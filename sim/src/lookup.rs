@@ -68,12 +68,15 @@ pub fn keys(view: &View, rows: &[RecordBatch]) -> Vec<Vec<KeyValue>> {
     }
     let mut unknown = last;
     for value in &mut unknown {
-        // Of these types some value is nowhere in a test.
-        match value.sql_type.as_str() {
-            "VARCHAR" => value.value = Some("it's none".to_owned()),
-            "TIMESTAMP" => value.value = Some("1999-12-31T23:00:00".to_owned()),
-            _ => {}
-        }
+        // Of most types some value is nowhere in a test.
+        let nowhere = match value.sql_type.as_str() {
+            "VARCHAR" => "it's none",
+            "TIMESTAMP" => "1999-12-31T23:00:00",
+            "DATE" => "1999-12-31",
+            "INT" | "BIGINT" => "-987654",
+            _ => continue,
+        };
+        value.value = Some(nowhere.to_owned());
     }
     keys.extend([mixed, unknown]);
     keys

@@ -37,7 +37,7 @@ pub(crate) struct Snapshot {
     /// What every view that was taken of a stream covers: the meet of where they end.
     covered: BTreeMap<StreamId, Position>,
     tables: Vec<(String, Arc<dyn TableProvider>)>,
-    /// What the views among the tables answer from.
+    /// What the views among the tables answer from, as in the provenance.
     views: Vec<ViewAnswer>,
     provenance: Provenance,
 }
@@ -134,7 +134,7 @@ impl Engine {
                 snapshot.add_stream(name, id, catalog, system_columns)?;
             }
         }
-        snapshot.note_streams(self)?;
+        snapshot.note_streams(self);
         Ok(snapshot)
     }
 }
@@ -367,17 +367,16 @@ impl Snapshot {
 
     /// States the position of each stream and the holes before it, and notes at each view where it reaches beyond
     /// that.
-    fn note_streams(&mut self, engine: &Engine) -> Result<(), Problem> {
+    fn note_streams(&mut self, engine: &Engine) {
         // Taken after the cuts: what lies behind a hole is read only once the hole is in the catalog.
         let catalog = engine.catalog.state();
         for (id, cut) in &self.cuts {
             let position = self.covered(cut);
             let stated = token(&cut.stream, &position);
             let mut reach = position.clone();
-            let views = self.provenance.views.iter_mut();
-            for view in views.filter(|view| view.stream == cut.stream.name) {
-                let horizon: PositionToken = view.horizon.parse().map_err(Problem::internal)?;
-                let end = view_end(cut, view.layer, &horizon.position);
+            let views = self.provenance.views.iter_mut().zip(&self.views);
+            for (view, source) in views.filter(|(view, _)| view.stream == cut.stream.name) {
+                let end = view_end(cut, view.layer, source.generation.horizon());
                 if *end != position {
                     reach = reach.join(end);
                     let end = token(&cut.stream, end);
@@ -394,7 +393,6 @@ impl Snapshot {
                 holes: holes_before(&catalog, id, &reach),
             });
         }
-        Ok(())
     }
 }
 
