@@ -266,6 +266,9 @@ impl Connection {
     }
 }
 
+/// Stands in an answer of ours that has a row.
+const ROW: &[u8] = b"\"rows\":[\n{";
+
 /// Whether there is a row, once the answer is whole.
 fn http_answer(received: &[u8]) -> Result<Option<bool>> {
     let end = received.windows(4).position(|four| four == b"\r\n\r\n");
@@ -279,7 +282,7 @@ fn http_answer(received: &[u8]) -> Result<Option<bool>> {
         .find_map(|line| line.strip_prefix("content-length: "));
     let length: usize = length.context("an answer says its length")?.parse()?;
     let body = &received[end + 4..];
-    Ok((body.len() >= length).then(|| body.windows(9).any(|nine| nine == b"\"rows\":[{")))
+    Ok((body.len() >= length).then(|| body.windows(ROW.len()).any(|part| part == ROW)))
 }
 
 fn redis_answer(received: &[u8]) -> Result<Option<bool>> {
