@@ -62,7 +62,14 @@ async fn main() -> Result<()> {
         let mut lines: Vec<Line> = stores.iter().map(|_| Line::default()).collect();
         for _ in 0..rounds {
             for ((_, store, _), line) in stores.iter().zip(&mut lines) {
-                line.push(&measure(store, &keys, clients, time).await?);
+                let before = server.cpu_seconds().await?;
+                let measured = measure(store, &keys, clients, time).await?;
+                if let Store::Dovetail { .. } = store {
+                    let seconds = server.cpu_seconds().await? - before;
+                    let lookups = measured.latencies.len() as f64;
+                    line.cpu_us.push(seconds * 1e6 / lookups);
+                }
+                line.push(&measured);
             }
         }
         for ((name, ..), line) in stores.iter().zip(&lines) {
@@ -92,6 +99,8 @@ struct Line {
     per_second: Figures,
     p50: Figures,
     p99: Figures,
+    /// Microseconds of the server's processors for each lookup, where they are known.
+    cpu_us: Figures,
 }
 
 impl Line {
@@ -103,7 +112,11 @@ impl Line {
 
     fn write(&self, out: &mut impl std::io::Write, name: &str) -> Result<()> {
         let [per_second, p50, p99] = [&self.per_second, &self.p50, &self.p99].map(Figures::median);
-        writeln!(out, "{name:<40}{per_second:>12.0}{p50:>10.3}{p99:>10.3}")?;
+        write!(out, "{name:<40}{per_second:>12.0}{p50:>10.3}{p99:>10.3}")?;
+        if !self.cpu_us.is_empty() {
+            write!(out, "{:>10.0}", self.cpu_us.median())?;
+        }
+        writeln!(out)?;
         Ok(())
     }
 }
@@ -111,8 +124,8 @@ impl Line {
 fn head(out: &mut impl std::io::Write) -> Result<()> {
     writeln!(
         out,
-        "{:<40}{:>12}{:>10}{:>10}",
-        "key lookups", "lookups/s", "p50 ms", "p99 ms"
+        "{:<40}{:>12}{:>10}{:>10}{:>10}",
+        "key lookups", "lookups/s", "p50 ms", "p99 ms", "CPU us"
     )?;
     Ok(())
 }
