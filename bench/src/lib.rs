@@ -3,6 +3,7 @@
 
 mod figures;
 mod flights;
+pub mod lookups;
 mod peer;
 mod server;
 

@@ -2,8 +2,9 @@
 //! A generation that is open for reading.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
+use datafusion::error::DataFusionError;
 use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_plan::ExecutionPlan;
 use dovetail_log::parquet_files::{FileToScan, ParquetScan, parquet_scan};
@@ -25,12 +26,30 @@ pub enum FileColumns {
 pub struct Generation {
     manifest: Arc<Manifest>,
     view: Arc<View>,
+    /// Of its files, in key order; made when a group is first looked for.
+    ranges: Arc<OnceLock<Vec<KeyRange>>>,
+}
+
+/// A file of a generation, as a group finds it.
+#[derive(Debug, Clone)]
+pub(crate) struct KeyRange {
+    /// From the store's root.
+    pub(crate) path: Path,
+    pub(crate) bytes: u64,
+    pub(crate) rows: u64,
+    /// Its smallest and largest sort key.
+    pub(crate) first: Box<[u8]>,
+    pub(crate) last: Box<[u8]>,
 }
 
 impl Generation {
     /// Opens a generation under the definition that it answers. Reads nothing yet.
     pub fn new(manifest: Arc<Manifest>, view: Arc<View>) -> Self {
-        Self { manifest, view }
+        Self {
+            manifest,
+            view,
+            ranges: Arc::default(),
+        }
     }
 
     /// The same of a generation of `stream`, under the definition that its manifest carries.
@@ -73,6 +92,45 @@ impl Generation {
         self.manifest.inputs.state_fingerprint == self.view.state_fingerprint()
     }
 
+    /// The file whose range of sort keys holds `key`, if there is one.
+    ///
+    /// # Errors
+    /// When a key in the manifest is none.
+    pub(crate) fn file_of(&self, key: &[u8]) -> datafusion::error::Result<Option<&KeyRange>> {
+        let ranges = match self.ranges.get() {
+            Some(ranges) => ranges,
+            None => {
+                let files = self.manifest.files.iter();
+                let ranges = files.map(|file| self.range_of(file));
+                let ranges = ranges.collect::<datafusion::error::Result<_>>()?;
+                self.ranges.get_or_init(|| ranges)
+            }
+        };
+        let before = ranges.partition_point(|range| *range.last < *key);
+        Ok(ranges.get(before).filter(|range| *range.first <= *key))
+    }
+
+    fn range_of(&self, file: &DataFile) -> datafusion::error::Result<KeyRange> {
+        let key = |text: &str| {
+            let key = dovetail_model::unhex(text).map(Vec::into_boxed_slice);
+            let refuse = || format!("`{text}` in a manifest is not a key");
+            key.ok_or_else(|| DataFusionError::Execution(refuse()))
+        };
+        Ok(KeyRange {
+            path: self.path_of(file),
+            bytes: file.bytes,
+            rows: file.rows,
+            first: key(&file.first_key)?,
+            last: key(&file.last_key)?,
+        })
+    }
+
+    /// Where a file of it lies, from the store's root.
+    fn path_of(&self, file: &DataFile) -> Path {
+        let root = Self::view_root(&self.manifest.view);
+        Path::from(format!("{root}/{}", file.path))
+    }
+
     /// A scan of some of its files, in key order within each output partition.
     ///
     /// `predicate` is over the file schema and applied exactly.
@@ -86,10 +144,9 @@ impl Generation {
         predicate: Option<Arc<dyn PhysicalExpr>>,
         partitions: usize,
     ) -> datafusion::error::Result<Arc<dyn ExecutionPlan>> {
-        let root = Self::view_root(&self.manifest.view);
         let files: Vec<FileToScan> = files
             .iter()
-            .map(|file| FileToScan::whole(Path::from(format!("{root}/{}", file.path)), file.bytes))
+            .map(|file| FileToScan::whole(self.path_of(file), file.bytes))
             .collect();
         let projection = match columns {
             FileColumns::All => None,

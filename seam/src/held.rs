@@ -176,6 +176,14 @@ impl Runs {
         }
     }
 
+    /// How many there are.
+    pub fn count(&self) -> usize {
+        match self {
+            Self::Here(runs) => runs.len(),
+            Self::Elsewhere(runs) => runs.sizes().len(),
+        }
+    }
+
     /// The runs, of which rows may be missing that no `filters` lets through; these are over key columns. What has to
     /// be brought here is on `account`.
     ///

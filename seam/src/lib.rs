@@ -18,6 +18,7 @@ mod cell;
 mod cut;
 mod error;
 mod generation;
+mod group_finder;
 mod held;
 mod meter;
 mod pins;
@@ -29,6 +30,7 @@ pub use cell::{Accumulated, StreamCell};
 pub use cut::{Answering, Cut, Poison, Poisoned, ViewCut};
 pub use error::SeamError;
 pub use generation::{FileColumns, Generation};
+pub use group_finder::{GroupFinder, NotFindable};
 pub use held::{
     Account, AgeUnknown, Ages, Cells, CutSource, HeldCut, HeldEvents, HeldTail, HeldView,
     LocalCuts, RemoteRuns, RemoteTail, Runs, ToldAges, Wanted, not_reached, oldest_behind, token,

@@ -10,6 +10,7 @@
 mod column_names;
 mod fetched;
 mod interrupt;
+mod lookup;
 mod merged_scan;
 mod provenance;
 mod query;
@@ -21,11 +22,12 @@ mod view_table;
 mod watched;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use datafusion::error::DataFusionError;
 use dovetail_log::catalog::Catalog;
 use dovetail_model::Clock;
-use dovetail_seam::{CutSource, Meter};
+use dovetail_seam::{CutSource, GroupFinder, Meter};
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 
@@ -43,9 +45,11 @@ pub struct Engine {
     cuts: Arc<dyn CutSource>,
     clock: Arc<dyn Clock>,
     session: Arc<QuerySession>,
+    finder: GroupFinder,
     runtime: Handle,
     places: Arc<Semaphore>,
     meter: Arc<Meter>,
+    direct_lookups: Arc<AtomicU64>,
 }
 
 impl Engine {
@@ -62,11 +66,18 @@ impl Engine {
             catalog,
             cuts,
             clock,
+            finder: lookup::finder(&session, &runtime),
             session: Arc::new(session),
             runtime,
             places,
             meter: Arc::default(),
+            direct_lookups: Arc::default(),
         }
+    }
+
+    /// How many lookups were answered without a plan.
+    pub fn direct_lookups(&self) -> u64 {
+        self.direct_lookups.load(Ordering::Relaxed)
     }
 
     /// The same engine, with the time of planning and starting queries on `meter`. Waiting is not work: neither for a

@@ -11,8 +11,8 @@ mod cursor;
 mod literal;
 
 use arrow::datatypes::{DataType, Field, Schema};
-use datafusion::common::Column;
-use datafusion::logical_expr::{Expr, SortExpr, and, lit, or};
+use datafusion::common::{Column, ScalarValue};
+use datafusion::logical_expr::{Expr, Operator, SortExpr, and, lit, or};
 use dovetail_model::Problem;
 
 pub(crate) use cursor::Cursor;
@@ -28,6 +28,8 @@ const FILTER_HINT: &str = "a filter reads `column=value` or `column.op=value` wi
 pub struct RowsPlan {
     /// Which rows, the cursor included. Columns are unqualified.
     pub filter: Option<Expr>,
+    /// The values of all keys, in the order of `keys`, where the filters say these and nothing else.
+    pub key: Option<Vec<ScalarValue>>,
     /// Their order: total when the view has keys; empty for a view of one row.
     pub sort: Vec<SortExpr>,
     /// Rows to fetch: one more than the limit, so that the router knows whether to offer a cursor.
@@ -50,8 +52,17 @@ impl RowsPlan {
             schema,
         };
         let mut filters = columns.filters(&request.filters)?;
+        let key = if request.cursor.is_none() {
+            columns.key(&filters, keys)
+        } else {
+            None
+        };
         let order = columns.order(&request.order, keys)?;
-        let fingerprint = fingerprint(request);
+        // Behind the one row of a key there is no other page.
+        let fingerprint = match key {
+            Some(_) => String::new(),
+            None => fingerprint(request),
+        };
         if let Some(text) = &request.cursor {
             let cursor = Cursor::parse(text, &fingerprint, order.len())?;
             filters.extend(columns.behind(&order, &cursor)?);
@@ -78,6 +89,7 @@ impl RowsPlan {
             .collect();
         Ok(Self {
             filter: filters.into_iter().reduce(and),
+            key,
             sort,
             fetch: request.limit.saturating_add(1),
             projection,
@@ -186,6 +198,30 @@ impl Columns<'_> {
             }
         }
         Ok(planned)
+    }
+
+    /// The values of `keys`, where each of them is named by one of `filters` and there are no others.
+    fn key(&self, filters: &[Expr], keys: &[usize]) -> Option<Vec<ScalarValue>> {
+        if filters.len() != keys.len() {
+            return None;
+        }
+        let value_of = |key: &usize| filters.iter().find_map(|filter| self.value(filter, *key));
+        keys.iter().map(value_of).collect()
+    }
+
+    /// The one value that `filter` leaves to a column, if it is about that column.
+    fn value(&self, filter: &Expr, index: usize) -> Option<ScalarValue> {
+        let field = self.schema.field(index);
+        let is_it = |expr: &Expr| *expr == self.expr(index);
+        match filter {
+            Expr::BinaryExpr(equal) if equal.op == Operator::Eq && is_it(&equal.left) => {
+                equal.right.as_literal().cloned()
+            }
+            Expr::IsNull(column) if is_it(column) => {
+                ScalarValue::try_new_null(field.data_type()).ok()
+            }
+            _ => None,
+        }
     }
 
     fn filter(&self, filter: &Filter) -> Result<Expr, Problem> {

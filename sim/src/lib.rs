@@ -7,6 +7,7 @@
 //! Non-goals: HTTP and the real process, which have tests of their own.
 
 mod gate;
+pub mod lookup;
 mod oracle;
 mod rig;
 

@@ -2,7 +2,7 @@
 //! One stream with views over it: every layer but the embedded log, on an object store in memory.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -25,7 +25,7 @@ use dovetail_model::{
 use dovetail_seam::{Archiver, Cells, Forget, LocalCuts, LocalTargets, Poison, StreamCell};
 use dovetail_serving_layer::engine::{Engine, QuerySession};
 use dovetail_serving_layer::ports::{
-    Answer, Layer, Limits, Provenance, Queries as _, QueryRequest,
+    Answer, Layer, Limits, Provenance, Queries as _, QueryRequest, RowsRequest,
 };
 use dovetail_speed_layer::{accumulate, merge_once};
 use dovetail_view::View;
@@ -35,7 +35,7 @@ use object_store::memory::InMemory;
 use tokio::runtime::Handle;
 use tokio::time::Instant;
 
-use crate::Oracle;
+use crate::{Oracle, lookup};
 
 /// The stream's name.
 pub const STREAM: &str = "flights";
@@ -129,6 +129,7 @@ pub struct Rig {
     next: Mutex<Position>,
     partitions: u32,
     next_view: AtomicU64,
+    next_lookup: AtomicUsize,
 }
 
 /// One event: event time in microseconds, origin, delay, distance.
@@ -244,6 +245,7 @@ impl Rig {
             next: Mutex::default(),
             partitions,
             next_view: AtomicU64::new(1),
+            next_lookup: AtomicUsize::default(),
         }
     }
 
@@ -557,7 +559,82 @@ impl Rig {
             .answer(&manifest.sql, &token.position, &manifest.inputs.exclusions)
             .await;
         crate::same_rows(&compiled, &rows, &expected);
+        self.check_lookup(name, &compiled, &rows).await?;
         Ok(answered)
+    }
+
+    /// Checks that one of the `rows` of a view, or a group that is not there, is answered by key as in SQL: another one
+    /// each time. Where another cut was taken for one of the two, nothing is compared.
+    async fn check_lookup(
+        &self,
+        name: &str,
+        view: &View,
+        rows: &[RecordBatch],
+    ) -> Result<(), Problem> {
+        let keys = lookup::keys(view, rows);
+        let turn = self.next_lookup.fetch_add(1, Ordering::Relaxed);
+        match keys.get(turn % keys.len().max(1)) {
+            Some(key) => self.check_key(name, view, key).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Checks that one key is answered as in SQL, and without a plan where its view allows.
+    ///
+    /// # Errors
+    /// What the engine refuses.
+    pub async fn check_key(
+        &self,
+        name: &str,
+        view: &View,
+        key: &[lookup::KeyValue],
+    ) -> Result<(), Problem> {
+        let direct = self.engine.direct_lookups();
+        let (found, by_key) = self.look_up(name, key, Layer::Merged).await?;
+        assert!(
+            !view.has_exact_keys() || self.engine.direct_lookups() > direct,
+            "{key:?} of {name} was planned"
+        );
+        let sql = lookup::sql(name, key);
+        let (expected, by_sql) = self.query(&sql, Layer::Merged).await?;
+        let stands_at = |from: &Provenance| {
+            let position = from.streams[0].position.clone();
+            (from.views[0].generation, position)
+        };
+        if stands_at(&by_key) == stands_at(&by_sql) {
+            assert_eq!(by_key.views, by_sql.views, "{sql}");
+            assert_eq!(lookup::shown(&found), lookup::shown(&expected), "{sql}");
+        }
+        Ok(())
+    }
+
+    /// Answers a lookup by key, at one cut.
+    ///
+    /// # Errors
+    /// What the engine refuses.
+    pub async fn look_up(
+        &self,
+        name: &str,
+        key: &[lookup::KeyValue],
+        layer: Layer,
+    ) -> Result<(Vec<RecordBatch>, Provenance), Problem> {
+        let timeout = Duration::from_secs(60);
+        let request = RowsRequest {
+            view: name.to_owned(),
+            columns: vec![],
+            filters: key.iter().map(lookup::KeyValue::filter).collect(),
+            order: vec![],
+            limit: 2,
+            cursor: None,
+            limits: Limits {
+                after: vec![],
+                layer,
+                generation: None,
+                timeout,
+                deadline: Instant::now() + timeout,
+            },
+        };
+        collect(self.engine.rows(request).await?.answer).await
     }
 }
 

@@ -87,7 +87,15 @@ pub fn merge_once(cell: &StreamCell, memory: usize) -> bool {
 }
 
 fn merge(view: &View, runs: &[Arc<Run>]) -> Option<Run> {
-    view.merge(runs)
+    let is_looked_up = runs.iter().any(|run| run.is_indexed());
+    let merged = view.merge(runs).and_then(|merged| {
+        if is_looked_up {
+            // Here nobody waits for it.
+            merged.make_index()?;
+        }
+        Ok(merged)
+    });
+    merged
         .inspect_err(|error| warn!(%error, "runs could not be merged; they stay as they are"))
         .ok()
 }

@@ -26,6 +26,7 @@ mod equality;
 mod error;
 mod exclusions;
 mod functions;
+mod group_key;
 mod hooked;
 mod identity;
 mod keyed;
@@ -50,6 +51,7 @@ pub use functions::{
     APPROX_DISTINCT_RELATIVE_ERROR, ApproxDistinct, Avg, MinMax, Ordered, Sum, UNBOUNDED_FUNCTIONS,
     register_functions,
 };
+pub use group_key::GroupKey;
 pub use hooked::{Hook, Hooked};
 pub use keyed::KeyedStates;
 pub use predicate::Predicate;

@@ -233,6 +233,18 @@ impl View {
         Ok(Run::unsorted(&self.sort_key, span, merged))
     }
 
+    /// The states of any number of batches in [`Self::state_schema`], merged: each key once, in no particular order.
+    /// What [`Self::merge`] does to the states of runs, in their order.
+    ///
+    /// # Errors
+    /// When a batch has another schema.
+    pub fn merge_states(&self, states: &[RecordBatch]) -> Result<RecordBatch, ViewError> {
+        for batch in states {
+            expect_schema("states", &self.layout.state, batch.schema_ref())?;
+        }
+        self.operators.reduce(states)
+    }
+
     /// About how many bytes of memory [`Self::merge`] takes while it works on runs of so many `bytes`, its result
     /// aside.
     pub fn merge_memory(&self, bytes: usize) -> usize {

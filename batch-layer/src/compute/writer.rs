@@ -21,6 +21,9 @@ use crate::BatchError;
 /// The part of a run's memory that is set aside for what is written: a file of narrow groups needs less.
 const SET_ASIDE: usize = 8;
 
+/// Groups of a page: what a key lookup decodes for one of them, where it is the first to ask for any.
+const PAGE_ROWS: usize = 4096;
+
 /// Collects states in key order and cuts them into files of about [`FILE_ROWS`] groups, or [`FILE_BYTES`] of states.
 pub(crate) struct GenerationWriter<'a> {
     job: &'a Job,
@@ -164,7 +167,10 @@ impl<'a> GenerationWriter<'a> {
     fn create(&self, path: &str, schema: SchemaRef) -> Result<ParquetFileWriter, BatchError> {
         let place = Path::from(format!("{}/{path}", self.job.root));
         let store = Arc::clone(&self.job.store);
-        let options = WriterOptions::default();
+        let options = WriterOptions {
+            page_rows: PAGE_ROWS,
+            ..WriterOptions::default()
+        };
         Ok(ParquetFileWriter::create(store, place, schema, &options)?)
     }
 }

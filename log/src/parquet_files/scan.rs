@@ -26,7 +26,7 @@ use super::store_url;
 /// Splitting a scan below this many bytes costs more than it gains.
 const SPLIT_MIN_BYTES: usize = 4 * 1024 * 1024;
 /// How much of a file's end is fetched at once; footers of ours with their page indexes mostly fit.
-const FOOTER_HINT_BYTES: usize = 64 * 1024;
+pub(super) const FOOTER_HINT_BYTES: usize = 64 * 1024;
 
 /// The row groups of a file that a scan reads.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -51,6 +51,7 @@ async fn write(store: &Arc<dyn ObjectStore>, name: &str, batches: Vec<RecordBatc
     let options = WriterOptions {
         row_group_rows: 10,
         delta_encoded: vec!["id".to_owned()],
+        ..WriterOptions::default()
     };
     let batches = stream::iter(batches.into_iter().map(Ok));
     let path = Path::from(name);
@@ -184,6 +185,64 @@ async fn only_the_selected_row_groups_are_read() {
     });
     let read = run(&store, parquet_scan(all(&files)).unwrap()).await;
     assert_eq!(ids(&read), (10..20).chain(40..50).collect::<Vec<_>>());
+}
+
+/// Pages of 1024 rows in groups of 5000: where rows are asked for, these come, and only columns that were.
+#[tokio::test]
+async fn rows_are_read_from_the_pages_that_they_lie_in() {
+    let store: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
+    let options = WriterOptions {
+        row_group_rows: 5000,
+        page_rows: 1024,
+        ..WriterOptions::default()
+    };
+    let path = Path::from("0.parquet");
+    let batches = stream::iter([Ok(batch(0..12_000))]);
+    let written = write_parquet(Arc::clone(&store), path, schema(), &options, batches);
+    let written = written.await.unwrap();
+    let open = PagedFile::open(Arc::clone(&store), written.path.clone(), written.bytes);
+    let file = open.await.unwrap();
+    assert_eq!((file.rows(), file.column("real")), (12_000, Some(2)));
+    let pages = file.page_rows();
+    assert_eq!(pages.len(), 5 + 5 + 2, "{pages:?}");
+    assert_eq!(
+        (pages[4].clone(), pages[5].clone()),
+        (4096..5000, 5000..6024)
+    );
+    let within = [3..4, 1000..1100, 4999..5001, 4000..11_000, 11_999..12_000];
+    for rows in pages.into_iter().chain(within) {
+        let expected = batch(rows.start as i64..rows.end as i64);
+        let read = file.read(Arc::clone(&store), rows.clone(), None).await;
+        assert_eq!(read.unwrap(), expected, "{rows:?}");
+        let read = file.read(Arc::clone(&store), rows.clone(), Some(&[1, 0]));
+        assert_eq!(read.await.unwrap(), expected.project(&[0, 1]).unwrap());
+    }
+    let behind = file.read(Arc::clone(&store), 11_990..12_010, None).await;
+    assert!(behind.unwrap_err().to_string().contains("0.parquet"));
+}
+
+#[tokio::test]
+async fn a_page_that_is_cut_off_or_damaged_is_an_error() {
+    let store: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
+    let file = write(&store, "0.parquet", vec![batch(0..50)]).await;
+    let open = |path: &'static str, bytes| {
+        let store = Arc::clone(&store);
+        async move { PagedFile::open(store, Path::from(path), bytes).await }
+    };
+    let paged = open("0.parquet", file.bytes).await.unwrap();
+    let bytes = store.get(&file.path).await.unwrap().bytes().await.unwrap();
+    // The first bytes behind the magic number are those of the first page.
+    let mut damaged = bytes.to_vec();
+    damaged[4..40].fill(0xff);
+    store.put(&file.path, damaged.into()).await.unwrap();
+    assert!(paged.read(Arc::clone(&store), 0..5, None).await.is_err());
+    store
+        .put(&file.path, bytes.slice(..30).into())
+        .await
+        .unwrap();
+    assert!(paged.read(Arc::clone(&store), 40..50, None).await.is_err());
+    assert!(open("0.parquet", file.bytes).await.is_err());
+    assert!(open("1.parquet", file.bytes).await.is_err());
 }
 
 #[tokio::test]

@@ -20,7 +20,9 @@ use parquet::arrow::{ArrowSchemaConverter, AsyncArrowWriter};
 use parquet::basic::{Compression, Encoding, Type as PhysicalType, ZstdLevel};
 use parquet::errors::ParquetError;
 use parquet::file::metadata::ParquetMetaData;
-use parquet::file::properties::{EnabledStatistics, WriterProperties};
+use parquet::file::properties::{
+    DEFAULT_DATA_PAGE_ROW_COUNT_LIMIT, EnabledStatistics, WriterProperties,
+};
 use parquet::schema::types::ColumnPath;
 
 /// Rows encoded between two chances for other tasks to run: about a millisecond's worth.
@@ -40,6 +42,8 @@ pub struct WriterOptions {
     /// Rows of a row group, the unit of pruning and of parallel reading. A group is encoded in memory
     /// before it is written.
     pub row_group_rows: usize,
+    /// Most rows of a page, the least that a lookup decodes: fewer cost a little of each page's compression.
+    pub page_rows: usize,
     /// Integer columns that mostly grow (offsets): delta-encoded, they take next to nothing.
     pub delta_encoded: Vec<String>,
 }
@@ -48,6 +52,7 @@ impl Default for WriterOptions {
     fn default() -> Self {
         Self {
             row_group_rows: 256 * 1024,
+            page_rows: DEFAULT_DATA_PAGE_ROW_COUNT_LIMIT,
             delta_encoded: Vec::new(),
         }
     }
@@ -244,6 +249,7 @@ fn properties(schema: &SchemaRef, options: &WriterOptions) -> Result<WriterPrope
         .set_created_by(concat!("dovetail ", env!("CARGO_PKG_VERSION")).to_owned())
         .set_compression(Compression::ZSTD(ZstdLevel::try_new(1)?))
         .set_max_row_group_row_count(Some(options.row_group_rows))
+        .set_data_page_row_count_limit(options.page_rows)
         .set_max_row_group_bytes(Some(ROW_GROUP_MAX_BYTES))
         .set_statistics_enabled(EnabledStatistics::Page);
     for name in &options.delta_encoded {

@@ -3,8 +3,7 @@
 
 use std::sync::Arc;
 
-use datafusion::catalog::Session;
-use datafusion::execution::memory_pool::{MemoryConsumer, MemoryReservation};
+use datafusion::execution::memory_pool::{MemoryConsumer, MemoryPool, MemoryReservation};
 use dovetail_model::Problem;
 use parking_lot::Mutex;
 
@@ -19,9 +18,8 @@ pub(crate) struct Fetched(Mutex<Vec<Arc<MemoryReservation>>>);
 pub(crate) struct Reserved(Arc<MemoryReservation>);
 
 impl Fetched {
-    /// A new place on the account of the queries of `session`.
-    pub(crate) fn reserve(&self, session: &dyn Session) -> Reserved {
-        let pool = &session.runtime_env().memory_pool;
+    /// A new place on the account of the queries, which is `pool`.
+    pub(crate) fn reserve(&self, pool: &Arc<dyn MemoryPool>) -> Reserved {
         let reservation = Arc::new(MemoryConsumer::new("Fetched").register(pool));
         self.0.lock().push(Arc::clone(&reservation));
         Reserved(reservation)

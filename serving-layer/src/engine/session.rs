@@ -10,8 +10,11 @@ use datafusion::catalog::{
 use datafusion::error::Result;
 use datafusion::execution::SessionStateBuilder;
 use datafusion::execution::context::{SQLOptions, SessionState};
+use datafusion::execution::memory_pool::MemoryPool;
 use datafusion::execution::runtime_env::RuntimeEnv;
 use datafusion::prelude::{SessionConfig, SessionContext};
+use dovetail_log::parquet_files::store_url;
+use object_store::ObjectStore;
 
 use super::rules;
 
@@ -27,6 +30,7 @@ const BATCH_BYTES: usize = 16 * 1024 * 1024;
 #[derive(Debug)]
 pub struct QuerySession {
     base: SessionState,
+    store: Arc<dyn ObjectStore>,
 }
 
 impl QuerySession {
@@ -34,8 +38,9 @@ impl QuerySession {
     /// of work per query.
     ///
     /// # Errors
-    /// When our functions cannot be registered.
+    /// When our functions cannot be registered, or no store is.
     pub fn new(runtime: Arc<RuntimeEnv>, partitions: usize) -> Result<Self> {
+        let store = runtime.object_store(store_url())?;
         let config = SessionConfig::new()
             .with_target_partitions(partitions)
             .with_default_catalog_and_schema(CATALOG, SCHEMA)
@@ -56,7 +61,10 @@ impl QuerySession {
         for name in ["range", "generate_series"] {
             ctx.deregister_udtf(name);
         }
-        Ok(Self { base: ctx.state() })
+        Ok(Self {
+            base: ctx.state(),
+            store,
+        })
     }
 
     /// A state in which exactly `tables` resolve, by their names. Their rows take about `row_bytes` in memory.
@@ -84,6 +92,16 @@ impl QuerySession {
             .with_catalog_list(catalogs)
             .with_type_planner(dovetail_view::type_planner())
             .build())
+    }
+
+    /// The store that queries read.
+    pub(crate) fn store(&self) -> &Arc<dyn ObjectStore> {
+        &self.store
+    }
+
+    /// The account of the memory of all queries.
+    pub(crate) fn memory_pool(&self) -> &Arc<dyn MemoryPool> {
+        &self.base.runtime_env().memory_pool
     }
 
     /// The state without tables, for parsing.

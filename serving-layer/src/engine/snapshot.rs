@@ -37,9 +37,9 @@ pub(crate) struct Snapshot {
     /// What every view that was taken of a stream covers: the meet of where they end.
     covered: BTreeMap<StreamId, Position>,
     tables: Vec<(String, Arc<dyn TableProvider>)>,
+    /// What the views among the tables answer from, as in the provenance.
+    views: Vec<ViewAnswer>,
     provenance: Provenance,
-    keys: Vec<usize>,
-    row_bytes: usize,
 }
 
 /// A name in a question, resolved.
@@ -118,9 +118,8 @@ impl Engine {
             cuts,
             covered: BTreeMap::new(),
             tables: vec![],
+            views: vec![],
             provenance: Provenance::default(),
-            keys: vec![],
-            row_bytes: 0,
         };
         let named = || names.iter().zip(resolved);
         for (name, resolved) in named() {
@@ -135,7 +134,7 @@ impl Engine {
                 snapshot.add_stream(name, id, catalog, system_columns)?;
             }
         }
-        snapshot.note_streams(self)?;
+        snapshot.note_streams(self);
         Ok(snapshot)
     }
 }
@@ -180,6 +179,15 @@ fn decoded_bytes(bytes: u64) -> usize {
     usize::try_from(bytes)
         .unwrap_or(usize::MAX)
         .saturating_mul(PARQUET_SAVES)
+}
+
+/// Of `pieces`, which are rows and bytes of files or runs of so many columns, the most that a row takes on average.
+fn row_bytes(columns: usize, pieces: impl Iterator<Item = (u64, usize)>) -> usize {
+    let of_each = pieces.map(|(rows, bytes)| {
+        let rows = usize::try_from(rows).unwrap_or(1).max(1);
+        bytes.saturating_sub(columns * EMPTY_COLUMN_BYTES) / rows
+    });
+    of_each.max().unwrap_or(0)
 }
 
 fn resolve_all<'a>(
@@ -237,21 +245,25 @@ impl Snapshot {
 
     /// About how many bytes a row takes in memory: of what is read, the average of the file or run where it is largest.
     pub(crate) fn row_bytes(&self) -> usize {
-        self.row_bytes
-    }
-
-    /// `pieces` are rows and bytes of files or runs of so many columns.
-    fn note_rows(&mut self, columns: usize, pieces: impl Iterator<Item = (u64, usize)>) {
-        let of_each = pieces.map(|(rows, bytes)| {
-            let rows = usize::try_from(rows).unwrap_or(1).max(1);
-            bytes.saturating_sub(columns * EMPTY_COLUMN_BYTES) / rows
+        let of_views = self.views.iter().map(|view| {
+            let columns = view.generation.view().file_schema().fields().len();
+            let files = view.generation.manifest().files.iter();
+            let files = files.map(|file| (file.rows, decoded_bytes(file.bytes)));
+            row_bytes(columns, files.chain(view.runs.sizes()))
         });
-        self.row_bytes = of_each.fold(self.row_bytes, usize::max);
+        let streams = self.cuts.values();
+        let streams = streams.filter_map(|cut| Some((cut, cut.events.as_ref()?)));
+        let of_streams = streams.map(|(cut, events)| {
+            let columns = cut.stream.schema.events().fields().len();
+            let segments = events.raw.segments().iter();
+            row_bytes(columns, segments.map(|s| (s.rows, decoded_bytes(s.bytes))))
+        });
+        of_views.chain(of_streams).max().unwrap_or(0)
     }
 
-    /// Places of the key columns in the output of the one view that was taken; empty for a stream.
-    pub(crate) fn key_columns(&self) -> Vec<usize> {
-        self.keys.clone()
+    /// What the one view that was taken answers from; none for a stream.
+    pub(crate) fn view(&self) -> Option<&ViewAnswer> {
+        self.views.first()
     }
 
     fn cut(&self, stream: &StreamId) -> Result<Arc<HeldCut>, Problem> {
@@ -274,9 +286,6 @@ impl Snapshot {
             .get(id)
             .map(|s| s.exclusions.values().cloned().collect())
             .unwrap_or_default();
-        let segments = events.raw.segments().iter();
-        let columns = cut.stream.schema.events().fields().len();
-        self.note_rows(columns, segments.map(|s| (s.rows, decoded_bytes(s.bytes))));
         let upto = self.covered(&cut);
         let table = StreamTable::new(cut, events, upto, exclusions, system_columns);
         self.tables.push((name.to_owned(), Arc::new(table)));
@@ -317,22 +326,6 @@ impl Snapshot {
             }
         };
         check_covered(&cut, &source, limits)?;
-        let columns = source.generation.view().file_schema().fields().len();
-        let files = source.generation.manifest().files.iter();
-        self.note_rows(
-            columns,
-            files.map(|file| (file.rows, decoded_bytes(file.bytes))),
-        );
-        let runs = source.runs.sizes();
-        let held = runs.len() as u64;
-        self.note_rows(columns, runs.into_iter());
-        self.keys = source
-            .generation
-            .view()
-            .keys()
-            .iter()
-            .map(|key| key.output_index)
-            .collect();
         let layer = if source.merged {
             Layer::Merged
         } else {
@@ -348,7 +341,7 @@ impl Snapshot {
             generation: source.generation.number(),
             horizon: token(&cut.stream, source.generation.horizon()).to_string(),
             layer,
-            runs: held,
+            runs: source.runs.count() as u64,
             exclusions: source
                 .generation
                 .manifest()
@@ -359,6 +352,7 @@ impl Snapshot {
                 .collect(),
             notes,
         });
+        self.views.push(source.clone());
         self.tables
             .push((name.to_owned(), Arc::new(ViewTable::new(name, source))));
         Ok(())
@@ -373,17 +367,16 @@ impl Snapshot {
 
     /// States the position of each stream and the holes before it, and notes at each view where it reaches beyond
     /// that.
-    fn note_streams(&mut self, engine: &Engine) -> Result<(), Problem> {
+    fn note_streams(&mut self, engine: &Engine) {
         // Taken after the cuts: what lies behind a hole is read only once the hole is in the catalog.
         let catalog = engine.catalog.state();
         for (id, cut) in &self.cuts {
             let position = self.covered(cut);
             let stated = token(&cut.stream, &position);
             let mut reach = position.clone();
-            let views = self.provenance.views.iter_mut();
-            for view in views.filter(|view| view.stream == cut.stream.name) {
-                let horizon: PositionToken = view.horizon.parse().map_err(Problem::internal)?;
-                let end = view_end(cut, view.layer, &horizon.position);
+            let views = self.provenance.views.iter_mut().zip(&self.views);
+            for (view, source) in views.filter(|(view, _)| view.stream == cut.stream.name) {
+                let end = view_end(cut, view.layer, source.generation.horizon());
                 if *end != position {
                     reach = reach.join(end);
                     let end = token(&cut.stream, end);
@@ -400,7 +393,6 @@ impl Snapshot {
                 holes: holes_before(&catalog, id, &reach),
             });
         }
-        Ok(())
     }
 }
 

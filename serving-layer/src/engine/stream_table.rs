@@ -91,7 +91,7 @@ impl StreamTable {
         if !whole || *archived == self.cut.position {
             return Ok(scan);
         }
-        let reserved = self.fetched.reserve(session);
+        let reserved = self.fetched.reserve(&session.runtime_env().memory_pool);
         let mut account = |bytes| reserved.grow(bytes);
         let tail = tail.fetch(columns, &mut account).await;
         let tail = tail.map_err(external)?;

@@ -121,7 +121,7 @@ impl TableProvider for ViewTable {
             runs,
             merged,
         } = &self.source;
-        let reserved = self.fetched.reserve(session);
+        let reserved = self.fetched.reserve(&session.runtime_env().memory_pool);
         let mut account = |bytes| reserved.grow(bytes);
         let source = ViewSource {
             generation: Arc::clone(generation),

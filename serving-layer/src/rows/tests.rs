@@ -66,6 +66,50 @@ fn by(column: &str, descending: bool) -> OrderBy {
     }
 }
 
+/// Columns 0 and 1 are the keys: the whole key, in their order, and nothing else.
+#[test]
+fn only_filters_that_say_each_key_and_nothing_else_are_a_key() {
+    let key = |filters: &[Filter]| {
+        let request = RowsRequest {
+            filters: filters.to_vec(),
+            ..request()
+        };
+        RowsPlan::new(&request, &schema(), &[0, 1]).unwrap().key
+    };
+    let hour = || filter("hour", FilterOp::Eq, "2001-01-01T05:00:00");
+    let origin = || filter("origin", FilterOp::Eq, "SFO");
+    let is_null = Filter {
+        values: vec![],
+        ..filter("origin", FilterOp::IsNull, "")
+    };
+    let at = ScalarValue::TimestampMicrosecond(Some(978_325_200_000_000), None);
+    let known = vec![ScalarValue::Utf8(Some("SFO".to_owned())), at.clone()];
+    assert_eq!(key(&[origin(), hour()]), Some(known.clone()));
+    assert_eq!(key(&[hour(), origin()]), Some(known));
+    assert_eq!(
+        key(&[is_null, hour()]),
+        Some(vec![ScalarValue::Utf8(None), at])
+    );
+    for others in [
+        vec![],
+        vec![hour()],
+        vec![
+            origin(),
+            filter("hour", FilterOp::GtEq, "2001-01-01T05:00:00"),
+        ],
+        vec![filter("origin", FilterOp::In, "SFO"), hour()],
+        vec![origin(), hour(), filter("n", FilterOp::Eq, "1")],
+        vec![
+            origin(),
+            hour(),
+            filter("hour", FilterOp::LtEq, "2002-01-01T00:00:00"),
+        ],
+        vec![origin(), filter("n", FilterOp::Eq, "1")],
+    ] {
+        assert_eq!(key(&others), None, "{others:?}");
+    }
+}
+
 #[test]
 fn what_a_view_cannot_answer_is_named() {
     let cases: [(&str, FilterOp, &str, &str); 10] = [

@@ -5,11 +5,23 @@ use arrow::array::{ArrayRef, RecordBatch};
 use arrow::datatypes::SchemaRef;
 use arrow::json::writer::{EncoderOptions, NullableEncoder};
 use dovetail_model::Problem;
-use serde_json::json;
+use serde::Serialize;
 
 use super::super::format::AnswerFormat;
 use super::{Frame, RowEncoder, encode_problem, json_value};
 use crate::sql::sql_type;
+
+/// A column as an answer lists it.
+#[derive(Serialize)]
+struct ColumnOf<'a> {
+    name: &'a str,
+    r#type: String,
+}
+
+fn write_json(value: &impl Serialize, out: &mut Vec<u8>) {
+    serde_json::to_writer(out, value)
+        .expect("texts and lists of them are JSON, and a vector takes it");
+}
 
 /// Rows as JSON objects, their keys in column order.
 struct Rows {
@@ -23,7 +35,8 @@ struct Rows {
 impl Rows {
     fn new(schema: &SchemaRef, format: AnswerFormat) -> Self {
         let key = |name: &String| {
-            let mut key = json!(name).to_string().into_bytes();
+            let mut key = Vec::with_capacity(name.len() + 3);
+            write_json(name, &mut key);
             key.push(b':');
             key
         };
@@ -98,15 +111,15 @@ impl JsonDocument {
 
 impl RowEncoder for JsonDocument {
     fn start(&mut self, out: &mut Vec<u8>) -> Result<(), Problem> {
-        let columns: Vec<_> = self
-            .rows
-            .schema
-            .fields()
-            .iter()
-            .map(|f| json!({"name": f.name(), "type": sql_type(f.data_type())}))
+        let fields = self.rows.schema.fields().iter();
+        let columns: Vec<ColumnOf> = fields
+            .map(|field| ColumnOf {
+                name: field.name(),
+                r#type: sql_type(field.data_type()),
+            })
             .collect();
         out.extend_from_slice(b"{\"columns\":");
-        out.extend_from_slice(json!(columns).to_string().as_bytes());
+        write_json(&columns, out);
         out.extend_from_slice(b",\"rows\":[");
         Ok(())
     }
@@ -123,13 +136,11 @@ impl RowEncoder for JsonDocument {
     }
 
     fn finish(&mut self, out: &mut Vec<u8>) -> Result<(), Problem> {
-        let provenance =
-            serde_json::to_string(&self.frame.provenance).map_err(Problem::internal)?;
         out.extend_from_slice(b"],\n\"provenance\":");
-        out.extend_from_slice(provenance.as_bytes());
+        write_json(&self.frame.provenance, out);
         if let Some(cursor) = &self.frame.cursor {
             out.extend_from_slice(b",\"cursor\":");
-            out.extend_from_slice(json!(cursor).to_string().as_bytes());
+            write_json(cursor, out);
         }
         out.extend_from_slice(b"}\n");
         Ok(())
