@@ -42,7 +42,9 @@ pub enum KafkaError {
         reason: String,
     },
     /// There is no such topic.
-    #[error("there is no topic `{0}` at the brokers: create it, or correct `topic`")]
+    #[error(
+        "there is no topic `{0}` at the brokers: to declare a stream on it, create it or correct `topic`; a stream that has read it goes on if it comes back, and one that is made anew is another topic"
+    )]
     NoTopic(String),
     /// A file that an option names is not there.
     #[error("`{option}` names `{path}`, which cannot be read: {reason}")]

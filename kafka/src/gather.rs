@@ -14,7 +14,7 @@ use arrow::array::{
     TimestampMicrosecondArray,
 };
 use arrow::compute::concat_batches;
-use arrow::datatypes::{DataType, SchemaRef};
+use arrow::datatypes::{DataType, FieldRef, SchemaRef};
 use bytes::Bytes;
 use dovetail_log::decode::{BadMessage, Decoder, Messages, WriterSchemas, schema_id};
 use dovetail_log::{CommittedBatch, DeadLetter, Envelope, Place};
@@ -73,6 +73,22 @@ pub(crate) struct Gathered {
     tries: BTreeMap<Place, Place>,
     /// Dead letters that the events are replays of.
     replayed: Vec<Place>,
+}
+
+/// Why records are no batch.
+struct Unfit {
+    reason: String,
+    /// The column that cannot hold what one of them has.
+    column: Option<String>,
+}
+
+impl Unfit {
+    fn whole(error: impl std::fmt::Display) -> Self {
+        Self {
+            reason: error.to_string(),
+            column: None,
+        }
+    }
 }
 
 /// Records that were left out, and why.
@@ -285,8 +301,8 @@ impl Gatherer {
                     gathered.refuse(self, record, value, column, reason);
                 }
             }
-            (Err(reason), [(record, value)]) => {
-                gathered.refuse(self, *record, value, None, reason);
+            (Err(Unfit { reason, column }), [(record, value)]) => {
+                gathered.refuse(self, *record, value, column, reason);
             }
             (Err(_), _) => {
                 let (left, right) = records.split_at(records.len() / 2);
@@ -301,12 +317,12 @@ impl Gatherer {
         &self,
         records: &[(Record<'_>, &[u8])],
         arrived_at_us: i64,
-    ) -> Result<(RecordBatch, Vec<BadMessage>), String> {
+    ) -> Result<(RecordBatch, Vec<BadMessage>), Unfit> {
         let values = records.iter().map(|(_, value)| *value);
         let schemas = self.schemas.lock();
         let format = self.settings.format;
         let decoded = self.decoder.decode_messages(format, &schemas, values);
-        let Messages { events, bad } = decoded.map_err(|error| error.to_string())?;
+        let Messages { events, bad } = decoded.map_err(Unfit::whole)?;
         let mut indices = bad.iter().map(|bad| bad.index).peekable();
         let good: Vec<Record<'_>> = records
             .iter()
@@ -324,15 +340,28 @@ impl Gatherer {
         values: &RecordBatch,
         records: &[Record<'_>],
         arrived_at_us: i64,
-    ) -> Result<RecordBatch, String> {
-        let column = |origin: &Origin| match origin {
-            Origin::Value(index) => Ok(Arc::clone(values.column(*index))),
-            Origin::Key => keys(records),
-            Origin::Timestamp => Ok(timestamps(records)),
-            Origin::Headers => headers(records),
+    ) -> Result<RecordBatch, Unfit> {
+        let column = |(origin, field): (&Origin, &FieldRef)| {
+            let (what, made) = match origin {
+                Origin::Value(index) => return Ok(Arc::clone(values.column(*index))),
+                Origin::Key => ("key", keys(records)),
+                Origin::Timestamp => ("timestamp", Ok(timestamps(records))),
+                Origin::Headers => ("headers", headers(records)),
+            };
+            let name = field.name();
+            let unfit = |reason| Unfit {
+                reason,
+                column: Some(name.clone()),
+            };
+            let made = made.map_err(unfit)?;
+            if made.null_count() > 0 && !field.is_nullable() {
+                let reason = format!("the record has no {what}, and its column is NOT NULL");
+                return Err(unfit(reason));
+            }
+            Ok(made)
         };
-        let columns: Result<Vec<ArrayRef>, String> = self.origins.iter().map(column).collect();
-        let mut columns = columns?;
+        let columns = self.origins.iter().zip(self.events.fields()).map(column);
+        let mut columns = columns.collect::<Result<Vec<ArrayRef>, Unfit>>()?;
         let partitions = records.iter().map(Record::partition);
         columns.push(Arc::new(Int32Array::from_iter_values(partitions)));
         let offsets = records.iter().map(Record::offset);
@@ -341,7 +370,7 @@ impl Gatherer {
             arrived_at_us,
             records.len(),
         )));
-        RecordBatch::try_new(Arc::clone(&self.events), columns).map_err(|error| error.to_string())
+        RecordBatch::try_new(Arc::clone(&self.events), columns).map_err(Unfit::whole)
     }
 
     /// The batch that goes on from `at`, if anything moved.

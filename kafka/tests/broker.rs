@@ -447,6 +447,29 @@ fn what_was_handed_on_is_no_lag() {
 }
 
 #[test]
+fn a_record_that_lacks_what_is_not_null_says_so() {
+    BROKER.create_topic("no-key", 1);
+    BROKER.producer().send("no-key", 0, ["{\"n\": 1}"]);
+    let columns = vec![
+        column("n", ColumnType::BigInt),
+        Column {
+            nullable: false,
+            ..column("key", ColumnType::Varchar)
+        },
+    ];
+    let settings = KafkaSettings {
+        key_column: Some("key".to_owned()),
+        ..settings(&BROKER, "no-key")
+    };
+    let source = declared(&settings).expect("the topic is there");
+    let mut stream = Stream::open(schema(columns), &source, &Position::zero());
+    stream.read_to_end();
+    let (_, _, reason, bytes) = &stream.dead_letters[0];
+    assert_eq!(reason, "the record has no key, and its column is NOT NULL");
+    assert_eq!(bytes, b"{\"n\": 1}");
+}
+
+#[test]
 fn csv_records_have_the_declared_columns_in_their_order() {
     BROKER.create_topic("csv", 1);
     BROKER.producer().send(

@@ -347,7 +347,7 @@ async fn letters_of_a_registry_s_formats_come_again_as_they_came() {
         tokio::time::timeout(HANGS, read).await.expect("it is read");
         let page = calls.get("/v1/streams/numbers/dead-letters").await.unwrap();
         let shown = json!({
-            "key": "a", "timestamp": "2001-09-09T01:46:40.500000Z", "headers": [["trace", "7"]],
+            "key": "a", "timestamp": "2001-09-09T01:46:40.500", "headers": [["trace", "7"]],
         });
         assert_eq!(page["dead_letters"][0]["record"], shown, "{page}");
         let stays = replay(&calls).await;

@@ -107,3 +107,13 @@ async fn rival_commits_of_a_catalog_all_land_and_are_counted() {
     assert_eq!(count(RequestOutcome::Done), RIVALS as u64);
     assert_eq!(count(RequestOutcome::Failed), 0);
 }
+
+#[tokio::test]
+async fn a_store_of_no_account_says_how_to_name_one() {
+    let url: StoreUrl = "az://events/x".parse().unwrap();
+    let (io, requests) = (tokio::runtime::Handle::current(), Arc::default());
+    let nothing = Environment::default();
+    let opened = open_store(&url, &[], &nothing, &io, Usage::Writing, &requests);
+    let error = opened.unwrap_err().to_string();
+    assert!(error.contains("--store-option account="), "{error}");
+}

@@ -370,7 +370,12 @@ fn azure(
         .with_container_name(container)
         .with_http_connector(connector)
         .build()
-        .map_err(|error| error.to_string())
+        .map_err(|error| match error.to_string() {
+            text if text.contains("Account must be specified") => {
+                "it is of no account: say --store-option account=NAME, or set AZURE_STORAGE_ACCOUNT_NAME".to_owned()
+            }
+            text => text,
+        })
 }
 
 /// The client itself would only say that it cannot build a request.
@@ -431,6 +436,27 @@ pub async fn check_store(url: &StoreUrl, store: &dyn ObjectStore) -> Result<(), 
 }
 
 /// Whether the store refused a signature for its time: S3 and Azure allow a quarter of an hour.
+/// That there are no keys, and where they could be.
+fn no_keys(url: &StoreUrl) -> &'static str {
+    match url.place {
+        Place::Bucket {
+            provider: Provider::Gcs,
+            ..
+        } => {
+            "no keys are in the environment, and this machine has none from its cloud: set GOOGLE_SERVICE_ACCOUNT or GOOGLE_APPLICATION_CREDENTIALS to the file of a service account"
+        }
+        Place::Bucket {
+            provider: Provider::Azure,
+            ..
+        } => {
+            "no keys are in the environment, and this machine has none from its cloud: set AZURE_STORAGE_ACCOUNT_KEY"
+        }
+        _ => {
+            "no keys are in the environment or in AWS's files, and this machine has none from its cloud: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+        }
+    }
+}
+
 fn is_of_clocks(source: &Error) -> bool {
     let text = source.to_string();
     let codes = ["RequestTimeTooSkewed", "Request date header too old"];
@@ -455,10 +481,13 @@ fn failed(url: &StoreUrl, source: Error) -> StoreError {
             source,
         ),
         // Where it is asked for keys, a machine in a cloud answers.
-        source if source.to_string().contains("http://169.254.169.254/") => refused(
-            "no keys are in the environment or in AWS's files, and this machine has none from its cloud: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
-            source,
-        ),
+        source
+            if ["http://169.254.169.254/", "http://metadata"]
+                .iter()
+                .any(|asked| source.to_string().contains(asked)) =>
+        {
+            refused(no_keys(url), source)
+        }
         Error::Unauthenticated { .. } => refused("the keys are wrong", source),
         Error::PermissionDenied { .. } => refused(
             "the keys are wrong, or they may not read, write, list and delete here",
