@@ -161,9 +161,13 @@ impl<'a> Replayer<'a> {
         let format = self.settings.format;
         let read = self.decoder.decode_messages(format, schemas, [&value[..]]);
         let mut read = read.map_err(|error| error.to_string())?;
-        read.bad
-            .pop()
-            .map_or(Ok(value.clone()), |bad| Err(bad.reason))
+        match read.bad.pop() {
+            None => Ok(value.clone()),
+            Some(bad) => Err(match bad.column {
+                Some(column) => format!("column `{column}`: {}", bad.reason),
+                None => bad.reason,
+            }),
+        }
     }
 
     /// That the columns that are not of the value can hold what the record has.

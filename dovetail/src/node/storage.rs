@@ -9,8 +9,8 @@ use datafusion::execution::memory_pool::MemoryPool;
 use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
 use datafusion::prelude::{SessionConfig, SessionContext};
 use dovetail_log::object::{
-    self, BlockCache, CacheConfig, Environment, LocalStore, StoreError, StoreRequests, Usage,
-    check_store,
+    self, BlockCache, CacheConfig, Environment, LocalStore, StoreError, StoreRequests, StoreUrl,
+    Usage, check_beside_others, check_store,
 };
 use dovetail_log::parquet_files::register_store;
 use object_store::ObjectStore;
@@ -37,21 +37,33 @@ pub(super) async fn open_store(
     let store = open_place(place, Usage::Writing, requests)?;
     if place.url.is_remote() {
         check_store(&place.url, &store).await?;
+        let open = |url: &StoreUrl| open_at(url, place, Usage::Reading, requests);
+        check_beside_others(&place.url, open).await?;
     }
     Ok(store)
 }
 
 /// The store at `place`, of which nothing was asked yet.
 pub(super) fn open_place(
-    StorePlace { url, options }: &StorePlace,
+    place: &StorePlace,
+    usage: Usage,
+    requests: &Arc<StoreRequests>,
+) -> Result<Arc<dyn ObjectStore>, StoreError> {
+    let store = open_at(&place.url, place, usage, requests)?;
+    info!(store = %place.url, "opened the object store");
+    Ok(store)
+}
+
+/// The store at `url`, reached as that at `place` is.
+fn open_at(
+    url: &StoreUrl,
+    place: &StorePlace,
     usage: Usage,
     requests: &Arc<StoreRequests>,
 ) -> Result<Arc<dyn ObjectStore>, StoreError> {
     let environment = Environment::of_process();
     let io = Handle::current();
-    let store = object::open_store(url, options, &environment, &io, usage, requests)?;
-    info!(store = %url, "opened the object store");
-    Ok(store)
+    object::open_store(url, &place.options, &environment, &io, usage, requests)
 }
 
 /// The cache of a store that is not on this machine.

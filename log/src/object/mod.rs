@@ -38,7 +38,7 @@ pub use cache::{BlockCache, CacheConfig, CacheCounts};
 pub(crate) use durable::create_dirs;
 pub use durable::sync_dir;
 pub use local::LocalStore;
-pub use open::{Environment, StoreError, Usage, check_store, open_store};
+pub use open::{Environment, StoreError, Usage, check_beside_others, check_store, open_store};
 pub use options::StoreOption;
 pub use outage::is_outage;
 pub use requests::{

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use dovetail_model::{ProblemKind, innermost};
+use futures::StreamExt as _;
 use object_store::aws::{AmazonS3, AmazonS3Builder, AmazonS3ConfigKey};
 use object_store::azure::{AzureConfigKey, MicrosoftAzure, MicrosoftAzureBuilder};
 use object_store::client::SpawnedReqwestConnector;
@@ -129,6 +130,16 @@ pub enum StoreError {
         /// What happened.
         source: Box<Error>,
     },
+    /// It would lie in the directories of another store: choose a prefix beside that.
+    #[error(
+        "the store `{url}` would lie within the store at `{within}`, which deletes what it does not know there; choose a prefix beside it"
+    )]
+    Nested {
+        /// Which store.
+        url: StoreUrl,
+        /// Where the other one is.
+        within: StoreUrl,
+    },
     /// The store lacks what everything here rests on: take another.
     #[error(
         "the store `{url}` cannot be used: {reason}; two processes could both believe that they wrote one commit"
@@ -145,9 +156,10 @@ impl StoreError {
     /// What a caller can do about it.
     pub fn kind(&self) -> ProblemKind {
         match self {
-            Self::Settings { .. } | Self::Refused { .. } | Self::Unfit { .. } => {
-                ProblemKind::Invalid
-            }
+            Self::Settings { .. }
+            | Self::Refused { .. }
+            | Self::Nested { .. }
+            | Self::Unfit { .. } => ProblemKind::Invalid,
             Self::Unreachable { .. } => ProblemKind::Unavailable,
         }
     }
@@ -455,6 +467,28 @@ fn no_keys(url: &StoreUrl) -> &'static str {
             "no keys are in the environment or in AWS's files, and this machine has none from its cloud: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
         }
     }
+}
+
+/// That the store at `url` lies in no directory of another one; `open` opens those that it may lie in. What may not be read
+/// is taken for none.
+///
+/// # Errors
+/// [`StoreError::Nested`]; those of `open`.
+pub async fn check_beside_others(
+    url: &StoreUrl,
+    open: impl Fn(&StoreUrl) -> Result<Arc<dyn ObjectStore>, StoreError>,
+) -> Result<(), StoreError> {
+    for within in url.around() {
+        let catalog = Path::from("catalog");
+        let store = open(&within)?;
+        if let Some(Ok(_)) = store.list(Some(&catalog)).next().await {
+            return Err(StoreError::Nested {
+                url: url.clone(),
+                within,
+            });
+        }
+    }
+    Ok(())
 }
 
 fn is_of_clocks(source: &Error) -> bool {

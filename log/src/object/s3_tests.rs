@@ -17,7 +17,7 @@ use object_store::{
 
 use super::{
     Environment, Operation, Purpose, RequestOutcome, StoreError, StoreOption, StoreRequests,
-    StoreUrl, Usage, check_store, conformance, open_store,
+    StoreUrl, Usage, check_beside_others, check_store, conformance, open_store,
 };
 use crate::catalog::Catalog;
 use crate::catalog::tests::create;
@@ -117,6 +117,20 @@ async fn a_store_that_is_as_it_should_be_is_left_as_it_was() {
             .objects
             .is_empty()
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_within_the_directories_of_another_is_refused() {
+    let gateway = Gateway::start();
+    let open = |url: &StoreUrl| opened(url, &options(&gateway.endpoint()), &environment());
+    let nested = url("n/streams/x");
+    check_beside_others(&nested, open).await.unwrap();
+    let other = open(&url("n")).unwrap();
+    other.put(&"catalog/1".into(), "{}".into()).await.unwrap();
+    let error = check_beside_others(&nested, open).await.unwrap_err();
+    assert!(matches!(error, StoreError::Nested { .. }), "{error}");
+    assert!(error.to_string().contains("/n`, which deletes"), "{error}");
+    check_beside_others(&url("n/beside"), open).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]

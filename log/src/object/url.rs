@@ -23,6 +23,9 @@ pub(super) enum Provider {
     Azure,
 }
 
+/// What is at the top of a store.
+const DIRECTORIES: [&str; 3] = ["catalog", "streams", "views"];
+
 /// What a URL names.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Place {
@@ -46,6 +49,37 @@ impl StoreUrl {
     /// Whether it is reached over a network, where anything may answer.
     pub fn is_remote(&self) -> bool {
         matches!(self.place, Place::Bucket { .. })
+    }
+
+    /// The stores in whose directories it would lie, if they are there: these delete there what they do not know.
+    pub fn around(&self) -> Vec<Self> {
+        let Place::Bucket {
+            provider,
+            bucket,
+            prefix,
+        } = &self.place
+        else {
+            return vec![];
+        };
+        let parts: Vec<_> = prefix.parts().collect();
+        let inside = (0..parts.len()).filter(|at| DIRECTORIES.contains(&parts[*at].as_ref()));
+        let store = |at: usize| {
+            let prefix: Path = parts[..at].iter().cloned().collect();
+            let scheme = match provider {
+                Provider::S3 => "s3",
+                Provider::Gcs => "gs",
+                Provider::Azure => "az",
+            };
+            Self {
+                text: format!("{scheme}://{bucket}/{prefix}"),
+                place: Place::Bucket {
+                    provider: *provider,
+                    bucket: bucket.clone(),
+                    prefix,
+                },
+            }
+        };
+        inside.map(store).collect()
     }
 
     /// Whether nothing but the process that opens it ever sees it.
@@ -120,6 +154,37 @@ fn place(url: &Url, text: &str) -> Result<Place, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_url_tells_in_whose_directories_it_lies() {
+        let around = |text: &str| {
+            let url: StoreUrl = text.parse().unwrap();
+            let stores = url.around();
+            // What is shown is what is opened.
+            for store in &stores {
+                assert_eq!(
+                    store.to_string().parse::<StoreUrl>().unwrap().place,
+                    store.place
+                );
+            }
+            stores.iter().map(ToString::to_string).collect::<Vec<_>>()
+        };
+        for beside in [
+            "s3://b",
+            "s3://b/n",
+            "s3://b/n/other",
+            "file:///streams/x",
+            "memory://",
+        ] {
+            assert_eq!(around(beside), [""; 0], "{beside}");
+        }
+        assert_eq!(around("az://b/streams"), ["az://b/"]);
+        assert_eq!(around("gs://b/n/catalog/x"), ["gs://b/n"]);
+        assert_eq!(
+            around("s3://b/n/views/m/streams/"),
+            ["s3://b/n", "s3://b/n/views/m"]
+        );
+    }
 
     fn place_of(text: &str) -> Place {
         text.parse::<StoreUrl>().unwrap().place
