@@ -138,7 +138,7 @@ pub enum StoreError {
         /// Which store.
         url: StoreUrl,
         /// Where the other one is.
-        within: StoreUrl,
+        within: String,
     },
     /// The store lacks what everything here rests on: take another.
     #[error(
@@ -484,7 +484,7 @@ pub async fn check_beside_others(
         if let Some(Ok(_)) = store.list(Some(&catalog)).next().await {
             return Err(StoreError::Nested {
                 url: url.clone(),
-                within,
+                within: within.to_string(),
             });
         }
     }
