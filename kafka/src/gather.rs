@@ -173,8 +173,19 @@ impl Gatherer {
                         gathered.read(before);
                     }
                     match record.value() {
-                        Some(_) if self.is_done(record, &mut gathered) => {}
-                        Some(value) => records.push((record, value)),
+                        Some(value) => {
+                            match replay::of(&self.stream, self.settings.format, &record) {
+                                Some(Mark::Other(letter)) if self.has_read(letter) => {
+                                    gathered.skipped.replays += 1;
+                                }
+                                mark => {
+                                    if let Some(Mark::Own(letter)) = mark {
+                                        gathered.tries.insert(place_of(record), letter);
+                                    }
+                                    records.push((record, value));
+                                }
+                            }
+                        }
                         None if self.settings.tombstones == Tombstones::Skip => {
                             gathered.skipped.tombstones += 1;
                         }
@@ -197,19 +208,9 @@ impl Gatherer {
         gathered
     }
 
-    /// Whether a record replays what this stream has read in its first place. What else it replays is noted.
-    fn is_done(&self, record: Record<'_>, gathered: &mut Gathered) -> bool {
-        match replay::of(&self.stream, self.settings.format, &record) {
-            Some(Mark::Own(letter)) => {
-                gathered.tries.insert(place_of(record), letter);
-                false
-            }
-            Some(Mark::Other((partition, offset))) if offset >= self.start.get(partition) => {
-                gathered.skipped.replays += 1;
-                true
-            }
-            _ => false,
-        }
+    /// Whether the stream began before a place, so that it has read what is there.
+    fn has_read(&self, (partition, offset): Place) -> bool {
+        offset >= self.start.get(partition)
     }
 
     /// Gets the schemas that the batch needs. Where one cannot be had: the offset of the first record of each

@@ -22,7 +22,7 @@ use datafusion::execution::memory_pool::{
     MemoryConsumer, MemoryLimit, MemoryPool, MemoryReservation,
 };
 use dovetail_log::parquet_files::PagedFile;
-use dovetail_view::{GroupKey, View, ViewError};
+use dovetail_view::{GroupKey, View, ViewError, rows_while};
 use moka::future::Cache;
 use object_store::ObjectStore;
 use object_store::path::Path;
@@ -287,16 +287,8 @@ impl Block {
     }
 
     fn row_of(&self, key: &[u8]) -> Option<usize> {
-        let (mut low, mut high) = (0, self.keys.num_rows());
-        while low < high {
-            let middle = low + (high - low) / 2;
-            match self.keys.row(middle).data().cmp(key) {
-                std::cmp::Ordering::Equal => return Some(middle),
-                std::cmp::Ordering::Less => low = middle + 1,
-                std::cmp::Ordering::Greater => high = middle,
-            }
-        }
-        None
+        let at = rows_while(&self.keys, |before| before < key);
+        (at < self.keys.num_rows() && self.keys.row(at).data() == key).then_some(at)
     }
 }
 

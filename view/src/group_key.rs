@@ -7,6 +7,7 @@
 
 use arrow::array::{Array as _, ArrayRef};
 use arrow::datatypes::DataType;
+use arrow::row::Rows;
 use datafusion::common::ScalarValue;
 use datafusion::common::hash_utils::{RandomState, create_hashes};
 
@@ -64,6 +65,20 @@ impl View {
             hash: hash[0],
         })
     }
+}
+
+/// How many of the sorted `keys`, as [`View::encode_keys`] has them, come before the first that is not `before`.
+pub fn rows_while(keys: &Rows, before: impl Fn(&[u8]) -> bool) -> usize {
+    let (mut low, mut high) = (0, keys.num_rows());
+    while low < high {
+        let middle = low + (high - low) / 2;
+        if before(keys.row(middle).data()) {
+            low = middle + 1;
+        } else {
+            high = middle;
+        }
+    }
+    low
 }
 
 /// The hash of the key of each row. `columns` are the keys in GROUP BY order.

@@ -4,6 +4,7 @@
 use arrow::array::RecordBatch;
 use arrow::row::Rows;
 
+use crate::group_key::rows_while;
 use crate::run::SortKey;
 use crate::{View, ViewError};
 
@@ -61,15 +62,6 @@ impl KeyedStates {
 
     /// How many of the keys are at most `bound`.
     fn rows_through(&self, bound: &[u8]) -> usize {
-        let (mut low, mut high) = (0, self.keys.num_rows());
-        while low < high {
-            let middle = (low + high) / 2;
-            if self.keys.row(middle).as_ref() <= bound {
-                low = middle + 1
-            } else {
-                high = middle
-            }
-        }
-        low
+        rows_while(&self.keys, |key| key <= bound)
     }
 }

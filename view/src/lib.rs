@@ -51,7 +51,7 @@ pub use functions::{
     APPROX_DISTINCT_RELATIVE_ERROR, ApproxDistinct, Avg, MinMax, Ordered, Sum, UNBOUNDED_FUNCTIONS,
     register_functions,
 };
-pub use group_key::GroupKey;
+pub use group_key::{GroupKey, rows_while};
 pub use hooked::{Hook, Hooked};
 pub use keyed::KeyedStates;
 pub use predicate::Predicate;

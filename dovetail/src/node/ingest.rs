@@ -24,6 +24,7 @@ use parking_lot::Mutex;
 use super::Node;
 use super::describe::token;
 use super::feed::Feed;
+use super::members::STOPPED;
 use super::open_stream::OpenStream;
 
 /// How long an append waits for memory before it is refused.
@@ -295,7 +296,7 @@ fn check_reads(open: &OpenStream, now_ms: i64) -> Result<(), Problem> {
         return Ok(());
     };
     let (kind, goes_on) = match source.phase.as_str() {
-        "stopped" => (ProblemKind::Conflict, "once that is settled"),
+        STOPPED => (ProblemKind::Conflict, "once that is settled"),
         "retrying" => (ProblemKind::Unavailable, "when it reads again"),
         _ => return Ok(()),
     };

@@ -80,9 +80,8 @@ const MODES: [RunMode; 3] = [RunMode::Full, RunMode::Incremental, RunMode::Repai
 
 /// How many runs of each view came to what. That none failed is said, too: an alert sees the first one as a change.
 fn batch_run_counts(state: &CatalogState) -> Vec<BatchRunCount> {
-    let views = state.views.iter();
-    let views = views.filter(|(_, view)| view.dropped_at.is_none());
-    let failed = views.flat_map(|(id, _)| MODES.map(|mode| (id, mode, Outcome::Failed)));
+    let views = state.views.keys();
+    let failed = views.flat_map(|id| MODES.map(|mode| (id, mode, Outcome::Failed)));
     let runs = state.runs.values();
     let ended = runs.map(|run| (&run.view, run.mode, run.outcome));
     let mut counts: BTreeMap<_, BatchRunCount> = BTreeMap::new();

@@ -447,28 +447,6 @@ pub async fn check_store(url: &StoreUrl, store: &dyn ObjectStore) -> Result<(), 
     deleted.map_err(failed)
 }
 
-/// Whether the store refused a signature for its time: S3 and Azure allow a quarter of an hour.
-/// That there are no keys, and where they could be.
-fn no_keys(url: &StoreUrl) -> &'static str {
-    match url.place {
-        Place::Bucket {
-            provider: Provider::Gcs,
-            ..
-        } => {
-            "no keys are in the environment, and this machine has none from its cloud: set GOOGLE_SERVICE_ACCOUNT or GOOGLE_APPLICATION_CREDENTIALS to the file of a service account"
-        }
-        Place::Bucket {
-            provider: Provider::Azure,
-            ..
-        } => {
-            "no keys are in the environment, and this machine has none from its cloud: set AZURE_STORAGE_ACCOUNT_KEY"
-        }
-        _ => {
-            "no keys are in the environment or in AWS's files, and this machine has none from its cloud: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
-        }
-    }
-}
-
 /// That the store at `url` lies in no directory of another one; `open` opens those that it may lie in. What may not be read
 /// is taken for none.
 ///
@@ -491,10 +469,32 @@ pub async fn check_beside_others(
     Ok(())
 }
 
+/// Whether the store refused a signature for its time: S3 and Azure allow a quarter of an hour.
 fn is_of_clocks(source: &Error) -> bool {
     let text = source.to_string();
     let codes = ["RequestTimeTooSkewed", "Request date header too old"];
     codes.iter().any(|code| text.contains(code))
+}
+
+/// That there are no keys, and where they could be.
+fn no_keys(url: &StoreUrl) -> &'static str {
+    match url.place {
+        Place::Bucket {
+            provider: Provider::Gcs,
+            ..
+        } => {
+            "no keys are in the environment, and this machine has none from its cloud: set GOOGLE_SERVICE_ACCOUNT or GOOGLE_APPLICATION_CREDENTIALS to the file of a service account"
+        }
+        Place::Bucket {
+            provider: Provider::Azure,
+            ..
+        } => {
+            "no keys are in the environment, and this machine has none from its cloud: set AZURE_STORAGE_ACCOUNT_KEY"
+        }
+        _ => {
+            "no keys are in the environment or in AWS's files, and this machine has none from its cloud: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+        }
+    }
 }
 
 fn failed(url: &StoreUrl, source: Error) -> StoreError {

@@ -35,7 +35,7 @@ use datafusion::physical_plan::{
 };
 use dovetail_model::{DataFile, Problem, ProblemKind};
 use dovetail_seam::{FileColumns, Generation};
-use dovetail_view::{Run, View, ViewError};
+use dovetail_view::{Run, View, ViewError, rows_while};
 use futures::stream::{self, BoxStream, StreamExt as _, TryStreamExt as _};
 
 use super::external;
@@ -265,9 +265,9 @@ impl Shared {
     /// The part of the merged runs that goes with a file.
     fn part(&self, merged: &MergedRuns, slot: &FileSlot) -> std::ops::Range<usize> {
         let behind = |bound: &Option<Vec<u8>>, none: usize| {
-            bound
-                .as_ref()
-                .map_or(none, |bound| rows_through(&merged.keys, bound))
+            bound.as_ref().map_or(none, |bound| {
+                rows_while(&merged.keys, |key| key <= &bound[..])
+            })
         };
         behind(&slot.after, 0)..behind(&slot.through, merged.keys.num_rows())
     }
@@ -385,20 +385,6 @@ fn touched_rows(file: &Rows, merged: &Rows, part: std::ops::Range<usize>) -> Boo
         Some(at < part.end && merged.row(at).data() == key.data())
     });
     touched.collect()
-}
-
-/// How many of the sorted `keys` are at most `bound`.
-fn rows_through(keys: &Rows, bound: &[u8]) -> usize {
-    let (mut low, mut high) = (0, keys.num_rows());
-    while low < high {
-        let middle = low + (high - low) / 2;
-        if keys.row(middle).data() <= bound {
-            low = middle + 1
-        } else {
-            high = middle
-        }
-    }
-    low
 }
 
 /// The rows of `batch` that match a predicate whose columns are found by name.
