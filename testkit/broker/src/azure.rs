@@ -6,8 +6,8 @@
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
-use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
+use std::process::Command;
+use std::time::Duration;
 
 use tempfile::TempDir;
 
@@ -50,13 +50,6 @@ impl AzureServer {
         let dir = tempfile::tempdir().expect("a directory");
         let [port] = free_ports();
         let log = dir.path().join("log");
-        let output = || {
-            let opened = std::fs::File::options()
-                .create(true)
-                .append(true)
-                .open(&log);
-            Stdio::from(opened.expect("a log"))
-        };
         let main = "node_modules/azurite/dist/src/blob/main.js";
         let installed = fetched(&format!("azurite-{VERSION}"), main, "azurite");
         let mut node = Command::new(installed.join("node"));
@@ -65,21 +58,11 @@ impl AzureServer {
             .args(["--blobHost", "127.0.0.1", "--blobPort"])
             .arg(port.to_string())
             .args(["--inMemoryPersistence", "--silent", "--disableTelemetry"]);
-        let server = Self {
-            _process: Kept::start(&node, output(), output()),
+        Self {
+            _process: Kept::start_server("Azurite", &node, &log, PATIENCE, || has_container(port)),
             port,
             _dir: dir,
-        };
-        let begun = Instant::now();
-        while !server.has_container() {
-            assert!(
-                begun.elapsed() < PATIENCE,
-                "Azurite does not start:\n{}",
-                std::fs::read_to_string(&log).unwrap_or_default()
-            );
-            std::thread::sleep(Duration::from_millis(50));
         }
-        server
     }
 
     /// The URL of its account.
@@ -91,21 +74,21 @@ impl AzureServer {
     pub fn store_options(&self, prefix: &str) -> [String; 6] {
         options_of(&format!("az://{BUCKET}/{prefix}"), &self.endpoint())
     }
+}
 
-    /// Creates the container; whether it is there then.
-    fn has_container(&self) -> bool {
-        let ask = || -> std::io::Result<bool> {
-            let mut stream = TcpStream::connect(("127.0.0.1", self.port))?;
-            stream.set_read_timeout(Some(PATIENCE))?;
-            write!(
-                stream,
-                "PUT /{ACCOUNT}/{BUCKET}?restype=container&{MAY_CREATE} HTTP/1.1\r\nhost: 127.0.0.1\r\n\
-                 x-ms-version: 2021-06-08\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
-            )?;
-            let mut answer = [0; 12];
-            stream.read_exact(&mut answer)?;
-            Ok(answer.ends_with(b" 201") || answer.ends_with(b" 409"))
-        };
-        ask().unwrap_or(false)
-    }
+/// Creates the container; whether it is there then.
+fn has_container(port: u16) -> bool {
+    let ask = || -> std::io::Result<bool> {
+        let mut stream = TcpStream::connect(("127.0.0.1", port))?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        write!(
+            stream,
+            "PUT /{ACCOUNT}/{BUCKET}?restype=container&{MAY_CREATE} HTTP/1.1\r\nhost: 127.0.0.1\r\n\
+             x-ms-version: 2021-06-08\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
+        )?;
+        let mut answer = [0; 12];
+        stream.read_exact(&mut answer)?;
+        Ok(answer.ends_with(b" 201") || answer.ends_with(b" 409"))
+    };
+    ask().unwrap_or(false)
 }

@@ -7,9 +7,9 @@
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tempfile::TempDir;
 
@@ -109,13 +109,6 @@ impl Gateway {
     /// As [`Gateway::start`].
     pub fn run(&mut self) {
         let log = self.dir.path().join(format!("{}.log", self.port));
-        let output = || {
-            let opened = std::fs::File::options()
-                .create(true)
-                .append(true)
-                .open(&log);
-            Stdio::from(opened.expect("a log"))
-        };
         let mut command = Command::new(binary());
         command
             .env("ROOT_ACCESS_KEY", KEY_ID)
@@ -126,16 +119,9 @@ impl Gateway {
             .args(["posix", "--sidecar"])
             .arg(self.dir.path().join("sidecar"))
             .arg(self.dir.path().join("root"));
-        self.process = Some(Kept::start(&command, output(), output()));
-        let begun = Instant::now();
-        while !self.is_healthy() {
-            assert!(
-                begun.elapsed() < PATIENCE,
-                "versitygw does not start:\n{}",
-                std::fs::read_to_string(&log).unwrap_or_default()
-            );
-            std::thread::sleep(Duration::from_millis(20));
-        }
+        let started =
+            Kept::start_server("versitygw", &command, &log, PATIENCE, || self.is_healthy());
+        self.process = Some(started);
     }
 
     /// Ends it at once, as kill -9 does.

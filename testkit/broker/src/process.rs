@@ -1,8 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Servers of other makers as processes of a test.
 
+use std::fs::File;
 use std::net::TcpListener;
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
 /// Runs a command and kills it when its own input ends, which it does with whoever holds the other end.
 const KEEPER: &str = r#""$@" & pid=$!; exec >/dev/null; cat >/dev/null; kill -9 $pid; wait"#;
@@ -34,6 +38,35 @@ impl Kept {
             .stderr(stderr)
             .spawn();
         Self(started.expect("a shell runs"))
+    }
+
+    /// The same for the server `name`, with what it says in the file `log`; waits until `is_up`, with so much
+    /// `patience`.
+    ///
+    /// # Panics
+    /// When that takes too long: with what it said.
+    pub fn start_server(
+        name: &str,
+        command: &Command,
+        log: &Path,
+        patience: Duration,
+        is_up: impl Fn() -> bool,
+    ) -> Self {
+        let output = || {
+            let opened = File::options().create(true).append(true).open(log);
+            Stdio::from(opened.expect("a log"))
+        };
+        let process = Self::start(command, output(), output());
+        let begun = Instant::now();
+        while !is_up() {
+            assert!(
+                begun.elapsed() < patience,
+                "{name} does not start:\n{}",
+                std::fs::read_to_string(log).unwrap_or_default()
+            );
+            sleep(Duration::from_millis(20));
+        }
+        process
     }
 
     /// Its output, once, if that was piped.
