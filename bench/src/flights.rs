@@ -7,6 +7,7 @@ use std::sync::Arc;
 use anyhow::{Context as _, Result};
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, Field, Schema, TimeUnit};
+use arrow::ipc::writer::StreamWriter;
 use arrow::json::LineDelimitedWriter;
 use arrow::record_batch::RecordBatch;
 use arrow_avro::schema::{AvroSchema, FingerprintStrategy};
@@ -21,8 +22,13 @@ pub const STREAM: &str = "CREATE STREAM flights (date TIMESTAMP NOT NULL, delay 
 /// The view of the benchmarks: groups of airport and hour.
 pub const HOURLY: &str = "CREATE VIEW hourly AS SELECT origin, date_trunc('hour', date) AS hour, count(*) AS flights, \
      sum(delay) AS total, avg(delay) AS mean, min(delay) AS least, max(delay) AS most FROM flights GROUP BY origin, hour";
-/// The content type of the bodies.
+/// Another one, of many events in few groups.
+pub const ROUTES: &str = "CREATE VIEW routes AS SELECT origin, destination, count(*) AS flights, avg(delay) AS mean \
+     FROM flights GROUP BY origin, destination";
+/// The content type of bodies with an object on each line.
 pub const NDJSON: &str = "application/x-ndjson";
+/// The content type of bodies in Arrow's streaming format.
+pub const ARROW: &str = "application/vnd.apache.arrow.stream";
 
 /// Declares the stream of flights over a topic; `more` are further options, each behind a comma.
 #[must_use]
@@ -31,8 +37,51 @@ pub fn kafka_stream(brokers: &str, topic: &str, more: &str) -> String {
     format!("{declared}, source = 'kafka', brokers = '{brokers}', topic = '{topic}'{more})")
 }
 
+/// How the bodies of requests are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Encoding {
+    /// An object on each line.
+    Ndjson,
+    /// Arrow's streaming format, without compression.
+    Arrow,
+}
+
+impl Encoding {
+    /// What a request says of its body.
+    #[must_use]
+    pub fn content_type(self) -> &'static str {
+        match self {
+            Self::Ndjson => NDJSON,
+            Self::Arrow => ARROW,
+        }
+    }
+
+    fn encode(self, rows: &RecordBatch) -> Result<Bytes> {
+        match self {
+            Self::Ndjson => {
+                let mut writer = LineDelimitedWriter::new(Vec::new());
+                writer.write(rows)?;
+                writer.finish()?;
+                Ok(Bytes::from(writer.into_inner()))
+            }
+            Self::Arrow => arrow_body(rows),
+        }
+    }
+}
+
+/// `rows` in Arrow's streaming format.
+///
+/// # Errors
+/// Never: it is written to memory.
+pub fn arrow_body(rows: &RecordBatch) -> Result<Bytes> {
+    let mut writer = StreamWriter::try_new(Vec::new(), &rows.schema())?;
+    writer.write(rows)?;
+    Ok(Bytes::from(writer.into_inner()?))
+}
+
 /// Bodies of real flights, cut from the shipped sample or from `BENCH_FLIGHTS`, a Parquet file.
 pub struct Flights {
+    encoding: Encoding,
     bodies: Vec<Bytes>,
     events: u64,
 }
@@ -43,17 +92,50 @@ impl Flights {
     /// # Errors
     /// Where the file cannot be read.
     pub fn load(batch: usize) -> Result<Self> {
+        Self::load_as(Encoding::Ndjson, batch)
+    }
+
+    /// Encodes the flights as bodies of `batch` events.
+    ///
+    /// # Errors
+    /// Where the file cannot be read.
+    pub fn load_as(encoding: Encoding, batch: usize) -> Result<Self> {
         let mut bodies = vec![];
         let mut events = 0;
         for rows in read(batch)? {
             let rows = rows?;
             events += rows.num_rows() as u64;
-            let mut writer = LineDelimitedWriter::new(Vec::new());
-            writer.write(&rows)?;
-            writer.finish()?;
-            bodies.push(Bytes::from(writer.into_inner()));
+            bodies.push(encoding.encode(&rows)?);
         }
-        Ok(Self { bodies, events })
+        Ok(Self {
+            encoding,
+            bodies,
+            events,
+        })
+    }
+
+    /// How many events there are, before they come again.
+    #[must_use]
+    pub fn len(&self) -> u64 {
+        self.events
+    }
+
+    /// Whether there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.events == 0
+    }
+
+    /// What a request says of its body.
+    #[must_use]
+    pub fn content_type(&self) -> &'static str {
+        self.encoding.content_type()
+    }
+
+    /// The bodies of all events, each once.
+    #[must_use]
+    pub fn bodies(&self) -> &[Bytes] {
+        &self.bodies
     }
 
     /// The body that holds event `at`, over and over.
@@ -128,10 +210,15 @@ fn schema() -> Schema {
     ])
 }
 
-fn read(batch: usize) -> Result<impl Iterator<Item = Result<RecordBatch>>> {
+/// The Parquet file of the flights: `BENCH_FLIGHTS`, or the shipped sample.
+#[must_use]
+pub fn flights_file() -> PathBuf {
     let shipped = concat!(env!("CARGO_MANIFEST_DIR"), "/../demo/flights.parquet");
-    let path =
-        std::env::var_os("BENCH_FLIGHTS").map_or_else(|| PathBuf::from(shipped), PathBuf::from);
+    std::env::var_os("BENCH_FLIGHTS").map_or_else(|| PathBuf::from(shipped), PathBuf::from)
+}
+
+fn read(batch: usize) -> Result<impl Iterator<Item = Result<RecordBatch>>> {
+    let path = flights_file();
     let file =
         std::fs::File::open(&path).with_context(|| format!("cannot open {}", path.display()))?;
     let reader = ParquetRecordBatchReaderBuilder::try_new(file)?

@@ -14,10 +14,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, ensure};
 use serde_json::json;
 
-use dovetail_bench::{Figures, Flights, HOURLY, NDJSON, STREAM, Server, setting};
+use dovetail_bench::{Figures, Flights, HOURLY, NDJSON, ROUTES, STREAM, Server, setting};
 
-const ROUTES: &str = "CREATE VIEW routes AS SELECT origin, destination, count(*) AS flights, avg(delay) AS mean \
-     FROM flights GROUP BY origin, destination";
 /// Events of one request of the steady load.
 const BATCH: usize = 5_000;
 /// Pause between two probes.

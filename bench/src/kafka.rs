@@ -12,7 +12,7 @@ use std::time::Instant;
 
 use anyhow::{Context as _, Result, ensure};
 use dovetail_bench::{
-    Caught, Figures, Format, HOURLY, Peer, Server, avro_schema, kafka_stream, messages, setting,
+    Figures, Format, HOURLY, Peer, Server, Took, avro_schema, kafka_stream, messages, setting,
 };
 use dovetail_broker::{Broker, Producer, Registry};
 use serde_json::json;
@@ -33,7 +33,7 @@ async fn main() -> Result<()> {
         Topic::fill(&broker, "json", Format::Json, String::new(), events)?,
         Topic::fill(&broker, "avro", Format::Avro(id), more, events)?,
     ];
-    let mut peers = Peer::all(&broker.address(), topics[0].name, topics[0].events()).await?;
+    let mut peers = Peer::of_topic(&broker.address(), topics[0].name, topics[0].events()).await?;
     let names = topics
         .iter()
         .map(|topic| format!("dovetail, {}", topic.name));
@@ -45,7 +45,7 @@ async fn main() -> Result<()> {
             caught.push(topic.catch_up().await?);
         }
         for peer in &mut peers {
-            caught.push(peer.catch_up().await?);
+            caught.push(peer.turn().await?);
         }
         for (line, caught_by) in lines.iter_mut().zip(&caught) {
             line.took(caught_by, &caught[0], topics[0].events());
@@ -84,7 +84,7 @@ impl Topic {
     }
 
     /// From the declaration of the stream until the view has all events.
-    async fn catch_up(&self) -> Result<Caught> {
+    async fn catch_up(&self) -> Result<Took> {
         let server = Server::start().await?;
         let begin = Instant::now();
         server.sql(&self.stream).await?;
@@ -99,7 +99,7 @@ impl Topic {
         let seconds = begin.elapsed().as_secs_f64();
         let (seen, sent) = (answer["rows"][0]["n"].as_u64(), self.events());
         ensure!(seen == Some(sent), "the view has {seen:?} of {sent} events");
-        let caught = Caught {
+        let caught = Took {
             seconds,
             cpu_seconds: server.cpu_seconds().await?,
             peak_mib: server.peak_memory_mib().await?,
@@ -145,7 +145,7 @@ impl Line {
         }
     }
 
-    fn took(&mut self, caught: &Caught, first: &Caught, events: u64) {
+    fn took(&mut self, caught: &Took, first: &Took, events: u64) {
         self.rate.push(events as f64 / caught.seconds);
         self.cpu.push(caught.cpu_seconds / (events as f64 / 1e6));
         self.peak.push(caught.peak_mib);

@@ -8,6 +8,9 @@ mod peer;
 mod server;
 
 pub use figures::{Figures, setting};
-pub use flights::{Flights, Format, HOURLY, NDJSON, STREAM, avro_schema, kafka_stream, messages};
-pub use peer::{Caught, Peer};
-pub use server::Server;
+pub use flights::{
+    ARROW, Encoding, Flights, Format, HOURLY, NDJSON, ROUTES, STREAM, arrow_body, avro_schema, flights_file,
+    kafka_stream, messages,
+};
+pub use peer::{Peer, Took};
+pub use server::{Server, cpu_seconds_of_this_process};

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Other systems that keep the same view of the same topic, each in a process of its own.
+//! Other systems that do the same work, each in a process of its own that waits for its turn.
 
+use std::path::Path;
 use std::process::Stdio;
 
 use anyhow::{Context as _, Result, ensure};
@@ -12,9 +13,9 @@ use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 /// Where the programs of the peers are.
 const PEERS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/peers");
 
-/// What it took to see every event of a topic.
+/// What a turn took.
 #[derive(Debug, Clone, Copy, Deserialize)]
-pub struct Caught {
+pub struct Took {
     /// Of wall.
     pub seconds: f64,
     /// Of processors, by the peer's process and those that it starts.
@@ -33,11 +34,12 @@ pub struct Peer {
 }
 
 impl Peer {
-    /// Those that `script/bench-peers` has fetched, warm: each has caught up once, which is not counted.
+    /// Those that `script/bench-peers` has fetched and that catch up on a topic, warm: each has caught up once, which
+    /// is not counted.
     ///
     /// # Errors
     /// Where one does not start or cannot read the topic.
-    pub async fn all(brokers: &str, topic: &str, events: u64) -> Result<Vec<Self>> {
+    pub async fn of_topic(brokers: &str, topic: &str, events: u64) -> Result<Vec<Self>> {
         let mut peers = vec![];
         let python = cached("peers").join("bin/python");
         if python.exists() {
@@ -61,9 +63,27 @@ impl Peer {
             peers.push(Self::start("Flink SQL 2.3", flink)?);
         }
         for peer in &mut peers {
-            peer.catch_up().await?;
+            peer.turn().await?;
         }
         Ok(peers)
+    }
+
+    /// DuckDB with so much memory, such as `1GB`, which computes the hourly view of the flights in a Parquet file, so
+    /// many times over; warm. None where `script/bench-peers` has not fetched it.
+    ///
+    /// # Errors
+    /// Where it does not start.
+    pub async fn duckdb(flights: &Path, times: u64, memory: &str) -> Result<Option<Self>> {
+        let python = cached("peers").join("bin/python");
+        if !python.exists() {
+            return Ok(None);
+        }
+        let mut duckdb = Command::new(python);
+        duckdb.arg(format!("{PEERS}/duckdb_batch.py"));
+        duckdb.arg(flights).args([&times.to_string(), memory]);
+        let mut duckdb = Self::start("DuckDB 2.0", duckdb)?;
+        duckdb.turn().await?;
+        Ok(Some(duckdb))
     }
 
     fn start(name: &'static str, mut command: Command) -> Result<Self> {
@@ -80,20 +100,20 @@ impl Peer {
         })
     }
 
-    /// Lets it read the topic from the beginning.
+    /// Lets it do its work once, from the beginning.
     ///
     /// # Errors
     /// Where it ends instead.
-    pub async fn catch_up(&mut self) -> Result<Caught> {
+    pub async fn turn(&mut self) -> Result<Took> {
         self.turns.write_all(b"\n").await?;
         let answer = self.answers.next_line().await?;
         let Some(answer) = answer else {
             let ended = self.process.wait().await?;
             return Err(anyhow::anyhow!("{} ended: {ended}", self.name));
         };
-        let caught: Caught = serde_json::from_str(&answer)
+        let took: Took = serde_json::from_str(&answer)
             .with_context(|| format!("{} said {answer}", self.name))?;
-        ensure!(caught.seconds > 0.0, "{} took no time", self.name);
-        Ok(caught)
+        ensure!(took.seconds > 0.0, "{} took no time", self.name);
+        Ok(took)
     }
 }

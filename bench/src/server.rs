@@ -19,7 +19,15 @@ pub struct Server {
     child: tokio::sync::Mutex<Child>,
     url: String,
     http: reqwest::Client,
-    _data: tempfile::TempDir,
+    started: Started,
+}
+
+/// How a server was started, so that it can be started again.
+struct Started {
+    program: PathBuf,
+    options: Vec<String>,
+    environment: Vec<(String, String)>,
+    data: tempfile::TempDir,
 }
 
 impl Server {
@@ -52,20 +60,41 @@ impl Server {
         options: &[&str],
         environment: &[(&str, &str)],
     ) -> Result<Self> {
-        let data = tempfile::tempdir()?;
-        let mut child = Command::new(program)
+        let owned = |text: &&str| (*text).to_owned();
+        let environment = environment.iter();
+        let environment = environment.map(|(name, value)| (owned(name), owned(value)));
+        Self::start_on(Started {
+            program: program.to_owned(),
+            options: options.iter().map(owned).collect(),
+            environment: environment.collect(),
+            data: tempfile::tempdir()?,
+        })
+        .await
+    }
+
+    /// Kills it where it stands, and starts it again on its directory.
+    ///
+    /// # Errors
+    /// Where it cannot be started.
+    pub async fn killed_and_started(self) -> Result<Self> {
+        self.stop().await?;
+        Self::start_on(self.started).await
+    }
+
+    async fn start_on(started: Started) -> Result<Self> {
+        let mut child = Command::new(&started.program)
             .args(["up", "--listen", "127.0.0.1:0", "--log-level", "warn"])
             .arg("--data")
-            .arg(data.path())
-            .args(options)
-            .envs(environment.iter().copied())
+            .arg(started.data.path())
+            .args(&started.options)
+            .envs(started.environment.iter().map(|(name, value)| (name, value)))
             .stdout(Stdio::piped())
             .kill_on_drop(true)
             .spawn()
             .with_context(|| {
                 format!(
                     "cannot start {}; build it, or set DOVETAIL_BIN",
-                    program.display()
+                    started.program.display()
                 )
             })?;
         let stdout = child.stdout.take().context("its output is piped")?;
@@ -83,7 +112,7 @@ impl Server {
             child: tokio::sync::Mutex::new(child),
             url,
             http: reqwest::Client::new(),
-            _data: data,
+            started,
         })
     }
 
@@ -148,10 +177,18 @@ impl Server {
     /// # Errors
     /// Where the server refuses it.
     pub async fn rows(&self, sql: &str, format: &str) -> Result<usize> {
+        Ok(self.body(sql, format).await?.len())
+    }
+
+    /// The answer to a query.
+    ///
+    /// # Errors
+    /// Where the server refuses it.
+    pub async fn body(&self, sql: &str, format: &str) -> Result<Bytes> {
         let request = self.http.get(format!("{}/v1/sql", self.url));
         let response = request.query(&[("q", sql), ("format", format)]);
         let response = response.send().await?.error_for_status()?;
-        Ok(response.bytes().await?.len())
+        Ok(response.bytes().await?)
     }
 
     /// One full recompute of `view`, promoted: the seconds of its ledger entry.
@@ -180,11 +217,7 @@ impl Server {
     /// # Errors
     /// Where the process is gone.
     pub async fn cpu_seconds(&self) -> Result<f64> {
-        let stat = self.proc_file("stat").await?;
-        let after_name = stat.rsplit_once(')').context("the name is in brackets")?.1;
-        let ticks = after_name.split_whitespace().skip(11).take(2);
-        let ticks: u64 = ticks.map(str::parse::<u64>).sum::<Result<_, _>>()?;
-        Ok(ticks as f64 / TICKS_PER_SECOND)
+        cpu_seconds(&self.proc_file("stat").await?)
     }
 
     /// The most memory that the server has had resident, MiB.
@@ -212,6 +245,22 @@ impl Server {
         self.child.lock().await.kill().await?;
         Ok(())
     }
+}
+
+/// Processor seconds of this process so far: what a load cost to generate.
+///
+/// # Errors
+/// Where `/proc` is not there.
+pub fn cpu_seconds_of_this_process() -> Result<f64> {
+    cpu_seconds(&std::fs::read_to_string("/proc/self/stat")?)
+}
+
+/// Processor seconds in a `/proc/PID/stat`.
+fn cpu_seconds(stat: &str) -> Result<f64> {
+    let after_name = stat.rsplit_once(')').context("the name is in brackets")?.1;
+    let ticks = after_name.split_whitespace().skip(11).take(2);
+    let ticks: u64 = ticks.map(str::parse::<u64>).sum::<Result<_, _>>()?;
+    Ok(ticks as f64 / TICKS_PER_SECOND)
 }
 
 async fn answer(request: reqwest::RequestBuilder) -> Result<Value> {
