@@ -12,6 +12,7 @@ mod alter;
 mod bad_bodies;
 mod balancers;
 mod cli;
+mod config;
 mod crash;
 mod dead_letters;
 mod ingest;
