@@ -15,7 +15,7 @@ use datafusion::execution::TaskContext;
 use dovetail_log::catalog::Catalog;
 use dovetail_model::{
     BatchRun, CatalogState, Clock, Entry, Exclusion, GenerationNumber, Manifest, Outcome,
-    RepairScope, RunId, RunMode, StreamId, StreamSchema, ViewDef, ViewId, ViewState,
+    RepairScope, RunId, RunMode, StreamId, StreamSchema, ViewDef, ViewId, ViewState, Volume,
 };
 use dovetail_seam::Poisoned;
 use dovetail_view::{Predicate, View};
@@ -74,7 +74,7 @@ pub struct StartRequest {
     pub scope: RepairScope,
     /// End staged instead of promoting.
     pub dry_run: bool,
-    /// Who asks: `user`, `schedule`, `memory`, `build`, `upgrade`.
+    /// Who asks: `user`, `schedule`, `volume`, `memory`, `build`, `upgrade`.
     pub trigger: &'static str,
     /// Start only where the view's definition has no generation yet: two may see that at once, one builds.
     pub only_to_build: bool,
@@ -397,6 +397,15 @@ impl BatchLayer {
             name: view.name.clone(),
         };
         self.config.streams.stream(&view.stream).ok_or_else(missing)
+    }
+
+    /// What is archived behind the last full run of a view that volume recomputes; None of any other.
+    pub fn archived_since_full(&self, view: &ViewState) -> Option<Volume> {
+        if view.def.recompute_after.is_none() {
+            return None;
+        }
+        let stream = self.handle(&view.def).ok()?;
+        Some(stream.cell.load().raw().volume_behind(&view.recomputed_to))
     }
 
     /// Takes a target that covers everything durable at this moment.

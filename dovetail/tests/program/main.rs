@@ -37,4 +37,5 @@ mod roles_tokens;
 mod sql_files;
 mod support;
 mod up;
+mod volume;
 mod workers;
