@@ -17,7 +17,7 @@ use dovetail_model::{
     BatchRun, CatalogState, Clock, Entry, Exclusion, GenerationNumber, Manifest, Outcome,
     RepairScope, RunId, RunMode, StreamId, StreamSchema, ViewDef, ViewId, ViewState, Volume,
 };
-use dovetail_seam::Poisoned;
+use dovetail_seam::{Latencies, Latency, Poisoned};
 use dovetail_view::{Predicate, View};
 use object_store::ObjectStore;
 use parking_lot::Mutex;
@@ -105,6 +105,8 @@ pub struct BatchLayer {
     /// Told whenever a run leaves `in_flight`.
     ended: Arc<watch::Sender<()>>,
     publish_locks: Arc<Mutex<HashMap<ViewId, Arc<tokio::sync::Mutex<()>>>>>,
+    /// Of all runs that ended, however they did.
+    run_latency: Arc<Latency>,
     pub(crate) lanes: Arc<Lanes>,
     pub(crate) outgrown: Arc<Outgrown>,
     /// Views of which files are being written, or are written and in no manifest yet.
@@ -149,6 +151,7 @@ impl BatchLayer {
             superfluous: Arc::default(),
             ended: Arc::new(watch::Sender::new(())),
             publish_locks: Arc::default(),
+            run_latency: Arc::default(),
             lanes,
             outgrown: Arc::default(),
             sealed: Arc::default(),
@@ -397,6 +400,11 @@ impl BatchLayer {
             name: view.name.clone(),
         };
         self.config.streams.stream(&view.stream).ok_or_else(missing)
+    }
+
+    /// How long runs took since the start, from being asked for to their end.
+    pub fn run_latencies(&self) -> Latencies {
+        self.run_latency.read()
     }
 
     /// What is archived behind the last full run of a view that volume recomputes; None of any other.

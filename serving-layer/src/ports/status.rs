@@ -8,6 +8,7 @@ use dovetail_model::{
     Column, EpochUnit, EventTime, ExclusionId, GenerationNumber, Hole, Offset, PartitionId, RunId,
     RunMode, StreamId, UnknownColumns, ViewId, Volume,
 };
+use dovetail_seam::Latencies;
 use serde::{Deserialize, Serialize};
 
 use crate::sql::sql_type;
@@ -358,6 +359,9 @@ pub struct StageStatus {
     /// The same since the server started; not of `batch`, whose runs the ledger has.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub total: Option<u64>,
+    /// How long each thing took it since the server started; for `/metrics`.
+    #[serde(skip)]
+    pub latencies: Latencies,
     /// Offsets that wait for the stage.
     pub waiting: u64,
     /// Share of the last ten seconds in which the stage was at work, 0 to 1.
