@@ -4,6 +4,8 @@
 # Versions of the tools that are not part of the clone.
 cargo_deny_version=0.20.2
 
+cargo_deb_version=3.8.0
+
 kafka_version=4.3.1
 
 apicurio_version=2.6.13.Final
@@ -87,18 +89,21 @@ need_rust() {
     cargo clippy --version >/dev/null 2>&1 || rustup component add clippy
 }
 
-# cargo-deny, from PATH or kept in the cache.
-need_cargo_deny() {
-    if have cargo-deny; then
+# cargo-deny and cargo-deb, from PATH or kept in the cache.
+need_cargo_deny() { need_cargo_tool cargo-deny "$cargo_deny_version"; }
+need_cargo_deb() { need_cargo_tool cargo-deb "$cargo_deb_version"; }
+
+need_cargo_tool() { # NAME VERSION
+    if have "$1"; then
         return
     fi
     export PATH="$cache/tools/bin:$PATH"
-    if have cargo-deny; then
+    if have "$1"; then
         return
     fi
-    say "installing cargo-deny $cargo_deny_version into $cache/tools (once, some minutes)"
+    say "installing $1 $2 into $cache/tools (once, some minutes)"
     env -u CARGO_TARGET_DIR cargo install --quiet --locked \
-        --root "$cache/tools" --target-dir "$cache/tools/target" "cargo-deny@$cargo_deny_version"
+        --root "$cache/tools" --target-dir "$cache/tools/target" "$1@$2"
     rm -rf "$cache/tools/target"
 }
 

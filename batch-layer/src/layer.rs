@@ -15,9 +15,9 @@ use datafusion::execution::TaskContext;
 use dovetail_log::catalog::Catalog;
 use dovetail_model::{
     BatchRun, CatalogState, Clock, Entry, Exclusion, GenerationNumber, Manifest, Outcome,
-    RepairScope, RunId, RunMode, StreamId, StreamSchema, ViewDef, ViewId, ViewState,
+    RepairScope, RunId, RunMode, StreamId, StreamSchema, ViewDef, ViewId, ViewState, Volume,
 };
-use dovetail_seam::Poisoned;
+use dovetail_seam::{Latencies, Latency, Poisoned};
 use dovetail_view::{Predicate, View};
 use object_store::ObjectStore;
 use parking_lot::Mutex;
@@ -74,7 +74,7 @@ pub struct StartRequest {
     pub scope: RepairScope,
     /// End staged instead of promoting.
     pub dry_run: bool,
-    /// Who asks: `user`, `schedule`, `memory`, `build`, `upgrade`.
+    /// Who asks: `user`, `schedule`, `volume`, `memory`, `build`, `upgrade`.
     pub trigger: &'static str,
     /// Start only where the view's definition has no generation yet: two may see that at once, one builds.
     pub only_to_build: bool,
@@ -105,6 +105,8 @@ pub struct BatchLayer {
     /// Told whenever a run leaves `in_flight`.
     ended: Arc<watch::Sender<()>>,
     publish_locks: Arc<Mutex<HashMap<ViewId, Arc<tokio::sync::Mutex<()>>>>>,
+    /// Of all runs that ended, however they did.
+    run_latency: Arc<Latency>,
     pub(crate) lanes: Arc<Lanes>,
     pub(crate) outgrown: Arc<Outgrown>,
     /// Views of which files are being written, or are written and in no manifest yet.
@@ -149,6 +151,7 @@ impl BatchLayer {
             superfluous: Arc::default(),
             ended: Arc::new(watch::Sender::new(())),
             publish_locks: Arc::default(),
+            run_latency: Arc::default(),
             lanes,
             outgrown: Arc::default(),
             sealed: Arc::default(),
@@ -397,6 +400,20 @@ impl BatchLayer {
             name: view.name.clone(),
         };
         self.config.streams.stream(&view.stream).ok_or_else(missing)
+    }
+
+    /// How long runs took since the start, from being asked for to their end.
+    pub fn run_latencies(&self) -> Latencies {
+        self.run_latency.read()
+    }
+
+    /// What is archived behind the last full run of a view that volume recomputes; None of any other.
+    pub fn archived_since_full(&self, view: &ViewState) -> Option<Volume> {
+        if view.def.recompute_after.is_none() {
+            return None;
+        }
+        let stream = self.handle(&view.def).ok()?;
+        Some(stream.cell.load().raw().volume_behind(&view.recomputed_to))
     }
 
     /// Takes a target that covers everything durable at this moment.

@@ -1,13 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
-//! When runs start by themselves: cron, interval, memory pressure, first generations, upgrades.
+//! When runs start by themselves: cron, interval, volume, memory pressure, first generations, upgrades.
 
+use std::collections::BTreeMap;
 use std::str::FromStr as _;
 use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use croner::Cron;
-use dovetail_model::{BatchRun, CatalogState, Entry, RunMode, ViewId, ViewState};
+use dovetail_model::{BatchRun, CatalogState, Entry, RunMode, ViewId, ViewState, Volume};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
@@ -71,13 +72,19 @@ fn last_incremental(state: &CatalogState, view: &ViewState) -> DateTime<Utc> {
 
 /// Which runs are due at `now`, one per view and lane. Pure: the caller starts them.
 ///
-/// `memory` is what the speed layers' memory wants.
-pub fn due_runs(state: &CatalogState, now: DateTime<Utc>, memory: &MemoryDemand) -> Vec<Due> {
+/// `memory` is what the speed layers' memory wants, `archived` what each view that volume recomputes has behind its last
+/// full run.
+pub fn due_runs(
+    state: &CatalogState,
+    now: DateTime<Utc>,
+    memory: &MemoryDemand,
+    archived: &BTreeMap<ViewId, Volume>,
+) -> Vec<Due> {
     state
         .live_views()
         .flat_map(|view| {
             [
-                due_full(state, view, now),
+                due_full(state, view, now, archived.get(&view.def.id)),
                 due_incremental(state, view, now, memory),
             ]
         })
@@ -85,7 +92,12 @@ pub fn due_runs(state: &CatalogState, now: DateTime<Utc>, memory: &MemoryDemand)
         .collect()
 }
 
-fn due_full(state: &CatalogState, view: &ViewState, now: DateTime<Utc>) -> Option<Due> {
+fn due_full(
+    state: &CatalogState,
+    view: &ViewState,
+    now: DateTime<Utc>,
+    archived: Option<&Volume>,
+) -> Option<Due> {
     let id = &view.def.id;
     if state.running(id, false).is_some() {
         return None;
@@ -105,14 +117,26 @@ fn due_full(state: &CatalogState, view: &ViewState, now: DateTime<Utc>) -> Optio
             _ => due("build", None),
         };
     }
-    let since = view.schedule_served.unwrap_or(view.def.defined_at);
-    let mut passed = None;
-    let mut next = next_full(view, since)?;
-    while next <= now {
-        passed = Some(next);
-        next = next_full(view, next)?;
+    if let Some(time) = passed_full(view, now) {
+        return due("schedule", Some(time));
     }
-    passed.and_then(|time| due("schedule", Some(time)))
+    let is_reached = archived.is_some_and(|volume| view.def.recompute_after.is_reached_by(*volume));
+    if !is_reached || view.schedule_paused {
+        return None;
+    }
+    // What fails on its data is due as before: it waits longer each time.
+    match state.recompute_again_at(view) {
+        Some(again) if now < again => None,
+        _ => due("volume", None),
+    }
+}
+
+/// The latest time of the view's full schedule that has passed and was not served.
+fn passed_full(view: &ViewState, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
+    let since = view.schedule_served.unwrap_or(view.def.defined_at);
+    std::iter::successors(next_full(view, since), |passed| next_full(view, *passed))
+        .take_while(|time| *time <= now)
+        .last()
 }
 
 /// Pause between incremental runs of a view under memory pressure: time for the last one to show.
@@ -182,7 +206,7 @@ impl Scheduler {
             let now = self.batch.config.clock.now();
             let state = self.batch.config.catalog.state();
             let memory = self.batch.relieve(&state, self.memory.as_ref());
-            for due in due_runs(&state, now, &memory) {
+            for due in due_runs(&state, now, &memory, &self.archived(&state)) {
                 match self.start(&due).await {
                     // Someone else was quicker: what was due is done.
                     Ok(())
@@ -226,6 +250,15 @@ impl Scheduler {
 }
 
 impl Scheduler {
+    /// What is archived behind the last full run of each view that volume recomputes.
+    fn archived(&self, state: &CatalogState) -> BTreeMap<ViewId, Volume> {
+        let views = state.live_views().filter_map(|view| {
+            let archived = self.batch.archived_since_full(view)?;
+            Some((view.def.id.clone(), archived))
+        });
+        views.collect()
+    }
+
     /// Whether the live generation covers everything durable: an incremental run would do nothing.
     fn nothing_new(&self, id: &ViewId) -> Result<bool, BatchError> {
         let state = self.batch.config.catalog.state();

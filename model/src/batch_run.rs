@@ -182,7 +182,7 @@ pub struct BatchRun {
     pub ended_at: Option<DateTime<Utc>>,
     /// What stopped it.
     pub error: Option<String>,
-    /// Who asked: `user`, `schedule`, `memory`, `build` or `upgrade`.
+    /// Who asked: `user`, `schedule`, `volume`, `memory`, `build` or `upgrade`.
     pub trigger: String,
     /// The worker that computed it; none when the process that keeps the ledger did.
     #[serde(default, skip_serializing_if = "Option::is_none")]

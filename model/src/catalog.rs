@@ -17,8 +17,8 @@ use std::sync::Arc;
 use chrono::{DateTime, Utc};
 
 use crate::{
-    BatchRun, ExclusionId, GenerationNumber, Hole, Manifest, RunId, StoreClaim, StreamDef,
-    StreamId, StreamSchema, ViewDef, ViewId,
+    BatchRun, ExclusionId, GenerationNumber, Hole, Manifest, Outcome, Position, RunId, RunMode,
+    StoreClaim, StreamDef, StreamId, StreamSchema, ViewDef, ViewId,
 };
 
 pub use entry::{Commit, Entry, PublishReason};
@@ -346,6 +346,7 @@ impl CatalogState {
             published_at: 0,
             schedule_paused: false,
             schedule_served: None,
+            recomputed_to: Position::zero(),
         };
         self.views.insert(view.id.clone(), state);
         Ok(())
@@ -362,6 +363,12 @@ impl CatalogState {
                 )));
             }
             Some(_) => {}
+        }
+        if run.outcome == Outcome::Promoted
+            && run.mode == RunMode::Full
+            && let (Some(view), Some(span)) = (self.views.get_mut(&run.view), &run.span)
+        {
+            view.recomputed_to = span.to().clone();
         }
         self.runs.insert(run.id, Arc::new(run.clone()));
         Ok(())

@@ -27,6 +27,7 @@ mod span;
 mod stream;
 mod token;
 mod view_def;
+mod volume;
 
 pub use batch_run::{
     BatchRun, DiffSummary, LargestChange, Outcome, RepairScope, RowsRead, RunMode,
@@ -60,3 +61,4 @@ pub use span::{Span, SpanError};
 pub use stream::StreamDef;
 pub use token::{PositionToken, TokenError};
 pub use view_def::ViewDef;
+pub use volume::{Volume, VolumeTrigger};

@@ -4,7 +4,7 @@
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
-use crate::{StreamId, ViewId};
+use crate::{StreamId, ViewId, VolumeTrigger};
 
 /// One `SELECT … GROUP BY …` over a stream, declared once for both layers.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -19,6 +19,9 @@ pub struct ViewDef {
     pub sql: String,
     /// Cron schedule (five fields, UTC) of full runs.
     pub recompute: Option<String>,
+    /// Archived volume since the last full run at which another one starts.
+    #[serde(default, skip_serializing_if = "VolumeTrigger::is_none")]
+    pub recompute_after: VolumeTrigger,
     /// Interval of incremental runs, in seconds.
     pub refresh_s: Option<u64>,
     /// Counts redefinitions, from 1.
@@ -33,6 +36,7 @@ impl ViewDef {
     /// Takes the options of `other`: they are the view's, whichever of its definitions is in force.
     pub fn take_options(&mut self, other: &Self) {
         self.recompute.clone_from(&other.recompute);
+        self.recompute_after = other.recompute_after;
         self.refresh_s = other.refresh_s;
     }
 }

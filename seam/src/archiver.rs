@@ -2,7 +2,7 @@
 //! Moves the archived position of one stream: tail batches go to the raw log, then the log forgets them.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use dovetail_log::CommittedBatch;
 use dovetail_log::raw::{Compaction, RawLog, RawSnapshot};
@@ -85,6 +85,7 @@ impl Archiver {
         }
         let meter = &self.cell.meters().archive;
         let _at_work = meter.busy();
+        let began = Instant::now();
         let batches: Vec<Arc<CommittedBatch>> = cut
             .tail()
             .iter()
@@ -98,6 +99,7 @@ impl Archiver {
         // Boxed, as what writes Parquet below: a large future inside every run would make theirs large.
         let snapshot = Box::pin(self.raw.archive(&span, &batches)).await?;
         self.cell.archived(Arc::clone(&snapshot))?;
+        meter.took(began.elapsed());
         meter.count(batches.iter().map(|b| b.events.num_rows() as u64).sum());
         let (log, archived) = (Arc::clone(&self.log), snapshot.archived().clone());
         // Forgetting deletes files and may rewrite the keys: not on a thread that serves others.

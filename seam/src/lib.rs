@@ -20,6 +20,7 @@ mod error;
 mod generation;
 mod group_finder;
 mod held;
+mod latency;
 mod meter;
 mod pins;
 mod tail;
@@ -35,6 +36,7 @@ pub use held::{
     Account, AgeUnknown, Ages, Cells, CutSource, HeldCut, HeldEvents, HeldTail, HeldView,
     LocalCuts, RemoteRuns, RemoteTail, Runs, ToldAges, Wanted, not_reached, oldest_behind, token,
 };
+pub use latency::{Latencies, Latency, STAGE_BOUNDS_S};
 pub use meter::{Busy, Meter, Rates, StageMeters};
 pub use pins::Pin;
 pub use tail::Tail;

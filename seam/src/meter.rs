@@ -1,13 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
-//! How busy a stage of the data path is: what it handled and how long it was at work, over the last seconds.
+//! How busy a stage of the data path is: what it handled and how long it was at work, over the last seconds, and how long
+//! each thing took, since the start.
 //!
 //! A stage is busy while at least one [`Busy`] of its meter lives; several at once count once, so that the
-//! share is one of time and never above 1. Non-goals: histories, quantiles.
+//! share is one of time and never above 1. Non-goals: histories.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
+
+use crate::latency::{Latencies, Latency};
 
 /// Seconds that are looked back on.
 const WINDOW: usize = 10;
@@ -26,18 +29,19 @@ pub struct Rates {
 pub struct Meter {
     started: Instant,
     work: Mutex<Work>,
+    latency: Latency,
 }
 
 /// The meters of one stream's stages.
 #[derive(Debug, Clone, Default)]
 pub struct StageMeters {
-    /// Appends that are decoded and made durable; counts events.
+    /// Appends that are decoded and made durable; counts events, times appends.
     pub ingest: Arc<Meter>,
-    /// Micro-batches on their way into the views' runs; counts events.
+    /// Micro-batches on their way into the views' runs; counts events, times batches from durable to visible.
     pub accumulate: Arc<Meter>,
-    /// Runs that become one; counts the groups read.
+    /// Runs that become one; counts the groups read, times merges.
     pub merge: Arc<Meter>,
-    /// The tail on its way into the raw log; counts events.
+    /// The tail on its way into the raw log; counts events, times archives.
     pub archive: Arc<Meter>,
 }
 
@@ -64,6 +68,7 @@ impl Default for Meter {
         Self {
             started: Instant::now(),
             work: Mutex::default(),
+            latency: Latency::default(),
         }
     }
 }
@@ -81,6 +86,16 @@ impl Meter {
     /// Notes that `count` things were handled.
     pub fn count(&self, count: u64) {
         self.work.lock().count(self.started.elapsed(), count);
+    }
+
+    /// Notes how long something took, from when it was there to when it was done.
+    pub fn took(&self, time: Duration) {
+        self.latency.note(time);
+    }
+
+    /// How long things took since the start.
+    pub fn latencies(&self) -> Latencies {
+        self.latency.read()
     }
 
     /// Things handled since the start.

@@ -35,8 +35,8 @@ pub use crate::problem::problem_of;
 pub use provenance::freshness_ms;
 pub use session::QuerySession;
 
-/// Most queries that run at once; more wait for a place until their deadline.
-const MAX_QUERIES: usize = 64;
+/// Queries that run at once unless said otherwise; more wait for a place until their deadline.
+const QUERIES: usize = 64;
 
 /// Answers questions. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -61,7 +61,7 @@ impl Engine {
         session: QuerySession,
         runtime: Handle,
     ) -> Self {
-        let places = Arc::new(Semaphore::new(MAX_QUERIES));
+        let places = Arc::new(Semaphore::new(QUERIES));
         Self {
             catalog,
             cuts,
@@ -73,6 +73,13 @@ impl Engine {
             meter: Arc::default(),
             direct_lookups: Arc::default(),
         }
+    }
+
+    /// The same engine, where `most` queries run at once.
+    #[must_use]
+    pub fn with_queries_at_once(mut self, most: usize) -> Self {
+        self.places = Arc::new(Semaphore::new(most.min(Semaphore::MAX_PERMITS)));
+        self
     }
 
     /// How many lookups were answered without a plan.

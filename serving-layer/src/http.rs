@@ -40,8 +40,6 @@ pub use format::AnswerFormat;
 pub use router::ApiConfig;
 pub use server::{ServerConfig, serve};
 
-/// Most bytes of a request body, before and after decompression.
-pub const MAX_BODY_BYTES: usize = 64 * 1024 * 1024;
 /// Most bytes of a JSON or SQL request body.
 pub const MAX_COMMAND_BYTES: usize = 4 * 1024 * 1024;
 /// Header: the generation that was read, or `view=generation` pairs when several views were, or `none`.

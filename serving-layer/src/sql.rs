@@ -19,6 +19,7 @@ mod refused;
 mod render;
 mod source;
 mod statement;
+mod volume;
 
 pub use dovetail_view::sql_type;
 pub use locate::{problem_in, problem_with};
@@ -32,3 +33,4 @@ pub use statement::{
     AddColumn, AlterStream, AlterView, CreateStream, CreateView, Definition, ObjectKind, Show,
     Statement, ViewOptions,
 };
+pub use volume::render_bytes;

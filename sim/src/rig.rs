@@ -265,6 +265,7 @@ impl Rig {
             stream: self.stream(),
             sql: view.sql().to_owned(),
             recompute: None,
+            recompute_after: Default::default(),
             refresh_s: None,
             version: 1,
             definition_hash: view.definition_hash().to_owned(),

@@ -47,6 +47,7 @@ impl Accumulator {
                         error!(%error, span = %batch.span, "the speed layer stopped; restart to rebuild it");
                         return;
                     }
+                    cell.meters().accumulate.took(queued.since.elapsed());
                     let cut = cell.load();
                     memory.set(&cut.stream().id, cut.bytes());
                     after();

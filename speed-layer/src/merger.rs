@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::thread::JoinHandle;
+use std::time::Instant;
 
 use dovetail_seam::{StreamCell, ViewCut};
 use dovetail_view::{Run, View};
@@ -80,8 +81,10 @@ pub fn merge_once(cell: &StreamCell, memory: usize) -> bool {
             return false;
         };
         let _at_work = meter.busy();
+        let began = Instant::now();
         meter.count(runs.iter().map(|run| run.rows() as u64).sum());
         let merged = merge(&view.view, &runs);
+        meter.took(began.elapsed());
         merged.is_some_and(|merged| cell.replace_runs(id, view.version, merged))
     })
 }

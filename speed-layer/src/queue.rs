@@ -5,6 +5,7 @@
 //! and passes alone.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use dovetail_log::CommittedBatch;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
@@ -25,6 +26,8 @@ pub struct BatchReceiver(mpsc::Receiver<Queued>);
 #[derive(Debug)]
 pub(crate) struct Queued {
     pub(crate) batch: Arc<CommittedBatch>,
+    /// When it was durable.
+    pub(crate) since: Instant,
     _room: OwnedSemaphorePermit,
 }
 
@@ -42,10 +45,16 @@ pub fn batch_queue(max_batches: usize, max_bytes: u32) -> (BatchSender, BatchRec
 impl BatchSender {
     /// Waits for room and hands `batch` over. False when nobody takes it any more.
     pub async fn send(&self, batch: Arc<CommittedBatch>) -> bool {
+        let since = Instant::now();
         let bytes = u32::try_from(batch.bytes()).unwrap_or(u32::MAX);
         let room = Arc::clone(&self.room).acquire_many_owned(bytes.min(self.max_bytes));
         let _room = room.await.expect("the semaphore is never closed");
-        self.queue.send(Queued { batch, _room }).await.is_ok()
+        let queued = Queued {
+            batch,
+            since,
+            _room,
+        };
+        self.queue.send(queued).await.is_ok()
     }
 
     /// The same from a thread of its own.

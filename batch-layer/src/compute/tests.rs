@@ -260,6 +260,7 @@ fn generation_at(job: &Job, computed: Computed, horizon: &Position) -> Generatio
         stream: "s1".parse().unwrap(),
         sql: job.view.sql().to_owned(),
         recompute: None,
+        recompute_after: Default::default(),
         refresh_s: None,
         version: 1,
         definition_hash: job.view.definition_hash().to_owned(),

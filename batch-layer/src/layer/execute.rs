@@ -2,7 +2,7 @@
 //! What a batch run does once it has begun: its base, its computation, its record, its promote.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
 use dovetail_model::{
@@ -24,7 +24,7 @@ impl BatchLayer {
     /// Drives a run in a task of its own, so that even a panic in it ends with a record.
     pub(super) async fn supervise(&self, begun: Begun) {
         let (id, view) = (begun.run.id, begun.run.view.clone());
-        let layer = self.clone();
+        let (layer, began) = (self.clone(), Instant::now());
         let driven = self
             .config
             .runtime
@@ -35,6 +35,7 @@ impl BatchLayer {
         if let Err(error) = result {
             self.record_failure(id, &view, &error).await;
         }
+        self.run_latency.note(began.elapsed());
         self.in_flight.lock().remove(&id);
         self.ended.send_replace(());
         let state = self.config.catalog.state();

@@ -49,6 +49,7 @@ fn view(readable: &[(u64, &[&str])], expired: &[(u64, &[&str], i64)]) -> ViewSta
         stream: "s1".parse().unwrap(),
         sql: String::new(),
         recompute: None,
+        recompute_after: Default::default(),
         refresh_s: None,
         version: 1,
         definition_hash: String::new(),
@@ -79,6 +80,7 @@ fn view(readable: &[(u64, &[&str])], expired: &[(u64, &[&str], i64)]) -> ViewSta
         published_at: 0,
         schedule_paused: false,
         schedule_served: None,
+        recomputed_to: Position::zero(),
     }
 }
 

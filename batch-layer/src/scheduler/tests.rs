@@ -5,6 +5,7 @@ use chrono::TimeZone as _;
 use dovetail_model::{
     BatchRun, Column, ColumnType, Commit, GenerationInputs, GenerationNumber, Manifest, Outcome,
     Position, PublishReason, RunId, StreamDef, StreamId, StreamSchema, UnknownColumns, ViewDef,
+    VolumeTrigger,
 };
 
 use super::*;
@@ -65,6 +66,7 @@ fn scheduled() -> (CatalogState, ViewId) {
         stream: stream.id.clone(),
         sql: "SELECT count(*) FROM s".to_owned(),
         recompute: Some("0 3 * * *".to_owned()),
+        recompute_after: Default::default(),
         refresh_s: Some(60),
         version: 1,
         definition_hash: "h".to_owned(),
@@ -121,7 +123,7 @@ fn run(view: &ViewId, id: u64, mode: RunMode, outcome: Outcome, started: &str) -
 }
 
 fn modes(state: &CatalogState, now: &str) -> Vec<(RunMode, &'static str)> {
-    due_runs(state, at(now), &MemoryDemand::default())
+    due_runs(state, at(now), &MemoryDemand::default(), &BTreeMap::new())
         .into_iter()
         .map(|due| (due.mode, due.trigger))
         .collect()
@@ -140,7 +142,12 @@ fn nothing_is_due_before_its_time() {
 #[test]
 fn any_number_of_missed_times_is_one_run() {
     let (mut state, id) = scheduled();
-    let due = due_runs(&state, at("2026-01-05 02:59:59"), &MemoryDemand::default());
+    let due = due_runs(
+        &state,
+        at("2026-01-05 02:59:59"),
+        &MemoryDemand::default(),
+        &BTreeMap::new(),
+    );
     let full: Vec<_> = due
         .into_iter()
         .filter(|due| due.mode == RunMode::Full)
@@ -158,7 +165,12 @@ fn any_number_of_missed_times_is_one_run() {
             due: at("2026-01-04 03:00:00"),
         }],
     );
-    let due = due_runs(&state, at("2026-01-05 02:59:59"), &MemoryDemand::default());
+    let due = due_runs(
+        &state,
+        at("2026-01-05 02:59:59"),
+        &MemoryDemand::default(),
+        &BTreeMap::new(),
+    );
     assert!(due.iter().all(|due| due.mode != RunMode::Full), "served");
 }
 
@@ -215,7 +227,7 @@ fn a_view_that_let_go_of_its_runs_gets_incremental_ones_until_one_succeeds() {
         ..MemoryDemand::default()
     };
     let triggers = |state: &CatalogState, now: &str| -> Vec<&'static str> {
-        let due = due_runs(state, at(now), &memory);
+        let due = due_runs(state, at(now), &memory, &BTreeMap::new());
         due.into_iter().map(|due| due.trigger).collect()
     };
     assert_eq!(triggers(&state, "2026-01-01 12:00:10"), vec!["memory"]);
@@ -237,13 +249,16 @@ fn memory_pressure_asks_for_incremental_runs_of_that_stream() {
     let now = at("2026-01-01 12:00:10");
     let (of, other) = ("s1".parse().unwrap(), "s2".parse().unwrap());
     assert_eq!(
-        due_runs(&state, now, &pressed(&of))
+        due_runs(&state, now, &pressed(&of), &BTreeMap::new())
             .iter()
             .map(|d| d.trigger)
             .collect::<Vec<_>>(),
         vec!["memory"]
     );
-    assert_eq!(due_runs(&state, now, &pressed(&other)), vec![]);
+    assert_eq!(
+        due_runs(&state, now, &pressed(&other), &BTreeMap::new()),
+        vec![]
+    );
 }
 
 #[test]
@@ -312,7 +327,12 @@ fn what_fails_again_and_again_is_tried_less_and_less_until_something_is_promoted
         "never more than an hour or so"
     );
     let stream = "s1".parse().unwrap();
-    let under_pressure = due_runs(&state, at("2026-01-01 12:30:00"), &pressed(&stream));
+    let under_pressure = due_runs(
+        &state,
+        at("2026-01-01 12:30:00"),
+        &pressed(&stream),
+        &BTreeMap::new(),
+    );
     assert_eq!(under_pressure, vec![], "not under memory pressure either");
     let healed = run(
         &id,
@@ -356,4 +376,78 @@ fn an_exclusion_makes_a_failed_build_due_at_once() {
         modes(&state, "2026-01-01 12:00:20"),
         vec![(RunMode::Full, "build")]
     );
+}
+
+/// The view of [`scheduled`] without a cron, recomputed after so many events.
+fn by_volume(events: u64) -> (CatalogState, ViewId) {
+    let (mut state, id) = scheduled();
+    let mut view = state.views[&id].def.clone();
+    view.recompute = None;
+    view.recompute_after = VolumeTrigger {
+        events: Some(events),
+        bytes: None,
+    };
+    commit(&mut state, vec![Entry::ViewAltered { view }]);
+    (state, id)
+}
+
+/// Whether `events` behind the last full run start one at `now`.
+fn starts(state: &CatalogState, id: &ViewId, events: u64, now: &str) -> bool {
+    let archived = BTreeMap::from([(id.clone(), Volume { events, bytes: 0 })]);
+    let due = due_runs(state, at(now), &MemoryDemand::default(), &archived);
+    let full: Vec<_> = due.iter().filter(|due| due.mode == RunMode::Full).collect();
+    assert!(
+        full.iter()
+            .all(|due| due.trigger == "volume" && due.due.is_none())
+    );
+    !full.is_empty()
+}
+
+#[test]
+fn enough_archived_events_start_a_full_run() {
+    let (state, id) = by_volume(100);
+    assert!(!starts(&state, &id, 99, "2026-01-01 12:00:00"));
+    assert!(starts(&state, &id, 100, "2026-01-01 12:00:00"));
+}
+
+#[test]
+fn a_rollback_pauses_volume_as_it_does_cron_and_a_run_at_work_is_enough() {
+    let (mut state, id) = by_volume(100);
+    let pause = |paused| Entry::SchedulePaused {
+        view: id.clone(),
+        paused,
+    };
+    commit(&mut state, vec![pause(true)]);
+    assert!(!starts(&state, &id, 500, "2026-01-02 04:00:00"));
+    commit(&mut state, vec![pause(false)]);
+    assert!(starts(&state, &id, 500, "2026-01-02 04:00:00"));
+    let began = "2026-01-02 04:00:00";
+    let running = run(&id, 1, RunMode::Repair, Outcome::Running, began);
+    commit(&mut state, vec![running]);
+    assert!(!starts(&state, &id, 500, "2026-01-02 05:00:00"));
+}
+
+#[test]
+fn volume_waits_longer_after_each_failure_also_when_the_process_went_down() {
+    let (mut state, id) = by_volume(100);
+    let failed = |number, error: &str, at| {
+        let Entry::Run { run } = run(&id, number, RunMode::Full, Outcome::Failed, at) else {
+            unreachable!("it is a run")
+        };
+        let error = Some(error.to_owned());
+        let run = Box::new(BatchRun { error, ..*run });
+        Entry::Run { run }
+    };
+    commit(
+        &mut state,
+        vec![failed(1, "division by zero", "2026-01-02 03:00:00")],
+    );
+    assert!(!starts(&state, &id, 500, "2026-01-02 03:00:59"));
+    assert!(starts(&state, &id, 500, "2026-01-02 03:01:00"));
+    commit(
+        &mut state,
+        vec![failed(2, "interrupted", "2026-01-02 03:01:00")],
+    );
+    assert!(!starts(&state, &id, 500, "2026-01-02 03:02:59"));
+    assert!(starts(&state, &id, 500, "2026-01-02 03:03:00"));
 }

@@ -6,6 +6,7 @@ use clap_complete::Shell;
 use dovetail_model::check_name;
 
 use super::{
+    config::ConfigArgs,
     dead_letters::DeadLettersArgs,
     definitions::DefinitionsArgs,
     demo::DemoArgs,
@@ -66,6 +67,8 @@ pub(super) struct Global {
 pub(super) enum Command {
     /// Serve a data directory, in all roles or in some of them
     Up(Box<UpArgs>),
+    /// Show the settings that `up` would run with, and where each comes from
+    Config(Box<ConfigArgs>),
     /// Stream shipped real flights into a fresh server, recompute while they arrive, compare
     Demo(DemoArgs),
     /// Ask a question, or declare streams and views; a prompt on a terminal

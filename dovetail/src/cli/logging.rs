@@ -8,7 +8,8 @@ use tracing_subscriber::EnvFilter;
 use super::CliError;
 
 /// How a server logs.
-#[derive(Debug, Clone, Default, Args)]
+#[derive(Debug, Clone, Args)]
+#[cfg_attr(test, derive(Default))]
 #[command(next_help_heading = "Logging")]
 pub(super) struct LogArgs {
     /// How log lines are written to stderr
@@ -22,8 +23,14 @@ pub(super) struct LogArgs {
     log_format: LogFormat,
     /// What is logged: error, warn, info, debug or trace, also per module (`info,dovetail_log=debug`).
     /// Libraries only warn, unless they are named (`info,hyper=debug`)
-    #[arg(long, env = "DOVETAIL_LOG_LEVEL", value_name = "LEVEL")]
-    log_level: Option<String>,
+    #[arg(
+        long,
+        env = "DOVETAIL_LOG_LEVEL",
+        value_name = "LEVEL",
+        default_value = "info",
+        value_parser = level
+    )]
+    log_level: String,
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
@@ -39,12 +46,11 @@ enum LogFormat {
 /// yet; what matters comes back as an error and is logged by whoever asked.
 const QUIET: &str = "buoyant_kernel=off";
 
-/// Starts to log, at `default_level` unless said otherwise.
-pub(super) fn init(args: &LogArgs, default_level: &str) -> Result<(), CliError> {
-    let level = args.log_level.as_deref().unwrap_or(default_level);
-    let wrong = |reason: String| CliError::Usage(format!("`{level}` is not a log level: {reason}"));
-    let filter = directives(level).map_err(wrong)?;
-    let filter = EnvFilter::try_new(filter).map_err(|e| wrong(e.to_string()))?;
+/// Starts to log.
+pub(super) fn init(args: &LogArgs) -> Result<(), CliError> {
+    let failed = |reason: String| CliError::Failed(format!("cannot start to log: {reason}"));
+    let filter = directives(&args.log_level).map_err(failed)?;
+    let filter = EnvFilter::try_new(filter).map_err(|e| failed(e.to_string()))?;
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr);
@@ -54,7 +60,15 @@ pub(super) fn init(args: &LogArgs, default_level: &str) -> Result<(), CliError> 
             .try_init(),
         LogFormat::Json => builder.json().try_init(),
     };
-    started.map_err(|e| CliError::Failed(format!("cannot start to log: {e}")))
+    started.map_err(|e| failed(e.to_string()))
+}
+
+/// Reads what is to be logged.
+fn level(text: &str) -> Result<String, String> {
+    let wrong = |reason: String| format!("it is not a log level: {reason}");
+    let filter = directives(text).map_err(wrong)?;
+    EnvFilter::try_new(filter).map_err(|error| wrong(error.to_string()))?;
+    Ok(text.to_owned())
 }
 
 /// The filter for what a user has asked for: a level alone is meant for us, libraries only warn.
@@ -97,6 +111,8 @@ mod tests {
             assert_eq!(filter, expected);
             assert!(EnvFilter::try_new(filter).is_ok());
         }
-        assert!(directives("verbose").unwrap_err().contains("`verbose`"));
+        assert_eq!(level("debug"), Ok("debug".to_owned()));
+        assert!(level("verbose").unwrap_err().contains("`verbose`"));
+        assert!(level("=;=").is_err());
     }
 }

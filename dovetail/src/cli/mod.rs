@@ -7,6 +7,7 @@
 //! carries data only, so that every command can stand in a pipe. Non-goals: what the server decides.
 
 mod args;
+mod config;
 mod console;
 mod dead_letters;
 mod definitions;
@@ -35,34 +36,37 @@ use clap::{CommandFactory, FromArgMatches};
 
 use crate::client::Client;
 use args::{Cli, Command};
+pub use config::CONFIG_FILE;
+use config::Effective;
 use console::Console;
 pub use definitions::DefinitionFile;
 pub use error::CliError;
-pub use up::{CutsPlace, Limits, Role, Server, Serving, StorePlace, UpOptions};
+pub use up::{
+    CutsPlace, Keeping, Limits, MemoryLimits, RequestLimits, Role, Server, Serving, StorePlace,
+    UpOptions,
+};
 
 /// Runs the command that `args` (the program's name first) say, and gives the exit code. `server` is what
 /// `up` and `demo` start.
 pub fn run(args: impl IntoIterator<Item = OsString>, server: &dyn Server) -> ExitCode {
-    let mut command = command();
-    let matches = command.try_get_matches_from_mut(args);
-    let cli = matches.and_then(|m| Cli::from_arg_matches(&m).map_err(|e| e.format(&mut command)));
-    let cli = match cli {
-        Ok(cli) => cli,
-        Err(error) => {
+    let mut console = Console::standard();
+    let (cli, settings) = match parse(args.into_iter().collect()) {
+        Ok(parsed) => parsed,
+        Err(NotParsed::Arguments(error)) => {
             // Help and version go to stdout with code 0, usage errors to stderr with code 2. If even
             // that cannot be written, nobody reads it.
             let _ = error.print();
             return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
         }
+        Err(NotParsed::Settings(error)) => return error.report(&mut console),
     };
     panics::install();
-    let mut console = Console::standard();
     let outcome = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
         .map_err(|e| CliError::Failed(format!("cannot start the runtime: {e}")))
         .and_then(|runtime| {
-            let outcome = runtime.block_on(dispatch(cli, &mut console, server));
+            let outcome = runtime.block_on(dispatch(cli, settings, &mut console, server));
             // A thread that still waits for the standard input must not keep the program.
             runtime.shutdown_background();
             outcome
@@ -73,8 +77,37 @@ pub fn run(args: impl IntoIterator<Item = OsString>, server: &dyn Server) -> Exi
     }
 }
 
+/// Why there is no command to run.
+enum NotParsed {
+    /// The arguments, or help and version.
+    Arguments(clap::Error),
+    /// A configuration file.
+    Settings(CliError),
+}
+
+impl From<CliError> for NotParsed {
+    fn from(error: CliError) -> Self {
+        Self::Settings(error)
+    }
+}
+
+/// What `args` say, over a configuration file where the command takes one, and then the settings that they come to.
+fn parse(args: Vec<OsString>) -> Result<(Cli, Option<Effective>), NotParsed> {
+    let mut grammar = command();
+    let read = |grammar: &mut clap::Command| {
+        let matches = grammar.try_get_matches_from_mut(&args);
+        matches.map_err(NotParsed::Arguments)
+    };
+    let matches = read(&mut grammar)?;
+    let (matches, settings) =
+        config::settle(matches, &grammar, |mut over_file| read(&mut over_file))?;
+    let cli = Cli::from_arg_matches(&matches)
+        .map_err(|error| NotParsed::Arguments(error.format(&mut grammar)))?;
+    Ok((cli, settings))
+}
+
 /// Commands that ask no server.
-const WITHOUT_SERVER: [&str; 4] = ["up", "demo", "infer", "completions"];
+const WITHOUT_SERVER: [&str; 5] = ["up", "config", "demo", "infer", "completions"];
 
 /// The grammar of the command line. Which server to ask is an option of every command, and shown where one is asked.
 fn command() -> clap::Command {
@@ -89,13 +122,26 @@ fn command() -> clap::Command {
             })
         });
     }
-    command
+    // Its output is to be read.
+    command.mut_subcommand("demo", |demo| {
+        demo.mut_args(|arg| match arg.get_id().as_str() {
+            "log_level" => arg.default_value("warn"),
+            _ => arg,
+        })
+    })
 }
 
-async fn dispatch(cli: Cli, console: &mut Console, server: &dyn Server) -> Result<(), CliError> {
+async fn dispatch(
+    cli: Cli,
+    settings: Option<Effective>,
+    console: &mut Console,
+    server: &dyn Server,
+) -> Result<(), CliError> {
+    let settings = || settings.as_ref().expect("the command takes settings");
     let client = || Client::new(&cli.global.url, cli.global.token.clone()).map_err(CliError::from);
     match cli.command {
-        Command::Up(args) => up::run(*args, console, server).await,
+        Command::Up(args) => up::run(*args, settings(), console, server).await,
+        Command::Config(args) => config::run(&args, settings(), console),
         Command::Demo(args) => demo::run(args, console, server).await,
         Command::Sql(args) => sql::run(args, &client()?, console).await,
         Command::Infer(args) => infer::run(args, console).await,

@@ -139,15 +139,35 @@ const VIEWS: &[Column] = &[
     Column::new("run bytes", |view| bytes(&view["run_bytes"]).into()),
     Column::new("next full", |view| {
         if view["schedule_paused"].as_bool() == Some(true) {
-            "paused".into()
-        } else {
-            table::to_the_second(&view["next_recompute"])
+            return "paused".into();
+        }
+        match (volume(view), &view["next_recompute"]) {
+            (None, next) => table::to_the_second(next),
+            (Some(volume), Value::Null) => volume.into(),
+            (Some(volume), next) => {
+                let next = table::plain(&table::to_the_second(next), "-");
+                format!("{next}, or {volume}").into()
+            }
         }
     }),
     Column::new("next refresh", |view| {
         table::to_the_second(&view["next_refresh"])
     }),
 ];
+
+/// How far the volume has come that starts a full run.
+fn volume(view: &Value) -> Option<String> {
+    let archived = &view["archived_since_full"];
+    let of = |reached: String, wanted: &Value| {
+        let wanted = (!wanted.is_null()).then(|| table::plain(wanted, "-"));
+        wanted.map(|wanted| format!("at {reached} of {wanted}"))
+    };
+    let events = table::plain(&archived["events"], "0");
+    let events = of(events, &view["recompute_after_events"]).map(|text| text + " events");
+    let bytes = of(bytes(&archived["bytes"]), &view["recompute_after_bytes"]);
+    let parts: Vec<String> = events.into_iter().chain(bytes).collect();
+    (!parts.is_empty()).then(|| parts.join(", "))
+}
 
 const INGEST: &[Column] = &[
     Column::new("process", |member| member["id"].clone()),

@@ -10,6 +10,8 @@ use dovetail_log::object::sync_dir;
 use dovetail_model::StoreEpoch;
 use rustix::fs::{FlockOperation, flock};
 
+use crate::cli::CONFIG_FILE;
+
 /// The layout that this version reads and writes.
 const FORMAT: u32 = 1;
 
@@ -287,8 +289,12 @@ fn check_format(root: &Path) -> Result<(), DataDirError> {
         };
     }
     let others = fs::read_dir(root).map_err(failed("list", root))?;
-    // A start that was cut off leaves the lock, and perhaps the unfinished file.
-    let ours = |name: &std::ffi::OsStr| name == "lock" || name == "format.new";
+    // A start that was cut off leaves the lock, and perhaps the unfinished file; the settings were there before.
+    let ours = |name: &std::ffi::OsStr| {
+        ["lock", "format.new", CONFIG_FILE]
+            .iter()
+            .any(|ours| name == *ours)
+    };
     let other = others.flatten().find(|entry| !ours(&entry.file_name()));
     if let Some(entry) = other {
         return Err(foreign(format!(

@@ -15,7 +15,7 @@ use dovetail_serving_layer::ports::{
     BuildProgress, ColumnInfo, EventTimeInfo, GenerationInfo, MemoryStatus, SkippedHole, Status,
     StreamInfo, ViewInfo, ViewPhase, ViewStatus,
 };
-use dovetail_serving_layer::sql::{render_interval, render_stream, render_view};
+use dovetail_serving_layer::sql::{render_bytes, render_interval, render_stream, render_view};
 use dovetail_serving_layer::time::iso_us;
 use futures::future::try_join_all;
 
@@ -138,6 +138,7 @@ impl Node {
             building: self.build_progress(state, view),
             schedule_paused: view.schedule_paused,
             next_recompute: next_full(view, now).map(time),
+            archived_since_full: self.0.batch.archived_since_full(view),
             next_refresh: next_incremental(state, view, now).map(time),
             rollback_to: view.before_promote.filter(|to| view.live != Some(*to)),
             generations: view
@@ -209,6 +210,8 @@ impl Node {
             definition: render_view(def),
             version: def.version,
             recompute: def.recompute.clone(),
+            recompute_after_events: def.recompute_after.events,
+            recompute_after_bytes: def.recompute_after.bytes.map(render_bytes),
             refresh: def.refresh_s.map(render_interval),
             notes,
         }

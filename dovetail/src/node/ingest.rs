@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use base64::Engine as _;
@@ -51,7 +51,10 @@ impl Ingest for Node {
                 let declared = open.declared().await;
                 feed.takes_events(&declared.def).await?;
                 let read = feed.accumulated(open.cell());
-                appender.append(declared, read, request).await
+                let began = Instant::now();
+                let appended = appender.append(declared, read, request).await?;
+                open.cell().meters().ingest.took(began.elapsed());
+                Ok(appended)
             }
         }
     }
@@ -145,6 +148,7 @@ impl Node {
         self.admit(open).await?;
         let meter = &open.cell().meters().ingest;
         let _at_work = meter.busy();
+        let began = Instant::now();
         let key = request.idempotency_key.map(|key| IdempotencyKey {
             key,
             body_hash: *blake3::hash(&request.body).as_bytes(),
@@ -173,6 +177,7 @@ impl Node {
         drop(held);
         open.cell()
             .note_acknowledged(&Position::single(appended.next));
+        meter.took(began.elapsed());
         if !appended.duplicate {
             meter.count(appended.accepted);
         }

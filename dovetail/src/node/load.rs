@@ -3,7 +3,7 @@
 
 use chrono::{DateTime, TimeDelta, Utc};
 use dovetail_model::{BatchRun, CatalogState, Offset, Outcome, PartitionId, Position};
-use dovetail_seam::{Cut, Meter, Rates};
+use dovetail_seam::{Cut, Latencies, Meter, Rates};
 use dovetail_serving_layer::ports::StageStatus;
 use dovetail_speed_layer::Pressure;
 
@@ -56,6 +56,7 @@ impl Node {
                 stages.push(StageStatus {
                     stream: Some(open.def().name.clone()),
                     total: Some(meter.total()),
+                    latencies: meter.latencies(),
                     waiting,
                     limited_by,
                     ..stage(name, meter.rates())
@@ -67,7 +68,10 @@ impl Node {
             add("archive", &meters.archive, unarchived, None);
         }
         if self.0.config.duty != Duty::Ingests {
-            stages.push(stage("batch", self.batch_rates(state)));
+            stages.push(StageStatus {
+                latencies: self.0.batch.run_latencies(),
+                ..stage("batch", self.batch_rates(state))
+            });
         }
         stages.push(queries(&self.0.queries));
         stages
@@ -122,6 +126,7 @@ impl Node {
 pub(super) fn queries(meter: &Meter) -> StageStatus {
     StageStatus {
         total: Some(meter.total()),
+        latencies: meter.latencies(),
         ..stage("queries", meter.rates())
     }
 }
@@ -132,6 +137,7 @@ fn stage(name: &str, rates: Rates) -> StageStatus {
         stream: None,
         per_second: rates.per_second,
         total: None,
+        latencies: Latencies::default(),
         waiting: 0,
         busy: rates.busy,
         limited_by: None,

@@ -43,7 +43,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use dovetail_batch_layer::{BatchLayer, RetentionPolicy};
 use dovetail_exchange::{PeerToken, RemoteCuts};
 use dovetail_log::catalog::Catalog;
@@ -61,7 +61,7 @@ pub use data_dir::{DataDir, DataDirError};
 pub use error::NodeError;
 pub use server::NodeServer;
 
-use crate::cli::StorePlace;
+use crate::cli::{Limits, StorePlace};
 use members::Members;
 use runtimes::Runtimes;
 use streams::Streams;
@@ -88,6 +88,8 @@ pub struct NodeConfig {
     pub speed_hard_bytes: usize,
     /// Memory of all queries together.
     pub query_memory_bytes: usize,
+    /// How many queries run at once.
+    pub queries: usize,
     /// Memory of all batch runs together, in even shares; a run spills what does not fit into its share.
     pub batch_memory_bytes: usize,
     /// How many full or repair runs compute at a time, and how many incremental ones beside them.
@@ -100,6 +102,8 @@ pub struct NodeConfig {
     pub archive_bytes: usize,
     /// How long generations stay.
     pub retention: RetentionPolicy,
+    /// How long the embedded log remembers idempotency keys.
+    pub key_ttl: Duration,
     /// Parallelism of a query and of a batch run.
     pub partitions: usize,
 }
@@ -127,28 +131,50 @@ pub struct CacheBytes {
 impl NodeConfig {
     /// The defaults over one data directory.
     pub fn new(data: PathBuf) -> Self {
-        const MIB: usize = 1024 * 1024;
-        Self {
+        Self::within(data, &Limits::default())
+    }
+
+    /// The same within `limits`.
+    pub fn within(data: PathBuf, limits: &Limits) -> Self {
+        let Limits {
+            memory, keeping, ..
+        } = limits;
+        let config = Self {
             data,
             store: None,
             duty: Duty::Everything,
             peer_token: PeerToken::default(),
             takes_over: false,
             clock: Arc::new(SystemClock),
-            speed_soft_bytes: 512 * MIB,
-            speed_hard_bytes: 1024 * MIB,
-            query_memory_bytes: 1024 * MIB,
-            batch_memory_bytes: 512 * MIB,
-            batch_runs: 1,
+            speed_soft_bytes: memory.speed_memory_soft(),
+            speed_hard_bytes: memory.speed_memory_bytes,
+            query_memory_bytes: memory.query_memory_bytes,
+            queries: limits.requests.queries,
+            batch_memory_bytes: memory.batch_memory_bytes,
+            batch_runs: memory.batch_runs,
             cache_bytes: CacheBytes {
-                disk: 4096 * MIB,
-                memory: 256 * MIB,
+                disk: memory.cache_disk_bytes,
+                memory: memory.cache_memory_bytes,
             },
-            archive_interval: Duration::from_secs(5),
-            archive_bytes: 64 * MIB,
-            retention: RetentionPolicy::default(),
+            archive_interval: keeping.archive_interval,
+            archive_bytes: keeping.archive_size,
+            retention: RetentionPolicy {
+                keep_newest: keeping.keep_generations,
+                keep_for: TimeDelta::from_std(keeping.keep_generations_for)
+                    .unwrap_or(TimeDelta::MAX),
+                keep_runs: keeping.keep_runs,
+                ..RetentionPolicy::default()
+            },
+            key_ttl: keeping.keep_keys_for,
             partitions: std::thread::available_parallelism().map_or(2, usize::from),
-        }
+        };
+        config.with_tail_within_memory()
+    }
+
+    /// A tail is archived before it takes much of the memory of runs and tails.
+    fn with_tail_within_memory(mut self) -> Self {
+        self.archive_bytes = self.archive_bytes.min(self.speed_hard_bytes / 8);
+        self
     }
 
     /// The same with so many bytes of runs and tails at most: at half of them incremental runs start, and a tail is
@@ -156,8 +182,7 @@ impl NodeConfig {
     pub fn with_speed_memory(mut self, hard_bytes: usize) -> Self {
         self.speed_soft_bytes = hard_bytes / 2;
         self.speed_hard_bytes = hard_bytes;
-        self.archive_bytes = self.archive_bytes.min(hard_bytes / 8);
-        self
+        self.with_tail_within_memory()
     }
 }
 

@@ -119,7 +119,8 @@ impl Node {
             Arc::clone(&config.clock),
             QuerySession::new(query_runtime, config.partitions)?,
             runtimes.query(),
-        );
+        )
+        .with_queries_at_once(config.queries);
         let memory = Arc::new(SpeedMemory::new(
             config.speed_soft_bytes,
             config.speed_hard_bytes,
@@ -343,9 +344,13 @@ impl Node {
         };
         let directory = self.0.data_dir.log(&def.id);
         let (schema, clock) = (def.schema.clone(), Arc::clone(&self.0.config.clock));
+        let options = LogOptions {
+            key_ttl: self.0.config.key_ttl,
+            ..LogOptions::default()
+        };
         let opening = tokio::task::spawn_blocking(move || {
             let disk = FsDisk::open(directory).map_err(|error| error.to_string())?;
-            EmbeddedLog::open(Arc::new(disk), &schema, LogOptions::default(), clock, sink)
+            EmbeddedLog::open(Arc::new(disk), &schema, options, clock, sink)
                 .map_err(|error| error.to_string())
         });
         let (log, recovered) = opening.await.map_err(|error| error.to_string())??;

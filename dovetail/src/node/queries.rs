@@ -5,6 +5,7 @@
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Instant;
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
@@ -36,14 +37,16 @@ impl Node {
 #[async_trait]
 impl Queries for MeteredQueries {
     async fn query(&self, request: QueryRequest) -> Result<Answer, Problem> {
+        let began = Instant::now();
         let answer = self.engine.query(request).await?;
-        Ok(self.metered(answer))
+        Ok(self.metered(answer, began))
     }
 
     async fn rows(&self, request: RowsRequest) -> Result<RowsAnswer, Problem> {
+        let began = Instant::now();
         let rows = self.engine.rows(request).await?;
         Ok(RowsAnswer {
-            answer: self.metered(rows.answer),
+            answer: self.metered(rows.answer, began),
             page: rows.page,
         })
     }
@@ -58,13 +61,14 @@ impl MeteredQueries {
         }
     }
 
-    fn metered(&self, answer: Answer) -> Answer {
+    fn metered(&self, answer: Answer, began: Instant) -> Answer {
         self.meter.count(1);
         Answer {
             batches: Box::pin(MeteredRows {
                 rows: answer.batches,
                 meter: Arc::clone(&self.meter),
                 at_work: None,
+                began,
             }),
             provenance: answer.provenance,
         }
@@ -76,6 +80,8 @@ struct MeteredRows {
     meter: Arc<Meter>,
     /// While a batch is waited for.
     at_work: Option<Busy>,
+    /// When it was asked for.
+    began: Instant,
 }
 
 impl Stream for MeteredRows {
@@ -88,6 +94,9 @@ impl Stream for MeteredRows {
         let polled = self.rows.poll_next_unpin(context);
         if polled.is_ready() {
             self.at_work = None;
+        }
+        if matches!(polled, Poll::Ready(None)) {
+            self.meter.took(self.began.elapsed());
         }
         polled
     }

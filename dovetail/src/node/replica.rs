@@ -30,8 +30,8 @@ use super::measures::ReaderMeasures;
 use super::queries::MeteredQueries;
 use super::runtimes::Runtimes;
 use super::storage::{engine_runtime, open_cache, open_place};
-use super::{CacheBytes, Node, NodeConfig, NodeError};
-use crate::cli::StorePlace;
+use super::{Node, NodeConfig, NodeError};
+use crate::cli::{Limits, StorePlace};
 
 /// How often the catalog is looked at while no question does.
 const FOLLOW_INTERVAL: Duration = Duration::from_secs(2);
@@ -43,8 +43,8 @@ pub(super) struct ReplicaConfig {
     pub(super) data: PathBuf,
     /// The store that it reads.
     pub(super) store: StorePlace,
-    /// Disk and memory for parts of the store's files.
-    pub(super) cache_bytes: CacheBytes,
+    /// What it may take.
+    pub(super) limits: Limits,
     /// What it shows to the process that takes the events.
     pub(super) peer_token: Option<String>,
     /// Whether it computes, too, and so writes files.
@@ -76,14 +76,16 @@ impl Replica {
     /// When the directory is in use, or the catalog on the store cannot be read.
     pub(super) async fn open(config: ReplicaConfig) -> Result<Self, NodeError> {
         let data_dir = DataDir::open(&config.data)?;
-        let cache = open_cache(Some(&config.store), config.cache_bytes, &data_dir)?;
         // The same limits as those of a process that does everything.
         let NodeConfig {
             clock,
             query_memory_bytes,
+            queries,
+            cache_bytes,
             partitions,
             ..
-        } = NodeConfig::new(config.data);
+        } = NodeConfig::within(config.data, &config.limits);
+        let cache = open_cache(Some(&config.store), cache_bytes, &data_dir)?;
         let usage = if config.computes {
             Usage::Adding
         } else {
@@ -117,7 +119,8 @@ impl Replica {
             Arc::clone(&clock),
             QuerySession::new(runtime, partitions)?,
             runtimes.query(),
-        );
+        )
+        .with_queries_at_once(queries);
         let measures = ReaderMeasures {
             catalog: Arc::clone(&catalog),
             clock: Arc::clone(&clock),

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use dovetail_exchange::{Greeted, PeerToken};
 use dovetail_model::{Problem, ProblemKind};
-use dovetail_serving_layer::http::{self, ApiConfig, AuthConfig};
+use dovetail_serving_layer::http::{self, ApiConfig, AuthConfig, ServerConfig};
 use dovetail_serving_layer::ports::{Ports, ReadPorts, Served};
 use dovetail_serving_layer::sql::parse_directory;
 use futures::future::BoxFuture;
@@ -20,8 +20,8 @@ use super::peers::{Joined, Peers};
 use super::replica::{Replica, ReplicaConfig};
 use super::standby::stand_by;
 use super::worker::{WorkerConfig, open_worker};
-use super::{CacheBytes, Duty, Node, NodeConfig};
-use crate::cli::{CutsPlace, DefinitionFile, Role, Server, Serving, UpOptions};
+use super::{Duty, Node, NodeConfig};
+use crate::cli::{CutsPlace, DefinitionFile, RequestLimits, Role, Server, Serving, UpOptions};
 
 /// Starts nodes for `dovetail up` and `dovetail demo`.
 #[derive(Debug, Clone, Copy, Default)]
@@ -41,10 +41,7 @@ async fn serve(options: UpOptions, serving: Serving) -> Result<(), Problem> {
     // Bound first: a taken port is known before a data directory is touched.
     let mut listener = bind(options.listen).await?;
     let limits = options.limits;
-    let cache_bytes = CacheBytes {
-        disk: limits.cache_disk_bytes,
-        memory: limits.cache_memory_bytes,
-    };
+    let answering = Answering::new(auth, &limits.requests);
     let (duty, cuts, peer_token) = match options.role {
         Role::All { cuts } => (Duty::Everything, cuts, None),
         Role::Decides { cuts, peer_token } => (Duty::Decides, Some(cuts), peer_token),
@@ -57,16 +54,16 @@ async fn serve(options: UpOptions, serving: Serving) -> Result<(), Problem> {
             let config = ReplicaConfig {
                 data: options.data,
                 store,
-                cache_bytes,
+                limits,
                 peer_token,
                 computes,
             };
             let worker = computes.then_some(WorkerConfig {
-                batch_memory_bytes: limits.batch_memory_bytes,
-                batch_runs: limits.batch_runs,
+                batch_memory_bytes: limits.memory.batch_memory_bytes,
+                batch_runs: limits.memory.batch_runs,
                 address: listener.local_addr().map_err(Problem::internal)?,
             });
-            return serve_reads(config, worker, auth, listener, serving).await;
+            return serve_reads(config, worker, answering, listener, serving).await;
         }
     };
     let mut config = NodeConfig {
@@ -74,10 +71,7 @@ async fn serve(options: UpOptions, serving: Serving) -> Result<(), Problem> {
         duty,
         peer_token: PeerToken::new(peer_token.as_deref()),
         takes_over: options.takes_over,
-        batch_memory_bytes: limits.batch_memory_bytes,
-        batch_runs: limits.batch_runs,
-        cache_bytes,
-        ..NodeConfig::new(options.data).with_speed_memory(limits.speed_memory())
+        ..NodeConfig::within(options.data, &limits)
     };
     if duty == Duty::Decides && !config.takes_over {
         // Nobody is answered meanwhile: whoever asks is to ask another one.
@@ -95,7 +89,7 @@ async fn serve(options: UpOptions, serving: Serving) -> Result<(), Problem> {
     let address = listener.local_addr().map_err(Problem::internal)?;
     let peers = match cuts {
         Some(CutsPlace { listen, advertise }) => {
-            check_reachable(&auth, listen, "--cuts")?;
+            check_reachable(answering.auth(), listen, "--cuts")?;
             Some(Peers::bind(listen, advertise.as_deref(), address).await?)
         }
         None => None,
@@ -107,14 +101,15 @@ async fn serve(options: UpOptions, serving: Serving) -> Result<(), Problem> {
     let node = opened.map_err(Problem::internal)??;
     let peers = match (duty, peers) {
         (Duty::Ingests, Some(peers)) => {
-            return take_share(node, peers, auth, listener, serving).await;
+            return take_share(node, peers, answering, listener, serving).await;
         }
         (_, peers) => peers,
     };
     let no_more_cuts = CancellationToken::new();
     let met = async {
         bring_into_force(&node, &options.apply).await?;
-        node.meet(peers, &auth, no_more_cuts.clone()).await
+        node.meet(peers, answering.auth(), no_more_cuts.clone())
+            .await
     };
     if let Err(problem) = met.await {
         no_more_cuts.cancel();
@@ -146,17 +141,47 @@ async fn serve(options: UpOptions, serving: Serving) -> Result<(), Problem> {
         shutdown.cancelled().await;
         node.stop_batch_layer().await;
     };
-    let config = http::ServerConfig::default();
-    let stopped = shutdown.clone().cancelled_owned();
-    let served = Served::All(ports);
-    let requests_end = http::serve(listener, served, ApiConfig { auth }, config, stopped);
-    let (_, (), superseded) = tokio::join!(requests_end, batch_stops, is_superseded);
+    let requests_end = answering.serve(listener, Served::All(ports), &shutdown);
+    let ((), (), superseded) = tokio::join!(requests_end, batch_stops, is_superseded);
     // Replicas answer for as long as this process does.
     no_more_cuts.cancel();
     node.shutdown().await;
     superseded.map_or(Ok(()), |superseded| {
         Err(Problem::new(ProblemKind::Conflict, superseded.to_string()))
     })
+}
+
+/// How requests are answered, whoever answers them.
+struct Answering {
+    api: ApiConfig,
+    connections: ServerConfig,
+}
+
+impl Answering {
+    fn new(auth: AuthConfig, limits: &RequestLimits) -> Self {
+        Self {
+            api: ApiConfig {
+                auth,
+                max_body_bytes: limits.body_limit,
+                query_timeout: limits.query_timeout,
+            },
+            connections: ServerConfig {
+                max_connections: limits.connections,
+                shutdown_grace: limits.shutdown_grace,
+                ..ServerConfig::default()
+            },
+        }
+    }
+
+    fn auth(&self) -> &AuthConfig {
+        &self.api.auth
+    }
+
+    /// Answers from what is `served` until `shutdown`.
+    async fn serve(self, listener: TcpListener, served: Served, shutdown: &CancellationToken) {
+        let stopped = shutdown.clone().cancelled_owned();
+        http::serve(listener, served, self.api, self.connections, stopped).await;
+    }
 }
 
 async fn bind(at: SocketAddr) -> Result<TcpListener, Problem> {
@@ -172,7 +197,7 @@ async fn bind(at: SocketAddr) -> Result<TcpListener, Problem> {
 async fn take_share(
     node: Node,
     peers: Peers,
-    auth: AuthConfig,
+    answering: Answering,
     listener: TcpListener,
     serving: Serving,
 ) -> Result<(), Problem> {
@@ -185,7 +210,7 @@ async fn take_share(
     let Joined {
         membership,
         keeping,
-    } = node.join(peers, &auth, no_more_cuts.clone());
+    } = node.join(peers, answering.auth(), no_more_cuts.clone());
     // Nobody waits for the address when the caller has given up already.
     let _ = serving.ready.send(address);
     let others = OfMember {
@@ -197,9 +222,7 @@ async fn take_share(
         measures: Arc::new(node.clone()),
         others: Arc::new(others),
     });
-    let config = http::ServerConfig::default();
-    let stopped = serving.shutdown.clone().cancelled_owned();
-    http::serve(listener, served, ApiConfig { auth }, config, stopped).await;
+    answering.serve(listener, served, &serving.shutdown).await;
     no_more_cuts.cancel();
     if let Err(error) = keeping.await {
         tracing::error!(%error, "following the catalog did not end well");
@@ -212,7 +235,7 @@ async fn take_share(
 async fn serve_reads(
     config: ReplicaConfig,
     worker: Option<WorkerConfig>,
-    auth: AuthConfig,
+    answering: Answering,
     listener: TcpListener,
     serving: Serving,
 ) -> Result<(), Problem> {
@@ -236,15 +259,13 @@ async fn serve_reads(
     // Nobody waits for the address when the caller has given up already.
     let _ = serving.ready.send(address);
     let served = Served::Reads(replica.ports());
-    let config = http::ServerConfig::default();
-    let stopped = serving.shutdown.clone().cancelled_owned();
     let working = async {
         if let Some(hand) = hand {
             hand.work(serving.shutdown.clone()).await;
         }
     };
-    let requests_end = http::serve(listener, served, ApiConfig { auth }, config, stopped);
-    let (_, ()) = tokio::join!(requests_end, working);
+    let requests_end = answering.serve(listener, served, &serving.shutdown);
+    let ((), ()) = tokio::join!(requests_end, working);
     tracing::info!("stopped");
     Ok(())
 }

@@ -12,8 +12,9 @@ fn problem(status: u16, detail: &str) -> Answer {
     Answer::with_status(status, &body)
 }
 
-const COMMANDS: [&str; 22] = [
+const COMMANDS: [&str; 23] = [
     "up",
+    "config",
     "demo",
     "sql",
     "infer",
@@ -88,6 +89,8 @@ async fn usage_errors_exit_with_2_and_ask_nothing() {
         &["exclude", "flights", "--where", "true"],
         &["up", "--tokens", "/no/such/file"],
         &["up", "--log-level", "=;="],
+        &["up", "--config", "/no/such.toml"],
+        &["config", "--batch-runs", "0"],
         &["--url", "127.0.0.1", "status"],
     ] {
         let ran = fake.run_with_input(args, b"no format").await;

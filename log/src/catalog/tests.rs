@@ -190,6 +190,7 @@ async fn every_kind_of_entry_survives_its_file() {
         stream: "s".parse().unwrap(),
         sql: "SELECT count(*) FROM s".to_owned(),
         recompute: None,
+        recompute_after: Default::default(),
         refresh_s: Some(5),
         version: 1,
         definition_hash: "h".to_owned(),

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use arrow::datatypes::SchemaRef;
-use dovetail_model::{Position, Share, StreamSchema};
+use dovetail_model::{Position, Share, StreamSchema, Volume};
 use object_store::path::Path;
 
 use super::access::Access;
@@ -153,5 +153,81 @@ impl RawSnapshot {
     /// Size of all files.
     pub fn bytes(&self) -> u64 {
         self.bytes
+    }
+
+    /// How much lies behind `position`. Of a file that begins before it, the share of its offsets behind it counts: no
+    /// file does where an archive ended there, until it is compacted with others.
+    pub fn volume_behind(&self, position: &Position) -> Volume {
+        let behind = self.segments.iter().rev();
+        let behind = behind.take_while(|segment| !position.covers(segment.span.to()));
+        behind.fold(Volume::default(), |sum, segment| {
+            let (from, to) = (segment.span.from(), segment.span.to());
+            let offsets = |from: &Position| -> u64 {
+                let ends = to.iter();
+                ends.map(|(partition, end)| end.0.saturating_sub(from.get(partition).0))
+                    .sum()
+            };
+            let (all, inside) = (offsets(from), offsets(&from.join(position)));
+            let share = |amount: u64| {
+                let part = u128::from(amount) * u128::from(inside) / u128::from(all.max(1));
+                u64::try_from(part).unwrap_or(amount)
+            };
+            Volume {
+                events: sum.events + share(segment.rows),
+                bytes: sum.bytes + share(segment.bytes),
+            }
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use dovetail_model::{Column, ColumnType, Offset, PartitionId, Span, UnknownColumns};
+
+    use super::*;
+
+    fn segment(from: u64, to: u64, rows: u64, bytes: u64) -> Arc<Segment> {
+        let [from, to] =
+            [from, to].map(|offset| Position::zero().with(PartitionId(0), Offset(offset)));
+        Arc::new(Segment {
+            path: Path::from("part"),
+            rows,
+            bytes,
+            span: Span::new(from, to).unwrap(),
+            event_time: None,
+            arrived: None,
+        })
+    }
+
+    #[test]
+    fn what_lies_behind_a_position_is_counted_by_files_and_of_one_by_its_share() {
+        let schema = StreamSchema {
+            columns: vec![Column {
+                name: "x".to_owned(),
+                column_type: ColumnType::Int,
+                nullable: true,
+            }],
+            event_time: None,
+            unknown_columns: UnknownColumns::Ignore,
+        };
+        // The second has dead letters, too.
+        let segments = vec![
+            segment(0, 10, 10, 100),
+            segment(10, 30, 16, 200),
+            segment(30, 40, 10, 50),
+        ];
+        let snapshot =
+            RawSnapshot::new(Path::from("raw"), 3, schema, segments, Share::ALL).unwrap();
+        let behind = |offset| {
+            let Volume { events, bytes } =
+                snapshot.volume_behind(&Position::single(Offset(offset)));
+            (events, bytes)
+        };
+        assert_eq!(behind(0), (36, 350));
+        assert_eq!(behind(10), (26, 250));
+        assert_eq!(behind(20), (18, 150));
+        assert_eq!(behind(30), (10, 50));
+        assert_eq!(behind(40), (0, 0));
+        assert_eq!(behind(50), (0, 0));
     }
 }

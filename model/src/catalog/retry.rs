@@ -22,6 +22,16 @@ impl CatalogState {
         incremental: bool,
         since: DateTime<Utc>,
     ) -> Option<DateTime<Utc>> {
+        self.pause_over_at(view, incremental, since, false)
+    }
+
+    fn pause_over_at(
+        &self,
+        view: &ViewId,
+        incremental: bool,
+        since: DateTime<Utc>,
+        interrupted_counts: bool,
+    ) -> Option<DateTime<Utc>> {
         let mut failures = 0;
         let mut last_ended = None;
         let latest = self.runs.values().rev().filter(|run| run.view == *view);
@@ -30,7 +40,8 @@ impl CatalogState {
             match run.outcome {
                 Outcome::Promoted => break,
                 Outcome::Failed | Outcome::Cancelled if of_lane => {
-                    if run.error.as_deref() == Some("interrupted") || failures > MAX_DOUBLINGS {
+                    let is_interrupted = run.error.as_deref() == Some("interrupted");
+                    if (is_interrupted && !interrupted_counts) || failures > MAX_DOUBLINGS {
                         break;
                     }
                     failures += 1;
@@ -47,13 +58,23 @@ impl CatalogState {
     /// When the scheduler tries to build a definition of `view` again: the first one, or a newer one. None: at once.
     /// What may have healed it, a newer definition or exclusion, makes it due at once.
     pub fn rebuild_at(&self, view: &ViewState) -> Option<DateTime<Utc>> {
+        self.retry_at(&view.def.id, false, self.healed_at(view))
+    }
+
+    /// When the scheduler recomputes `view` again whose volume is reached, and whose last full or repair runs failed. A
+    /// run that was interrupted counts, too: it may have been what brought the process down.
+    pub fn recompute_again_at(&self, view: &ViewState) -> Option<DateTime<Utc>> {
+        self.pause_over_at(&view.def.id, false, self.healed_at(view), true)
+    }
+
+    /// Since when nothing has changed that may heal `view`: a definition or an exclusion.
+    fn healed_at(&self, view: &ViewState) -> DateTime<Utc> {
         let defined = view.pending.as_ref().unwrap_or(&view.def).defined_at;
         let exclusions = self.streams.get(&view.def.stream).into_iter();
-        let since = exclusions
+        exclusions
             .flat_map(|stream| stream.exclusions.values())
             .map(|exclusion| exclusion.declared_at)
-            .fold(defined, Ord::max);
-        self.retry_at(&view.def.id, false, since)
+            .fold(defined, Ord::max)
     }
 
     /// The last attempt to build the present definition of `view`, if it came to nothing and none is at work since.

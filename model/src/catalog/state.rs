@@ -71,6 +71,9 @@ pub struct ViewState {
     pub schedule_paused: bool,
     /// The last scheduled time that was served.
     pub schedule_served: Option<DateTime<Utc>>,
+    /// Up to where the last full run that was promoted recomputed the stream; the start before the first one.
+    #[serde(default)]
+    pub recomputed_to: Position,
 }
 
 impl ViewState {

@@ -39,6 +39,7 @@ fn view_def(name: &str, id: &str, stream: &str, version: u64) -> ViewDef {
         stream: stream.parse().unwrap(),
         sql: format!("SELECT count(*) FROM s -- {version}"),
         recompute: None,
+        recompute_after: Default::default(),
         refresh_s: None,
         version,
         definition_hash: version.to_string(),
@@ -573,4 +574,34 @@ fn an_expired_generation_is_remembered_until_its_files_are_deleted() {
     };
     commit(&mut state, vec![deleted]).unwrap();
     assert!(state.views[&view.id].expired.is_empty());
+}
+
+/// What [`crate::VolumeTrigger`] counts from: a restart finds it again, whatever the ledger has let go of.
+#[test]
+fn only_a_full_run_that_is_promoted_moves_what_was_recomputed() {
+    let (mut state, view) = with_view();
+    let ended = |state: &mut CatalogState, id, mode, outcome, to| {
+        let span = crate::Span::up_to(Position::single(Offset(to)));
+        let run = BatchRun {
+            outcome,
+            span: Some(span),
+            ..BatchRun::begun(RunId(id), view.id.clone(), mode, "user", at())
+        };
+        commit(state, vec![Entry::Run { run: Box::new(run) }]).unwrap();
+        state.views[&view.id].recomputed_to.get(PartitionId(0)).0
+    };
+    use {Outcome::*, RunMode::*};
+    assert_eq!(ended(&mut state, 1, Full, Staged, 7), 0);
+    assert_eq!(ended(&mut state, 1, Full, Promoted, 7), 7);
+    assert_eq!(ended(&mut state, 2, Full, Failed, 9), 7);
+    assert_eq!(ended(&mut state, 3, Full, Discarded, 9), 7);
+    assert_eq!(ended(&mut state, 4, Incremental, Promoted, 11), 7);
+    assert_eq!(ended(&mut state, 5, Repair, Promoted, 13), 7);
+    assert_eq!(ended(&mut state, 6, Full, Promoted, 15), 15);
+    let all = (1..=6).map(RunId).collect();
+    commit(&mut state, vec![Entry::RunsExpired { runs: all }]).unwrap();
+    let text = serde_json::to_string(&state).unwrap();
+    let read: CatalogState = serde_json::from_str(&text).unwrap();
+    let view = read.view_named("v").unwrap();
+    assert_eq!(view.recomputed_to, Position::single(Offset(15)));
 }

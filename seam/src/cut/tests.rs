@@ -176,6 +176,7 @@ fn generation(view: &Arc<View>, number: u64, horizon: u64) -> Arc<Generation> {
         stream: "k3f".parse().unwrap(),
         sql: view.sql().to_owned(),
         recompute: None,
+        recompute_after: Default::default(),
         refresh_s: None,
         version: 1,
         definition_hash: view.definition_hash().to_owned(),

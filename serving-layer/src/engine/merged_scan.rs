@@ -576,6 +576,7 @@ mod tests {
             stream: "k3f".parse().unwrap(),
             sql: SQL.to_owned(),
             recompute: None,
+            recompute_after: Default::default(),
             refresh_s: None,
             version: 1,
             definition_hash: view.definition_hash().to_owned(),

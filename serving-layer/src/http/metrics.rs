@@ -7,8 +7,9 @@
 
 use std::fmt;
 
-use dovetail_log::object::{CacheCounts, LATENCY_BOUNDS_S, Latencies};
+use dovetail_log::object::{CacheCounts, LATENCY_BOUNDS_S};
 use dovetail_model::{Offset, PartitionId, PositionToken, Problem};
+use dovetail_seam::{Latencies, STAGE_BOUNDS_S};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{
     DescriptorEncoder, EncodeCounterValue, EncodeGaugeValue, NoLabelSet, prometheus_text,
@@ -112,11 +113,13 @@ impl Sheet<'_> {
         })
     }
 
-    fn latencies<'l>(
+    /// Counts of each bucket, those above all `bounds` last, and the sum.
+    fn histograms<'c>(
         &mut self,
         name: &str,
         help: &str,
-        values: impl IntoIterator<Item = (Labels, &'l Latencies)>,
+        bounds: &[f64],
+        values: impl IntoIterator<Item = (Labels, &'c [u64], f64)>,
     ) -> fmt::Result {
         let mut values = values.into_iter().peekable();
         if values.peek().is_none() {
@@ -124,12 +127,11 @@ impl Sheet<'_> {
         }
         let kind = MetricType::Histogram;
         let mut family = self.0.encode_descriptor(name, help, None, kind)?;
-        values.try_for_each(|(labels, latencies)| {
-            let bounds = LATENCY_BOUNDS_S.into_iter().chain([f64::INFINITY]);
-            let buckets: Vec<(f64, u64)> = bounds.zip(latencies.buckets).collect();
-            let count = latencies.buckets.iter().sum();
+        values.try_for_each(|(labels, counts, sum)| {
+            let bounds = bounds.iter().copied().chain([f64::INFINITY]);
+            let buckets: Vec<(f64, u64)> = bounds.zip(counts.iter().copied()).collect();
             let mut one = family.encode_family(&labels)?;
-            one.encode_histogram::<NoLabelSet>(latencies.sum_s, count, &buckets, None)
+            one.encode_histogram::<NoLabelSet>(sum, counts.iter().sum(), &buckets, None)
         })
     }
 }
@@ -200,6 +202,15 @@ fn stages(sheet: &mut Sheet<'_>, status: &Status) -> fmt::Result {
         "dovetail_stage_waiting_offsets",
         "Offsets that wait for the stage.",
         stages().map(|(labels, stage)| (labels, stage.waiting)),
+    )?;
+    sheet.histograms(
+        "dovetail_stage_seconds",
+        "Time that a thing took the stage: an append, a batch, a merge, an archive, a batch run, an answer.",
+        &STAGE_BOUNDS_S,
+        stages().map(|(labels, stage)| {
+            let Latencies { buckets, sum_s } = &stage.latencies;
+            (labels, &buckets[..], *sum_s)
+        }),
     )
 }
 
@@ -433,12 +444,13 @@ fn store(sheet: &mut Sheet<'_>, measured: &Measurements) -> fmt::Result {
         "Bytes of the bodies of the object store's answers, as far as they announce them.",
         kinds().map(|(labels, count)| (labels, count.received_bytes)),
     )?;
-    sheet.latencies(
+    sheet.histograms(
         "dovetail_store_request_seconds",
         "Time until the object store's answer to a try began.",
+        &LATENCY_BOUNDS_S,
         measured.requests.latencies.iter().map(|(operation, l)| {
             let labels = vec![label("operation", operation.as_str())];
-            (labels, l)
+            (labels, &l.buckets[..], l.sum_s)
         }),
     )
 }

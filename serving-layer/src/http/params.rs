@@ -11,7 +11,6 @@ use tokio::time::Instant;
 use crate::ports::{Layer, Limits};
 
 /// How long a query may take unless it says otherwise.
-pub(super) const DEFAULT_TIMEOUT: Duration = Duration::from_secs(30);
 /// Longest `timeout_ms`.
 const MAX_TIMEOUT_MS: u64 = 3_600_000;
 
@@ -193,10 +192,10 @@ impl QueryOptions {
             .map(|(name, _)| name)
     }
 
-    /// The limits they come to, from now on.
-    pub(super) fn limits(self) -> Result<Limits, Problem> {
+    /// The limits they come to, from now on; `query_timeout` where they say no time.
+    pub(super) fn limits(self, query_timeout: Duration) -> Result<Limits, Problem> {
         let timeout = match self.timeout_ms {
-            None => DEFAULT_TIMEOUT,
+            None => query_timeout,
             Some(ms @ 1..=MAX_TIMEOUT_MS) => Duration::from_millis(ms),
             Some(ms) => {
                 let why = format!("`{ms}` is not a number from 1 to {MAX_TIMEOUT_MS}");
@@ -282,11 +281,14 @@ mod tests {
 
     #[test]
     fn options_that_contradict_each_other_are_refused() {
-        let limits = |query: &str| params(query).query_options().and_then(QueryOptions::limits);
+        let limits = |query: &str| {
+            let options = params(query).query_options()?;
+            options.limits(Duration::from_secs(7))
+        };
         let ok = limits("after=a~k1:0@5;b~k2:0@1,1@2&layer=batch&timeout_ms=5").unwrap();
         assert_eq!((ok.after.len(), ok.layer), (2, Layer::Batch));
         assert_eq!(limits("generation=3").unwrap().layer, Layer::Batch);
-        assert_eq!(limits("").unwrap().timeout, DEFAULT_TIMEOUT);
+        assert_eq!(limits("").unwrap().timeout, Duration::from_secs(7));
         for (query, part) in [
             ("after=a~k1:0@5;a~k1:0@6", "two tokens"),
             ("after=nonsense", "not a position token"),

@@ -2,6 +2,7 @@
 //! The routes, and what stands around all of them.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
 use axum::extract::{FromRef, FromRequestParts, Path, Request, State};
@@ -29,10 +30,24 @@ use super::{origin, routes};
 use crate::ports::{Limits, Measures, Ports, Queries, ReadPorts, Served};
 
 /// What the API needs besides its ports.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct ApiConfig {
     /// Who may ask.
     pub auth: AuthConfig,
+    /// Most bytes of the body of an append, before and after decompression.
+    pub max_body_bytes: usize,
+    /// Time of a query that does not say its own.
+    pub query_timeout: Duration,
+}
+
+impl Default for ApiConfig {
+    fn default() -> Self {
+        Self {
+            auth: AuthConfig::default(),
+            max_body_bytes: 64 * 1024 * 1024,
+            query_timeout: Duration::from_secs(30),
+        }
+    }
 }
 
 /// What handlers share.
@@ -40,6 +55,8 @@ pub struct ApiConfig {
 pub(super) struct Api {
     pub(super) ports: Ports,
     pub(super) bodies: BodyReader,
+    pub(super) max_body_bytes: usize,
+    query_timeout: Duration,
     closing: CancellationToken,
 }
 
@@ -51,6 +68,8 @@ pub(super) struct Reads {
     pub(super) bodies: BodyReader,
     /// What is no read.
     pub(super) others: Others,
+    /// Time of a query that does not say its own.
+    pub(super) query_timeout: Duration,
     closing: CancellationToken,
 }
 
@@ -76,6 +95,7 @@ impl FromRef<Api> for Reads {
             measures: Arc::clone(&api.ports.measures),
             bodies: api.bodies.clone(),
             others: Others::Here(api.ports.clone()),
+            query_timeout: api.query_timeout,
             closing: api.closing.clone(),
         }
     }
@@ -84,8 +104,8 @@ impl FromRef<Api> for Reads {
 /// The whole API over what is served. Queries that run when `closing` is cancelled are answered that the server ends.
 pub(super) fn router(served: Served, config: ApiConfig, closing: CancellationToken) -> Router {
     let routes = match served {
-        Served::All(ports) => all(ports, closing),
-        Served::Reads(ports) => reads(ports, closing),
+        Served::All(ports) => all(ports, &config, closing),
+        Served::Reads(ports) => reads(ports, &config, closing),
     };
     routes
         .layer(CatchPanicLayer::custom(panicked))
@@ -95,11 +115,13 @@ pub(super) fn router(served: Served, config: ApiConfig, closing: CancellationTok
         .layer(from_fn(whole_over_http_1_0))
 }
 
-fn all(ports: Ports, closing: CancellationToken) -> Router {
+fn all(ports: Ports, config: &ApiConfig, closing: CancellationToken) -> Router {
     let api = Api {
         ports,
         closing,
         bodies: BodyReader::default(),
+        max_body_bytes: config.max_body_bytes,
+        query_timeout: config.query_timeout,
     };
     v1().fallback(unknown_route)
         .method_not_allowed_fallback(wrong_method)
@@ -107,13 +129,14 @@ fn all(ports: Ports, closing: CancellationToken) -> Router {
 }
 
 /// Reads are answered here, and everything else by the process that does it.
-fn reads(ports: ReadPorts, closing: CancellationToken) -> Router {
+fn reads(ports: ReadPorts, config: &ApiConfig, closing: CancellationToken) -> Router {
     let forwarder = Forwarder::new(ports.others);
     let reads = Reads {
         queries: ports.queries,
         measures: ports.measures,
         bodies: BodyReader::default(),
         others: Others::Elsewhere(forwarder.clone()),
+        query_timeout: config.query_timeout,
         closing,
     };
     let forward = move |request: Request| async move { forwarder.forward(request).await };

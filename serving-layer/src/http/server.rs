@@ -72,7 +72,8 @@ pub async fn serve(
     let closing = CancellationToken::new();
     let router = router(served, api, closing.clone());
     let graceful = GracefulShutdown::new();
-    let slots = Arc::new(Semaphore::new(config.max_connections));
+    let most = config.max_connections.min(Semaphore::MAX_PERMITS);
+    let slots = Arc::new(Semaphore::new(most));
     let mut connections = JoinSet::new();
     pin!(shutdown);
     loop {

@@ -38,7 +38,7 @@ impl FromStr for OnError {
 pub struct AppendRequest {
     /// The format of `body`.
     pub format: Format,
-    /// The events, at most [`crate::http::MAX_BODY_BYTES`].
+    /// The events, at most as many bytes as [`crate::http::ApiConfig`] allows.
     pub body: Bytes,
     /// What to do with events that cannot be decoded.
     pub on_error: OnError,

@@ -6,8 +6,9 @@ use std::fmt;
 use arrow::datatypes::Field;
 use dovetail_model::{
     Column, EpochUnit, EventTime, ExclusionId, GenerationNumber, Hole, Offset, PartitionId, RunId,
-    RunMode, StreamId, UnknownColumns, ViewId,
+    RunMode, StreamId, UnknownColumns, ViewId, Volume,
 };
+use dovetail_seam::Latencies;
 use serde::{Deserialize, Serialize};
 
 use crate::sql::sql_type;
@@ -257,6 +258,12 @@ pub struct ViewInfo {
     pub version: u64,
     /// Cron schedule of full runs, UTC.
     pub recompute: Option<String>,
+    /// Events archived since the last full run at which another one starts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub recompute_after_events: Option<u64>,
+    /// The same in bytes of the raw log, such as `10 GiB`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub recompute_after_bytes: Option<String>,
     /// Interval of incremental runs, such as `5 minutes`.
     pub refresh: Option<String>,
     /// What a reader should know.
@@ -329,6 +336,9 @@ pub struct ViewStatus {
     pub schedule_paused: bool,
     /// When the next full run is due.
     pub next_recompute: Option<String>,
+    /// What is archived since the last full run, where volume starts them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub archived_since_full: Option<Volume>,
     /// When the next incremental run is due: now at the earliest, later than its interval says when such runs fail.
     pub next_refresh: Option<String>,
     /// Where a rollback without a number goes.
@@ -349,6 +359,9 @@ pub struct StageStatus {
     /// The same since the server started; not of `batch`, whose runs the ledger has.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub total: Option<u64>,
+    /// How long each thing took it since the server started; for `/metrics`.
+    #[serde(skip)]
+    pub latencies: Latencies,
     /// Offsets that wait for the stage.
     pub waiting: u64,
     /// Share of the last ten seconds in which the stage was at work, 0 to 1.

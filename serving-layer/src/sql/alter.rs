@@ -5,10 +5,11 @@ use datafusion::sql::sqlparser::tokenizer::Token;
 use dovetail_model::{Column, Problem};
 
 use super::column::{column, column_name};
-use super::options::{Options, checked_cron, parse_interval};
+use super::options::{OptionValue, Options, VIEW_OPTIONS, checked_cron, parse_interval};
 use super::parse::{object_kind, object_name};
 use super::source::Tokens;
 use super::statement::{AddColumn, AlterStream, AlterView, Definition, ObjectKind};
+use super::volume::{parse_bytes, parse_events};
 
 /// `ALTER STREAM name ADD COLUMN [IF NOT EXISTS] …, ALTER COLUMN … DROP NOT NULL`, `ALTER STREAM name SKIP HOLE` or
 /// `ALTER VIEW name SET (…)`
@@ -87,32 +88,28 @@ fn alter_view(tokens: &mut Tokens<'_>) -> Result<AlterView, Problem> {
         return Err(tokens
             .expected("`SET (option = value)`; for another SELECT use `CREATE OR REPLACE VIEW`"));
     }
-    let mut options = Options::parse_list(tokens, &["recompute", "refresh"])?;
-    let recompute = options
-        .take("recompute")
-        .map(|o| {
-            if o.is_null() {
-                Ok(None)
-            } else {
-                checked_cron(&o).map(Some)
-            }
-        })
-        .transpose()?;
-    let refresh_s = options
-        .take("refresh")
-        .map(|o| {
-            if o.is_null() {
-                Ok(None)
-            } else {
-                parse_interval(&o).map(Some)
-            }
-        })
-        .transpose()?;
+    let mut options = Options::parse_list(tokens, &VIEW_OPTIONS)?;
     Ok(AlterView {
         name,
-        recompute,
-        refresh_s,
+        recompute: altered(&mut options, "recompute", checked_cron)?,
+        recompute_after_events: altered(&mut options, "recompute_after_events", parse_events)?,
+        recompute_after_bytes: altered(&mut options, "recompute_after_bytes", parse_bytes)?,
+        refresh_s: altered(&mut options, "refresh", parse_interval)?,
     })
+}
+
+/// What an option becomes, if it is named; NULL takes it away.
+fn altered<T>(
+    options: &mut Options,
+    name: &str,
+    read: impl Fn(&OptionValue) -> Result<T, Problem>,
+) -> Result<Option<Option<T>>, Problem> {
+    let option = options.take(name);
+    let value = option.map(|option| match option.is_null() {
+        true => Ok(None),
+        false => read(&option).map(Some),
+    });
+    value.transpose()
 }
 
 /// `DROP STREAM | VIEW [IF EXISTS] name` or `UNDROP STREAM | VIEW name`

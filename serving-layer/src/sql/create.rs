@@ -2,14 +2,15 @@
 //! `CREATE STREAM` and `CREATE VIEW`.
 
 use datafusion::sql::sqlparser::tokenizer::Token;
-use dovetail_model::{EpochUnit, EventTime, Problem, StreamSchema, UnknownColumns};
+use dovetail_model::{EpochUnit, EventTime, Problem, StreamSchema, UnknownColumns, VolumeTrigger};
 
 use super::column::column;
 use super::kafka_options;
-use super::options::{Options, checked_cron, parse_interval};
+use super::options::{Options, VIEW_OPTIONS, checked_cron, parse_interval};
 use super::parse::{Purpose, check_query, object_kind, object_name};
 use super::source::Tokens;
 use super::statement::{CreateStream, CreateView, Definition, ObjectKind, ViewOptions};
+use super::volume::{parse_bytes, parse_events};
 
 /// `CREATE [OR REPLACE] STREAM | VIEW …`
 pub(super) fn create(tokens: &mut Tokens<'_>) -> Result<Definition, Problem> {
@@ -103,11 +104,21 @@ fn create_view(tokens: &mut Tokens<'_>, or_replace: bool) -> Result<CreateView, 
     if tokens.peek() == Some(&Token::LParen) {
         return Err(tokens.problem("name the columns in the select list, with AS"));
     }
-    let mut parsed = Options::parse(tokens, &["recompute", "refresh"])?;
+    let mut parsed = Options::parse(tokens, &VIEW_OPTIONS)?;
     let recompute = parsed
         .take("recompute")
         .map(|o| checked_cron(&o))
         .transpose()?;
+    let recompute_after = VolumeTrigger {
+        events: parsed
+            .take("recompute_after_events")
+            .map(|o| parse_events(&o))
+            .transpose()?,
+        bytes: parsed
+            .take("recompute_after_bytes")
+            .map(|o| parse_bytes(&o))
+            .transpose()?,
+    };
     let refresh_s = parsed
         .take("refresh")
         .map(|o| parse_interval(&o))
@@ -123,6 +134,7 @@ fn create_view(tokens: &mut Tokens<'_>, or_replace: bool) -> Result<CreateView, 
         if_not_exists,
         options: ViewOptions {
             recompute,
+            recompute_after,
             refresh_s,
         },
         select: tokens.rest_text().to_owned(),

@@ -49,6 +49,14 @@ impl OptionValue {
         )))
     }
 
+    /// Its value, a number or a quoted text.
+    pub(super) fn number(&self) -> Result<&str, Problem> {
+        match &self.value {
+            Value::Text(text) | Value::Other(text) => Ok(text),
+            Value::Null => self.text(),
+        }
+    }
+
     /// Its value, one of a few words.
     pub(super) fn one_of<T: Copy>(&self, known: &[(&str, T)]) -> Result<T, Problem> {
         let text = self.text()?;
@@ -63,6 +71,14 @@ impl OptionValue {
         })
     }
 }
+
+/// What a view may be told beside its SELECT.
+pub(super) const VIEW_OPTIONS: [&str; 4] = [
+    "recompute",
+    "recompute_after_events",
+    "recompute_after_bytes",
+    "refresh",
+];
 
 /// The options of one statement.
 pub(super) struct Options(Vec<OptionValue>);

@@ -6,6 +6,7 @@ use dovetail_model::{EpochUnit, Source, StreamDef, StreamSchema, UnknownColumns,
 use super::create::{UNITS, UNKNOWN_COLUMNS};
 use super::kafka_options::render_kafka;
 use super::options::render_interval;
+use super::volume::render_bytes;
 
 /// A text as a SQL literal.
 pub(super) fn literal(text: &str) -> String {
@@ -62,6 +63,12 @@ pub fn render_view(view: &ViewDef) -> String {
     let mut options = Vec::new();
     if let Some(cron) = &view.recompute {
         options.push(format!("recompute = {}", literal(cron)));
+    }
+    if let Some(events) = view.recompute_after.events {
+        options.push(format!("recompute_after_events = {events}"));
+    }
+    if let Some(bytes) = view.recompute_after.bytes {
+        options.push(format!("recompute_after_bytes = '{}'", render_bytes(bytes)));
     }
     if let Some(seconds) = view.refresh_s {
         options.push(format!("refresh = '{}'", render_interval(seconds)));

@@ -3,7 +3,7 @@
 
 use std::fmt;
 
-use dovetail_model::{Column, KafkaSettings, StreamSchema};
+use dovetail_model::{Column, KafkaSettings, StreamSchema, VolumeTrigger};
 
 /// One statement.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -141,6 +141,8 @@ pub struct CreateView {
 pub struct ViewOptions {
     /// Cron (five fields, UTC) of full runs; checked.
     pub recompute: Option<String>,
+    /// Archived volume at which a full run starts.
+    pub recompute_after: VolumeTrigger,
     /// Seconds between incremental runs, at least 1.
     pub refresh_s: Option<u64>,
 }
@@ -172,6 +174,10 @@ pub struct AlterView {
     pub name: String,
     /// The new cron of full runs, if it changes.
     pub recompute: Option<Option<String>>,
+    /// The new events at which a full run starts, if they change.
+    pub recompute_after_events: Option<Option<u64>>,
+    /// The new bytes at which a full run starts, if they change.
+    pub recompute_after_bytes: Option<Option<u64>>,
     /// The new seconds between incremental runs, if they change.
     pub refresh_s: Option<Option<u64>>,
 }

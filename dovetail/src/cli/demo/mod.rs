@@ -68,7 +68,7 @@ pub(super) async fn run(
     console: &mut Console,
     server: &dyn Server,
 ) -> Result<(), CliError> {
-    logging::init(&args.log, "warn")?;
+    logging::init(&args.log)?;
     let sample = Sample::shipped()
         .map_err(|e| CliError::Failed(format!("the shipped sample cannot be read: {e}")))?;
     let shutdown = CancellationToken::new();

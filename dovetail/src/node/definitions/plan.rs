@@ -6,7 +6,7 @@ use dovetail_model::{
     CatalogState, Entry, Problem, ProblemKind, Source, StreamDef, StreamId, ViewDef, ViewId,
 };
 use dovetail_serving_layer::ports::{Change, DdlResult, LocatedDefinition};
-use dovetail_serving_layer::sql::{CreateStream, CreateView, Definition, problem_in};
+use dovetail_serving_layer::sql::{CreateStream, CreateView, Definition, problem_in, render_bytes};
 
 use super::schema_change::{check_views, details, growth, statement};
 use super::views::compile_any;
@@ -161,6 +161,7 @@ fn plan_view(state: &mut CatalogState, create: &CreateView) -> Result<Planned, P
             stream: stream.def.id.clone(),
             sql: view.sql().to_owned(),
             recompute: create.options.recompute.clone(),
+            recompute_after: create.options.recompute_after,
             refresh_s: create.options.refresh_s,
             version: 1,
             definition_hash: view.definition_hash().to_owned(),
@@ -186,6 +187,22 @@ fn plan_view(state: &mut CatalogState, create: &CreateView) -> Result<Planned, P
             "recompute: {} -> {}",
             shown(&latest.recompute),
             shown(&create.options.recompute)
+        ));
+    }
+    let (before, after) = (latest.recompute_after, create.options.recompute_after);
+    if before.events != after.events {
+        let events = |events: Option<u64>| events.map(|events| events.to_string());
+        details.push(format!(
+            "recompute_after_events: {} -> {}",
+            shown(&events(before.events)),
+            shown(&events(after.events))
+        ));
+    }
+    if before.bytes != after.bytes {
+        details.push(format!(
+            "recompute_after_bytes: {} -> {}",
+            shown(&before.bytes.map(render_bytes)),
+            shown(&after.bytes.map(render_bytes))
         ));
     }
     if latest.refresh_s != create.options.refresh_s {

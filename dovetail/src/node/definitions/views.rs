@@ -65,6 +65,8 @@ impl Node {
         let alter = AlterView {
             name: create.name.clone(),
             recompute: Some(create.options.recompute.clone()),
+            recompute_after_events: Some(create.options.recompute_after.events),
+            recompute_after_bytes: Some(create.options.recompute_after.bytes),
             refresh_s: Some(create.options.refresh_s),
         };
         if latest.definition_hash == compiled.definition_hash() {
@@ -106,6 +108,12 @@ impl Node {
             let mut def = view.def.clone();
             if let Some(recompute) = &alter.recompute {
                 def.recompute.clone_from(recompute);
+            }
+            if let Some(events) = alter.recompute_after_events {
+                def.recompute_after.events = events;
+            }
+            if let Some(bytes) = alter.recompute_after_bytes {
+                def.recompute_after.bytes = bytes;
             }
             if let Some(refresh_s) = alter.refresh_s {
                 def.refresh_s = refresh_s;
@@ -193,6 +201,7 @@ impl Node {
             stream: stream.def.id.clone(),
             sql: view.sql().to_owned(),
             recompute: create.options.recompute.clone(),
+            recompute_after: create.options.recompute_after,
             refresh_s: create.options.refresh_s,
             version,
             definition_hash: view.definition_hash().to_owned(),

@@ -84,6 +84,14 @@ async fn views(ports: &Ports) -> Result<Answer, Problem> {
         .text("horizon", views.iter().map(|v| v.horizon.clone()))
         .text("position", views.iter().map(|v| v.position.clone()))
         .maybe_text("recompute", views.iter().map(|v| v.recompute.clone()))
+        .number(
+            "recompute_after_events",
+            views.iter().map(|v| v.recompute_after_events),
+        )
+        .maybe_text(
+            "recompute_after_bytes",
+            views.iter().map(|v| v.recompute_after_bytes.clone()),
+        )
         .maybe_text("refresh", views.iter().map(|v| v.refresh.clone()))
         .answer()
 }

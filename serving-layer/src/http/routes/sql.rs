@@ -136,7 +136,7 @@ async fn run(reads: Reads, caller: &Caller, asked: Asked) -> Handled {
             return Err(parameter(name, "only a query takes it").into());
         }
     }
-    let limits = asked.options.limits()?;
+    let limits = asked.options.limits(reads.query_timeout)?;
     let patience = reads.patience(&limits);
     let located = |problem| problem_with(&asked.sql, problem);
     let answer = match (statement, reads.others) {

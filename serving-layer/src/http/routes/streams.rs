@@ -13,7 +13,7 @@ use super::super::body::{declared_type, first_byte};
 use super::super::params::Params;
 use super::super::problem::Handled;
 use super::super::router::{Api, PathOf};
-use super::super::{MAX_BODY_BYTES, POSITION_HEADER, answer, json_body};
+use super::super::{POSITION_HEADER, answer, json_body};
 use crate::ports::{AppendRequest, DeadLetterQuery, ReplayRequest};
 
 /// Media types of events, for messages.
@@ -50,7 +50,7 @@ pub(in super::super) async fn append(
     params.finish()?;
     let declared = event_format(&headers)?;
     let idempotency_key = idempotency_key(&headers)?;
-    let held = api.bodies.read(&headers, body, MAX_BODY_BYTES).await?;
+    let held = api.bodies.read(&headers, body, api.max_body_bytes).await?;
     if held.bytes.is_empty() {
         return Err(Problem::invalid("the body is empty: there is no event to append").into());
     }

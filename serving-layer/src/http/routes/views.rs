@@ -54,7 +54,7 @@ pub(in super::super) async fn rows(
     headers: HeaderMap,
 ) -> Handled {
     let format = AnswerFormat::negotiate(&mut params, &headers)?;
-    let limits = params.query_options()?.limits()?;
+    let limits = params.query_options()?.limits(reads.query_timeout)?;
     let patience = reads.patience(&limits);
     let request = RowsRequest {
         view,

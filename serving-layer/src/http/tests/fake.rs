@@ -381,6 +381,8 @@ fn view_info() -> ViewInfo {
         definition: "CREATE VIEW airport_delays AS SELECT …;".to_owned(),
         version: 1,
         recompute: Some("0 3 * * *".to_owned()),
+        recompute_after_events: Some(1_000_000),
+        recompute_after_bytes: None,
         refresh: None,
         notes: vec![],
     }
@@ -497,6 +499,7 @@ impl Control for Fake {
             building: None,
             schedule_paused: false,
             next_recompute: Some("2001-01-01T03:00:00".to_owned()),
+            archived_since_full: None,
             next_refresh: None,
             rollback_to: None,
             generations: vec![],

@@ -94,12 +94,22 @@ pub(super) async fn measurements(fake: &Fake) -> Result<Measurements, Problem> {
     })
 }
 
+/// Two within a millisecond, one of twenty minutes.
+fn stage_latencies() -> dovetail_seam::Latencies {
+    let latency = dovetail_seam::Latency::default();
+    for ms in [1, 1, 1_200_000] {
+        latency.note(std::time::Duration::from_millis(ms));
+    }
+    latency.read()
+}
+
 fn stage(name: &str, stream: Option<&str>, total: Option<u64>) -> StageStatus {
     StageStatus {
         stage: name.to_owned(),
         stream: stream.map(str::to_owned),
         per_second: 1.0,
         total,
+        latencies: stage_latencies(),
         waiting: 2,
         busy: 0.25,
         limited_by: None,
@@ -200,6 +210,16 @@ async fn metrics_are_what_prometheus_reads() {
             7.0,
         ),
         ("dovetail_stage_busy_ratio{stage=\"batch\"}", 0.25),
+        (
+            "dovetail_stage_seconds_bucket{stage=\"ingest\",stream=\"flights\",le=\"0.001\"}",
+            2.0,
+        ),
+        (
+            "dovetail_stage_seconds_bucket{stage=\"batch\",le=\"600\"}",
+            2.0,
+        ),
+        ("dovetail_stage_seconds_count{stage=\"batch\"}", 3.0),
+        ("dovetail_stage_seconds_sum{stage=\"batch\"}", 1200.002),
         (
             "dovetail_stream_offset{stream=\"flights\",partition=\"0\",layer=\"archived\"}",
             1000.0,

@@ -21,7 +21,10 @@ fn guarded(fake: &Fake) -> Router {
     };
     router(
         Served::All(fake.ports()),
-        ApiConfig { auth },
+        ApiConfig {
+            auth,
+            ..ApiConfig::default()
+        },
         CancellationToken::new(),
     )
 }

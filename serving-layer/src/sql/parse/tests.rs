@@ -2,6 +2,7 @@
 use chrono::DateTime;
 use dovetail_model::{
     Column, ColumnType, EpochUnit, EventTime, StreamDef, StreamSchema, UnknownColumns, ViewDef,
+    VolumeTrigger,
 };
 use proptest::prelude::*;
 
@@ -60,7 +61,7 @@ fn the_statements_of_the_design_page() {
 FROM flights -- all of them
 GROUP BY origin, hour";
     let view = define(&format!(
-        "-- delays\nCREATE VIEW airport_delays WITH (recompute = '0 3 * * *', refresh = '5 minutes') AS\n{select}\n; -- end"
+        "-- delays\nCREATE VIEW airport_delays WITH (recompute = '0 3 * * *', recompute_after_events = 1000000, recompute_after_bytes = '10 GiB', refresh = '5 minutes') AS\n{select}\n; -- end"
     ));
     let expected = CreateView {
         name: "airport_delays".to_owned(),
@@ -68,6 +69,10 @@ GROUP BY origin, hour";
         if_not_exists: false,
         options: ViewOptions {
             recompute: Some("0 3 * * *".to_owned()),
+            recompute_after: VolumeTrigger {
+                events: Some(1_000_000),
+                bytes: Some(10 << 30),
+            },
             refresh_s: Some(300),
         },
         select: select.to_owned(),
@@ -167,10 +172,14 @@ fn the_smaller_statements() {
     let set = AlterView {
         name: "v".to_owned(),
         recompute: Some(None),
+        recompute_after_events: Some(Some(5)),
+        recompute_after_bytes: Some(None),
         refresh_s: Some(Some(5400)),
     };
     assert_eq!(
-        define("ALTER VIEW v SET (recompute = NULL, refresh = '1 hour 30 min')"),
+        define(
+            "ALTER VIEW v SET (recompute = NULL, refresh = '1 hour 30 min', recompute_after_bytes = NULL, recompute_after_events = '5')"
+        ),
         Definition::AlterView(set)
     );
     for (sql, show) in [
@@ -325,6 +334,30 @@ fn what_is_wrong_is_said_and_where() {
             "write refresh = '…', not `5`",
         ),
         (
+            "CREATE VIEW v WITH (recompute_after_events = 0) AS SELECT 1",
+            "`recompute_after_events` cannot be '0': write a whole number of events from 1",
+        ),
+        (
+            "ALTER VIEW v SET (recompute_after_events = 'many')",
+            "`recompute_after_events` cannot be 'many'",
+        ),
+        (
+            "CREATE VIEW v WITH (recompute_after_events = NULL) AS SELECT 1",
+            "write recompute_after_events = '…', not `NULL`",
+        ),
+        (
+            "CREATE VIEW v WITH (recompute_after_bytes = 1000000) AS SELECT 1",
+            "`recompute_after_bytes` cannot be '1000000': write a whole number from 1 and its unit",
+        ),
+        (
+            "CREATE VIEW v WITH (recompute_after_bytes = '0 GiB') AS SELECT 1",
+            "`recompute_after_bytes` cannot be '0 GiB'",
+        ),
+        (
+            "CREATE VIEW v WITH (recompute_after_bytes = '99999999999999 TiB') AS SELECT 1",
+            "`recompute_after_bytes` cannot be '99999999999999 TiB'",
+        ),
+        (
             "CREATE VIEW v WITH (refresh = NULL) AS SELECT 1",
             "not `NULL`",
         ),
@@ -368,7 +401,7 @@ fn what_is_wrong_is_said_and_where() {
         ("ALTER VIEW v AS SELECT 2", "CREATE OR REPLACE VIEW"),
         (
             "ALTER VIEW v SET (sql = 'x')",
-            "there are recompute, refresh",
+            "there are recompute, recompute_after_events, recompute_after_bytes, refresh",
         ),
         ("DROP VIEW a, b", "expected the end"),
         ("DROP STREAM a CASCADE", "drop the views of a stream first"),
@@ -551,9 +584,13 @@ proptest! {
     fn a_rendered_view_is_the_same_view(
         refresh_s in prop::option::of(1_u64..=366 * 24 * 3600),
         minute in prop::option::of(0_u8..60),
+        events in prop::option::of(1_u64..),
+        mib in prop::option::of(1_u64..1 << 40),
         comment in any::<bool>(),
     ) {
         let select = format!("SELECT a, count(*)\nFROM s GROUP BY a{}", if comment { " -- x" } else { "" });
+        let bytes = mib.map(|mib| mib << 20);
+        let recompute_after = VolumeTrigger { events, bytes };
         let recompute = minute.map(|m| format!("{m} 3 * * *"));
         let view = ViewDef {
             id: "v1".parse().unwrap(),
@@ -561,6 +598,7 @@ proptest! {
             stream: "s1".parse().unwrap(),
             sql: select.clone(),
             recompute: recompute.clone(),
+            recompute_after,
             refresh_s,
             version: 1,
             definition_hash: String::new(),
@@ -570,7 +608,7 @@ proptest! {
             name: "v".to_owned(),
             or_replace: false,
             if_not_exists: false,
-            options: ViewOptions { recompute, refresh_s },
+            options: ViewOptions { recompute, recompute_after, refresh_s },
             select: select.trim_end_matches(" -- x").to_owned(),
         };
         prop_assert_eq!(parse(&render_view(&view)), Ok(Statement::Define(Definition::CreateView(expected))));

@@ -1,0 +1,106 @@
+// SPDX-License-Identifier: Apache-2.0
+//! How values of settings read: addresses, sizes, durations, counts. Each error says what is expected, with an example.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use humantime::format_duration;
+
+/// A mebibyte.
+pub(super) const MIB: usize = 1024 * 1024;
+
+/// Reads an address to listen on: an IP address, or `localhost`, and a port.
+pub(in crate::cli) fn address(text: &str) -> Result<SocketAddr, String> {
+    let by_number = match text.strip_prefix("localhost:") {
+        Some(port) => format!("127.0.0.1:{port}"),
+        None => text.to_owned(),
+    };
+    by_number
+        .parse()
+        .map_err(|_| "it is an IP address and a port, such as 127.0.0.1:8080".to_owned())
+}
+
+/// Reads an amount of memory or disk from `least` to `most` bytes: a whole number and its unit.
+pub(super) fn size(
+    least: usize,
+    most: usize,
+) -> impl Fn(&str) -> Result<usize, String> + Clone + Send + Sync + 'static {
+    move |text| {
+        let units = [("MiB", MIB), ("GiB", 1024 * MIB)];
+        let found = units.iter().find_map(|(unit, bytes)| {
+            let number = text.strip_suffix(unit)?.trim_end().parse::<usize>().ok()?;
+            number.checked_mul(*bytes)
+        });
+        match found {
+            None => Err("it is a whole number of MiB or GiB, such as 512MiB".to_owned()),
+            Some(bytes) if bytes < least => Err(format!("at least {}MiB", least / MIB)),
+            Some(bytes) if bytes > most => Err(format!("at most {}MiB", most / MIB)),
+            Some(bytes) => Ok(bytes),
+        }
+    }
+}
+
+/// Reads a time from `least` to `most`: whole numbers and their units.
+pub(super) fn duration(
+    least: Duration,
+    most: Duration,
+) -> impl Fn(&str) -> Result<Duration, String> + Clone + Send + Sync + 'static {
+    move |text| match humantime::parse_duration(text) {
+        Err(_) => Err("it is a time with its unit, such as 30s, 5m or 24h".to_owned()),
+        Ok(time) if time < least => Err(format!("at least {}", format_duration(least))),
+        Ok(time) if time > most => Err(format!("at most {}", format_duration(most))),
+        Ok(time) => Ok(time),
+    }
+}
+
+/// Reads a whole number, at least 1.
+pub(super) fn at_least_one(text: &str) -> Result<usize, String> {
+    let number = text.parse().ok().filter(|number| *number > 0);
+    number.ok_or_else(|| "it is a whole number, at least 1".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_is_numbers_or_localhost() {
+        let local: SocketAddr = "127.0.0.1:0".parse().unwrap();
+        assert_eq!(address("localhost:0"), Ok(local));
+        assert_eq!(address("127.0.0.1:0"), Ok(local));
+        assert!(address("[::1]:8080").is_ok());
+        for wrong in ["localhost", ":8080", "example.org:80", "8080"] {
+            assert!(address(wrong).unwrap_err().contains("such as"), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_size_has_a_unit_and_is_within_its_bounds() {
+        let size = size(64 * MIB, 1024 * MIB);
+        assert_eq!(size("512MiB"), Ok(512 * MIB));
+        assert_eq!(size("1 GiB"), Ok(1024 * MIB));
+        for wrong in ["512", "1TB", "-1MiB", "1.5GiB", "99999999999999GiB", ""] {
+            assert!(size(wrong).unwrap_err().contains("such as"), "{wrong}");
+        }
+        assert_eq!(size("63MiB"), Err("at least 64MiB".to_owned()));
+        assert_eq!(size("2GiB"), Err("at most 1024MiB".to_owned()));
+    }
+
+    #[test]
+    fn a_time_has_a_unit_and_is_within_its_bounds() {
+        let time = duration(Duration::from_secs(1), Duration::from_secs(3600));
+        assert_eq!(time("1h"), Ok(Duration::from_secs(3600)));
+        assert_eq!(time("1m 30s"), Ok(Duration::from_secs(90)));
+        for wrong in ["5", "soon", "-1s", ""] {
+            assert!(time(wrong).unwrap_err().contains("such as"), "{wrong}");
+        }
+        assert_eq!(time("999ms"), Err("at least 1s".to_owned()));
+        assert_eq!(time("61m"), Err("at most 1h".to_owned()));
+    }
+
+    #[test]
+    fn a_count_is_at_least_one() {
+        assert_eq!(at_least_one("2"), Ok(2));
+        assert!(at_least_one("0").is_err() && at_least_one("x").is_err());
+    }
+}
