@@ -11,6 +11,7 @@ use crate::schema::every_type;
 
 /// Little, so that a bomb goes off early.
 const MAX_DECODED_BYTES: usize = 16 << 20;
+const BYTE_ORDER_MARK: [u8; 3] = [0xef, 0xbb, 0xbf];
 /// So many elements are decoded one by one.
 const MAX_ELEMENTS: usize = 64;
 
@@ -40,6 +41,14 @@ pub(crate) fn infer_schema(data: &[u8]) {
 }
 
 fn in_every_way(format: Format, data: &[u8]) {
+    // Before a body it is left out, before a later line of it not: the same line is another body alone.
+    if data
+        .windows(3)
+        .skip(1)
+        .any(|three| three == BYTE_ORDER_MARK)
+    {
+        return;
+    }
     for unknown in [UnknownColumns::Ignore, UnknownColumns::Reject] {
         let decoder = Decoder::new(&every_type(unknown)).with_max_decoded_bytes(MAX_DECODED_BYTES);
         let body = Bytes::copy_from_slice(data);
