@@ -11,7 +11,7 @@ use arrow::datatypes::{DataType, Float64Type};
 use arrow::row::{RowConverter, Rows, SortField};
 use datafusion::error::DataFusionError;
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
-use dovetail_model::{DataFile, DiffSummary, LargestChange, RunId};
+use dovetail_model::{DataFile, DiffSummary, LargestChange, Outcome, RunId};
 use dovetail_seam::{FileColumns, Generation};
 use dovetail_view::View;
 use futures::StreamExt as _;
@@ -30,6 +30,11 @@ impl BatchLayer {
     /// When the run made no generation, had no base, or one of the two has expired.
     pub async fn diff(&self, id: RunId) -> Result<DiffSummary, BatchError> {
         let run = self.run(id)?;
+        if run.outcome == Outcome::Discarded {
+            return Err(BatchError::Refused(format!(
+                "run {id} has no diff: it was discarded, and its generation with it; start a new one"
+            )));
+        }
         let state = self.config.catalog.state();
         let view = live_view(&state, &run.view)?;
         let (Some(base), Some(staged)) = (run.base, run.generation) else {

@@ -37,7 +37,7 @@ pub enum BatchError {
     #[error("view `{0}` is built already")]
     NothingToBuild(String),
     /// The run is not in the state that the request needs.
-    #[error("run {run} is {found}, not {needed}")]
+    #[error("run {run} is {found}, not {needed}: `dovetail runs {run}` says what became of it")]
     WrongOutcome {
         /// The run.
         run: RunId,

@@ -9,8 +9,8 @@ mod server;
 
 pub use figures::{Figures, setting};
 pub use flights::{
-    ARROW, Encoding, Flights, Format, HOURLY, NDJSON, ROUTES, STREAM, arrow_body, avro_schema, flights_file,
-    kafka_stream, messages,
+    ARROW, Encoding, Flights, Format, HOURLY, NDJSON, ROUTES, STREAM, arrow_body, avro_schema,
+    flights_file, kafka_stream, messages,
 };
 pub use peer::{Peer, Took};
 pub use server::{Server, cpu_seconds_of_this_process};

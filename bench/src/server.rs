@@ -87,7 +87,12 @@ impl Server {
             .arg("--data")
             .arg(started.data.path())
             .args(&started.options)
-            .envs(started.environment.iter().map(|(name, value)| (name, value)))
+            .envs(
+                started
+                    .environment
+                    .iter()
+                    .map(|(name, value)| (name, value)),
+            )
             .stdout(Stdio::piped())
             .kill_on_drop(true)
             .spawn()

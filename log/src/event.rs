@@ -10,10 +10,11 @@ use arrow::datatypes::SchemaRef;
 use arrow::error::ArrowError;
 use bytes::Bytes;
 use dovetail_model::{Offset, PartitionId, Span};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// A wire format of events.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Format {
     /// One JSON object per line: `application/x-ndjson`.

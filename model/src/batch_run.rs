@@ -5,12 +5,13 @@ use std::fmt;
 use std::str::FromStr;
 
 use chrono::{DateTime, Utc};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{ExclusionId, GenerationNumber, RunId, Span, ViewId};
 
 /// How a batch run computes.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum RunMode {
     /// Recompute every group from the raw log: the accuracy pass.
@@ -55,7 +56,7 @@ impl FromStr for RunMode {
 }
 
 /// Where a batch run stands, or how it ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Outcome {
     /// At work.
@@ -110,7 +111,7 @@ pub struct RepairScope {
 }
 
 /// One group that differs between the base and a staged generation.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct LargestChange {
     /// Its key columns.
     pub key: serde_json::Value,
@@ -121,7 +122,7 @@ pub struct LargestChange {
 }
 
 /// A staged generation compared with its base at the same position, in groups.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct DiffSummary {
     /// The generation compared with.
     pub base: GenerationNumber,

@@ -36,7 +36,7 @@ pub enum CatalogConflict {
         found: u64,
     },
     /// The name is taken.
-    #[error("{what} `{name}` exists already")]
+    #[error("{what} `{name}` exists already; take another name, or drop it first")]
     NameTaken {
         /// `stream` or `view`.
         what: &'static str,

@@ -38,6 +38,23 @@ pub enum ProblemKind {
 }
 
 impl ProblemKind {
+    /// All of them, by status.
+    pub const ALL: [Self; 13] = [
+        Self::Invalid,
+        Self::Unauthenticated,
+        Self::Forbidden,
+        Self::NotFound,
+        Self::NotAcceptable,
+        Self::Timeout,
+        Self::Conflict,
+        Self::TooLarge,
+        Self::UnsupportedMedia,
+        Self::Unprocessable,
+        Self::Busy,
+        Self::Internal,
+        Self::Unavailable,
+    ];
+
     /// The HTTP status code.
     pub fn status(self) -> u16 {
         match self {
@@ -105,9 +122,15 @@ impl Problem {
 
     /// There is no `what` named `name`.
     pub fn not_found(what: &str, name: impl fmt::Display) -> Self {
+        let list = match what {
+            "stream" => "; SHOW STREAMS lists them",
+            "view" => "; SHOW VIEWS lists them",
+            "run" => "; SHOW RUNS lists them",
+            _ => "",
+        };
         Self::new(
             ProblemKind::NotFound,
-            format!("there is no {what} `{name}`"),
+            format!("there is no {what} `{name}`{list}"),
         )
     }
 

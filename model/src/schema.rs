@@ -5,6 +5,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field, Fields, Schema, SchemaRef, TimeUnit};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// System column: the event's partition, an `INT`.
@@ -161,7 +162,7 @@ impl fmt::Display for Column {
 }
 
 /// The unit of an event time that arrives as a number.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 pub enum EpochUnit {
     /// Seconds since the Unix epoch.
     #[serde(rename = "s")]
@@ -187,7 +188,7 @@ pub struct EventTime {
 }
 
 /// What to do with a field of an event that the stream does not declare.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum UnknownColumns {
     /// Leave it out.

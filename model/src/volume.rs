@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 //! How much of a stream is archived, and after how much a view is recomputed.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// An amount of archived events.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Volume {
     /// How many.
     pub events: u64,
@@ -13,7 +14,7 @@ pub struct Volume {
 }
 
 /// After how much that was archived since its last full run a view is recomputed: whichever comes first.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct VolumeTrigger {
     /// So many events.
     #[serde(default, skip_serializing_if = "Option::is_none")]

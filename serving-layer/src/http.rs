@@ -5,7 +5,8 @@
 //! connection cap, timeouts, lingering close   server -> connection_io
 //!   log, common headers, panic -> 500         router -> compress
 //!     Host and Origin, or bearer token        origin, auth
-//!       role, parameters, body                routes -> params, body, json_body
+//!       role                                call -> openapi, which describes each
+//!         parameters, body                  routes -> params, body, json_body
 //!         port                                crate::ports
 //!       rows -> bytes                         answer -> encode
 //! ```
@@ -18,6 +19,7 @@
 mod answer;
 mod auth;
 mod body;
+mod call;
 mod compress;
 mod connection_io;
 mod encode;
@@ -25,6 +27,7 @@ mod format;
 mod forward;
 mod json_body;
 mod metrics;
+mod openapi;
 mod origin;
 mod params;
 mod patience;

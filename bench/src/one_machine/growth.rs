@@ -12,13 +12,20 @@ use crate::table::Table;
 
 /// Statements and lookups of one size.
 const QUERIES: usize = 200;
-const GROUP: &str = "SELECT flights, mean FROM hourly WHERE origin = 'SFO' AND hour = '2001-01-01T08:00:00'";
+const GROUP: &str =
+    "SELECT flights, mean FROM hourly WHERE origin = 'SFO' AND hour = '2001-01-01T08:00:00'";
 const LOOKUP: &str = "/v1/views/hourly?origin=SFO&hour=2001-01-01T08:00:00";
 
 pub(crate) async fn measure(size: Size) -> Result<()> {
     let mut table = Table::new(
         "query times as the raw log grows, warm; medians",
-        &["raw, times", "whole, ms", "one group, ms", "lookup, ms", "resident MiB"],
+        &[
+            "raw, times",
+            "whole, ms",
+            "one group, ms",
+            "lookup, ms",
+            "resident MiB",
+        ],
     );
     for times in [1, size.times.div_ceil(3), size.times] {
         let server = recomputed(times, &[]).await?;
@@ -31,7 +38,10 @@ pub(crate) async fn measure(size: Size) -> Result<()> {
         let group = median_ms(&server, Ask::Sql).await?;
         let lookup = median_ms(&server, Ask::Lookup).await?;
         let resident = server.peak_memory_mib().await?;
-        table.push(&format!("{times} times the flights"), &[times as f64, whole.median(), group, lookup, resident]);
+        table.push(
+            &format!("{times} times the flights"),
+            &[times as f64, whole.median(), group, lookup, resident],
+        );
         server.stop().await?;
     }
     table.print()

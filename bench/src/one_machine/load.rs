@@ -54,7 +54,9 @@ pub(crate) async fn send_for(
             let mut last = String::new();
             while begun.elapsed() < time {
                 let at = next.fetch_add(BATCH as u64, Ordering::Relaxed);
-                let (accepted, token) = server.append(flights.body(at), flights.content_type()).await?;
+                let (accepted, token) = server
+                    .append(flights.body(at), flights.content_type())
+                    .await?;
                 events += accepted;
                 last = token;
             }
@@ -65,7 +67,8 @@ pub(crate) async fn send_for(
     for client in clients {
         let (sent, token) = client.await??;
         events += sent;
-        let seen = json!({"sql": "SELECT 1 FROM hourly LIMIT 1", "after": token, "timeout_ms": 600_000});
+        let seen =
+            json!({"sql": "SELECT 1 FROM hourly LIMIT 1", "after": token, "timeout_ms": 600_000});
         server.post("/v1/sql", &seen).await?;
     }
     Ok(Sent {

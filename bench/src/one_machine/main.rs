@@ -48,7 +48,10 @@ async fn main() -> Result<()> {
         rounds: setting("BENCH_ROUNDS", 5)?,
         time: Duration::from_secs(setting("BENCH_SECONDS", 60)?),
     };
-    for part in PARTS.iter().filter(|part| asked.iter().any(|asked| asked == *part)) {
+    for part in PARTS
+        .iter()
+        .filter(|part| asked.iter().any(|asked| asked == *part))
+    {
         match *part {
             "recompute" => recompute::measure(size).await?,
             "steady" => steady::measure(size).await?,

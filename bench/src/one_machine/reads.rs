@@ -29,7 +29,10 @@ pub(crate) async fn measure(size: Size) -> Result<()> {
         servers.push((touched, server, groups));
     }
     let mut table = Table::new(
-        format!("the whole view over HTTP as Arrow, warm; medians of {} rounds", size.rounds),
+        format!(
+            "the whole view over HTTP as Arrow, warm; medians of {} rounds",
+            size.rounds
+        ),
         &["groups", "touched", "ms", "of untouched"],
     );
     for round in 0..=size.rounds {
@@ -43,7 +46,10 @@ pub(crate) async fn measure(size: Size) -> Result<()> {
             }
             // The first one warms up.
             if round > 0 {
-                table.push(touched.name(), &[*groups as f64, *of_them as f64, ms, ms / untouched]);
+                table.push(
+                    touched.name(),
+                    &[*groups as f64, *of_them as f64, ms, ms / untouched],
+                );
             }
         }
     }

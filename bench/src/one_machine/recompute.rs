@@ -18,7 +18,10 @@ pub(crate) async fn measure(size: Size) -> Result<()> {
         let mut duckdb = Peer::duckdb(&flights_file(), size.times, theirs).await?;
         let events = events(&server).await?;
         let mut table = Table::new(
-            format!("full recompute of {events} events, published, with {ours}; medians of {} rounds", size.rounds),
+            format!(
+                "full recompute of {events} events, published, with {ours}; medians of {} rounds",
+                size.rounds
+            ),
             &["Mrows/s", "seconds", "CPU s", "peak MiB", "of DuckDB"],
         );
         for _ in 0..size.rounds {
@@ -30,10 +33,22 @@ pub(crate) async fn measure(size: Size) -> Result<()> {
                 let took = duckdb.turn().await?;
                 ratio = took.seconds / seconds;
                 let rate = events / took.seconds / 1e6;
-                table.push(duckdb.name, &[rate, took.seconds, took.cpu_seconds, took.peak_mib, f64::NAN]);
+                table.push(
+                    duckdb.name,
+                    &[
+                        rate,
+                        took.seconds,
+                        took.cpu_seconds,
+                        took.peak_mib,
+                        f64::NAN,
+                    ],
+                );
             }
             let peak = server.peak_memory_mib().await?;
-            table.push("dovetail", &[events / seconds / 1e6, seconds, cpu, peak, ratio]);
+            table.push(
+                "dovetail",
+                &[events / seconds / 1e6, seconds, cpu, peak, ratio],
+            );
         }
         table.print()?;
         server.stop().await?;

@@ -17,7 +17,10 @@ const SUM: &str = "SELECT sum(flights) AS n FROM hourly";
 
 pub(crate) async fn measure(size: Size) -> Result<()> {
     let mut table = Table::new(
-        format!("killed with {EVENTS} events that no generation covers, and started again; medians of {} rounds", size.rounds),
+        format!(
+            "killed with {EVENTS} events that no generation covers, and started again; medians of {} rounds",
+            size.rounds
+        ),
         &["seconds", "peak MiB"],
     );
     for _ in 0..size.rounds {
@@ -31,7 +34,11 @@ pub(crate) async fn measure(size: Size) -> Result<()> {
             let server = server.killed_and_started().await?;
             let answer = server.sql(SUM).await?;
             let seconds = begun.elapsed().as_secs_f64();
-            ensure!(has_all(&answer), "after {seconds} s the view has {}", answer["rows"]);
+            ensure!(
+                has_all(&answer),
+                "after {seconds} s the view has {}",
+                answer["rows"]
+            );
             table.push(name, &[seconds, server.peak_memory_mib().await?]);
             server.stop().await?;
         }
@@ -40,7 +47,9 @@ pub(crate) async fn measure(size: Size) -> Result<()> {
 }
 
 fn has_all(answer: &Value) -> bool {
-    answer["rows"][0]["n"].as_u64().is_some_and(|seen| seen >= EVENTS)
+    answer["rows"][0]["n"]
+        .as_u64()
+        .is_some_and(|seen| seen >= EVENTS)
 }
 
 async fn filled() -> Result<Server> {
@@ -50,7 +59,10 @@ async fn filled() -> Result<Server> {
     let flights = Arc::new(Flights::load_as(Encoding::Arrow, BATCH)?);
     let mut sent = 0;
     while sent < EVENTS {
-        sent += server.append(flights.body(sent), flights.content_type()).await?.0;
+        sent += server
+            .append(flights.body(sent), flights.content_type())
+            .await?
+            .0;
     }
     Ok(server)
 }

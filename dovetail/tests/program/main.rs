@@ -10,6 +10,7 @@
 
 mod alter;
 mod bad_bodies;
+mod bad_input;
 mod balancers;
 mod cli;
 mod config;

@@ -125,7 +125,11 @@ fn read_all(
 
 fn too_large(limit: usize) -> DecodeError {
     DecodeError::too_large(format!(
-        "the body is larger than {limit} bytes after decompression; split it"
+        "the body is larger than {} after decompression; split it",
+        match limit >> 20 {
+            0 => format!("{limit} bytes"),
+            mib => format!("{mib} MiB"),
+        }
     ))
 }
 

@@ -7,6 +7,10 @@ use std::sync::Arc;
 
 use dovetail_model::ColumnType;
 
+/// Why a field that is not declared is refused.
+pub(super) const UNKNOWN: &str =
+    "the stream has no such column and refuses unknown ones; leave it out, or add it to the stream";
+
 /// Most characters of an offending value that a message quotes.
 const EXCERPT_CHARS: usize = 60;
 
@@ -226,7 +230,7 @@ impl Fault {
             }
             What::Empty(_) => "it is NOT NULL, but the value is empty".to_owned(),
             What::Twice => "the field is there twice".to_owned(),
-            What::Unknown => "the stream has no such column and refuses unknown ones".to_owned(),
+            What::Unknown => UNKNOWN.to_owned(),
             What::TooDeep => "it is nested too deep".to_owned(),
             What::NotUtf8 => format!("it is not valid UTF-8, from byte {} on", self.at.start + 1),
             What::Ragged { found, expected } => {

@@ -4,12 +4,8 @@
 use std::fmt;
 use std::str::FromStr;
 
-use axum::extract::FromRequestParts;
-use axum::http::request::Parts;
 use axum::http::{HeaderMap, header};
 use dovetail_model::{Problem, ProblemKind};
-
-use super::problem::Refusal;
 
 /// What a caller may do; each role includes the ones before it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -185,42 +181,6 @@ impl Caller {
         );
         Err(Problem::new(ProblemKind::Forbidden, detail))
     }
-}
-
-/// A caller without the middleware's stamp is a fault of the router, not of the caller: refuse it.
-fn caller(parts: &Parts) -> Result<&Caller, Problem> {
-    let caller = parts.extensions.get::<Caller>();
-    caller.ok_or_else(|| Problem::internal("the request was not authenticated"))
-}
-
-macro_rules! role_guard {
-    ($(#[$doc:meta])* $name:ident, $role:expr) => {
-        $(#[$doc])*
-        #[derive(Debug)]
-        pub(super) struct $name;
-
-        impl<S: Send + Sync> FromRequestParts<S> for $name {
-            type Rejection = Refusal;
-
-            async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Refusal> {
-                caller(parts)?.require($role)?;
-                Ok(Self)
-            }
-        }
-    };
-}
-
-role_guard! {
-    /// Extractor: the handler is for readers.
-    Reader, Role::Read
-}
-role_guard! {
-    /// Extractor: the handler is for writers.
-    Writer, Role::Write
-}
-role_guard! {
-    /// Extractor: the handler is for admins.
-    Admin, Role::Admin
 }
 
 #[cfg(test)]

@@ -20,6 +20,8 @@ use ::arrow::datatypes::{Field, Schema, SchemaRef};
 use bytes::Bytes;
 use dovetail_model::{MessageFormat, Problem, ProblemKind};
 
+pub(super) use json::{RowsDocument, RowsPage};
+
 use super::format::AnswerFormat;
 use crate::ports::Provenance;
 

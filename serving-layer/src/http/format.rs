@@ -6,11 +6,13 @@ use std::str::FromStr;
 
 use axum::http::{HeaderMap, header};
 use dovetail_model::{Problem, ProblemKind};
+use schemars::JsonSchema;
 
 use super::params::Params;
 
 /// A format of rows.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, JsonSchema)]
+#[schemars(rename_all = "snake_case")]
 pub enum AnswerFormat {
     /// One JSON document: columns, rows, provenance.
     Json,

@@ -12,7 +12,7 @@ use crate::ports::{Layer, Limits};
 
 /// How long a query may take unless it says otherwise.
 /// Longest `timeout_ms`.
-const MAX_TIMEOUT_MS: u64 = 3_600_000;
+pub(super) const MAX_TIMEOUT_MS: u64 = 3_600_000;
 
 /// The parameters of a query string, taken one by one; [`finish`](Self::finish) refuses what is left.
 #[derive(Debug)]
@@ -75,8 +75,7 @@ impl Params {
     pub(super) fn number(
         &mut self,
         name: &'static str,
-        min: u64,
-        max: u64,
+        (min, max): (u64, u64),
     ) -> Result<Option<u64>, Problem> {
         let Some(text) = self.text(name)? else {
             return Ok(None);
@@ -96,8 +95,8 @@ impl Params {
         Ok(QueryOptions {
             after: self.text("after")?,
             layer: self.parsed("layer")?,
-            generation: self.number("generation", 1, u64::MAX)?,
-            timeout_ms: self.number("timeout_ms", 1, MAX_TIMEOUT_MS)?,
+            generation: self.number("generation", (1, u64::MAX))?,
+            timeout_ms: self.number("timeout_ms", (1, MAX_TIMEOUT_MS))?,
         })
     }
 
@@ -266,7 +265,7 @@ mod tests {
     #[test]
     fn what_is_left_is_refused_and_the_known_ones_are_named() {
         let mut p = params("limt=5");
-        assert_eq!(p.number("limit", 1, 9).unwrap(), None);
+        assert_eq!(p.number("limit", (1, 9)).unwrap(), None);
         p.text("order").unwrap();
         let problem = p.finish().unwrap_err();
         assert_eq!(

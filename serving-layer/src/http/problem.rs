@@ -5,6 +5,8 @@ use axum::extract::Request;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use dovetail_model::{Problem, ProblemKind};
+use schemars::JsonSchema;
+use serde::Serialize;
 use serde_json::{Map, Value};
 use tracing::error;
 
@@ -55,28 +57,45 @@ impl IntoResponse for Refusal {
     }
 }
 
-/// A problem document. `name` ends its type URI; `members` stand behind the standard ones.
+/// An RFC 9457 problem document.
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "Problem")]
+pub(super) struct Document {
+    /// `urn:dovetail:problem:` and its kind.
+    r#type: String,
+    /// The same for every problem of this kind.
+    title: &'static str,
+    /// The status code.
+    status: u16,
+    /// What was wrong, where, and the way out.
+    detail: String,
+    /// What programs read besides, such as `line`, `column`, `run` or `retry_after_s`.
+    #[serde(flatten)]
+    members: Map<String, Value>,
+}
+
+/// A problem document. `name` ends its type URI; `members` stand behind the standard ones, which they cannot replace.
 fn document(
     status: StatusCode,
     name: &str,
-    title: &str,
+    title: &'static str,
     detail: String,
-    members: Map<String, Value>,
+    mut members: Map<String, Value>,
 ) -> Response {
-    let mut document = Map::new();
-    document.insert(
-        "type".to_owned(),
-        format!("urn:dovetail:problem:{name}").into(),
-    );
-    document.insert("title".to_owned(), title.into());
-    document.insert("status".to_owned(), status.as_u16().into());
-    document.insert("detail".to_owned(), detail.into());
-    for (member, value) in members {
-        document.entry(member).or_insert(value);
+    for standard in ["type", "title", "status", "detail"] {
+        members.shift_remove(standard);
     }
+    let document = Document {
+        r#type: format!("urn:dovetail:problem:{name}"),
+        title,
+        status: status.as_u16(),
+        detail,
+        members,
+    };
     let content_type = [(header::CONTENT_TYPE, "application/problem+json")];
-    let mut body = Value::Object(document).to_string();
-    body.push('\n');
+    let mut body = serde_json::to_vec(&document)
+        .expect("texts, numbers and JSON values are JSON, and a vector takes it");
+    body.push(b'\n');
     (status, content_type, body).into_response()
 }
 

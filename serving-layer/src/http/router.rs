@@ -10,7 +10,6 @@ use axum::http::request::Parts;
 use axum::http::{HeaderValue, header};
 use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{delete, get, post};
 use dovetail_model::Problem;
 use serde::de::DeserializeOwned;
 use tokio::time::Instant;
@@ -123,7 +122,10 @@ fn all(ports: Ports, config: &ApiConfig, closing: CancellationToken) -> Router {
         max_body_bytes: config.max_body_bytes,
         query_timeout: config.query_timeout,
     };
-    v1().fallback(unknown_route)
+    let calls = routes::calls().into_iter().flat_map(|(_, calls)| calls);
+    calls
+        .fold(Router::new(), |router, call| call.join(router))
+        .fallback(unknown_route)
         .method_not_allowed_fallback(wrong_method)
         .with_state(api)
 }
@@ -140,59 +142,12 @@ fn reads(ports: ReadPorts, config: &ApiConfig, closing: CancellationToken) -> Ro
         closing,
     };
     let forward = move |request: Request| async move { forwarder.forward(request).await };
-    Router::new()
-        .route("/healthz", get(routes::status::healthz))
-        .route("/readyz", get(routes::status::reads_ready))
-        // Its own: those of the other process are that one's.
-        .route("/metrics", get(routes::status::metrics))
-        .route("/v1/sql", get(routes::sql::get).post(routes::sql::post))
-        .route("/v1/views/{view}", get(routes::views::rows))
+    let calls = routes::calls_of_reads().into_iter();
+    calls
+        .fold(Router::new(), |router, call| call.join(router))
         .fallback(forward.clone())
         .method_not_allowed_fallback(forward)
         .with_state(reads)
-}
-
-fn v1() -> Router<Api> {
-    Router::new()
-        .route("/healthz", get(routes::status::healthz))
-        .route("/readyz", get(routes::status::readyz))
-        .route("/metrics", get(routes::status::metrics))
-        .route("/v1/status", get(routes::status::status))
-        .route("/v1/sql", get(routes::sql::get).post(routes::sql::post))
-        .route("/v1/plan", post(routes::definitions::plan))
-        .route("/v1/apply", post(routes::definitions::apply))
-        .route("/v1/streams", get(routes::streams::list))
-        .route(
-            "/v1/streams/{stream}",
-            get(routes::streams::show).post(routes::streams::append),
-        )
-        .route(
-            "/v1/streams/{stream}/exclusions",
-            get(routes::exclusions::list).post(routes::exclusions::declare),
-        )
-        .route(
-            "/v1/streams/{stream}/exclusions/{id}",
-            delete(routes::exclusions::withdraw),
-        )
-        .route(
-            "/v1/streams/{stream}/dead-letters",
-            get(routes::streams::dead_letters),
-        )
-        .route(
-            "/v1/streams/{stream}/dead-letters/replay",
-            post(routes::streams::replay),
-        )
-        .route("/v1/views", get(routes::views::list))
-        .route("/v1/views/{view}", get(routes::views::rows))
-        .route("/v1/views/{view}/status", get(routes::views::status))
-        .route("/v1/views/{view}/recompute", post(routes::runs::recompute))
-        .route("/v1/views/{view}/rollback", post(routes::runs::rollback))
-        .route("/v1/runs", get(routes::runs::list))
-        .route("/v1/runs/{id}", get(routes::runs::show))
-        .route("/v1/runs/{id}/diff", get(routes::runs::diff))
-        .route("/v1/runs/{id}/promote", post(routes::runs::promote))
-        .route("/v1/runs/{id}/discard", post(routes::runs::discard))
-        .route("/v1/runs/{id}/cancel", post(routes::runs::cancel))
 }
 
 /// Middleware: settles who is asking.

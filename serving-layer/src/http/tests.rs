@@ -6,6 +6,7 @@ mod api;
 mod compression;
 mod fake;
 mod metrics;
+mod openapi;
 mod refusals;
 mod roles;
 mod socket;
@@ -23,6 +24,7 @@ use super::ApiConfig;
 use super::router::router;
 use crate::ports::Served;
 use fake::Fake;
+use openapi::assert_documented;
 
 /// A response, read whole; the body's error if it broke off.
 struct Reply {
@@ -77,13 +79,16 @@ fn open(fake: &Fake) -> Router {
 }
 
 async fn send(router: &Router, request: Request<Body>) -> Reply {
+    let (method, path) = (request.method().clone(), request.uri().path().to_owned());
     let response = router.clone().oneshot(request).await.unwrap();
     let (parts, body) = response.into_parts();
-    Reply {
+    let reply = Reply {
         status: parts.status,
         headers: parts.headers,
         body: body.collect().await.map(|b| b.to_bytes()),
-    }
+    };
+    assert_documented(&method, &path, &reply);
+    reply
 }
 
 /// A request from loopback.

@@ -8,13 +8,14 @@ use std::time::Duration;
 use datafusion::common::ParamValues;
 use datafusion::execution::SendableRecordBatchStream;
 use dovetail_model::{ExclusionId, GenerationNumber, PositionToken, StreamId, ViewId};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
 use super::status::HoleInfo;
 
 /// Which layers an answer is made of.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Layer {
     /// Generation and runs: everything up to the last accumulated event.
@@ -166,7 +167,7 @@ pub struct RowsAnswer {
 }
 
 /// What an answer was made from: each stream and each view that it reads, by name.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Provenance {
     /// Every stream that is read, directly or under a view.
     pub streams: Vec<StreamProvenance>,
@@ -175,7 +176,7 @@ pub struct Provenance {
 }
 
 /// How far an answer covers one stream.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct StreamProvenance {
     /// The stream's name.
     pub stream: String,
@@ -194,7 +195,7 @@ pub struct StreamProvenance {
 }
 
 /// What an answer took from one view.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ViewProvenance {
     /// The view's name.
     pub view: String,

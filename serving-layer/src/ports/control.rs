@@ -4,12 +4,13 @@
 use std::fmt;
 
 use dovetail_model::ExclusionId;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::sql::Definition;
 
 /// What a definition came to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum DdlResult {
     /// It is new.
@@ -63,7 +64,7 @@ pub struct LocatedDefinition {
 }
 
 /// What `apply` does to one definition, or `plan` says it would.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Change {
     /// The file's name.
     pub file: String,
@@ -81,7 +82,7 @@ pub struct Change {
 }
 
 /// Events to declare wrong.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ExclusionRequest {
     /// A boolean expression over the stream's columns.
@@ -92,7 +93,7 @@ pub struct ExclusionRequest {
 }
 
 /// An exclusion, as the API shows it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ExclusionInfo {
     /// Its number within the stream.
     pub id: ExclusionId,

@@ -7,10 +7,12 @@ use std::str::FromStr;
 use bytes::Bytes;
 use dovetail_log::Format;
 use dovetail_model::{Offset, PartitionId};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// What to do with an event that cannot be decoded.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, JsonSchema)]
+#[schemars(rename_all = "kebab-case")]
 pub enum OnError {
     /// Refuse the whole request: nothing is stored.
     #[default]
@@ -49,7 +51,7 @@ pub struct AppendRequest {
 }
 
 /// What an append did.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct AppendAnswer {
     /// Events stored.
     pub accepted: u64,
@@ -63,7 +65,9 @@ pub struct AppendAnswer {
 }
 
 /// A dead letter's place in its stream. Reads `0@1234`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema,
+)]
 #[serde(try_from = "String", into = "String")]
 pub struct DeadLetterId {
     /// The partition.
@@ -116,7 +120,7 @@ pub struct DeadLetterQuery {
 }
 
 /// One dead letter, as the API shows it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct DeadLetterInfo {
     /// Its place.
     pub id: DeadLetterId,
@@ -147,7 +151,7 @@ pub struct DeadLetterInfo {
 }
 
 /// What a record has beside its value. What is no UTF-8 is replaced.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct RecordInfo {
     /// Its key.
     pub key: Option<String>,
@@ -158,7 +162,7 @@ pub struct RecordInfo {
 }
 
 /// A page of dead letters.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct DeadLetterPage {
     /// Oldest first.
     pub dead_letters: Vec<DeadLetterInfo>,
@@ -169,7 +173,7 @@ pub struct DeadLetterPage {
 }
 
 /// Which dead letters to try again.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ReplayRequest {
     /// These; all when absent.
@@ -178,7 +182,7 @@ pub struct ReplayRequest {
 }
 
 /// What a replay of dead letters did.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ReplayAnswer {
     /// Dead letters that are events now.
     pub accepted: u64,
@@ -192,7 +196,7 @@ pub struct ReplayAnswer {
 }
 
 /// A dead letter that was tried again and stays.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct StillBad {
     /// Its place.
     pub id: DeadLetterId,

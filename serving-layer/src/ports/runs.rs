@@ -5,6 +5,7 @@ use dovetail_model::{
     BatchRun, ExclusionId, GenerationNumber, Outcome, PositionToken, RepairScope, RunId, RunMode,
     Span, StreamDef, ViewId,
 };
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::time::iso_us;
@@ -34,7 +35,7 @@ pub struct RunsQuery {
 }
 
 /// A span as two position tokens.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct SpanInfo {
     /// First position inside.
     pub from: String,
@@ -61,7 +62,7 @@ impl SpanInfo {
 }
 
 /// Which groups a repair recomputes, with readable times.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ScopeInfo {
     /// First event time inside.
     pub from: Option<String>,
@@ -73,7 +74,7 @@ pub struct ScopeInfo {
 }
 
 /// A batch run, as the API shows it.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct RunInfo {
     /// Its number.
     pub id: RunId,
@@ -171,7 +172,7 @@ pub enum Settled<T> {
 }
 
 /// What a rollback did. While it is pending nobody knows: then it says what was asked.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Rollback {
     /// The view.
     pub view: String,

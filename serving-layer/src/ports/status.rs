@@ -9,12 +9,13 @@ use dovetail_model::{
     RunMode, StreamId, UnknownColumns, ViewId, Volume,
 };
 use dovetail_seam::Latencies;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::sql::sql_type;
 
 /// A column of a stream or view.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ColumnInfo {
     /// Its name.
     pub name: String,
@@ -52,7 +53,7 @@ impl From<&Column> for ColumnInfo {
 }
 
 /// Which column of a stream is its event time.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct EventTimeInfo {
     /// The column.
     pub column: String,
@@ -75,7 +76,7 @@ impl From<&EventTime> for EventTimeInfo {
 /// ```text
 /// archived <= accumulated <= position
 /// ```
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct StreamInfo {
     /// Its name.
     pub name: String,
@@ -88,7 +89,7 @@ pub struct StreamInfo {
     /// What it does with fields of events that it does not declare.
     #[serde(default)]
     pub unknown_columns: UnknownColumns,
-    /// Its declaration as SQL, from [`crate::sql::render_stream`].
+    /// Its declaration as SQL.
     pub definition: String,
     /// When it was declared.
     pub created_at: String,
@@ -122,7 +123,7 @@ pub struct StreamInfo {
 }
 
 /// Offsets of a topic that were lost before they were read. Shown as `partition@from..to`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct HoleInfo {
     /// Their partition.
     pub partition: PartitionId,
@@ -154,7 +155,7 @@ impl fmt::Display for HoleInfo {
 }
 
 /// A hole that a stream goes on without.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct SkippedHole {
     /// Where it is.
     #[serde(flatten)]
@@ -164,7 +165,7 @@ pub struct SkippedHole {
 }
 
 /// How a stream stands to its topic.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct SourceInfo {
     /// `kafka`.
     pub kind: String,
@@ -189,7 +190,7 @@ pub struct SourceInfo {
 }
 
 /// How far a stream is in one partition of its topic.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct PartitionInfo {
     /// Its number.
     pub partition: PartitionId,
@@ -204,7 +205,7 @@ pub struct PartitionInfo {
 }
 
 /// How a view answers now.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum ViewPhase {
     /// Its first generation is being built: queries get 503.
@@ -234,7 +235,7 @@ impl ViewPhase {
 }
 
 /// A view, in short.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ViewInfo {
     /// Its name.
     pub name: String,
@@ -252,7 +253,7 @@ pub struct ViewInfo {
     pub position: String,
     /// Its columns.
     pub columns: Vec<ColumnInfo>,
-    /// Its declaration as SQL, from [`crate::sql::render_view`].
+    /// Its declaration as SQL.
     pub definition: String,
     /// Counts redefinitions, from 1.
     pub version: u64,
@@ -272,7 +273,7 @@ pub struct ViewInfo {
 }
 
 /// How far the first generation of a definition has come.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct BuildProgress {
     /// The run that builds it.
     pub run: Option<RunId>,
@@ -290,7 +291,7 @@ pub struct BuildProgress {
 }
 
 /// One readable generation.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct GenerationInfo {
     /// Its number.
     pub number: GenerationNumber,
@@ -317,7 +318,7 @@ pub struct GenerationInfo {
 }
 
 /// A view and where its seam stands.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct ViewStatus {
     /// The view in short.
     #[serde(flatten)]
@@ -348,7 +349,7 @@ pub struct ViewStatus {
 }
 
 /// One stage of the data path and how it keeps up.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct StageStatus {
     /// `ingest`, `accumulate`, `merge`, `archive`, `batch` or `queries`.
     pub stage: String,
@@ -371,7 +372,7 @@ pub struct StageStatus {
 }
 
 /// Memory of the speed layer against its limits.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct MemoryStatus {
     /// Held by runs and tails.
     pub used_bytes: u64,
@@ -382,7 +383,7 @@ pub struct MemoryStatus {
 }
 
 /// Everything `dovetail status` shows.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Status {
     /// Version of the server.
     pub version: String,
@@ -413,7 +414,7 @@ pub struct Status {
 }
 
 /// A process that takes a share of the events for another.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct IngestInfo {
     /// What it calls itself: the id of its data directory.
     pub id: String,
@@ -430,7 +431,7 @@ pub struct IngestInfo {
 }
 
 /// A process that computes batch runs for another.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct WorkerInfo {
     /// Its host and the port of its API.
     pub name: String,
@@ -441,7 +442,7 @@ pub struct WorkerInfo {
 }
 
 /// What a worker computes.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct WorkerTaskInfo {
     /// The view.
     pub view: String,

@@ -168,7 +168,7 @@ pub(super) fn checked_cron(option: &OptionValue) -> Result<String, Problem> {
         .year(Year::Disallowed)
         .build()
         .parse(&cron)
-        .map_err(|e| refuse(e.to_string().to_lowercase()))?
+        .map_err(|_| refuse("a field of it is out of bounds or no number".to_owned()))?
         .find_next_occurrence(&chrono::DateTime::UNIX_EPOCH, false)
         .map_err(|_| refuse("it never comes due".to_owned()))?;
     Ok(cron)

@@ -27,7 +27,7 @@ use dovetail_model::{Column, ColumnType, EpochUnit, StreamSchema, UnknownColumns
 use super::budget::Budget;
 use super::column::width_of;
 use super::error::{DecodeError, Place};
-use super::fault::{Described, Kind, excerpt};
+use super::fault::{Described, Kind, UNKNOWN, excerpt};
 use super::infer::column_type_of;
 use super::sink::Sink;
 use row_faults::{RowFaults, Rows};
@@ -275,7 +275,7 @@ impl Step<'_> {
             let unknown = fields.iter().find(|f| !known.contains(f.name().as_str()));
             if let Some(field) = unknown {
                 self.path.push(excerpt(field.name().as_bytes()));
-                return Err(self.refuse("the stream has no such column and refuses unknown ones"));
+                return Err(self.refuse(UNKNOWN));
             }
         }
         Ok(places)

@@ -15,7 +15,7 @@ use dovetail_model::{StreamSchema, UnknownColumns};
 use super::budget::Budget;
 use super::column::Row;
 use super::error::{DecodeError, Place};
-use super::fault::{Described, Outcome, What, excerpt, fault};
+use super::fault::{Described, Outcome, UNKNOWN, What, excerpt, fault};
 use super::ndjson::{check, expected_rows};
 use super::sink::Sink;
 use super::text::without_bom;
@@ -190,8 +190,7 @@ fn read_header(
         }
         let target = columns.find(name, targets.len());
         if target.is_none() && unknown == UnknownColumns::Reject {
-            let reason = "the stream has no such column and refuses unknown ones";
-            return Err(refuse(Some(excerpt(name)), reason));
+            return Err(refuse(Some(excerpt(name)), UNKNOWN));
         }
         targets.push(target);
     }

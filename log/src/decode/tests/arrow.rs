@@ -367,7 +367,7 @@ fn schemas_that_do_not_fit() {
             batch(vec![("x", number.clone()), ("y", number)]),
             &strict(to)
         ),
-        "column `y`: the stream has no such column and refuses unknown ones"
+        "column `y`: the stream has no such column and refuses unknown ones; leave it out, or add it to the stream"
     );
 }
 

@@ -435,7 +435,7 @@ fn what_does_not_fit_names_its_field_and_costs_no_other_message() {
     let error = read_one(&strict(into(ColumnType::Int)), fields, &[2]).unwrap_err();
     assert_eq!(
         error,
-        "id: the stream has no such column and refuses unknown ones"
+        "id: the stream has no such column and refuses unknown ones; leave it out, or add it to the stream"
     );
     let wanted = schema(vec![required("name", ColumnType::Varchar)]);
     let error = read_one(&wanted, fields, &[2]).unwrap_err();

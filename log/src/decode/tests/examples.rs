@@ -192,7 +192,7 @@ fn every_refusal_names_line_column_and_reason() {
     let unknown = rejected(&strict(nested), Ndjson, r#"{"n":1,"new":2}"#);
     assert_eq!(
         unknown.to_string(),
-        "line 1: column `new`: the stream has no such column and refuses unknown ones"
+        "line 1: column `new`: the stream has no such column and refuses unknown ones; leave it out, or add it to the stream"
     );
 }
 

@@ -544,7 +544,7 @@ fn what_does_not_fit_is_said() {
     let error = read_one(&strict(into(ColumnType::Int)), &text, &[]).unwrap_err();
     assert_eq!(
         error,
-        "d: the stream has no such column and refuses unknown ones"
+        "d: the stream has no such column and refuses unknown ones; leave it out, or add it to the stream"
     );
     let wanted = schema(vec![required("name", ColumnType::Varchar)]);
     let error = read_one(&wanted, &text, &[]).unwrap_err();

@@ -5,17 +5,44 @@ use arrow::array::{ArrayRef, RecordBatch};
 use arrow::datatypes::SchemaRef;
 use arrow::json::writer::{EncoderOptions, NullableEncoder};
 use dovetail_model::Problem;
+use schemars::JsonSchema;
 use serde::Serialize;
+use serde_json::{Map, Value};
 
 use super::super::format::AnswerFormat;
 use super::{Frame, RowEncoder, encode_problem, json_value};
+use crate::ports::Provenance;
 use crate::sql::sql_type;
 
 /// A column as an answer lists it.
-#[derive(Serialize)]
-struct ColumnOf<'a> {
+#[derive(Serialize, JsonSchema)]
+pub(in super::super) struct ColumnOf<'a> {
+    /// Its name.
     name: &'a str,
+    /// Its SQL type.
     r#type: String,
+}
+
+/// What [`JsonDocument`] writes piece by piece, as one type.
+#[derive(JsonSchema)]
+#[allow(dead_code, reason = "only its schema is used")]
+pub(in super::super) struct RowsDocument {
+    /// The columns, in order.
+    columns: Vec<ColumnOf<'static>>,
+    /// Objects with a key for each column, in order.
+    rows: Vec<Map<String, Value>>,
+    /// What they were made from.
+    provenance: Provenance,
+}
+
+/// The same for a page of rows.
+#[derive(JsonSchema)]
+#[allow(dead_code, reason = "only its schema is used")]
+pub(in super::super) struct RowsPage {
+    #[serde(flatten)]
+    rows: RowsDocument,
+    /// Where the next page begins: give it as `cursor`. Null on the last page.
+    cursor: Option<String>,
 }
 
 fn write_json(value: &impl Serialize, out: &mut Vec<u8>) {

@@ -5,33 +5,77 @@ use axum::body::Body;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::IntoResponse;
-use dovetail_model::{ExclusionId, Problem};
-use serde_json::json;
+use dovetail_model::{ExclusionId, Problem, ProblemKind};
+use schemars::JsonSchema;
+use serde::Serialize;
 
 use super::super::answer;
-use super::super::auth::{Admin, Reader};
+use super::super::auth::Role;
+use super::super::call::Call;
 use super::super::json_body;
+use super::super::openapi::Operation;
 use super::super::params::Params;
 use super::super::problem::Handled;
 use super::super::router::{Api, PathOf};
-use crate::ports::ExclusionRequest;
+use crate::ports::{ExclusionInfo, ExclusionRequest};
 use crate::sql::check_predicate;
+
+pub(in super::super) fn calls() -> Vec<Call<Api>> {
+    let all = "/v1/streams/{stream}/exclusions";
+    let one = "/v1/streams/{stream}/exclusions/{id}";
+    let operation = |id, role, summary| Operation::new(id, role, summary).of_stream();
+    vec![
+        Call::get(
+            all,
+            list,
+            operation(
+                "list_exclusions",
+                Role::Read,
+                "The exclusions of a stream that are in force",
+            )
+            .answers::<Exclusions>(StatusCode::OK, "The exclusions."),
+        ),
+        Call::post(
+            all,
+            declare,
+            operation(
+                "declare_exclusion",
+                Role::Admin,
+                "Declare the events before now that match a predicate wrong",
+            )
+            .json_body::<ExclusionRequest>(true)
+            .answers::<ExclusionInfo>(StatusCode::CREATED, "The exclusion.")
+            .fails(&[ProblemKind::Conflict]),
+        ),
+        Call::delete(
+            one,
+            withdraw,
+            operation("withdraw_exclusion", Role::Admin, "Withdraw an exclusion")
+                .of_exclusion()
+                .answers::<ExclusionInfo>(StatusCode::OK, "What it was.")
+                .fails(&[ProblemKind::Conflict]),
+        ),
+    ]
+}
+
+#[derive(Serialize, JsonSchema)]
+struct Exclusions {
+    exclusions: Vec<ExclusionInfo>,
+}
 
 /// `GET …/exclusions`
 pub(in super::super) async fn list(
-    _: Reader,
     State(api): State<Api>,
     PathOf(stream): PathOf<String>,
     params: Params,
 ) -> Handled {
     params.finish()?;
     let exclusions = api.ports.control.exclusions(&stream).await?;
-    Ok(answer::json(&json!({"exclusions": exclusions}))?)
+    Ok(answer::json(&Exclusions { exclusions })?)
 }
 
 /// `POST …/exclusions` `{"where", "reason"}`
 pub(in super::super) async fn declare(
-    _: Admin,
     State(api): State<Api>,
     PathOf(stream): PathOf<String>,
     params: Params,
@@ -52,7 +96,6 @@ pub(in super::super) async fn declare(
 
 /// `DELETE …/exclusions/{id}`: answers what it was.
 pub(in super::super) async fn withdraw(
-    _: Admin,
     State(api): State<Api>,
     PathOf((stream, id)): PathOf<(String, String)>,
     params: Params,

@@ -6,38 +6,147 @@ use axum::extract::State;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use chrono::{DateTime, NaiveDate, NaiveDateTime};
-use dovetail_model::{GenerationNumber, Outcome, Problem, RepairScope, RunId, RunMode};
+use dovetail_model::{
+    DiffSummary, GenerationNumber, Outcome, Problem, ProblemKind, RepairScope, RunId, RunMode,
+};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use serde_json::json;
 
-use super::super::auth::{Admin, Reader};
+use super::super::auth::Role;
+use super::super::call::Call;
+use super::super::openapi::Operation;
 use super::super::params::{Params, parameter};
 use super::super::problem::Handled;
 use super::super::router::{Api, PathOf};
 use super::super::{answer, json_body};
-use crate::ports::{RecomputeRequest, RunsQuery, Settled};
+use crate::ports::{RecomputeRequest, Rollback, RunInfo, RunsQuery, Settled};
 use crate::sql::check_predicate;
 
-#[derive(Deserialize, Default)]
+pub(in super::super) fn calls() -> Vec<Call<Api>> {
+    let of_run = |id, role, summary| {
+        Operation::new(id, role, summary)
+            .of_run()
+            .fails(&[ProblemKind::Conflict])
+    };
+    let settles = |id, summary| {
+        of_run(id, Role::Admin, summary)
+            .answers::<RunInfo>(StatusCode::OK, "The run, settled; new queries see it.")
+            .answers::<RunInfo>(
+                StatusCode::ACCEPTED,
+                "The run; it takes longer, and goes on.",
+            )
+    };
+    vec![
+        Call::post(
+            "/v1/views/{view}/recompute",
+            recompute,
+            Operation::new("recompute", Role::Admin, "Start a batch run of a view")
+                .of_view()
+                .json_body::<RecomputeBody>(false)
+                .answers::<RunInfo>(StatusCode::ACCEPTED, "The run that has begun.")
+                .with_header(header::LOCATION.as_str())
+                .fails(&[ProblemKind::Conflict]),
+        ),
+        Call::post(
+            "/v1/views/{view}/rollback",
+            rollback,
+            Operation::new(
+                "rollback",
+                Role::Admin,
+                "Bring an earlier generation of a view back",
+            )
+            .of_view()
+            .json_body::<RollbackBody>(false)
+            .answers::<Rollback>(StatusCode::OK, "What it did; new queries see it.")
+            .answers::<Rollback>(StatusCode::ACCEPTED, "It takes longer, and goes on.")
+            .fails(&[ProblemKind::Conflict]),
+        ),
+        Call::get(
+            "/v1/runs",
+            list,
+            Operation::new("list_runs", Role::Read, "Batch runs, newest first")
+                .query::<String>("view", "Only of this view.")
+                .query::<Outcome>("outcome", "Only with this outcome.")
+                .number(
+                    "before",
+                    (0, u64::MAX),
+                    "Only older than the run of this number.",
+                )
+                .number("limit", LIMITS, "Most runs to list; 100 unless said.")
+                .answers::<Runs>(StatusCode::OK, "The runs.")
+                .fails(&[ProblemKind::NotFound]),
+        ),
+        Call::get(
+            "/v1/runs/{id}",
+            show,
+            of_run("get_run", Role::Read, "One batch run")
+                .answers::<RunInfo>(StatusCode::OK, "The run."),
+        ),
+        Call::get(
+            "/v1/runs/{id}/diff",
+            diff,
+            of_run(
+                "diff_run",
+                Role::Read,
+                "Compare a staged run with its base, at the same position",
+            )
+            .answers::<DiffSummary>(StatusCode::OK, "What differs, in groups."),
+        ),
+        Call::post(
+            "/v1/runs/{id}/promote",
+            promote,
+            settles(
+                "promote_run",
+                "Make the generation of a staged run the live one",
+            ),
+        ),
+        Call::post(
+            "/v1/runs/{id}/discard",
+            discard,
+            settles("discard_run", "Throw the generation of a staged run away"),
+        ),
+        Call::post(
+            "/v1/runs/{id}/cancel",
+            cancel,
+            of_run("cancel_run", Role::Admin, "Stop a run that is at work")
+                .answers::<RunInfo>(StatusCode::OK, "The run, as it is now."),
+        ),
+    ]
+}
+
+/// Runs of one listing.
+const LIMITS: (u64, u64) = (1, 1000);
+
+#[derive(Serialize, JsonSchema)]
+struct Runs {
+    runs: Vec<RunInfo>,
+}
+
+#[derive(Deserialize, Default, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 struct RecomputeBody {
+    /// How it computes.
     mode: RunMode,
+    /// For a repair: first event time inside, such as `2001-01-01T00:00:00` or a date.
     from: Option<String>,
+    /// For a repair: first event time behind.
     to: Option<String>,
+    /// For a repair: a predicate over the view's key columns.
     #[serde(rename = "where")]
     predicate: Option<String>,
+    /// End staged instead of promoting itself.
     dry_run: bool,
 }
 
-#[derive(Deserialize, Default)]
+#[derive(Deserialize, Default, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 struct RollbackBody {
+    /// The generation to bring back; the one before the last full or repair promote unless said.
     generation: Option<GenerationNumber>,
 }
 
 /// `POST /v1/views/{view}/recompute`: 202 and the run's record.
 pub(in super::super) async fn recompute(
-    _: Admin,
     State(api): State<Api>,
     PathOf(view): PathOf<String>,
     params: Params,
@@ -113,20 +222,16 @@ fn event_time(name: &str, text: &str) -> Result<i64, Problem> {
 }
 
 /// `GET /v1/runs?view=…&outcome=…&before=…&limit=…`: newest first.
-pub(in super::super) async fn list(
-    _: Reader,
-    State(api): State<Api>,
-    mut params: Params,
-) -> Handled {
+pub(in super::super) async fn list(State(api): State<Api>, mut params: Params) -> Handled {
     let query = RunsQuery {
         view: params.text("view")?,
         outcome: params.text("outcome")?.map(|t| outcome(&t)).transpose()?,
-        before: params.number("before", 0, u64::MAX)?.map(RunId),
-        limit: params.number("limit", 1, 1000)?.unwrap_or(100) as usize,
+        before: params.number("before", (0, u64::MAX))?.map(RunId),
+        limit: params.number("limit", LIMITS)?.unwrap_or(100) as usize,
     };
     params.finish()?;
     let runs = api.ports.control.runs(query).await?;
-    Ok(answer::json(&json!({"runs": runs}))?)
+    Ok(answer::json(&Runs { runs })?)
 }
 
 fn outcome(text: &str) -> Result<Outcome, Problem> {
@@ -147,7 +252,6 @@ fn run_id(text: &str) -> Result<RunId, Problem> {
 
 /// `GET /v1/runs/{id}`
 pub(in super::super) async fn show(
-    _: Reader,
     State(api): State<Api>,
     PathOf(id): PathOf<String>,
     params: Params,
@@ -158,7 +262,6 @@ pub(in super::super) async fn show(
 
 /// `GET /v1/runs/{id}/diff`
 pub(in super::super) async fn diff(
-    _: Reader,
     State(api): State<Api>,
     PathOf(id): PathOf<String>,
     params: Params,
@@ -169,7 +272,6 @@ pub(in super::super) async fn diff(
 
 /// `POST /v1/runs/{id}/promote`: 200 when new queries see it, 202 when it takes longer.
 pub(in super::super) async fn promote(
-    _: Admin,
     State(api): State<Api>,
     PathOf(id): PathOf<String>,
     params: Params,
@@ -180,7 +282,6 @@ pub(in super::super) async fn promote(
 
 /// `POST /v1/runs/{id}/discard`
 pub(in super::super) async fn discard(
-    _: Admin,
     State(api): State<Api>,
     PathOf(id): PathOf<String>,
     params: Params,
@@ -191,7 +292,6 @@ pub(in super::super) async fn discard(
 
 /// `POST /v1/runs/{id}/cancel`
 pub(in super::super) async fn cancel(
-    _: Admin,
     State(api): State<Api>,
     PathOf(id): PathOf<String>,
     params: Params,
@@ -204,7 +304,6 @@ pub(in super::super) async fn cancel(
 
 /// `POST /v1/views/{view}/rollback` `{"generation": N}`, or nothing
 pub(in super::super) async fn rollback(
-    _: Admin,
     State(api): State<Api>,
     PathOf(view): PathOf<String>,
     params: Params,

@@ -4,20 +4,23 @@
 use std::collections::HashMap;
 
 use axum::Extension;
-use axum::extract::{Request, State};
+use axum::extract::{FromRef, Request, State};
 use axum::http::Method;
 use axum::http::request::Parts;
 use bytes::Bytes;
 use datafusion::common::{ParamValues, ScalarValue};
 use dovetail_model::{Problem, ProblemKind};
+use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::Value;
 
 use super::super::answer;
-use super::super::auth::{Caller, Reader, Role};
+use super::super::auth::{Caller, Role};
 use super::super::body::{declared_type, first_byte};
+use super::super::call::Call;
 use super::super::format::AnswerFormat;
-use super::super::params::{Params, QueryOptions, parameter};
+use super::super::openapi::{Operation, inline};
+use super::super::params::{MAX_TIMEOUT_MS, Params, QueryOptions, parameter};
 use super::super::problem::Handled;
 use super::super::router::{Others, Reads};
 use super::super::{MAX_COMMAND_BYTES, json_body};
@@ -26,14 +29,22 @@ use crate::ports::{Layer, QueryRequest};
 use crate::sql::{Statement, parse, problem_with};
 
 /// `POST /v1/sql` as JSON.
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct SqlBody {
+    /// The statement.
     sql: String,
+    /// Values of its placeholders: an array for `$1`, `$2`, …, or an object for `$name`.
     parameters: Option<Value>,
+    /// Position tokens, joined by `;`: wait until the answer covers them.
     after: Option<String>,
+    /// Which layers to answer from.
     layer: Option<Layer>,
+    /// Answer from this generation of the view, and nothing newer.
+    #[schemars(range(min = 1))]
     generation: Option<u64>,
+    /// How long to wait, rows included.
+    #[schemars(range(min = 1, max = MAX_TIMEOUT_MS))]
     timeout_ms: Option<u64>,
 }
 
@@ -48,9 +59,40 @@ struct Asked {
     body: Bytes,
 }
 
+pub(in super::super) fn calls<S>() -> Vec<Call<S>>
+where
+    S: Clone + Send + Sync + 'static,
+    Reads: FromRef<S>,
+{
+    let read_only = Operation::new("query", Role::Read, "One statement that changes nothing")
+        .query_required("q", "The statement.")
+        .question()
+        .answers_rows();
+    let text = Some(inline::<String>());
+    let any = Operation::new(
+        "sql",
+        Role::Read,
+        "One statement; a definition needs the role admin",
+    )
+    .question()
+    .body(
+        true,
+        &[
+            ("application/json", Some(inline::<SqlBody>())),
+            ("text/plain", text.clone()),
+            ("application/sql", text),
+        ],
+        "The statement, at most 4 MiB. Options stand in the query string or in the JSON document.",
+    )
+    .answers_rows();
+    vec![
+        Call::get("/v1/sql", get, read_only),
+        Call::post("/v1/sql", post, any),
+    ]
+}
+
 /// `GET /v1/sql?q=…`: read-only.
 pub(in super::super) async fn get(
-    _: Reader,
     State(reads): State<Reads>,
     Extension(caller): Extension<Caller>,
     mut params: Params,
@@ -75,7 +117,6 @@ pub(in super::super) async fn get(
 /// `POST /v1/sql`: the statement as `text/plain`, or `{"sql", "parameters", "after", "layer", "generation", "timeout_ms"}`. A body that
 /// does not say which it is shows by its first byte.
 pub(in super::super) async fn post(
-    _: Reader,
     State(reads): State<Reads>,
     Extension(caller): Extension<Caller>,
     mut params: Params,

@@ -4,39 +4,94 @@
 use arrow::array::RecordBatch;
 use arrow::compute::concat_batches;
 use arrow::datatypes::SchemaRef;
-use axum::extract::State;
-use axum::http::HeaderMap;
+use axum::extract::{FromRef, State};
+use axum::http::{HeaderMap, StatusCode};
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use dovetail_model::Problem;
 use futures::stream;
-use serde_json::json;
+use schemars::JsonSchema;
+use serde::Serialize;
 use std::sync::Arc;
 
 use super::super::answer;
-use super::super::auth::Reader;
+use super::super::auth::Role;
+use super::super::call::Call;
 use super::super::format::AnswerFormat;
+use super::super::openapi::Operation;
 use super::super::params::{Params, parameter};
 use super::super::patience::Patience;
 use super::super::problem::Handled;
 use super::super::router::{Api, PathOf, Reads};
-use crate::ports::{Answer, Filter, FilterOp, OrderBy, Page, RowsAnswer, RowsRequest};
+use crate::ports::{
+    Answer, Filter, FilterOp, OrderBy, Page, RowsAnswer, RowsRequest, ViewInfo, ViewStatus,
+};
 use crate::rows::Cursor;
 
 /// Rows of a page unless `limit` says otherwise.
 const DEFAULT_LIMIT: u64 = 1000;
-/// Most rows of a page: it is held whole, to know whether another follows.
-const MAX_LIMIT: u64 = 10_000;
+/// Rows of a page: it is held whole, to know whether another follows.
+const LIMITS: (u64, u64) = (1, 10_000);
+
+pub(in super::super) fn calls() -> Vec<Call<Api>> {
+    vec![
+        Call::get(
+            "/v1/views",
+            list,
+            Operation::new("list_views", Role::Read, "Every view")
+                .answers::<Views>(StatusCode::OK, "The views, in short."),
+        ),
+        rows_call(),
+        Call::get(
+            "/v1/views/{view}/status",
+            status,
+            Operation::new(
+                "get_view_status",
+                Role::Read,
+                "Where the seam of a view stands",
+            )
+            .of_view()
+            .answers::<ViewStatus>(StatusCode::OK, "The view, its seam and its generations."),
+        ),
+    ]
+}
+
+/// The rows of a view, which a replica answers, too.
+pub(in super::super) fn rows_call<S>() -> Call<S>
+where
+    S: Clone + Send + Sync + 'static,
+    Reads: FromRef<S>,
+{
+    let operation = Operation::new("get_rows", Role::Read, "Rows of a view, without SQL")
+        .of_view()
+        .query::<String>("columns", "The columns to answer, in order, separated by commas; all unless said.")
+        .query::<String>(
+            "order",
+            "Columns to sort by, separated by commas, each with `-` before it for the largest first. The key columns follow as the tie-break.",
+        )
+        .number("limit", LIMITS, "Most rows to answer; 1000 unless said.")
+        .query::<String>("cursor", "Where the page before ended, as that page gave it.")
+        .question()
+        .filters(
+            "Conditions on columns, joined by AND: `column=value`, `column.gt=`, `.gte`, `.lt`, `.lte`, `.in=a,b`, `.is=null`, `.is=not_null`. A column named like a parameter is filtered as `limit.eq=`.",
+        )
+        .answers_page();
+    Call::get("/v1/views/{view}", rows, operation)
+}
+
+#[derive(Serialize, JsonSchema)]
+struct Views {
+    views: Vec<ViewInfo>,
+}
 
 /// `GET /v1/views`
-pub(in super::super) async fn list(_: Reader, State(api): State<Api>, params: Params) -> Handled {
+pub(in super::super) async fn list(State(api): State<Api>, params: Params) -> Handled {
     params.finish()?;
     let views = api.ports.control.views().await?;
-    Ok(answer::json(&json!({"views": views}))?)
+    Ok(answer::json(&Views { views })?)
 }
 
 /// `GET /v1/views/{view}/status`
 pub(in super::super) async fn status(
-    _: Reader,
     State(api): State<Api>,
     PathOf(view): PathOf<String>,
     params: Params,
@@ -47,7 +102,6 @@ pub(in super::super) async fn status(
 
 /// `GET /v1/views/{view}?column=…&column.gte=…&order=…&limit=…&cursor=…`
 pub(in super::super) async fn rows(
-    _: Reader,
     State(reads): State<Reads>,
     PathOf(view): PathOf<String>,
     mut params: Params,
@@ -64,9 +118,7 @@ pub(in super::super) async fn rows(
         order: params
             .text("order")?
             .map_or(Ok(Vec::new()), |t| order_of(&t))?,
-        limit: params
-            .number("limit", 1, MAX_LIMIT)?
-            .unwrap_or(DEFAULT_LIMIT) as usize,
+        limit: params.number("limit", LIMITS)?.unwrap_or(DEFAULT_LIMIT) as usize,
         cursor: params.text("cursor")?,
         filters: filters(params.rest())?,
         limits,

@@ -1,0 +1,395 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What people send by mistake, against the real process: each row of docs/api.md, "Errors", is a problem document that names
+//! what is wrong, where, and the way out. `bad_bodies` has what nobody sends by mistake.
+
+use std::time::Instant;
+
+use reqwest::Method;
+use serde_json::{Value, json};
+
+use crate::support::fake::run;
+use crate::support::server::{Calls, Server};
+
+const NDJSON: (&str, &str) = ("content-type", "application/x-ndjson");
+const TEXT: (&str, &str) = ("content-type", "text/plain");
+const GOOD: &str = r#"{"at": "2001-01-01T00:00:00", "n": 1}"#;
+
+/// A body for stream `events`, the status, and a part of the detail.
+const EVENTS: &[(&str, u16, &str)] = &[
+    (
+        r#"{"at": "2001-01-01", "n": "seven"}"#,
+        400,
+        "line 1: column `n`: `\"seven\"` is not an INT; write it without quotes",
+    ),
+    (
+        r#"{"n": 1}"#,
+        400,
+        "line 1: column `at`: it is NOT NULL, but the event has no value for it",
+    ),
+    (
+        r#"{"at": null}"#,
+        400,
+        "column `at`: it is NOT NULL, but the value is null",
+    ),
+    (
+        r#"{"at": "2001-01-01", "x": 1}"#,
+        400,
+        "column `x`: the stream has no such column and refuses unknown ones; leave it out, or add it",
+    ),
+    (
+        r#"{"at": "2001-01-01", "n": 2147483648}"#,
+        400,
+        "column `n`: `2147483648` is out of range for INT",
+    ),
+    (
+        r#"{"at": "2001-01-01", "m": 12.345}"#,
+        400,
+        "`12.345` has more digits than DECIMAL(4, 2) holds",
+    ),
+    ("", 400, "the body is empty"),
+    ("\n\n", 400, "the body holds no event"),
+    (
+        "a,b\n1,2\n",
+        400,
+        "line 1: expected a JSON object, found `a`",
+    ),
+];
+
+/// A statement, the status, and a part of the detail.
+const STATEMENTS: &[(&str, u16, &str)] = &[
+    (
+        "SELECT * FROM nope",
+        404,
+        "there is no stream or view `nope`; SHOW STREAMS and SHOW VIEWS list them",
+    ),
+    (
+        "CREATE STREAM \"../x\" (x INT)",
+        400,
+        "line 1, column 15: `../x` cannot be a name: use 1 to 63 characters",
+    ),
+    (
+        "CREATE STREAM events (x INT)",
+        409,
+        "stream `events` exists already; take another name, or drop it first",
+    ),
+    (
+        "CREATE VIEW sums AS SELECT count(*) AS n FROM events",
+        409,
+        "view `sums` exists already",
+    ),
+    (
+        "CREATE STREAM sums (x INT)",
+        409,
+        "view `sums` exists already",
+    ),
+    (
+        "DROP STREAM events",
+        409,
+        "stream `events` is read by view `sums`; drop the view first",
+    ),
+    (
+        "CREATE VIEW w WITH (recompute = '61 * * * *') AS SELECT count(*) AS n FROM events",
+        400,
+        "line 1, column 21: `recompute` cannot be '61 * * * *': a field of it is out of bounds or no number; it is cron in UTC",
+    ),
+    (
+        "CREATE VIEW w WITH (recompute = 'daily') AS SELECT count(*) AS n FROM events",
+        400,
+        "it has 1 fields, not 5; it is cron in UTC",
+    ),
+    (
+        "CREATE VIEW w WITH (refresh = 'soon') AS SELECT count(*) AS n FROM events",
+        400,
+        "`refresh` cannot be 'soon': write an interval",
+    ),
+    (
+        "CREATE VIEW w AS SELECT count(*) AS n FROM events WHERE at < now()",
+        400,
+        "gives another value each time",
+    ),
+    (
+        "CREATE VIEW w AS SELECT t, count(*) AS n FROM events GROUP BY t HAVING count(*) > 1",
+        400,
+        "`HAVING count(*) > 1` cannot be part of a view: put it in the query that reads the view",
+    ),
+    (
+        "SET x = 1",
+        400,
+        "`SET` is not supported: settings belong to a request",
+    ),
+    (
+        "COPY events TO '/tmp/x'",
+        400,
+        "`COPY` is not supported: name the answer's format",
+    ),
+    (
+        "EXPLAIN COPY events TO '/tmp/x'",
+        400,
+        "this is not a query: use SELECT",
+    ),
+    (
+        "INSERT INTO events VALUES (1)",
+        400,
+        "append events with `POST /v1/streams/{stream}`",
+    ),
+    (
+        "CREATE EXTERNAL TABLE t STORED AS CSV LOCATION '/etc/passwd'",
+        400,
+        "`CREATE EXTERNAL` is not supported: there are streams and views",
+    ),
+    (
+        "SELECT * FROM '/etc/passwd'",
+        404,
+        "there is no stream or view `/etc/passwd`",
+    ),
+    (
+        "SELECT * FROM 's3://b/x.parquet'",
+        404,
+        "there is no stream or view `s3://b/x.parquet`",
+    ),
+    (
+        "SELECT * FROM read_csv('http://x')",
+        404,
+        "there is no stream or view `read_csv`",
+    ),
+    (
+        "SELECT * FROM range(1, 10)",
+        404,
+        "there is no stream or view `range`",
+    ),
+    (
+        "SELECT repeat('x', 1000000000)",
+        400,
+        "there is no function `repeat`",
+    ),
+];
+
+/// A method and path, the status, and a part of the detail.
+const CALLS: &[(&str, u16, &str)] = &[
+    (
+        "GET /v1/streams/nope",
+        404,
+        "there is no stream `nope`; SHOW STREAMS lists them",
+    ),
+    (
+        "POST /v1/streams/nope",
+        404,
+        "there is no stream `nope`; SHOW STREAMS lists them",
+    ),
+    (
+        "GET /v1/views/nope",
+        404,
+        "there is no view `nope`; SHOW VIEWS lists them",
+    ),
+    ("GET /v1/runs/999", 404, "there is no run `999`"),
+    ("POST /v1/runs/999/promote", 404, "there is no run `999`"),
+    (
+        "GET /v1/streams/..%2F..%2Fetc%2Fpasswd",
+        404,
+        "there is no stream `../../etc/passwd`",
+    ),
+    (
+        "GET /v1/views/sums%3B%20DROP%20STREAM%20events",
+        404,
+        "there is no view `sums; DROP STREAM events`",
+    ),
+    (
+        "GET /v1/views/sums?limit=10001",
+        400,
+        "parameter `limit`: `10001` is not a number from 1 to 10000",
+    ),
+];
+
+async fn refused(
+    calls: &Calls,
+    method: Method,
+    path: &str,
+    headers: &[(&str, &str)],
+    body: &str,
+    (status, part): (u16, &str),
+) -> Value {
+    let sent = calls.call(method, path, headers, body.to_owned().into_bytes());
+    let (found, problem) = sent.await.unwrap();
+    assert_eq!(found, status, "{path} {body}: {problem}");
+    let detail = problem["detail"].as_str().unwrap_or_default();
+    assert!(detail.contains(part), "{path} {body}: {problem}");
+    problem
+}
+
+async fn declared(home: &std::path::Path) -> (Server, Calls) {
+    let server = Server::start(home, None).await.unwrap();
+    let calls = server.calls();
+    for sql in [
+        "CREATE STREAM events (at TIMESTAMP NOT NULL, n INT, t VARCHAR, m DECIMAL(4, 2)) WITH (event_time = 'at', unknown_columns = 'reject')",
+        "CREATE STREAM others (x INT)",
+        "CREATE VIEW sums AS SELECT t, count(*) AS n FROM events GROUP BY t",
+    ] {
+        calls.sql(sql, json!({})).await.unwrap();
+    }
+    (server, calls)
+}
+
+#[tokio::test]
+async fn each_is_refused_with_what_and_where_and_the_way_out() {
+    let home = tempfile::tempdir().unwrap();
+    let (_server, calls) = declared(home.path()).await;
+    let events = "/v1/streams/events";
+    for (body, status, part) in EVENTS {
+        refused(
+            &calls,
+            Method::POST,
+            events,
+            &[NDJSON],
+            body,
+            (*status, part),
+        )
+        .await;
+    }
+    let mut lines = [GOOD; 10];
+    lines[6] = r#"{"at": "2001-01-01", "n": 1,}"#;
+    let expected = (400, "line 7: expected a field name in quotes, found `}`");
+    let problem = refused(
+        &calls,
+        Method::POST,
+        events,
+        &[NDJSON],
+        &lines.join("\n"),
+        expected,
+    )
+    .await;
+    assert_eq!((&problem["line"], &problem["bad"]), (&json!(7), &json!(1)));
+    let image = [("content-type", "image/png")];
+    let expected = (
+        415,
+        "`Content-Type: image/png` is not read: use `application/x-ndjson`",
+    );
+    refused(&calls, Method::POST, events, &image, "x", expected).await;
+
+    for (sql, status, part) in STATEMENTS {
+        refused(
+            &calls,
+            Method::POST,
+            "/v1/sql",
+            &[TEXT],
+            sql,
+            (*status, part),
+        )
+        .await;
+    }
+    for (call, status, part) in CALLS {
+        let (method, path) = call.split_once(' ').unwrap();
+        let method = method.parse().unwrap();
+        refused(&calls, method, path, &[NDJSON], GOOD, (*status, part)).await;
+    }
+    let xml = [("accept", "application/xml")];
+    let expected = (406, "`Accept` allows none of our formats: application/json");
+    refused(&calls, Method::GET, "/v1/views/sums", &xml, "", expected).await;
+    // Nothing of all this has left a trace.
+    let rows = calls.rows("SELECT count(*) AS n FROM events", json!({}));
+    assert_eq!(rows.await.unwrap(), [json!({"n": 0})]);
+}
+
+#[tokio::test]
+async fn a_token_says_which_stream_and_how_far() {
+    let home = tempfile::tempdir().unwrap();
+    let (_server, calls) = declared(home.path()).await;
+    let position = async |stream: &str| {
+        let path = format!("/v1/streams/{stream}");
+        let (_, stream) = calls.call(Method::GET, &path, &[], vec![]).await.unwrap();
+        stream["position"].as_str().unwrap().to_owned()
+    };
+    let (ours, other) = (position("events").await, position("others").await);
+    let rows = async |after: &str, expected| {
+        let path = format!("/v1/views/sums?timeout_ms=300&after={after}");
+        refused(&calls, Method::GET, &path, &[], "", expected).await
+    };
+    rows(&other, (400, "but the question does not read that stream")).await;
+    let ahead = ours.replace("@0", "@99");
+    let begun = Instant::now();
+    let problem = rows(&ahead, (408, "waited 300 ms for")).await;
+    assert!(begun.elapsed().as_millis() >= 300);
+    assert_eq!(
+        (&problem["awaited"], &problem["reached"]),
+        (&json!(ahead), &json!(ours))
+    );
+}
+
+#[tokio::test]
+async fn a_run_that_cannot_be_promoted_says_why() {
+    let home = tempfile::tempdir().unwrap();
+    let (_server, calls) = declared(home.path()).await;
+    let staged = async || {
+        let run = calls
+            .recompute("sums", &json!({"dry_run": true}))
+            .await
+            .unwrap();
+        assert_eq!(run["outcome"], "staged", "{run}");
+        format!("/v1/runs/{}", run["id"])
+    };
+    let discarded = staged().await;
+    let (status, run) = calls
+        .post(&format!("{discarded}/discard"), &Value::Null)
+        .await
+        .unwrap();
+    assert_eq!((status, &run["outcome"]), (200, &json!("discarded")));
+    let promote = format!("{discarded}/promote");
+    let expected = (409, "is discarded, not staged: `dovetail runs");
+    refused(&calls, Method::POST, &promote, &[], "", expected).await;
+    let diff = format!("{discarded}/diff");
+    let expected = (409, "has no diff: it was discarded");
+    refused(&calls, Method::GET, &diff, &[], "", expected).await;
+
+    let stale = staged().await;
+    let exclusion = json!({"where": "n = 7", "reason": "a broken clock"});
+    let (status, _) = calls
+        .post("/v1/streams/events/exclusions", &exclusion)
+        .await
+        .unwrap();
+    assert_eq!(status, 201);
+    let promote = format!("{stale}/promote");
+    let expected = (
+        409,
+        "is stale: the stream's exclusions have changed since it started; discard it and start a new one",
+    );
+    refused(&calls, Method::POST, &promote, &[], "", expected).await;
+}
+
+#[tokio::test]
+async fn a_start_that_cannot_be_says_what_is_in_its_way() {
+    let home = tempfile::tempdir().unwrap();
+    let (server, _) = declared(home.path()).await;
+    let used = home.path().join("data");
+    let free = home.path().join("free");
+    let (used, free) = (used.to_str().unwrap(), free.to_str().unwrap());
+    let address = server.url().strip_prefix("http://").unwrap();
+
+    let taken = run(&["up", "--data", free, "--listen", address], b"").await;
+    assert_eq!(taken.code, 1);
+    let expected = format!("cannot listen on `{address}`");
+    assert!(
+        taken.err.contains(&expected) && taken.err.contains("choose another --listen"),
+        "{}",
+        taken.err
+    );
+
+    let held = run(&["up", "--data", used, "--listen", "127.0.0.1:0"], b"").await;
+    assert_eq!(held.code, 1);
+    let expected = format!("data directory `{used}` is in use by process ");
+    assert!(
+        held.err.contains(&expected) && held.err.contains("stop it or choose another --data"),
+        "{}",
+        held.err
+    );
+
+    server.kill().await;
+    std::fs::write(home.path().join("data/format"), "9\n").unwrap();
+    let newer = run(&["up", "--data", used, "--listen", "127.0.0.1:0"], b"").await;
+    assert_eq!(newer.code, 1);
+    assert!(
+        newer
+            .err
+            .contains("has format 9, this version reads up to 1; use a newer dovetail"),
+        "{}",
+        newer.err
+    );
+}

@@ -1,0 +1,1 @@
+CREATE VIEW v AS SELECT origin, avg(delay) FILTER (WHERE delay > 0) AS d, last_value(delay ORDER BY date) AS l FROM flights WHERE delay IS NOT NULL GROUP BY origin

@@ -1,0 +1,1 @@
+CREATE VIEW v AS SELECT origin, count(*) AS n FROM flights GROUP BY origin HAVING count(*) > 1

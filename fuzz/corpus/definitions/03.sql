@@ -1,0 +1,1 @@
+CREATE VIEW v WITH (recompute = '61 * * * *') AS SELECT now() AS t, count(*) FROM flights GROUP BY 1

@@ -1,0 +1,1 @@
+CREATE VIEW delays AS SELECT origin, count(*) AS flights FROM flights GROUP BY origin; CREATE STREAM flights (date TIMESTAMP NOT NULL, delay INT)

@@ -1,0 +1,14 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Position tokens: what is read is what would be written.
+
+use dovetail_model::PositionToken;
+
+pub(crate) fn token(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else {
+        return;
+    };
+    match text.parse::<PositionToken>() {
+        Ok(token) => assert_eq!(token.to_string().parse(), Ok(token)),
+        Err(error) => assert!(error.to_string().contains("is not a position token")),
+    }
+}
