@@ -24,7 +24,7 @@ pub(crate) async fn measure(size: Size) -> Result<()> {
             "whole, ms",
             "one group, ms",
             "lookup, ms",
-            "resident MiB",
+            "peak MiB",
         ],
     );
     for times in [1, size.times.div_ceil(3), size.times] {
@@ -37,10 +37,10 @@ pub(crate) async fn measure(size: Size) -> Result<()> {
         }
         let group = median_ms(&server, Ask::Sql).await?;
         let lookup = median_ms(&server, Ask::Lookup).await?;
-        let resident = server.peak_memory_mib().await?;
+        let peak = server.peak_memory_mib().await?;
         table.push(
             &format!("{times} times the flights"),
-            &[times as f64, whole.median(), group, lookup, resident],
+            &[times as f64, whole.median(), group, lookup, peak],
         );
         server.stop().await?;
     }

@@ -67,12 +67,18 @@ pub(crate) async fn send_for(
     for client in clients {
         let (sent, token) = client.await??;
         events += sent;
-        let seen =
-            json!({"sql": "SELECT 1 FROM hourly LIMIT 1", "after": token, "timeout_ms": 600_000});
-        server.post("/v1/sql", &seen).await?;
+        until_visible(server, &token).await?;
     }
     Ok(Sent {
         events,
         seconds: begun.elapsed().as_secs_f64(),
     })
+}
+
+/// Returns once the hourly view has what lies before `token`.
+pub(crate) async fn until_visible(server: &Server, token: &str) -> Result<()> {
+    let query =
+        json!({"sql": "SELECT 1 FROM hourly LIMIT 1", "after": token, "timeout_ms": 600_000});
+    server.post("/v1/sql", &query).await?;
+    Ok(())
 }

@@ -9,10 +9,9 @@ use arrow::array::{ArrayRef, Int64Array, RecordBatch, UInt64Array};
 use arrow::compute::{concat_batches, take_record_batch};
 use arrow::ipc::reader::StreamReader;
 use dovetail_bench::{ARROW, Server, arrow_body};
-use serde_json::json;
 
 use crate::Size;
-use crate::load::recomputed;
+use crate::load::{recomputed, until_visible};
 use crate::table::Table;
 
 /// One group of so many is touched.
@@ -104,8 +103,7 @@ impl Touched {
         ];
         let events = RecordBatch::try_from_iter(columns)?;
         let (_, token) = server.append(arrow_body(&events)?, ARROW).await?;
-        let seen = json!({"sql": "SELECT 1 FROM hourly LIMIT 1", "after": token});
-        server.post("/v1/sql", &seen).await?;
+        until_visible(server, &token).await?;
         Ok((groups, touched))
     }
 }

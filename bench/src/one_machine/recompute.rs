@@ -8,18 +8,17 @@ use crate::Size;
 use crate::load::recomputed;
 use crate::table::Table;
 
-/// The memory that both have in the second half, as each of them says it.
-const LITTLE: (&str, &str) = ("1GiB", "1GiB");
-const AMPLE: (&str, &str) = ("4GiB", "4GiB");
+/// The memory that each of them has: ample, then little.
+const MEMORY: [&str; 2] = ["4GiB", "1GiB"];
 
 pub(crate) async fn measure(size: Size) -> Result<()> {
-    for (ours, theirs) in [AMPLE, LITTLE] {
-        let server = recomputed(size.times, &["--batch-memory", ours]).await?;
-        let mut duckdb = Peer::duckdb(&flights_file(), size.times, theirs).await?;
+    for memory in MEMORY {
+        let server = recomputed(size.times, &["--batch-memory", memory]).await?;
+        let mut duckdb = Peer::duckdb(&flights_file(), size.times, memory).await?;
         let events = events(&server).await?;
         let mut table = Table::new(
             format!(
-                "full recompute of {events} events, published, with {ours}; medians of {} rounds",
+                "full recompute of {events} events, published, with {memory}; medians of {} rounds",
                 size.rounds
             ),
             &["Mrows/s", "seconds", "CPU s", "peak MiB", "of DuckDB"],

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //! From the start of a process that was killed with millions of events behind its generation, until it answers right.
 
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
@@ -56,7 +55,7 @@ async fn filled() -> Result<Server> {
     let server = Server::start().await?;
     server.sql(STREAM).await?;
     server.sql(HOURLY).await?;
-    let flights = Arc::new(Flights::load_as(Encoding::Arrow, BATCH)?);
+    let flights = Flights::load_as(Encoding::Arrow, BATCH)?;
     let mut sent = 0;
     while sent < EVENTS {
         sent += server

@@ -10,7 +10,6 @@ use tokio::time::Instant;
 
 use crate::ports::{Layer, Limits};
 
-/// How long a query may take unless it says otherwise.
 /// Longest `timeout_ms`.
 pub(super) const MAX_TIMEOUT_MS: u64 = 3_600_000;
 
