@@ -8,6 +8,7 @@
 //! never prune a row that a predicate would keep (so DOUBLE columns carry none: their NaNs escape minimum and
 //! maximum). Non-goals: which files make up a table, and retention.
 
+mod dictionaries;
 mod paged;
 mod scan;
 mod writer;
@@ -21,6 +22,7 @@ use datafusion::execution::object_store::ObjectStoreUrl;
 use datafusion::execution::runtime_env::RuntimeEnv;
 use object_store::ObjectStore;
 
+pub use dictionaries::Dictionaries;
 pub use paged::PagedFile;
 pub use scan::{FileToScan, ParquetScan, RowGroupSelection, parquet_scan};
 pub use writer::{
