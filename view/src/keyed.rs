@@ -1,13 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Sorted states that are taken from the front, up to a key: what merging several sorted inputs works with.
+//! Rows in sort-key order: taken from the front up to a key, and found among others by their keys. What merging several
+//! sorted inputs works with.
 
+use std::cmp::Ordering;
 use std::sync::Arc;
 
-use arrow::array::RecordBatch;
+use arrow::array::{RecordBatch, make_comparator};
+use arrow::compute::SortOptions;
 use arrow::row::Rows;
 
 use crate::group_key::rows_while;
 use crate::run::SortKey;
+use crate::state::key_arrays;
 use crate::{View, ViewError};
 
 /// States in sort-key order, each key once, with their keys encoded.
@@ -93,4 +97,106 @@ impl KeyedStates {
     fn rows_through(&self, bound: &[u8]) -> usize {
         rows_while(&self.keys, |key| key <= bound)
     }
+}
+
+impl View {
+    /// Which rows of two batches are of one group: their numbers in the one and in the other, ascending. Both are in
+    /// sort-key order, each key once; key columns are found by name. It costs a few comparisons for each row of the
+    /// batch that has fewer.
+    ///
+    /// # Errors
+    /// When a key column is missing or has another type.
+    pub fn common_keys(
+        &self,
+        one: &RecordBatch,
+        other: &RecordBatch,
+    ) -> Result<Vec<(usize, usize)>, ViewError> {
+        let compare = self.sort_key().comparator(one, other)?;
+        let mut common = Vec::new();
+        let (mut at, mut at_other) = (0, 0);
+        while at < one.num_rows() && at_other < other.num_rows() {
+            match compare(at, at_other) {
+                Ordering::Equal => {
+                    common.push((at, at_other));
+                    at += 1;
+                    at_other += 1;
+                }
+                Ordering::Less => {
+                    at = first_from(at, one.num_rows(), |row| compare(row, at_other).is_lt());
+                }
+                Ordering::Greater => {
+                    let behind = |row| compare(at, row).is_gt();
+                    at_other = first_from(at_other, other.num_rows(), behind);
+                }
+            }
+        }
+        Ok(common)
+    }
+
+    /// How many rows of `sorted` have a key up to and including `bound`, which is as [`Self::encode_keys`] has it.
+    ///
+    /// # Errors
+    /// When a key column is missing or has another type.
+    pub fn rows_through(&self, sorted: &RecordBatch, bound: &[u8]) -> Result<usize, ViewError> {
+        let (mut low, mut high) = (0, sorted.num_rows());
+        while low < high {
+            let middle = low.midpoint(high);
+            let key = self.encode_keys(&sorted.slice(middle, 1))?;
+            if key.row(0).data() <= bound {
+                low = middle + 1;
+            } else {
+                high = middle;
+            }
+        }
+        Ok(low)
+    }
+}
+
+type Comparator = Box<dyn Fn(usize, usize) -> Ordering>;
+
+impl SortKey {
+    /// Compares the key of a row of one batch with that of a row of the other.
+    fn comparator(&self, one: &RecordBatch, other: &RecordBatch) -> Result<Comparator, ViewError> {
+        let columns = |batch| key_arrays(self.keys(), self.order(), batch);
+        let (ours, theirs) = (columns(one)?, columns(other)?);
+        if ours.iter().any(|column| column.data_type().is_nested()) {
+            let (ours, theirs) = (self.encode(one)?, self.encode(other)?);
+            return Ok(Box::new(move |a, b| ours.row(a).cmp(&theirs.row(b))));
+        }
+        let options = SortOptions {
+            descending: false,
+            nulls_first: true,
+        };
+        let pairs = ours.iter().zip(&theirs);
+        let of_columns: Result<Vec<_>, _> = pairs
+            .map(|(ours, theirs)| make_comparator(ours, theirs, options))
+            .collect();
+        let of_columns = of_columns?;
+        Ok(Box::new(move |a, b| {
+            let mut orders = of_columns.iter().map(|compare| compare(a, b));
+            orders
+                .find(|order| order.is_ne())
+                .unwrap_or(Ordering::Equal)
+        }))
+    }
+}
+
+/// The first row behind `at` that is not `before`, where the rows before it all are: by steps that double, then by halves.
+fn first_from(at: usize, rows: usize, before: impl Fn(usize) -> bool) -> usize {
+    let (mut low, mut step) = (at, 1);
+    while low + step < rows && before(low + step) {
+        low += step;
+        step *= 2;
+    }
+    let mut high = rows.min(low + step);
+    low += 1;
+    while low < high {
+        let middle = low.midpoint(high);
+        if before(middle) {
+            low = middle + 1;
+        } else {
+            high = middle;
+        }
+    }
+    low
 }

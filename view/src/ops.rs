@@ -265,6 +265,21 @@ impl Operators {
         finished.map_err(|error| self.blamed(error, || Ok(states.clone())))
     }
 
+    /// The finished rows of one batch of states whose keys are unique, in the same order, with others merged into them:
+    /// for each of their rows the row of `states` is given that is of its group.
+    pub(crate) fn finish_with(
+        &self,
+        states: &RecordBatch,
+        others: Vec<(RecordBatch, Vec<usize>)>,
+    ) -> Result<RecordBatch, ViewError> {
+        let all = || std::iter::once(states).chain(others.iter().map(|(batch, _)| batch));
+        if self.groups.is_empty() {
+            return self.finish(&all().cloned().collect::<Vec<_>>());
+        }
+        let finished = self.finish_each_with(states, &others);
+        finished.map_err(|error| self.blamed(error, || self.reduce(all())))
+    }
+
     fn finish_all(&self, states: &[RecordBatch]) -> Result<RecordBatch, ViewError> {
         let mut table = self.merged(states)?;
         let keys = table.take_keys()?;
@@ -275,9 +290,21 @@ impl Operators {
         if self.groups.is_empty() {
             return self.finish_all(std::slice::from_ref(states));
         }
+        self.finish_each_with(states, &[])
+    }
+
+    fn finish_each_with(
+        &self,
+        states: &RecordBatch,
+        others: &[(RecordBatch, Vec<usize>)],
+    ) -> Result<RecordBatch, ViewError> {
         let mut table = self.table_of(Groups::Told(0))?;
         table.tell_each(states.num_rows());
         self.merge_into(&mut table, states)?;
+        for (batch, rows) in others {
+            table.tell(rows.clone(), states.num_rows());
+            self.merge_into(&mut table, batch)?;
+        }
         self.emit_output(table, states.columns()[..self.groups.len()].to_vec())
     }
 

@@ -38,6 +38,10 @@ impl SortKey {
         })
     }
 
+    pub(crate) fn keys(&self) -> &[KeyColumn] {
+        &self.keys
+    }
+
     /// Indices into the view's keys, most significant first.
     pub(crate) fn order(&self) -> &[usize] {
         &self.order

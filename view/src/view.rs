@@ -291,6 +291,23 @@ impl View {
         self.operators.finish_unique(states)
     }
 
+    /// The finished rows of `states` with `others` merged into them, in the order of `states`, whose keys are unique.
+    /// With each batch of others comes, for each of its rows, the row of `states` that is of the same group. Nothing is
+    /// hashed.
+    ///
+    /// # Errors
+    /// As [`Self::finish_unique`].
+    pub fn finish_with(
+        &self,
+        states: &RecordBatch,
+        others: Vec<(RecordBatch, Vec<usize>)>,
+    ) -> Result<RecordBatch, ViewError> {
+        for batch in std::iter::once(states).chain(others.iter().map(|(batch, _)| batch)) {
+            expect_schema("states", &self.layout.state, batch.schema_ref())?;
+        }
+        self.operators.finish_with(states, others)
+    }
+
     /// The states of events: one partition in sort-key order, each key once. The input may hold the events in the full
     /// [`Self::events_schema`] or any projection of it that has [`Self::event_columns`], with
     /// [`Self::coded_columns_in`] in dictionary form or not; columns are found by name. Spills under a finite memory

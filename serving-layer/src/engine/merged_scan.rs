@@ -16,10 +16,9 @@
 use std::fmt;
 use std::sync::{Arc, OnceLock};
 
-use arrow::array::{BooleanArray, RecordBatch};
+use arrow::array::{BooleanArray, BooleanBufferBuilder, RecordBatch};
 use arrow::compute::{filter_record_batch, not};
 use arrow::datatypes::SchemaRef;
-use arrow::row::Rows;
 use datafusion::common::cast::as_boolean_array;
 use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::error::{DataFusionError, Result};
@@ -35,7 +34,7 @@ use datafusion::physical_plan::{
 };
 use dovetail_model::{DataFile, Problem, ProblemKind};
 use dovetail_seam::{FileColumns, Generation};
-use dovetail_view::{Run, View, ViewError, rows_while};
+use dovetail_view::{Run, View, ViewError};
 use futures::stream::{self, BoxStream, StreamExt as _, TryStreamExt as _};
 
 use super::external;
@@ -86,7 +85,8 @@ struct Shared {
     /// Columns of the view's output to answer.
     projection: Vec<usize>,
     schema: SchemaRef,
-    merged: OnceLock<std::result::Result<Arc<MergedRuns>, String>>,
+    /// The runs, filtered and merged to one, in order.
+    merged: OnceLock<std::result::Result<RecordBatch, String>>,
 }
 
 /// What one execution goes by.
@@ -117,13 +117,6 @@ impl Reading {
             None => rows,
         })
     }
-}
-
-/// The runs, filtered and merged to one.
-#[derive(Debug)]
-struct MergedRuns {
-    states: RecordBatch,
-    keys: Rows,
 }
 
 impl MergedScan {
@@ -210,16 +203,13 @@ impl Shared {
     }
 
     /// The merged runs, computed by whichever partition asks first.
-    fn merged(&self) -> Result<Arc<MergedRuns>> {
-        let merged = self.merged.get_or_init(|| {
-            self.merge()
-                .map(Arc::new)
-                .map_err(|error| error.to_string())
-        });
+    fn merged(&self) -> Result<RecordBatch> {
+        let merge = || self.merge().map_err(|error| error.to_string());
+        let merged = self.merged.get_or_init(merge);
         merged.clone().map_err(DataFusionError::Execution)
     }
 
-    fn merge(&self) -> Result<MergedRuns> {
+    fn merge(&self) -> Result<RecordBatch> {
         let view = self.view();
         let mut runs = Vec::with_capacity(self.source.runs.len());
         for run in &self.source.runs {
@@ -233,16 +223,14 @@ impl Shared {
             });
         }
         let schema = view.state_schema();
-        let states = match runs.as_slice() {
-            [] => RecordBatch::new_empty(Arc::clone(&schema)),
+        Ok(match runs.as_slice() {
+            [] => RecordBatch::new_empty(schema),
             [one] => arrow::compute::concat_batches(&schema, one.states())?,
             many => arrow::compute::concat_batches(
                 &schema,
                 view.merge(many).map_err(external)?.states(),
             )?,
-        };
-        let keys = view.encode_keys(&states).map_err(external)?;
-        Ok(MergedRuns { states, keys })
+        })
     }
 
     /// The finished rows of `states`; where the select list fails, it says of which view.
@@ -270,13 +258,14 @@ impl Shared {
     }
 
     /// The part of the merged runs that goes with a file.
-    fn part(&self, merged: &MergedRuns, slot: &FileSlot) -> std::ops::Range<usize> {
-        let behind = |bound: &Option<Vec<u8>>, none: usize| {
-            bound.as_ref().map_or(none, |bound| {
-                rows_while(&merged.keys, |key| key <= &bound[..])
-            })
+    fn part(&self, merged: &RecordBatch, slot: &FileSlot) -> Result<RecordBatch> {
+        let behind = |bound: &Option<Vec<u8>>, none: usize| match bound {
+            Some(bound) => self.view().rows_through(merged, bound).map_err(external),
+            None => Ok(none),
         };
-        behind(&slot.after, 0)..behind(&slot.through, merged.keys.num_rows())
+        let from = behind(&slot.after, 0)?;
+        let to = behind(&slot.through, merged.num_rows())?;
+        Ok(merged.slice(from, to - from))
     }
 
     /// The columns of `batch`, finished and in output order, that the question asks for.
@@ -309,12 +298,11 @@ impl Shared {
         if self.source.runs.is_empty() {
             return self.read_untouched(file, &reading);
         }
-        let merged = self.merged()?;
-        let part = self.part(&merged, &slot);
-        if part.is_empty() {
+        let incoming = self.part(&self.merged()?, &slot)?;
+        if incoming.num_rows() == 0 {
             return self.read_untouched(file, &reading);
         }
-        self.read_touched(file, merged, part, reading)
+        self.read_touched(file, incoming, reading)
     }
 
     /// The finished rows of the runs alone: they are in no order, as nothing is to be found among them.
@@ -356,29 +344,35 @@ impl Shared {
     fn read_touched(
         self: Arc<Self>,
         file: &DataFile,
-        merged: Arc<MergedRuns>,
-        part: std::ops::Range<usize>,
+        incoming: RecordBatch,
         reading: Reading,
     ) -> Result<BoxStream<'static, Result<RecordBatch>>> {
-        let incoming = merged.states.slice(part.start, part.len());
         let rows = reading.file(&self.source, file, &FileColumns::All)?;
         let work = async move {
             let view = Arc::clone(self.view());
-            let mut touched = vec![incoming];
+            let mut touched = vec![];
             let mut untouched = vec![];
             let mut rows = rows;
+            // Both sides are in order: what is incoming up to here is done.
+            let mut done = 0;
             while let Some(batch) = rows.next().await {
                 let batch = batch?;
-                let states = view.states_of_file(&batch).map_err(external)?;
-                let keys = view.encode_keys(&states).map_err(external)?;
-                let mask = touched_rows(&keys, &merged.keys, part.clone());
-                touched.push(filter_record_batch(&states, &mask)?);
-                let rest = filter_record_batch(&batch, &not(&mask)?)?;
-                untouched.push(view.output_of_file(&rest).map_err(external)?);
+                let left = incoming.slice(done, incoming.num_rows() - done);
+                let common = view.common_keys(&batch, &left).map_err(external)?;
+                let Some((_, last)) = common.last() else {
+                    untouched.push(view.output_of_file(&batch).map_err(external)?);
+                    continue;
+                };
+                let mask = mask(common.iter().map(|(row, _)| *row), batch.num_rows());
+                let states = filter_record_batch(&batch, &mask)?;
+                let states = view.states_of_file(&states).map_err(external)?;
+                touched.push((states, common.iter().map(|(_, row)| done + row).collect()));
+                done += last + 1;
+                let output = view.output_of_file(&batch).map_err(external)?;
+                untouched.push(filter_record_batch(&output, &not(&mask)?)?);
             }
             reading.check()?;
-            let finished = self.finish(&touched)?;
-            untouched.push(finished);
+            untouched.push(self.explained(view.finish_with(&incoming, touched))?);
             let output = untouched.into_iter().map(|batch| {
                 let batch = match &self.predicate {
                     Some(predicate) => matching(&batch, predicate)?,
@@ -392,16 +386,12 @@ impl Shared {
     }
 }
 
-/// Which rows of a file have their key in `part` of the merged runs. Both sides are sorted.
-fn touched_rows(file: &Rows, merged: &Rows, part: std::ops::Range<usize>) -> BooleanArray {
-    let mut at = part.start;
-    let touched = file.iter().map(|key| {
-        while at < part.end && merged.row(at).data() < key.data() {
-            at += 1;
-        }
-        Some(at < part.end && merged.row(at).data() == key.data())
-    });
-    touched.collect()
+/// Which of so many rows are these.
+fn mask(rows: impl Iterator<Item = usize>, of: usize) -> BooleanArray {
+    let mut mask = BooleanBufferBuilder::new(of);
+    mask.append_n(of, false);
+    rows.for_each(|row| mask.set_bit(row, true));
+    BooleanArray::new(mask.finish(), None)
 }
 
 /// The rows of `batch` that match a predicate whose columns are found by name.

@@ -4,12 +4,13 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use arrow::array::RecordBatch;
+use arrow::array::{BooleanArray, RecordBatch};
+use arrow::compute::{concat_batches, filter_record_batch, not};
 use datafusion::error::DataFusionError;
 use datafusion::parquet::arrow::ArrowWriter;
 use datafusion::parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use dovetail_model::{Offset, PartitionId, Position, Span, StreamSchema};
-use dovetail_view::{Run, View};
+use dovetail_view::{Run, View, ViewError};
 
 use crate::compare::assert_same;
 use crate::draw::Draw;
@@ -64,6 +65,12 @@ pub(crate) fn check(stream: &StreamSchema, case: &Case, events: &RecordBatch, cu
         in_memory.map_err(|e| e.to_string()),
         "finish in memory",
     );
+    let read = merged_read(&view, &files, &runs);
+    agree(
+        events,
+        read.map_err(|e| e.to_string()),
+        "a merged read of files and runs",
+    );
     let rewritten = plans::incremental_run(&view, &states);
     agree(
         events,
@@ -92,6 +99,50 @@ fn agree(
             view.sql()
         ),
     }
+}
+
+/// What the serving layer answers: rows of files that no run touches as they are, the others finished with the runs.
+fn merged_read(
+    view: &View,
+    files: &[RecordBatch],
+    runs: &[Arc<Run>],
+) -> Result<RecordBatch, ViewError> {
+    let file = concat_batches(&view.file_schema(), files).unwrap();
+    let incoming = match runs {
+        [] => RecordBatch::new_empty(view.state_schema()),
+        runs => concat_batches(&view.state_schema(), view.merge(runs)?.states()).unwrap(),
+    };
+    let common = view.common_keys(&file, &incoming)?;
+    let keys = |batch| {
+        let keys = view.encode_keys(batch).unwrap();
+        let keys = keys.iter().map(|key| key.data().to_vec());
+        keys.collect::<Vec<_>>()
+    };
+    let (of_file, of_runs) = (keys(&file), keys(&incoming));
+    for (row, key) in of_file.iter().enumerate() {
+        let other = of_runs.iter().position(|other| other == key);
+        let found = common.iter().find(|(one, _)| *one == row);
+        assert_eq!(found.map(|(_, other)| *other), other);
+        let through = view.rows_through(&incoming, key)?;
+        assert_eq!(
+            through,
+            of_runs.iter().filter(|other| *other <= key).count()
+        );
+    }
+    let is_common = |row| common.iter().any(|(one, _)| *one == row);
+    let mask: BooleanArray = (0..file.num_rows())
+        .map(|row| Some(is_common(row)))
+        .collect();
+    let touched = view.states_of_file(&filter_record_batch(&file, &mask).unwrap())?;
+    let untouched = filter_record_batch(&file, &not(&mask).unwrap()).unwrap();
+    let places = common.iter().map(|(_, other)| *other).collect();
+    let finished = match incoming.num_rows() {
+        // Of files alone nothing is finished.
+        0 => RecordBatch::new_empty(view.output_schema()),
+        _ => view.finish_with(&incoming, vec![(touched, places)])?,
+    };
+    let output = [view.output_of_file(&untouched)?, finished];
+    Ok(concat_batches(&view.output_schema(), &output).unwrap())
 }
 
 /// The finished columns of files.
