@@ -99,10 +99,18 @@ impl KeyedStates {
     }
 }
 
+/// What two batches have in common.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CommonKeys {
+    /// The numbers of the rows of one group, in the one and in the other, ascending.
+    pub pairs: Vec<(usize, usize)>,
+    /// How many rows of the other have a key up to and including the last one of the one.
+    pub passed: usize,
+}
+
 impl View {
-    /// Which rows of two batches are of one group: their numbers in the one and in the other, ascending. Both are in
-    /// sort-key order, each key once; key columns are found by name. It costs a few comparisons for each row of the
-    /// batch that has fewer.
+    /// Which rows of two batches are of one group. Both are in sort-key order, each key once; key columns are found by
+    /// name. It costs a few comparisons for each row of the batch that has fewer.
     ///
     /// # Errors
     /// When a key column is missing or has another type.
@@ -110,14 +118,14 @@ impl View {
         &self,
         one: &RecordBatch,
         other: &RecordBatch,
-    ) -> Result<Vec<(usize, usize)>, ViewError> {
+    ) -> Result<CommonKeys, ViewError> {
         let compare = self.sort_key().comparator(one, other)?;
-        let mut common = Vec::new();
+        let mut pairs = Vec::new();
         let (mut at, mut at_other) = (0, 0);
         while at < one.num_rows() && at_other < other.num_rows() {
             match compare(at, at_other) {
                 Ordering::Equal => {
-                    common.push((at, at_other));
+                    pairs.push((at, at_other));
                     at += 1;
                     at_other += 1;
                 }
@@ -130,7 +138,10 @@ impl View {
                 }
             }
         }
-        Ok(common)
+        Ok(CommonKeys {
+            pairs,
+            passed: at_other,
+        })
     }
 
     /// How many rows of `sorted` have a key up to and including `bound`, which is as [`Self::encode_keys`] has it.

@@ -54,7 +54,7 @@ pub use functions::{
 };
 pub use group_key::{GroupKey, rows_while};
 pub use hooked::{Hook, Hooked};
-pub use keyed::KeyedStates;
+pub use keyed::{CommonKeys, KeyedStates};
 pub use predicate::Predicate;
 pub use run::Run;
 pub use state::bytes_of;

@@ -34,7 +34,7 @@ use datafusion::physical_plan::{
 };
 use dovetail_model::{DataFile, Problem, ProblemKind};
 use dovetail_seam::{FileColumns, Generation};
-use dovetail_view::{Run, View, ViewError};
+use dovetail_view::{CommonKeys, Run, View, ViewError};
 use futures::stream::{self, BoxStream, StreamExt as _, TryStreamExt as _};
 
 use super::external;
@@ -156,8 +156,7 @@ impl MergedScan {
         })
     }
 
-    /// The same, looking at `interrupt` between the batches of a file and before what takes long: a file that runs
-    /// touch is read as a whole before its first row is put out.
+    /// The same, looking at `interrupt` between the batches of a file and before what takes long.
     pub(super) fn watched(&self, interrupt: &Interrupt) -> Self {
         Self {
             interrupt: Some(interrupt.clone()),
@@ -332,11 +331,7 @@ impl Shared {
         let rows = reading.file(&self.source, file, &columns)?;
         let finish = move |batch: RecordBatch| {
             let output = self.view().output_of_file(&batch).map_err(external)?;
-            let output = match &self.predicate {
-                Some(predicate) => matching(&output, predicate)?,
-                None => output,
-            };
-            self.projected(&output)
+            self.answered(&output)
         };
         Ok(rows.map(move |batch| batch.and_then(&finish)).boxed())
     }
@@ -348,41 +343,67 @@ impl Shared {
         reading: Reading,
     ) -> Result<BoxStream<'static, Result<RecordBatch>>> {
         let rows = reading.file(&self.source, file, &FileColumns::All)?;
-        let work = async move {
-            let view = Arc::clone(self.view());
-            let mut touched = vec![];
-            let mut untouched = vec![];
-            let mut rows = rows;
-            // Both sides are in order: what is incoming up to here is done.
-            let mut done = 0;
-            while let Some(batch) = rows.next().await {
-                let batch = batch?;
-                let left = incoming.slice(done, incoming.num_rows() - done);
-                let common = view.common_keys(&batch, &left).map_err(external)?;
-                let Some((_, last)) = common.last() else {
-                    untouched.push(view.output_of_file(&batch).map_err(external)?);
-                    continue;
+        // Both sides are in order: behind a batch of the file, what is incoming up to its last key is done.
+        let batches = stream::try_unfold((rows, incoming), move |(mut rows, incoming)| {
+            let shared = Arc::clone(&self);
+            async move {
+                let Some(batch) = rows.next().await else {
+                    if incoming.num_rows() == 0 {
+                        return Ok(None);
+                    }
+                    let last = shared.finished(&incoming, vec![])?;
+                    return Ok(Some((vec![last], (rows, incoming.slice(0, 0)))));
                 };
-                let mask = mask(common.iter().map(|(row, _)| *row), batch.num_rows());
-                let states = filter_record_batch(&batch, &mask)?;
-                let states = view.states_of_file(&states).map_err(external)?;
-                touched.push((states, common.iter().map(|(_, row)| done + row).collect()));
-                done += last + 1;
-                let output = view.output_of_file(&batch).map_err(external)?;
-                untouched.push(filter_record_batch(&output, &not(&mask)?)?);
+                let (output, passed) = shared.merge_batch(&batch?, &incoming)?;
+                let left = incoming.slice(passed, incoming.num_rows() - passed);
+                Ok::<_, DataFusionError>(Some((output, (rows, left))))
             }
-            reading.check()?;
-            untouched.push(self.explained(view.finish_with(&incoming, touched))?);
-            let output = untouched.into_iter().map(|batch| {
-                let batch = match &self.predicate {
-                    Some(predicate) => matching(&batch, predicate)?,
-                    None => batch,
-                };
-                self.projected(&batch)
-            });
-            Ok::<_, DataFusionError>(stream::iter(output.collect::<Vec<_>>()))
-        };
-        Ok(stream::once(work).try_flatten().boxed())
+        });
+        let batches = batches.map_ok(|batches| stream::iter(batches.into_iter().map(Ok)));
+        Ok(batches.try_flatten().boxed())
+    }
+
+    /// The rows of a batch of a file, with what is incoming up to its last key: in any order. How many of the incoming
+    /// rows that are.
+    fn merge_batch(
+        &self,
+        batch: &RecordBatch,
+        incoming: &RecordBatch,
+    ) -> Result<(Vec<RecordBatch>, usize)> {
+        let view = self.view();
+        let CommonKeys { pairs, passed } = view.common_keys(batch, incoming).map_err(external)?;
+        let mask = mask(pairs.iter().map(|(row, _)| *row), batch.num_rows());
+        let mut untouched = view.output_of_file(batch).map_err(external)?;
+        let mut touched = vec![];
+        if !pairs.is_empty() {
+            untouched = filter_record_batch(&untouched, &not(&mask)?)?;
+            let states = filter_record_batch(batch, &mask)?;
+            let states = view.states_of_file(&states).map_err(external)?;
+            touched.push((states, pairs.into_iter().map(|(_, row)| row).collect()));
+        }
+        let mut output = vec![self.answered(&untouched)?];
+        if passed > 0 {
+            output.push(self.finished(&incoming.slice(0, passed), touched)?);
+        }
+        Ok((output, passed))
+    }
+
+    /// What is answered of incoming states with those of the file merged into them.
+    fn finished(
+        &self,
+        incoming: &RecordBatch,
+        touched: Vec<(RecordBatch, Vec<usize>)>,
+    ) -> Result<RecordBatch> {
+        let finished = self.view().finish_with(incoming, touched);
+        self.answered(&self.explained(finished)?)
+    }
+
+    /// What is answered of finished rows.
+    fn answered(&self, output: &RecordBatch) -> Result<RecordBatch> {
+        match &self.predicate {
+            Some(predicate) => self.projected(&matching(output, predicate)?),
+            None => self.projected(output),
+        }
     }
 }
 

@@ -10,7 +10,7 @@ use datafusion::error::DataFusionError;
 use datafusion::parquet::arrow::ArrowWriter;
 use datafusion::parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use dovetail_model::{Offset, PartitionId, Position, Span, StreamSchema};
-use dovetail_view::{Run, View, ViewError};
+use dovetail_view::{CommonKeys, Run, View, ViewError};
 
 use crate::compare::assert_same;
 use crate::draw::Draw;
@@ -112,7 +112,7 @@ fn merged_read(
         [] => RecordBatch::new_empty(view.state_schema()),
         runs => concat_batches(&view.state_schema(), view.merge(runs)?.states()).unwrap(),
     };
-    let common = view.common_keys(&file, &incoming)?;
+    let CommonKeys { pairs, passed } = view.common_keys(&file, &incoming)?;
     let keys = |batch| {
         let keys = view.encode_keys(batch).unwrap();
         let keys = keys.iter().map(|key| key.data().to_vec());
@@ -121,7 +121,7 @@ fn merged_read(
     let (of_file, of_runs) = (keys(&file), keys(&incoming));
     for (row, key) in of_file.iter().enumerate() {
         let other = of_runs.iter().position(|other| other == key);
-        let found = common.iter().find(|(one, _)| *one == row);
+        let found = pairs.iter().find(|(one, _)| *one == row);
         assert_eq!(found.map(|(_, other)| *other), other);
         let through = view.rows_through(&incoming, key)?;
         assert_eq!(
@@ -129,13 +129,15 @@ fn merged_read(
             of_runs.iter().filter(|other| *other <= key).count()
         );
     }
-    let is_common = |row| common.iter().any(|(one, _)| *one == row);
+    let through_last = of_runs.iter().filter(|key| of_file.last() >= Some(key));
+    assert_eq!(passed, through_last.count());
+    let is_common = |row| pairs.iter().any(|(one, _)| *one == row);
     let mask: BooleanArray = (0..file.num_rows())
         .map(|row| Some(is_common(row)))
         .collect();
     let touched = view.states_of_file(&filter_record_batch(&file, &mask).unwrap())?;
     let untouched = filter_record_batch(&file, &not(&mask).unwrap()).unwrap();
-    let places = common.iter().map(|(_, other)| *other).collect();
+    let places = pairs.iter().map(|(_, other)| *other).collect();
     let finished = match incoming.num_rows() {
         // Of files alone nothing is finished.
         0 => RecordBatch::new_empty(view.output_schema()),
