@@ -108,7 +108,7 @@ impl Committer {
         let arrived_at_us = self.cursor.arrived_at_us.max(self.clock.now_us());
         let admitted = {
             let mut keys = self.shared.keys.lock();
-            keys.expire(arrived_at_us);
+            keys.expire(self.clock.moment());
             admit(group, &keys, self.cursor.next, &self.shared.options)
         };
         if admitted.writes.is_empty() {
@@ -276,7 +276,8 @@ impl Committer {
             let mut keys = self.shared.keys.lock();
             for entered in answers {
                 if let Some((key, body)) = entered.key {
-                    keys.remember(key, entered.remembered(body, commit.cursor.arrived_at_us));
+                    let answer = entered.remembered(body, commit.cursor.arrived_at_us);
+                    keys.remember(key, answer, self.clock.moment());
                 }
             }
         }

@@ -96,9 +96,18 @@ impl Server {
 
     /// The most memory it has held so far, in bytes.
     pub(crate) fn peak_memory(&self) -> usize {
+        self.memory("VmHWM:")
+    }
+
+    /// The memory that it holds, in bytes.
+    pub(crate) fn resident_memory(&self) -> usize {
+        self.memory("VmRSS:")
+    }
+
+    fn memory(&self, what: &str) -> usize {
         let path = format!("/proc/{}/status", self.child.id().expect("it runs"));
         let status = std::fs::read_to_string(path).unwrap();
-        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+        let line = status.lines().find_map(|line| line.strip_prefix(what));
         let kib = line.and_then(|line| line.trim().strip_suffix(" kB"));
         kib.expect("a peak").trim().parse::<usize>().unwrap() * 1024
     }
