@@ -5,6 +5,7 @@ use std::io::ErrorKind;
 
 use dovetail_model::ProblemKind;
 use futures::future::join_all;
+use futures::poll;
 
 use super::*;
 
@@ -142,4 +143,35 @@ async fn a_failing_forget_leaves_the_log_whole() {
     assert_eq!(read_all(&log).len(), 3);
     assert_eq!(log.forget(Offset(2)).unwrap(), Offset(2));
     assert!(log.append(keyed(0..1, "k0", 1)).await.unwrap().duplicate);
+}
+
+/// Nothing is acknowledged before its sync, however long that takes. Whoever comes meanwhile waits in front of a bounded
+/// queue: what had no place in it when its client left is nowhere.
+#[tokio::test]
+async fn a_slow_disk_holds_appends_back_in_front_of_a_bounded_queue() {
+    const QUEUE: usize = 2;
+    let mut world = World::new();
+    world.options.queue_max_requests = QUEUE;
+    let log = world.open();
+    world.disk.pause_syncs();
+    let mut first = Box::pin(log.append(append(0..1)));
+    assert!(poll!(&mut first).is_pending());
+    let disk = world.disk.clone();
+    tokio::task::spawn_blocking(move || disk.wait_for_paused_sync())
+        .await
+        .unwrap();
+    let mut others: Vec<_> = (1..40)
+        .map(|id| Box::pin(log.append(append(id..id + 1))))
+        .collect();
+    for other in &mut others {
+        assert!(poll!(other).is_pending());
+    }
+    assert_eq!(log.durable(), Offset(0));
+    drop(others);
+    world.disk.resume_syncs();
+    assert_eq!(first.await.unwrap().next, Offset(1));
+    log.close().await;
+    let kept = read_all(&world.open());
+    assert_eq!(kept[0], (0, 0));
+    assert!(kept.len() <= 1 + QUEUE, "{kept:?}");
 }
