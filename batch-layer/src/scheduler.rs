@@ -204,6 +204,8 @@ pub struct Scheduler {
 
 /// How often the clock is looked at. Catalog changes wake the scheduler at once.
 const TICK: Duration = Duration::from_millis(500);
+/// Pause after the catalog could not be written: it is out, or its disk is full, and each try says so in the log.
+const STORE_PAUSE: Duration = Duration::from_secs(5);
 
 impl Scheduler {
     /// A scheduler over `batch` that keeps an eye on `memory`.
@@ -225,6 +227,7 @@ impl Scheduler {
             let now = self.batch.config.clock.now();
             let state = self.batch.config.catalog.state();
             let memory = self.batch.relieve(&state, self.memory.as_ref());
+            let mut is_store_out = false;
             for due in due_runs(&state, now, &memory, &self.archived(&state)) {
                 match self.start(&due).await {
                     // Someone else was quicker: what was due is done.
@@ -232,6 +235,7 @@ impl Scheduler {
                     Err(BatchError::AlreadyRunning { .. } | BatchError::NothingToBuild(_)) => {}
                     Err(error) => {
                         if error.kind() == ProblemKind::Unavailable {
+                            is_store_out = true;
                             let view = state.view_name(&due.view);
                             self.batch.trouble.fails(format_args!(
                                 "a due {} run of view `{view}` cannot be started: {error}",
@@ -240,6 +244,12 @@ impl Scheduler {
                         }
                         warn!(view = state.view_name(&due.view), id = %due.view, mode = %due.mode, trigger = due.trigger, %error, "a due run could not be started")
                     }
+                }
+            }
+            if is_store_out {
+                tokio::select! {
+                    () = stop.cancelled() => return,
+                    () = tokio::time::sleep(STORE_PAUSE) => {}
                 }
             }
         }

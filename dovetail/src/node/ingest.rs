@@ -214,7 +214,7 @@ impl Node {
     fn log_problem(&self, open: &OpenStream, error: &LogError) -> Problem {
         let problem = Problem::new(error.kind(), error.to_string());
         let retry_after_s = match error {
-            LogError::DiskFull { .. } => FULL_DISK_RETRY_S,
+            LogError::DiskFull { .. } | LogError::NoSegment { .. } => FULL_DISK_RETRY_S,
             LogError::CommitFailed { .. } | LogError::Poisoned { .. } => RESTART_RETRY_S,
             _ => return problem,
         };

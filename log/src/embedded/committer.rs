@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The one writer of a log: each step commits a group of appends.
 //!
-//! A full disk fails its group and nothing else, after what was written of it is cut off again. Any other
+//! A full disk fails its group and nothing else, after what was written of it is cut off again; so does a new segment that
+//! may not be made. Any other
 //! failure of a write, and every failure of a sync, poisons the log: what the kernel holds in memory then
 //! need not be what is on the disk, and only an open, which reads the disk anew, can tell.
 
@@ -256,8 +257,8 @@ impl Committer {
         let sequence = self.sequence + 1;
         let disk = self.shared.disk.as_ref();
         let created = Segment::create(disk, sequence, header);
-        let (segment, file) = created.map_err(|error| match LogError::write(&error) {
-            full @ LogError::DiskFull { .. } => full,
+        let (segment, file) = created.map_err(|error| match LogError::segment(&error) {
+            goes_on @ (LogError::DiskFull { .. } | LogError::NoSegment { .. }) => goes_on,
             error => self.poisoned(error),
         })?;
         self.cursor = Cursor::start(&segment);

@@ -110,12 +110,12 @@ async fn schedules_go_on_after_the_clock_was_ahead() {
     for jump in [YEAR_US, -YEAR_US, 10 * 60_000_000] {
         clock.jump(jump);
         sent += 1;
+        append(&node, &sent.to_string(), "{\"n\":1}\n").await;
+        full = until_more_runs(&node, RunMode::Full, full).await;
+        sent += 1;
         let end = append(&node, &sent.to_string(), "{\"n\":1}\n")
             .await
             .position;
-        full = until_more_runs(&node, RunMode::Full, full).await;
-        sent += 1;
-        append(&node, &sent.to_string(), "{\"n\":1}\n").await;
         clock.advance(61_000_000);
         incremental = until_more_runs(&node, RunMode::Incremental, incremental).await;
         let seen = integers(&node, "SELECT seen FROM total", Some(&end)).await;

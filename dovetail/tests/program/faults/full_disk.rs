@@ -166,6 +166,26 @@ async fn a_full_disk_refuses_appends_and_nothing_else() {
     feed.verify_views(&calls, &json!({"layer": "batch"})).await;
 }
 
+/// As with `dovetail up 2> log`: what cannot be said is no reason to die.
+#[tokio::test]
+async fn a_server_whose_log_lines_find_no_room_goes_on() {
+    let home = tempfile::tempdir().unwrap();
+    std::os::unix::fs::symlink("/dev/full", home.path().join("server.log")).unwrap();
+    let server = Server::start(home.path(), None).await.unwrap();
+    let calls = server.calls();
+    let mut feed = Feed::default();
+    declare(&calls).await.expect("it lives");
+    append(&calls, &mut feed, 50, 1).await.expect("it lives");
+    let run = calls
+        .recompute("hourly", &json!({}))
+        .await
+        .expect("it lives");
+    assert_eq!(run["outcome"], "promoted", "{run}");
+    feed.verify(&calls).await;
+    server.terminate();
+    assert_eq!(server.died().await.code(), Some(0));
+}
+
 /// The files below the store's views, by their names.
 fn files_of_views(home: &Path) -> BTreeSet<String> {
     let mut found = BTreeSet::new();

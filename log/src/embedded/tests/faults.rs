@@ -128,6 +128,27 @@ async fn a_disk_too_full_for_a_new_segment_fails_the_append_too() {
     assert_eq!(read_all(&log).len(), 20);
 }
 
+/// As a process without file descriptors, or one whose directory it may not write any more.
+#[tokio::test]
+async fn a_segment_that_may_not_be_made_fails_the_append_and_nothing_else() {
+    let world = World::with_small_segments();
+    let log = world.open();
+    log.append(append(0..10)).await.unwrap();
+    for kind in [ErrorKind::PermissionDenied, ErrorKind::ReadOnlyFilesystem] {
+        world.disk.fail_write_after(0, kind);
+        let error = log.append(append(10..20)).await.unwrap_err();
+        assert!(matches!(error, LogError::NoSegment { .. }), "{error}");
+        assert_eq!(error.kind(), ProblemKind::Unavailable);
+        assert_eq!(log.durable(), Offset(10));
+    }
+    let too_many = std::io::Error::from(rustix::io::Errno::MFILE);
+    let error = LogError::segment(&too_many);
+    assert!(matches!(error, LogError::NoSegment { .. }), "{error}");
+    log.append(append(10..20)).await.unwrap();
+    log.close().await;
+    assert_eq!(read_all(&world.open()).len(), 20);
+}
+
 #[tokio::test]
 async fn a_failing_forget_leaves_the_log_whole() {
     let world = World::with_small_segments();
