@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use parking_lot::Mutex;
+use reqwest::Client;
 use serde_json::json;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
@@ -74,6 +75,30 @@ async fn two_hundred_clients_at_once_are_all_served() {
     feed.verify(&server.calls()).await;
     let peak = server.peak_memory();
     assert!(peak < 1024 * MIB, "{} MiB", peak / MIB);
+}
+
+/// Files and connections compete for descriptors: whoever gets none is told to come again, or waits.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_without_file_descriptors_left_loses_nothing() {
+    let home = tempfile::tempdir().unwrap();
+    let arguments = ["--archive-interval", "1s"];
+    let server = Server::start_with(home.path(), &arguments, &[]).await;
+    let server = server.expect("it starts");
+    declare(&server.calls()).await.unwrap();
+    server.limit_files(96);
+    let feed = Arc::new(Mutex::new(Feed::default()));
+    let mut clients = JoinSet::new();
+    // Each request comes over a connection of its own: idle ones would hold descriptors until they time out.
+    let once = Client::builder().pool_max_idle_per_host(0).timeout(HANGS);
+    let once = once.no_proxy().build().unwrap();
+    for _ in 0..CLIENTS {
+        let calls = Calls::to(once.clone(), server.url());
+        clients.spawn(client(calls, Arc::clone(&feed)));
+    }
+    clients.join_all().await;
+    assert!(server.log().contains("os error 24"), "{}", server.log());
+    let feed = std::mem::take(&mut *feed.lock());
+    feed.verify(&server.calls()).await;
 }
 
 /// Each holds an answer of gigabytes, of which it reads a byte at a time. The server holds none of them, and serves others.

@@ -6,7 +6,7 @@ use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
 use reqwest::{Client, Method};
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Resource, Rlimit, Signal, kill_process, prlimit};
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::process::Child;
@@ -138,6 +138,15 @@ impl Server {
         self.signal(Signal::TERM);
     }
 
+    /// Lets it have no more open files and connections than this.
+    pub(crate) fn limit_files(&self, most: u64) {
+        let limit = Rlimit {
+            current: Some(most),
+            maximum: Some(most),
+        };
+        prlimit(Some(self.pid()), Resource::Nofile, limit).unwrap();
+    }
+
     /// Lets it do nothing at all, until [`Server::thaw`].
     pub(crate) fn freeze(&self) {
         self.signal(Signal::STOP);
@@ -149,9 +158,12 @@ impl Server {
     }
 
     fn signal(&self, signal: Signal) {
+        kill_process(self.pid(), signal).unwrap();
+    }
+
+    fn pid(&self) -> Pid {
         let pid = self.child.id().and_then(|id| i32::try_from(id).ok());
-        let pid = pid.and_then(Pid::from_raw).expect("it runs");
-        kill_process(pid, signal).unwrap();
+        pid.and_then(Pid::from_raw).expect("it runs")
     }
 }
 
@@ -169,7 +181,6 @@ impl Drop for Server {
 
 impl Calls {
     /// To a server at `url`, by this `client`.
-    #[cfg(feature = "kafka")]
     pub(crate) fn to(client: Client, url: &str) -> Self {
         Self {
             client,
