@@ -9,6 +9,7 @@
 //! maximum); what is read through a registered store is what was written, or an error ([`Damaged`]). Non-goals: which files make up a table, and retention.
 
 mod checked;
+mod dictionaries;
 mod paged;
 mod scan;
 mod sums;
@@ -24,6 +25,7 @@ use datafusion::execution::runtime_env::RuntimeEnv;
 use object_store::ObjectStore;
 
 pub use checked::{Damaged, is_damage};
+pub use dictionaries::Dictionaries;
 pub use paged::PagedFile;
 pub use scan::{FileToScan, ParquetScan, RowGroupSelection, parquet_scan};
 pub use writer::{

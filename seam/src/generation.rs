@@ -156,6 +156,7 @@ impl Generation {
             files: &files,
             file_schema: self.view.file_schema(),
             projection,
+            dictionaries: None,
             predicate,
             exact: true,
             target_partitions: partitions,

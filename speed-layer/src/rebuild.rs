@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use datafusion::execution::TaskContext;
 use datafusion::physical_plan::execute_stream;
+use dovetail_log::parquet_files::Dictionaries;
 use dovetail_log::raw::{RawScan, RawSnapshot};
 use dovetail_model::{Position, Span};
 use dovetail_seam::SeamError;
@@ -33,26 +34,26 @@ pub async fn rebuild_runs(
     if span.is_empty() {
         return Ok(None);
     }
-    let columns = view
-        .event_columns_in(raw.events())
-        .map_err(SeamError::from)?;
-    let events = raw
-        .scan(RawScan {
-            span: span.clone(),
-            columns: Some(columns),
-            event_time: None,
-            target_partitions: partitions,
-        })
-        .map_err(SeamError::from)?;
-    let states = view
-        .accumulate_plan(events)
-        .and_then(|plan| view.merge_plan(plan))
-        .and_then(|plan| view.sort_plan(plan));
-    let states = states.map_err(SeamError::from)?;
     let failed = |source| SpeedError::Rebuild {
         view: name.to_owned(),
         source,
     };
+    let columns = view
+        .event_columns_in(raw.events())
+        .map_err(SeamError::from)?;
+    let coded = view
+        .coded_columns_in(raw.events())
+        .map_err(SeamError::from)?;
+    let dictionaries = Dictionaries::new(coded, task).map_err(failed)?;
+    let events = raw
+        .scan(RawScan {
+            columns: Some(columns),
+            dictionaries: Some(dictionaries),
+            target_partitions: partitions,
+            ..RawScan::of(span.clone())
+        })
+        .map_err(SeamError::from)?;
+    let states = view.states_plan(events).map_err(SeamError::from)?;
     let mut states = execute_stream(states, Arc::clone(task)).map_err(failed)?;
     let (mut batches, mut bytes) = (Vec::new(), 0);
     while let Some(batch) = states.try_next().await.map_err(failed)? {

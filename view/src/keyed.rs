@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Sorted states that are taken from the front, up to a key: what merging several sorted inputs works with.
 
+use std::sync::Arc;
+
 use arrow::array::RecordBatch;
 use arrow::row::Rows;
 
@@ -11,9 +13,27 @@ use crate::{View, ViewError};
 /// States in sort-key order, each key once, with their keys encoded.
 pub struct KeyedStates {
     states: RecordBatch,
-    keys: Rows,
+    keys: Arc<Rows>,
     /// The first row that is not taken.
     at: usize,
+}
+
+/// Part of [`KeyedStates`].
+pub(crate) struct Taken {
+    states: RecordBatch,
+    keys: Arc<Rows>,
+    first_key: usize,
+}
+
+impl Taken {
+    pub(crate) fn states(&self) -> &RecordBatch {
+        &self.states
+    }
+
+    /// The encoded key of a row of the states.
+    pub(crate) fn key(&self, row: usize) -> &[u8] {
+        self.keys.row(self.first_key + row).data()
+    }
 }
 
 impl KeyedStates {
@@ -26,7 +46,7 @@ impl KeyedStates {
     }
 
     pub(crate) fn encoded(sort_key: &SortKey, states: RecordBatch) -> Result<Self, ViewError> {
-        let keys = sort_key.encode(&states)?;
+        let keys = Arc::new(sort_key.encode(&states)?);
         Ok(Self {
             states,
             keys,
@@ -47,12 +67,21 @@ impl KeyedStates {
 
     /// Takes what is left up to and including `bound`, if there is any.
     pub fn take_through(&mut self, bound: &[u8]) -> Option<RecordBatch> {
+        self.take_keyed_through(bound).map(|taken| taken.states)
+    }
+
+    /// As [`Self::take_through`], with the keys.
+    pub(crate) fn take_keyed_through(&mut self, bound: &[u8]) -> Option<Taken> {
         let (from, to) = (self.at, self.rows_through(bound));
         if to <= from {
             return None;
         }
         self.at = to;
-        Some(self.states.slice(from, to - from))
+        Some(Taken {
+            states: self.states.slice(from, to - from),
+            keys: Arc::clone(&self.keys),
+            first_key: from,
+        })
     }
 
     /// All that is left.

@@ -31,6 +31,7 @@ mod hooked;
 mod identity;
 mod keyed;
 mod ops;
+mod places;
 mod plans;
 mod predicate;
 mod rehearsal;

@@ -10,6 +10,8 @@
 //! Non-goals: bounded memory. A micro-batch and a run fit in memory by construction.
 
 mod blame;
+mod codes;
+mod merged_keys;
 mod steps;
 mod table;
 
@@ -17,7 +19,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, BooleanArray, RecordBatch};
-use arrow::compute::filter_record_batch;
+use arrow::compute::{filter_record_batch, interleave, take};
 use arrow::datatypes::{Field, Schema, SchemaRef};
 use datafusion::error::Result;
 use datafusion::physical_expr::aggregate::AggregateFunctionExpr;
@@ -25,14 +27,18 @@ use datafusion::physical_expr::{LexOrdering, PhysicalExpr};
 use datafusion::physical_plan::aggregates::group_values::new_group_values;
 use datafusion::physical_plan::aggregates::order::GroupOrdering;
 
+use self::codes::codes;
+use self::merged_keys::MergedKeys;
 use self::steps::{Step, evaluate, sort, steps};
-use self::table::{Groups, Table};
+use self::table::Groups;
 use crate::ViewError;
 use crate::aggregates::{keeps_every_value, keeps_lists_whole};
 use crate::compile::{Named, Parts, stage_fields};
+use crate::keyed::Taken;
 use crate::state::batch;
 
 pub(crate) use self::steps::boolean;
+pub(crate) use self::table::Table;
 
 /// One aggregate with what it reads.
 struct Aggregate {
@@ -49,6 +55,8 @@ pub(crate) struct Operators {
     steps: Vec<Step>,
     input_order: Option<LexOrdering>,
     groups: Vec<Arc<dyn PhysicalExpr>>,
+    /// Columns of the input that are nothing but keys, and texts.
+    coded_columns: Vec<usize>,
     aggregates: Vec<Aggregate>,
     key_schema: SchemaRef,
     state_schema: SchemaRef,
@@ -83,17 +91,26 @@ impl Operators {
             schema = Arc::new(Schema::new(stage_fields(stage, &schema)?));
             stages.push((expressions(stage), Arc::clone(&schema)));
         }
-        Ok(Self {
+        let mut operators = Self {
             steps: steps(&parts.input),
             input_order: parts.input_order.clone(),
             groups: expressions(&parts.groups),
+            coded_columns: vec![],
             aggregates,
             key_schema: Arc::new(state_schema.project(&(0..keys).collect::<Vec<_>>())?),
             state_schema,
             finished_schema,
             stages,
             outputs: parts.outputs.clone(),
-        })
+        };
+        // Elsewhere events are grouped by a table of DataFusion's.
+        if codes::is_for(operators.groups.len())
+            && operators.input_order.is_none()
+            && !operators.states_grow()
+        {
+            operators.coded_columns = operators.only_keys(parts);
+        }
+        Ok(operators)
     }
 
     /// Keys and finished aggregates, before the select list.
@@ -111,14 +128,46 @@ impl Operators {
     }
 
     /// States of the groups of one batch of events, keys unique. `input` holds the columns that are read.
-    pub(crate) fn accumulate(&self, mut input: RecordBatch) -> Result<RecordBatch, ViewError> {
+    pub(crate) fn accumulate(&self, input: RecordBatch) -> Result<RecordBatch, ViewError> {
+        let mut table = self.table()?;
+        self.update(&mut table, input)?;
+        self.states_of(table)
+    }
+
+    /// A table that takes in any number of batches of events.
+    pub(crate) fn events_table(&self) -> Result<Table> {
+        match codes(&self.key_schema)? {
+            Some(codes) => self.table_of(Groups::ByKey(codes)),
+            None => self.table(),
+        }
+    }
+
+    /// Which columns of the events that are read may be in dictionary form in [`Self::take_in`].
+    pub(crate) fn coded_columns(&self) -> &[usize] {
+        &self.coded_columns
+    }
+
+    /// Takes a batch of events into an [`Self::events_table`].
+    pub(crate) fn take_in(&self, table: &mut Table, input: RecordBatch) -> Result<(), ViewError> {
+        if self.input_order.is_none() {
+            return self.update(table, input);
+        }
+        // Some accumulators must see all events of a table in order. Their states merge in any.
+        let states = self.accumulate(input)?;
+        if states.num_rows() > 0 {
+            table.intern(&states.columns()[..self.groups.len()])?;
+            self.merge_into(table, &states)?;
+        }
+        Ok(())
+    }
+
+    fn update(&self, table: &mut Table, mut input: RecordBatch) -> Result<(), ViewError> {
         for step in &self.steps {
             input = step.run(&input)?;
         }
         if let Some(order) = &self.input_order {
             input = sort(&input, order)?;
         }
-        let mut table = self.table()?;
         table.intern(&evaluate(&self.groups, &input)?)?;
         for (index, aggregate) in self.aggregates.iter().enumerate() {
             let filter = aggregate.filter_of(&input)?;
@@ -133,7 +182,7 @@ impl Operators {
                 }
             }
         }
-        self.emit_states(table)
+        Ok(())
     }
 
     /// The states of any number of batches, merged: keys unique.
@@ -142,7 +191,35 @@ impl Operators {
         states: impl IntoIterator<Item = &'a RecordBatch>,
     ) -> Result<RecordBatch, ViewError> {
         let table = self.merged(states)?;
-        self.emit_states(table)
+        self.states_of(table)
+    }
+
+    /// The states of several batches that are each in order, each key once, merged: as each of them is. Nothing is
+    /// hashed.
+    pub(crate) fn merge_sorted(&self, sorted: &[Taken]) -> Result<RecordBatch, ViewError> {
+        if let [one] = sorted {
+            return Ok(one.states().clone());
+        }
+        if self.groups.is_empty() {
+            return self.reduce(sorted.iter().map(Taken::states));
+        }
+        let merged = MergedKeys::new(sorted);
+        let mut table = self.table_of(Groups::Told(0))?;
+        for (taken, (groups, so_far)) in sorted.iter().zip(merged.groups) {
+            table.tell(groups, so_far);
+            self.merge_into(&mut table, taken.states())?;
+        }
+        let mut columns = Vec::with_capacity(self.state_schema.fields().len());
+        for key in 0..self.groups.len() {
+            let of_each = sorted
+                .iter()
+                .map(|taken| taken.states().column(key).as_ref());
+            columns.push(interleave(&of_each.collect::<Vec<_>>(), &merged.firsts)?);
+        }
+        for state in table.into_states()? {
+            columns.push(take(&state, &merged.order, None)?);
+        }
+        batch(&self.state_schema, columns, merged.order.len())
     }
 
     pub(crate) fn state_schema(&self) -> &SchemaRef {
@@ -198,7 +275,8 @@ impl Operators {
         if self.groups.is_empty() {
             return self.finish_all(std::slice::from_ref(states));
         }
-        let mut table = self.table_of(Groups::EachRow(states.num_rows()))?;
+        let mut table = self.table_of(Groups::Told(0))?;
+        table.tell_each(states.num_rows());
         self.merge_into(&mut table, states)?;
         self.emit_output(table, states.columns()[..self.groups.len()].to_vec())
     }
@@ -208,7 +286,7 @@ impl Operators {
             return self.table_of(Groups::All);
         }
         let groups = new_group_values(Arc::clone(&self.key_schema), &GroupOrdering::None)?;
-        self.table_of(Groups::ByKey(groups))
+        self.table_of(Groups::ByKey(Box::new(groups)))
     }
 
     fn table_of(&self, groups: Groups) -> Result<Table> {
@@ -236,7 +314,8 @@ impl Operators {
         Ok(())
     }
 
-    fn emit_states(&self, mut table: Table) -> Result<RecordBatch, ViewError> {
+    /// The states of all groups of a table, keys unique.
+    pub(crate) fn states_of(&self, mut table: Table) -> Result<RecordBatch, ViewError> {
         let rows = table.rows();
         if rows == 0 {
             return Ok(RecordBatch::new_empty(Arc::clone(&self.state_schema)));

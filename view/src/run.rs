@@ -72,11 +72,31 @@ impl SortKey {
         if self.order.is_empty() || states.num_rows() < 2 {
             return Ok(states.clone());
         }
-        let rows = self.encode(states)?;
-        let mut indices: Vec<u32> = (0..states.num_rows() as u32).collect();
-        indices.sort_unstable_by(|a, b| rows.row(*a as usize).cmp(&rows.row(*b as usize)));
-        Ok(take_record_batch(states, &UInt32Array::from(indices))?)
+        Ok(take_record_batch(states, &self.sorted_rows(states)?)?)
     }
+
+    /// The numbers of the rows of `states`, in order.
+    pub(crate) fn sorted_rows(&self, states: &RecordBatch) -> Result<UInt32Array, ViewError> {
+        let rows = self.encode(states)?;
+        // Most keys differ in their first bytes: those are compared without a look at the rest.
+        let mut order: Vec<(u128, u32)> = (0..)
+            .zip(rows.iter())
+            .map(|(index, row)| (first_bytes(row.data()), index))
+            .collect();
+        order.sort_unstable_by(|(first, a), (second, b)| {
+            let whole = || rows.row(*a as usize).cmp(&rows.row(*b as usize));
+            first.cmp(second).then_with(whole)
+        });
+        Ok(order.into_iter().map(|(_, index)| index).collect())
+    }
+}
+
+/// The first 16 bytes of a key, zeros behind a shorter one: they order like the keys, as far as they differ.
+fn first_bytes(key: &[u8]) -> u128 {
+    let mut first = [0; 16];
+    let bytes = key.len().min(first.len());
+    first[..bytes].copy_from_slice(&key[..bytes]);
+    u128::from_be_bytes(first)
 }
 
 /// A sorted, immutable table of unique group keys and states that covers exactly one span.
@@ -102,7 +122,7 @@ impl Run {
     }
 
     /// A run of states that are in sort-key order already, each key once, as a generation's files and
-    /// [`View::sort_plan`] give them.
+    /// [`View::states_plan`] give them.
     pub fn from_sorted(view: &View, span: Span, sorted: Vec<RecordBatch>) -> Self {
         let sorted: Vec<RecordBatch> = sorted
             .into_iter()
@@ -192,8 +212,8 @@ impl Run {
         Ok(Arc::clone(index.insert(Arc::new(made))))
     }
 
-    /// Its states in any order: for merging, which needs none.
-    pub(crate) fn states_in_any_order(&self) -> Vec<RecordBatch> {
+    /// Its states in any order: for those who need none. It sorts nothing.
+    pub fn states_in_any_order(&self) -> Vec<RecordBatch> {
         if let Some(states) = self.unsorted.lock().as_ref() {
             return vec![states.clone()];
         }

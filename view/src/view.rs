@@ -59,7 +59,7 @@ impl View {
         let layout = Layout::new(&parts)?;
         let sort_key = Arc::new(SortKey::new(&parts.keys, parts.time_key)?);
         let operators = Arc::new(Operators::new(&parts, Arc::clone(&layout.state))?);
-        let plans = Plans::new(&parts, Arc::clone(&operators), Arc::clone(&sort_key));
+        let plans = Plans::new(&parts, Arc::clone(&operators), Arc::clone(&sort_key))?;
         rehearsal::rehearse(&parts, &layout, &operators, &plans)?;
         let time_key_function = TimeKey::new(&parts, &streams[&parts.stream])?;
         let definition_hash = identity::definition_hash(&parts);
@@ -198,6 +198,17 @@ impl View {
             .collect::<Result<_, _>>()?)
     }
 
+    /// Those of [`Self::event_columns_in`] that [`Self::states_plan`] takes as `Dictionary(Int32, Utf8)`, too, and faster:
+    /// texts that are nothing but keys.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn coded_columns_in(&self, events: &Schema) -> Result<Vec<usize>, ViewError> {
+        let columns = self.event_columns_in(events)?;
+        let coded = self.operators.coded_columns().iter();
+        Ok(coded.map(|index| columns[*index]).collect())
+    }
+
     /// The run of a batch of events, which must be all events of `span`. Their schema is the stream's events schema
     /// of this or another moment: columns are found by name, one that was not there yet is null.
     ///
@@ -280,52 +291,18 @@ impl View {
         self.operators.finish_unique(states)
     }
 
-    /// States of events, partition by partition; keys may repeat. The input may hold the events in the
-    /// full [`Self::events_schema`] or any projection of it that has [`Self::event_columns`]; columns are
-    /// found by name.
+    /// The states of events: one partition in sort-key order, each key once. The input may hold the events in the full
+    /// [`Self::events_schema`] or any projection of it that has [`Self::event_columns`], with
+    /// [`Self::coded_columns_in`] in dictionary form or not; columns are found by name. Spills under a finite memory
+    /// pool.
     ///
     /// # Errors
-    /// When a column is missing.
-    pub fn accumulate_plan(
+    /// When a column is missing or has another type.
+    pub fn states_plan(
         &self,
         events: Arc<dyn ExecutionPlan>,
     ) -> Result<Arc<dyn ExecutionPlan>, ViewError> {
-        self.plans.accumulate(events)
-    }
-
-    /// States with keys unique over all partitions, out of states with keys that may repeat. Several input partitions
-    /// are redistributed by hash of the key, or become one. Spills under a finite memory pool.
-    ///
-    /// # Errors
-    /// When the input is not in [`Self::state_schema`].
-    pub fn merge_plan(
-        &self,
-        states: Arc<dyn ExecutionPlan>,
-    ) -> Result<Arc<dyn ExecutionPlan>, ViewError> {
-        self.plans.merge(states)
-    }
-
-    /// One partition in sort-key order, out of any number in any order. Spills under a finite pool.
-    ///
-    /// # Errors
-    /// When the plan cannot be built.
-    pub fn sort_plan(
-        &self,
-        states: Arc<dyn ExecutionPlan>,
-    ) -> Result<Arc<dyn ExecutionPlan>, ViewError> {
-        self.plans.sort(states)
-    }
-
-    /// Finished rows in [`Self::output_schema`], one partition, out of states whose keys may repeat.
-    /// Without GROUP BY there is always one row.
-    ///
-    /// # Errors
-    /// When the input is not in [`Self::state_schema`].
-    pub fn finish_plan(
-        &self,
-        states: Arc<dyn ExecutionPlan>,
-    ) -> Result<Arc<dyn ExecutionPlan>, ViewError> {
-        self.plans.finish(states)
+        self.plans.states(events)
     }
 
     /// Rows in [`Self::file_schema`] of states whose keys are unique, in their order.

@@ -1,9 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The plans on inputs larger than their memory: Partial emits groups more than once, PartialReduce and the sort
-//! spill, and the answer is the same.
+//! The plan on inputs that fit in its memory and on others: then it spills, and the answer is the same.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use arrow::array::{
@@ -19,10 +18,6 @@ use datafusion::physical_plan::{ExecutionPlan, collect};
 use datafusion::prelude::{SessionConfig, SessionContext};
 use dovetail_model::{Column, ColumnType, StreamSchema, UnknownColumns};
 use dovetail_view::View;
-
-/// DataFusion looks at so many rows before it gives up on aggregating them; see
-/// `skip_partial_aggregation_probe_rows_threshold`.
-const PROBE_ROWS: i64 = 100_000;
 
 fn stream() -> StreamSchema {
     let column = |name: &str, column_type| Column {
@@ -75,7 +70,7 @@ fn context(memory_max_bytes: usize) -> Arc<TaskContext> {
         .with_memory_pool(Arc::new(FairSpillPool::new(memory_max_bytes)))
         .build_arc()
         .unwrap();
-    let config = SessionConfig::new().with_sort_spill_reservation_bytes(64 << 10);
+    let config = SessionConfig::new();
     SessionContext::new_with_config_rt(config, runtime).task_ctx()
 }
 
@@ -92,48 +87,40 @@ fn ids(batches: &[RecordBatch]) -> Vec<i64> {
 }
 
 #[tokio::test]
-async fn partial_repeats_groups_and_merging_makes_them_unique_again() {
+async fn groups_of_several_partitions_are_each_there_once_and_in_order() {
     let view = view();
-    let rows = PROBE_ROWS + 20_000;
-    let accumulated = view.accumulate_plan(twice(rows)).unwrap();
-    let states = collect(Arc::clone(&accumulated), context(1 << 30))
-        .await
-        .unwrap();
-    let found = ids(&states);
-    let unique: HashSet<i64> = found.iter().copied().collect();
-    assert_eq!(unique.len() as i64, rows);
-    assert!(
-        found.len() > unique.len(),
-        "the input no longer makes Partial repeat groups"
-    );
-
-    let merged = view.merge_plan(accumulated).unwrap();
-    let states = collect(merged, context(1 << 30)).await.unwrap();
-    assert_eq!(ids(&states).len() as i64, rows);
+    let rows = 20_000;
+    let plan = view.states_plan(twice(rows)).unwrap();
+    let states = collect(Arc::clone(&plan), context(1 << 30)).await.unwrap();
+    assert_eq!(spills(&plan), 0);
+    check(&view, &states, rows);
 }
 
 #[tokio::test]
-async fn merging_and_sorting_spill_under_a_small_pool_and_lose_nothing() {
+async fn a_small_pool_makes_groups_spill_and_loses_nothing() {
     let view = view();
     let rows = 100_000;
-    let plan = view
-        .merge_plan(view.accumulate_plan(twice(rows)).unwrap())
-        .unwrap();
-    let plan = view.sort_plan(plan).unwrap();
+    let plan = view.states_plan(twice(rows)).unwrap();
     let states = collect(Arc::clone(&plan), context(18 << 20)).await.unwrap();
     assert!(
         spills(&plan) > 0,
         "the pool is too large to make anything spill"
     );
+    check(&view, &states, rows);
+}
 
+/// `states` are those of ids `0..rows` twice.
+fn check(view: &View, states: &[RecordBatch], rows: i64) {
     assert!(
-        ids(&states).into_iter().eq(0..rows),
+        ids(states).into_iter().eq(0..rows),
         "sorted, unique, complete"
     );
-    let answer = view.finish_unique(&states[0]).unwrap();
-    let counts = answer
-        .column_by_name("n")
-        .unwrap()
-        .as_primitive::<Int64Type>();
-    assert!(counts.values().iter().all(|n| *n == 2) && counts.null_count() == 0);
+    for states in states {
+        let answer = view.finish_unique(states).unwrap();
+        let counts = answer
+            .column_by_name("n")
+            .unwrap()
+            .as_primitive::<Int64Type>();
+        assert!(counts.values().iter().all(|n| *n == 2) && counts.null_count() == 0);
+    }
 }

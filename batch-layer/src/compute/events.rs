@@ -8,6 +8,7 @@ use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_expr::expressions::{BinaryExpr, lit};
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::filter::FilterExec;
+use dovetail_log::parquet_files::Dictionaries;
 use dovetail_log::raw::{EventTimeRange, RawScan};
 use dovetail_model::{Exclusion, Span};
 use dovetail_view::exclusion_predicate;
@@ -57,12 +58,18 @@ impl EventsOf {
         // The raw log may be a column ahead of the schema that the view was compiled for, or behind it.
         let schema = job.raw.schema();
         let columns = job.view.event_columns_in(job.raw.events())?;
+        let coded = job.view.coded_columns_in(job.raw.events())?;
+        // A predicate may read any column, and texts as texts.
         let needs_all = !self.exclude.is_empty() || !self.only.is_empty();
         let mut plan = job.raw.scan(RawScan {
-            span: self.span.clone(),
             columns: (!needs_all).then_some(columns),
+            dictionaries: match needs_all {
+                true => None,
+                false => Some(Dictionaries::new(coded, &job.task)?),
+            },
             event_time: self.between,
             target_partitions: job.partitions,
+            ..RawScan::of(self.span.clone())
         })?;
         if !self.exclude.is_empty() {
             let matches = exclusion_predicate(&self.exclude, schema)?;

@@ -259,8 +259,7 @@ impl Job {
     fn sorted_states(&self, events: &EventsOf) -> Result<SortedStates, BatchError> {
         let plan = events.plan(self)?;
         self.progress.watch(Arc::clone(&plan), self.raw.rows());
-        let states = self.view.accumulate_plan(plan)?;
-        let states = self.view.sort_plan(self.view.merge_plan(states)?)?;
+        let states = self.view.states_plan(plan)?;
         SortedStates::start(Arc::clone(&self.view), states, &self.task)
     }
 }

@@ -21,7 +21,7 @@ use datafusion::physical_plan::filter::FilterExecBuilder;
 use object_store::ObjectMeta;
 use object_store::path::Path;
 
-use super::store_url;
+use super::{Dictionaries, store_url};
 
 /// Splitting a scan below this many bytes costs more than it gains.
 const SPLIT_MIN_BYTES: usize = 4 * 1024 * 1024;
@@ -87,6 +87,8 @@ pub struct ParquetScan<'a> {
     pub file_schema: SchemaRef,
     /// Columns of `file_schema` to put out, in this order; all when absent.
     pub projection: Option<Vec<usize>>,
+    /// Which of the columns come in dictionary form. The predicate may read none of them.
+    pub dictionaries: Option<Dictionaries>,
     /// A predicate over `file_schema` (columns by index). It prunes row groups and pages by their
     /// statistics.
     pub predicate: Option<Arc<dyn PhysicalExpr>>,
@@ -98,17 +100,21 @@ pub struct ParquetScan<'a> {
 }
 
 /// The plan of a scan; run it in a runtime that [`super::register_store`] has prepared. Its schema is
-/// `file_schema` projected. A file that is missing fails the execution with an error that names it.
+/// `file_schema` projected, with dictionaries where they are asked for. A file that is missing fails the execution with an error that names it.
 ///
 /// # Errors
 /// When the projection or the predicate does not fit the schema.
 pub fn parquet_scan(scan: ParquetScan<'_>) -> Result<Arc<dyn ExecutionPlan>> {
     let width = scan.file_schema.fields().len();
+    let file_schema = match &scan.dictionaries {
+        Some(dictionaries) => dictionaries.schema(&scan.file_schema),
+        None => scan.file_schema,
+    };
     let output = scan
         .projection
         .unwrap_or_else(|| (0..width).collect::<Vec<_>>());
     if scan.files.is_empty() {
-        let schema = Arc::new(scan.file_schema.project(&output)?);
+        let schema = Arc::new(file_schema.project(&output)?);
         return Ok(Arc::new(EmptyExec::new(schema)));
     }
     // Read what is put out and, behind it, what only the filter needs.
@@ -117,7 +123,10 @@ pub fn parquet_scan(scan: ParquetScan<'_>) -> Result<Arc<dyn ExecutionPlan>> {
     if let Some(filter) = &filter {
         read.extend(columns_of(filter).difference(&output.iter().copied().collect()));
     }
-    let mut source = ParquetSource::new(Arc::clone(&scan.file_schema));
+    let mut source = ParquetSource::new(Arc::clone(&file_schema));
+    if let Some(dictionaries) = &scan.dictionaries {
+        source = source.with_parquet_file_reader_factory(dictionaries.readers(&file_schema));
+    }
     if let Some(predicate) = &scan.predicate {
         source = source.with_predicate(Arc::clone(predicate));
     }

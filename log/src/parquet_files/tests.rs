@@ -4,8 +4,8 @@ use std::sync::Arc;
 use arrow::array::{
     ArrayRef, AsArray, Float64Array, Int32Array, Int64Array, RecordBatch, StringArray,
 };
-use arrow::compute::concat_batches;
-use arrow::datatypes::{DataType, Field, Int64Type, Schema, SchemaRef};
+use arrow::compute::{cast, concat_batches};
+use arrow::datatypes::{DataType, Field, Int32Type, Int64Type, Schema, SchemaRef};
 use datafusion::error::DataFusionError;
 use datafusion::execution::TaskContext;
 use datafusion::execution::runtime_env::RuntimeEnv;
@@ -72,6 +72,7 @@ fn all(files: &[FileToScan]) -> ParquetScan<'_> {
         files,
         file_schema: schema(),
         projection: None,
+        dictionaries: None,
         predicate: None,
         exact: false,
         target_partitions: 1,
@@ -139,6 +140,63 @@ async fn a_written_file_is_what_it_says() {
 }
 
 #[tokio::test]
+async fn texts_in_dictionary_form_are_the_same_texts() {
+    let store: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
+    let few = write(&store, "few.parquet", vec![batch(0..25)]).await;
+    // So many that the writer gives its dictionary up on the way.
+    let different = 40_000..80_000;
+    let texts = different.clone().map(|i| format!("{i:064}"));
+    let mut columns = batch(different.clone()).columns().to_vec();
+    columns[1] = Arc::new(StringArray::from_iter_values(texts));
+    let many = RecordBatch::try_new(schema(), columns).unwrap();
+    let many = write_parquet(
+        Arc::clone(&store),
+        Path::from("many.parquet"),
+        schema(),
+        &WriterOptions::default(),
+        stream::iter([Ok(many)]),
+    )
+    .await
+    .unwrap();
+    // From before there was such a column.
+    let without = batch(80_000..80_005).project(&[0, 2]).unwrap();
+    let without = write_parquet(
+        Arc::clone(&store),
+        Path::from("without.parquet"),
+        without.schema(),
+        &WriterOptions::default(),
+        stream::iter([Ok(without)]),
+    )
+    .await
+    .unwrap();
+    let files = whole(&[few, many, without]);
+    let plain = run(&store, parquet_scan(all(&files)).unwrap()).await;
+
+    let runtime = Arc::new(RuntimeEnv::default());
+    register_store(&runtime, Arc::clone(&store));
+    let context = Arc::new(TaskContext::default().with_runtime(runtime));
+    // Nothing but texts has a dictionary.
+    let scan = ParquetScan {
+        dictionaries: Some(Dictionaries::new(vec![0, 1], &context).unwrap()),
+        ..all(&files)
+    };
+    let plan = parquet_scan(scan).unwrap();
+    let schema = plan.schema();
+    let batches = collect(plan, context).await.unwrap();
+    let [first, second] =
+        [0, 1].map(|group: usize| batches[group].column(1).as_dictionary::<Int32Type>());
+    assert_eq!(first.values().len(), 6, "a dictionary for each row group");
+    assert_eq!(second.values().len(), 7);
+    let coded = concat_batches(&schema, &batches).unwrap();
+    assert_eq!(ids(&coded), ids(&plain));
+    assert_eq!(
+        *cast(coded.column(1), &DataType::Utf8).unwrap(),
+        *plain.column(1)
+    );
+    assert_eq!(coded.column(2), plain.column(2));
+}
+
+#[tokio::test]
 async fn one_partition_reads_the_files_in_the_order_given() {
     let store: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
     let late = write(&store, "0.parquet", vec![batch(50..80)]).await;
@@ -154,6 +212,7 @@ async fn a_predicate_prunes_row_groups_and_filters_only_when_exact() {
     let files = whole(&[write(&store, "0.parquet", vec![batch(0..100)]).await]);
     let scan = |exact| ParquetScan {
         projection: Some(vec![1]),
+        dictionaries: None,
         predicate: greater(0, 84i64),
         exact,
         ..all(&files)
@@ -256,6 +315,7 @@ async fn a_column_that_a_file_lacks_reads_as_null() {
     let scan = ParquetScan {
         file_schema: Arc::new(Schema::new(fields)),
         projection: Some(vec![4, 0]),
+        dictionaries: None,
         ..all(&files)
     };
     let read = run(&store, parquet_scan(scan).unwrap()).await;

@@ -18,7 +18,7 @@ use datafusion::scalar::ScalarValue;
 use dovetail_model::{OFFSET, PARTITION, PartitionId, Span};
 
 use super::{RawError, RawSnapshot, Segment};
-use crate::parquet_files::{FileToScan, ParquetScan, parquet_scan};
+use crate::parquet_files::{Dictionaries, FileToScan, ParquetScan, parquet_scan};
 
 const DAY_US: i64 = 86_400_000_000;
 
@@ -38,6 +38,8 @@ pub struct RawScan {
     pub span: Span,
     /// Columns of `StreamSchema::events()` to put out, in this order; all when absent.
     pub columns: Option<Vec<usize>>,
+    /// Which columns come in dictionary form; not the one of event time.
+    pub dictionaries: Option<Dictionaries>,
     /// Only the events in this range of event time, exactly; one without an event time is in no range. Segments,
     /// row groups and pages outside are not read.
     pub event_time: Option<EventTimeRange>,
@@ -51,6 +53,7 @@ impl RawScan {
         Self {
             span,
             columns: None,
+            dictionaries: None,
             event_time: None,
             target_partitions: 1,
         }
@@ -59,7 +62,8 @@ impl RawScan {
 
 impl RawSnapshot {
     /// The plan that reads `request`; run it where [`crate::parquet_files::register_store`] has registered the
-    /// store, and hold this snapshot until it ends. Its schema is `StreamSchema::events()`, projected.
+    /// store, and hold this snapshot until it ends. Its schema is `StreamSchema::events()`, projected, with dictionaries
+    /// where they are asked for.
     ///
     /// # Errors
     /// [`RawError::NotArchived`] when the span reaches beyond the archive; [`RawError::Schema`] when an
@@ -97,6 +101,7 @@ impl RawSnapshot {
             files: &files,
             file_schema: Arc::clone(&self.events),
             projection: request.columns,
+            dictionaries: request.dictionaries,
             predicate: (!filters.is_empty()).then(|| conjunction(filters)),
             exact: true,
             target_partitions: request.target_partitions,

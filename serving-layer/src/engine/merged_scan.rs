@@ -67,7 +67,7 @@ pub(crate) struct MergedScan {
 /// A file, and which part of the merged runs goes with it.
 #[derive(Debug, Clone)]
 struct FileSlot {
-    /// None when the generation has no files: then all of the merged runs go here.
+    /// None when the generation has no files: then all of the runs go here.
     file: Option<DataFile>,
     /// The key that runs of earlier files end with.
     after: Option<Vec<u8>>,
@@ -247,7 +247,14 @@ impl Shared {
 
     /// The finished rows of `states`; where the select list fails, it says of which view.
     fn finish(&self, states: &[RecordBatch]) -> Result<RecordBatch> {
-        self.view().finish(states).map_err(|error| match error {
+        self.explained(self.view().finish(states))
+    }
+
+    fn explained(
+        &self,
+        finished: std::result::Result<RecordBatch, ViewError>,
+    ) -> Result<RecordBatch> {
+        finished.map_err(|error| match error {
             ViewError::Finish(failed) => {
                 // As with a view that is poisoned: the question is right, and may be answered later.
                 let explained = failed.explain(&self.name, self.view().stream());
@@ -295,26 +302,36 @@ impl Shared {
         reading: Reading,
     ) -> Result<BoxStream<'static, Result<RecordBatch>>> {
         reading.check()?;
-        let merged = if self.source.runs.is_empty() && slot.file.is_some() {
-            None
-        } else {
-            Some(self.merged()?)
-        };
-        let part = merged
-            .as_ref()
-            .map_or(0..0, |merged| self.part(merged, &slot));
-        let states = merged
-            .as_ref()
-            .map(|m| m.states.slice(part.start, part.len()));
-        let Some(file) = slot.file else {
-            let finished = self.finish(states.as_slice())?;
+        let Some(file) = &slot.file else {
+            let finished = self.finish_runs()?;
             return Ok(stream::iter([self.projected(&finished)]).boxed());
         };
-        match (merged, states) {
-            (Some(merged), Some(states)) if !part.is_empty() => {
-                self.read_touched(&file, merged, part, states, reading)
+        if self.source.runs.is_empty() {
+            return self.read_untouched(file, &reading);
+        }
+        let merged = self.merged()?;
+        let part = self.part(&merged, &slot);
+        if part.is_empty() {
+            return self.read_untouched(file, &reading);
+        }
+        self.read_touched(file, merged, part, reading)
+    }
+
+    /// The finished rows of the runs alone: they are in no order, as nothing is to be found among them.
+    fn finish_runs(&self) -> Result<RecordBatch> {
+        let runs = &self.source.runs;
+        let mut states = Vec::with_capacity(runs.len());
+        for batch in runs.iter().flat_map(|run| run.states_in_any_order()) {
+            states.push(match &self.predicate {
+                Some(predicate) => matching(&batch, predicate)?,
+                None => batch,
+            });
+        }
+        match states.as_slice() {
+            [of_one_run] if runs.len() == 1 && !self.view().keys().is_empty() => {
+                self.explained(self.view().finish_unique(of_one_run))
             }
-            _ => self.read_untouched(&file, &reading),
+            all => self.finish(all),
         }
     }
 
@@ -341,9 +358,9 @@ impl Shared {
         file: &DataFile,
         merged: Arc<MergedRuns>,
         part: std::ops::Range<usize>,
-        incoming: RecordBatch,
         reading: Reading,
     ) -> Result<BoxStream<'static, Result<RecordBatch>>> {
+        let incoming = merged.states.slice(part.start, part.len());
         let rows = reading.file(&self.source, file, &FileColumns::All)?;
         let work = async move {
             let view = Arc::clone(self.view());

@@ -82,10 +82,10 @@ impl StreamTable {
         let end = if whole { archived } else { &self.upto };
         let scan = raw
             .scan(RawScan {
-                span: Span::up_to(end.clone()),
                 columns: Some(columns.to_vec()),
                 event_time,
                 target_partitions: partitions,
+                ..RawScan::of(Span::up_to(end.clone()))
             })
             .map_err(external)?;
         if !whole || *archived == self.cut.position {

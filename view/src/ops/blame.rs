@@ -71,9 +71,12 @@ impl Operators {
         for (index, aggregate) in self.aggregates.iter().enumerate() {
             let groups = match keys {
                 0 => Groups::All,
-                _ => Groups::EachRow(state.num_rows()),
+                _ => Groups::Told(0),
             };
             let mut table = Table::new(groups, std::iter::once(&aggregate.function))?;
+            if keys > 0 {
+                table.tell_each(state.num_rows());
+            }
             let states = &state.columns()[aggregate.states.clone()];
             let values = table.merge(0, states).and_then(|()| table.into_values());
             match values {

@@ -5,14 +5,18 @@ use std::sync::Arc;
 
 use arrow::array::{ArrayRef, AsArray, BooleanArray, RecordBatch};
 use arrow::compute::{filter_record_batch, lexsort_to_indices, take_record_batch};
-use arrow::datatypes::SchemaRef;
+use arrow::datatypes::{DataType, Schema, SchemaRef};
 use datafusion::error::Result;
+use datafusion::physical_expr::expressions::Column;
+use datafusion::physical_expr::utils::collect_columns;
 use datafusion::physical_expr::{LexOrdering, PhysicalExpr};
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::filter::FilterExec;
 use datafusion::physical_plan::projection::ProjectionExec;
 
+use super::Operators;
 use crate::ViewError;
+use crate::compile::Parts;
 use crate::state::batch;
 
 /// One filter or projection.
@@ -28,6 +32,27 @@ pub(super) enum Step {
 }
 
 impl Step {
+    /// Where the columns at `places` are behind it, as they are; None when it reads them.
+    fn places_behind(&self, places: &[usize]) -> Option<Vec<usize>> {
+        match self {
+            Self::Filter {
+                predicate,
+                projection,
+            } => {
+                if reads(predicate, places) {
+                    return None;
+                }
+                let Some(projection) = projection else {
+                    return Some(places.to_vec());
+                };
+                let kept = projection.iter().enumerate();
+                let kept = kept.filter(|(_, column)| places.contains(column));
+                Some(kept.map(|(index, _)| index).collect())
+            }
+            Self::Project { exprs, .. } => behind(exprs, places),
+        }
+    }
+
     pub(super) fn run(&self, input: &RecordBatch) -> Result<RecordBatch, ViewError> {
         match self {
             Self::Filter {
@@ -42,7 +67,8 @@ impl Step {
                 Ok(filter_record_batch(input, &keep)?)
             }
             Self::Project { exprs, schema } => {
-                batch(schema, evaluate(exprs, input)?, input.num_rows())
+                let columns = evaluate(exprs, input)?;
+                batch(&in_form_of(&columns, schema), columns, input.num_rows())
             }
         }
     }
@@ -71,6 +97,70 @@ pub(super) fn steps(plan: &Arc<dyn ExecutionPlan>) -> Vec<Step> {
             return steps;
         }
     }
+}
+
+/// `schema`, with dictionaries where `columns` are.
+fn in_form_of(columns: &[ArrayRef], schema: &SchemaRef) -> SchemaRef {
+    let mut pairs = schema.fields().iter().zip(columns);
+    if pairs.all(|(field, column)| field.data_type() == column.data_type()) {
+        return Arc::clone(schema);
+    }
+    let fields = schema.fields().iter().zip(columns);
+    let fields = fields.map(|(field, column)| match column.data_type() {
+        coded @ DataType::Dictionary(_, _) => field.as_ref().clone().with_data_type(coded.clone()),
+        _ => field.as_ref().clone(),
+    });
+    Arc::new(Schema::new(fields.collect::<Vec<_>>()))
+}
+
+impl Operators {
+    /// Columns of the events that are read which hold texts and are keys as they are, and nothing else reads.
+    pub(super) fn only_keys(&self, parts: &Parts) -> Vec<usize> {
+        let is_text = |column: &usize| {
+            let field = parts.events_schema.field(parts.event_columns[*column]);
+            *field.data_type() == DataType::Utf8
+        };
+        let columns = 0..parts.event_columns.len();
+        columns
+            .filter(is_text)
+            .filter(|c| self.is_only_key(*c))
+            .collect()
+    }
+
+    fn is_only_key(&self, column: usize) -> bool {
+        // Where it is behind each step.
+        let mut places = vec![column];
+        for step in &self.steps {
+            let Some(next) = step.places_behind(&places) else {
+                return false;
+            };
+            places = next;
+        }
+        let mut of_aggregates = self
+            .aggregates
+            .iter()
+            .flat_map(|aggregate| aggregate.arguments.iter().chain(&aggregate.filter));
+        behind(&self.groups, &places).is_some() && !of_aggregates.any(|e| reads(e, &places))
+    }
+}
+
+/// Which of `exprs` are one of the columns at `places`, as it is; None when one makes something else of it.
+fn behind(exprs: &[Arc<dyn PhysicalExpr>], places: &[usize]) -> Option<Vec<usize>> {
+    let mut behind = Vec::new();
+    for (index, expr) in exprs.iter().enumerate() {
+        if reads(expr, places) {
+            expr.downcast_ref::<Column>()?;
+            behind.push(index);
+        }
+    }
+    Some(behind)
+}
+
+fn reads(expr: &Arc<dyn PhysicalExpr>, places: &[usize]) -> bool {
+    let columns = collect_columns(expr);
+    columns
+        .iter()
+        .any(|column| places.contains(&column.index()))
 }
 
 /// The values of expressions, one array each.

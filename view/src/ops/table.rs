@@ -10,18 +10,51 @@ use datafusion::physical_expr::GroupsAccumulatorAdapter;
 use datafusion::physical_expr::aggregate::AggregateFunctionExpr;
 use datafusion::physical_plan::aggregates::group_values::GroupValues;
 
+/// Tells rows apart by their keys. Groups are numbered from 0 in the order in which they come.
+pub(super) trait GroupTable: Send {
+    /// The group of each row of `keys`, which may be new.
+    fn intern(&mut self, keys: &[ArrayRef], group_of_row: &mut Vec<usize>) -> Result<()>;
+
+    /// How many groups there are.
+    fn len(&self) -> usize;
+
+    /// Memory that it takes.
+    fn bytes(&self) -> usize;
+
+    /// The keys of all groups, which it forgets.
+    fn take_keys(&mut self) -> Result<Vec<ArrayRef>>;
+}
+
+impl GroupTable for Box<dyn GroupValues> {
+    fn intern(&mut self, keys: &[ArrayRef], group_of_row: &mut Vec<usize>) -> Result<()> {
+        self.as_mut().intern(keys, group_of_row)
+    }
+
+    fn len(&self) -> usize {
+        self.as_ref().len()
+    }
+
+    fn bytes(&self) -> usize {
+        self.size()
+    }
+
+    fn take_keys(&mut self) -> Result<Vec<ArrayRef>> {
+        self.emit(EmitTo::All)
+    }
+}
+
 /// How rows are told apart.
 pub(super) enum Groups {
     /// By their keys.
-    ByKey(Box<dyn GroupValues>),
-    /// Not at all: each of so many rows is a group of its own.
-    EachRow(usize),
+    ByKey(Box<dyn GroupTable>),
+    /// Whoever gives the rows tells; of so many groups until now.
+    Told(usize),
     /// No GROUP BY: all rows are one group, which is there without rows too.
     All,
 }
 
 /// The accumulators of one aggregate.
-pub(super) enum Accumulators {
+enum Accumulators {
     /// One for each group.
     Many(Box<dyn GroupsAccumulator>),
     /// One for all rows.
@@ -29,7 +62,7 @@ pub(super) enum Accumulators {
 }
 
 /// Groups and their accumulators, one entry for each aggregate.
-pub(super) struct Table {
+pub(crate) struct Table {
     groups: Groups,
     group_of_row: Vec<usize>,
     accumulators: Vec<Accumulators>,
@@ -50,13 +83,9 @@ impl Table {
                 })
             })
             .collect();
-        let group_of_row = match groups {
-            Groups::EachRow(rows) => (0..rows).collect(),
-            Groups::ByKey(_) | Groups::All => Vec::new(),
-        };
         Ok(Self {
             groups,
-            group_of_row,
+            group_of_row: Vec::new(),
             accumulators: accumulators?,
         })
     }
@@ -65,17 +94,45 @@ impl Table {
     pub(super) fn intern(&mut self, keys: &[ArrayRef]) -> Result<()> {
         match &mut self.groups {
             Groups::ByKey(groups) => groups.intern(keys, &mut self.group_of_row),
-            Groups::EachRow(_) | Groups::All => Ok(()),
+            Groups::Told(_) | Groups::All => Ok(()),
         }
     }
 
+    /// Tells the groups of the rows that the next merges are about, and how many groups there are with them. Each of
+    /// them must have had a row behind these.
+    pub(super) fn tell(&mut self, group_of_row: Vec<usize>, groups: usize) {
+        self.group_of_row = group_of_row;
+        self.groups = Groups::Told(groups);
+    }
+
+    /// Tells that each of so many rows is a group of its own.
+    pub(super) fn tell_each(&mut self, rows: usize) {
+        self.tell((0..rows).collect(), rows);
+    }
+
     /// How many groups there are.
-    pub(super) fn rows(&self) -> usize {
+    pub(crate) fn rows(&self) -> usize {
         match &self.groups {
             Groups::ByKey(groups) => groups.len(),
-            Groups::EachRow(rows) => *rows,
+            Groups::Told(groups) => *groups,
             Groups::All => 1,
         }
+    }
+
+    /// Memory that it takes.
+    pub(crate) fn bytes(&self) -> usize {
+        let groups = match &self.groups {
+            Groups::ByKey(groups) => groups.bytes(),
+            Groups::Told(_) | Groups::All => 0,
+        };
+        let accumulators = self
+            .accumulators
+            .iter()
+            .map(|accumulators| match accumulators {
+                Accumulators::Many(many) => many.size(),
+                Accumulators::One(one) => one.size(),
+            });
+        groups + size_of_val(self.group_of_row.as_slice()) + accumulators.sum::<usize>()
     }
 
     /// Gives rows of events to aggregate `index`. Of a table without keys, `filter` must have been
@@ -106,7 +163,7 @@ impl Table {
     /// groups, or if rows are not told apart by keys.
     pub(super) fn take_keys(&mut self) -> Result<Vec<ArrayRef>> {
         match &mut self.groups {
-            Groups::ByKey(groups) if !groups.is_empty() => groups.emit(EmitTo::All),
+            Groups::ByKey(groups) if groups.len() > 0 => groups.take_keys(),
             _ => Ok(Vec::new()),
         }
     }

@@ -143,18 +143,14 @@ fn a_total_that_does_not_fit_is_an_error_until_it_fits_again() {
     }
 }
 
-/// The answers over such events: by `finish`, by a plan and by a file.
-fn all_finishes(view: &View, signs: &[bool]) -> [Result<RecordBatch, ViewError>; 3] {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .build()
-        .unwrap();
+/// The answers over such events: by `finish` and by a file.
+fn all_finishes(view: &View, signs: &[bool]) -> [Result<RecordBatch, ViewError>; 2] {
     let events = events(signs);
     let next = Position::zero().with(PartitionId(0), Offset(events.num_rows() as u64));
     let span = Span::new(Position::zero(), next).unwrap();
     let run = view.accumulate(&events, span).unwrap();
     [
         view.finish(run.states()),
-        runtime.block_on(plans::serving_layer(view, run.states())),
-        runtime.block_on(plans::incremental_run(view, run.states())),
+        plans::incremental_run(view, run.states()),
     ]
 }

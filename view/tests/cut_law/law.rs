@@ -64,9 +64,7 @@ pub(crate) fn check(stream: &StreamSchema, case: &Case, events: &RecordBatch, cu
         in_memory.map_err(|e| e.to_string()),
         "finish in memory",
     );
-    let planned = runtime.block_on(plans::serving_layer(&view, &states));
-    agree(events, planned.map_err(|e| e.to_string()), "finish by plan");
-    let rewritten = runtime.block_on(plans::incremental_run(&view, &states));
+    let rewritten = plans::incremental_run(&view, &states);
     agree(
         events,
         rewritten.map_err(|e| e.to_string()),

@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The plans as the batch layer and merged reads run them.
+//! What the batch layer does: plans from events to states, and files.
 
 use std::sync::Arc;
 
 use arrow::array::RecordBatch;
-use arrow::compute::concat_batches;
+use arrow::compute::cast;
+use arrow::datatypes::{DataType, Field, Schema};
 use datafusion::catalog::memory::MemorySourceConfig;
 use datafusion::execution::TaskContext;
 use datafusion::execution::memory_pool::FairSpillPool;
@@ -33,60 +34,54 @@ pub(crate) fn leaf(
     MemorySourceConfig::try_new_exec(partitions, schema, None).unwrap()
 }
 
-/// Computes a generation's rows: accumulate in one to three partitions, merge, sort, to file.
+/// Computes a generation's rows: from events in one to three partitions to states, to file.
 pub(crate) async fn batch_layer(
     view: &View,
     events: &RecordBatch,
     cut: &mut Draw,
 ) -> Result<Vec<RecordBatch>, ViewError> {
+    let events = match cut.one_in(2) {
+        true => events.clone(),
+        false => in_dictionary_form(view, events)
+            .project(view.event_columns())
+            .unwrap(),
+    };
     let partitions = 1 + cut.below(3);
     let rows = events.num_rows().div_ceil(partitions).max(1);
     let parts: Vec<Vec<RecordBatch>> = (0..partitions)
         .map(|p| {
             let from = (p * rows).min(events.num_rows());
-            vec![events.slice(from, rows.min(events.num_rows() - from))]
+            let part = events.slice(from, rows.min(events.num_rows() - from));
+            let middle = cut.below(part.num_rows() + 1);
+            let rest = part.num_rows() - middle;
+            vec![part.slice(0, middle), part.slice(middle, rest)]
         })
         .collect();
-    let leaf = if cut.one_in(2) {
-        leaf(view.events_schema(), &parts)
-    } else {
-        let columns = view.event_columns();
-        let projected = parts.iter().map(|batches| {
-            let batches = batches.iter().map(|b| b.project(columns).unwrap());
-            batches.collect::<Vec<_>>()
-        });
-        let schema = Arc::new(view.events_schema().project(columns).unwrap());
-        self::leaf(schema, &projected.collect::<Vec<_>>())
-    };
-    let plan = view.accumulate_plan(leaf).unwrap();
-    let plan = view.merge_plan(plan).unwrap();
-    let plan = view.sort_plan(plan).unwrap();
+    let plan = view.states_plan(leaf(events.schema(), &parts)).unwrap();
     assert_eq!(plan.schema(), view.state_schema());
     let states = collect(plan, bounded(64 << 20)).await.unwrap();
     states.iter().map(|s| view.to_file(s)).collect()
 }
 
-/// Finishes states whose keys repeat.
-pub(crate) async fn serving_layer(
-    view: &View,
-    states: &[RecordBatch],
-) -> Result<RecordBatch, ViewError> {
-    let leaf = leaf(view.state_schema(), &[states.to_vec(), vec![]]);
-    let plan = view.finish_plan(leaf).unwrap();
-    assert_eq!(plan.schema(), view.output_schema());
-    let batches = collect(plan, bounded(64 << 20)).await?;
-    Ok(concat_batches(&view.output_schema(), &batches).unwrap())
+/// Events as a scan of the batch layer gives them.
+fn in_dictionary_form(view: &View, events: &RecordBatch) -> RecordBatch {
+    let coded = view.coded_columns_in(&events.schema()).unwrap();
+    let form = DataType::Dictionary(Box::new(DataType::Int32), Box::new(DataType::Utf8));
+    let (schema, mut columns, _) = events.clone().into_parts();
+    let mut fields: Vec<Field> = schema.fields().iter().map(|f| f.as_ref().clone()).collect();
+    for column in coded {
+        columns[column] = cast(&columns[column], &form).unwrap();
+        fields[column].set_data_type(form.clone());
+    }
+    RecordBatch::try_new(Arc::new(Schema::new(fields)), columns).unwrap()
 }
 
 /// Merges states and writes them out, and reads the finished columns of the file.
-pub(crate) async fn incremental_run(
+pub(crate) fn incremental_run(
     view: &View,
     states: &[RecordBatch],
 ) -> Result<RecordBatch, ViewError> {
-    let leaf = leaf(view.state_schema(), &[states.to_vec()]);
-    let plan = view.sort_plan(view.merge_plan(leaf).unwrap()).unwrap();
-    let merged = collect(plan, bounded(64 << 20)).await.unwrap();
-    let merged = concat_batches(&view.state_schema(), &merged).unwrap();
+    let merged = view.merge_states(states).unwrap();
     let file = view.to_file(&merged)?;
     let finished = file.project(view.file_output_columns()).unwrap();
     view.output_of_file(&finished)

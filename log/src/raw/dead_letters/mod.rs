@@ -529,6 +529,7 @@ impl DeadLetterTable {
             files: &files,
             file_schema: rows::schema(),
             projection: columns,
+            dictionaries: None,
             predicate,
             exact: true,
             target_partitions: 1,
