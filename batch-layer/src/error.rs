@@ -8,6 +8,9 @@ use dovetail_model::{CatalogConflict, Problem, ProblemKind, RunId, RunMode, Span
 use dovetail_seam::{Poison, Poisoned, SeamError};
 use dovetail_view::{ExclusionFailed, FinishFailed, ViewError, engine_error_kind, words_of};
 
+/// How the engine calls the limit of what it may spill, wherever it says that it has used it up.
+const SPILL_SETTING: &str = "max_temp_directory_size";
+
 /// A failure of the batch layer.
 #[derive(Debug, thiserror::Error)]
 pub enum BatchError {
@@ -102,6 +105,11 @@ pub enum BatchError {
         /// What did not fit.
         reason: String,
     },
+    /// What a run spills does not fit onto the disk, beside what is left to others.
+    #[error(
+        "the run needs more room to spill than the disk of the data directory has to spare: {0}; free some space"
+    )]
+    Spill(String),
     /// Someone cancelled the run.
     #[error("cancelled")]
     Cancelled,
@@ -169,7 +177,7 @@ impl BatchError {
             Self::View(_) | Self::Engine(_) if self.is_of_the_data() => ProblemKind::Conflict,
             Self::View(error) => error.kind(),
             Self::Engine(error) => engine_error_kind(error),
-            Self::Memory { .. } | Self::Superseded(_) => ProblemKind::Unavailable,
+            Self::Memory { .. } | Self::Spill(_) | Self::Superseded(_) => ProblemKind::Unavailable,
             Self::Store { .. } | Self::Projection { .. } => ProblemKind::Internal,
         }
     }
@@ -189,6 +197,16 @@ impl BatchError {
             Self::Engine(error)
                 if matches!(error.find_root(), DataFusionError::ResourcesExhausted(_)) =>
             {
+                Some(words_of(error))
+            }
+            _ => None,
+        }
+    }
+
+    /// What did not fit onto the disk of what a run spills, if that is what went wrong.
+    pub(crate) fn unspilled(&self) -> Option<String> {
+        match self {
+            Self::Engine(error) if error.to_string().contains(SPILL_SETTING) => {
                 Some(words_of(error))
             }
             _ => None,
@@ -335,6 +353,22 @@ mod tests {
         ] {
             assert_eq!(error.is_users_act(), users, "{error}");
         }
+    }
+
+    #[test]
+    fn a_disk_that_is_too_small_to_spill_to_is_not_too_little_memory() {
+        let said = "The used disk space during the spilling process has exceeded the allowable limit of 5.0 MB. \
+            Please try increasing the config: `datafusion.runtime.max_temp_directory_size`.";
+        let spilling = DataFusionError::IoError(std::io::Error::other(said));
+        let error = BatchError::Engine(spilling.context("in a sort"));
+        assert_eq!(error.exhausted(), None);
+        let reason = error.unspilled().unwrap();
+        let text = BatchError::Spill(reason).to_string();
+        assert!(
+            text.contains("5.0 MB") && !text.contains("datafusion"),
+            "{text}"
+        );
+        assert_eq!(BatchError::Cancelled.unspilled(), None);
     }
 
     #[test]

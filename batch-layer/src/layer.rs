@@ -5,7 +5,7 @@ mod execute;
 mod lanes;
 mod seat;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -17,14 +17,14 @@ use dovetail_model::{
     BatchRun, CatalogState, Clock, Entry, Exclusion, GenerationNumber, Manifest, Outcome,
     RepairScope, RunId, RunMode, StreamId, StreamSchema, ViewDef, ViewId, ViewState, Volume,
 };
-use dovetail_seam::{Latencies, Latency, Poisoned};
+use dovetail_seam::{Failing, Latencies, Latency, Meter, Poisoned};
 use dovetail_view::{Predicate, View};
 use object_store::ObjectStore;
 use parking_lot::Mutex;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
-use tracing::warn;
+use tracing::{info, warn};
 
 use crate::compute::changed_exclusions;
 use crate::ledger;
@@ -39,6 +39,9 @@ pub(crate) use seat::{Seat, Unnamed};
 /// How long a stop waits for its runs to end by themselves, and then for the catalog to take down that they did not.
 /// The engine gives way in milliseconds as a rule; merging long lists keeps it for half a minute.
 const CLOSE_WAIT: Duration = Duration::from_secs(2);
+
+/// Between two tries to mark what a stop cut off.
+const MARK_PAUSE: Duration = Duration::from_secs(2);
 
 /// What the batch layer is made of.
 #[derive(Debug, Clone)]
@@ -107,6 +110,8 @@ pub struct BatchLayer {
     publish_locks: Arc<Mutex<HashMap<ViewId, Arc<tokio::sync::Mutex<()>>>>>,
     /// Of all runs that ended, however they did.
     run_latency: Arc<Latency>,
+    /// What stands against starting runs and recording their ends.
+    pub(crate) trouble: Arc<Meter>,
     pub(crate) lanes: Arc<Lanes>,
     pub(crate) outgrown: Arc<Outgrown>,
     /// Views of which files are being written, or are written and in no manifest yet.
@@ -152,6 +157,7 @@ impl BatchLayer {
             ended: Arc::new(watch::Sender::new(())),
             publish_locks: Arc::default(),
             run_latency: Arc::default(),
+            trouble: Arc::default(),
             lanes,
             outgrown: Arc::default(),
             sealed: Arc::default(),
@@ -174,10 +180,47 @@ impl BatchLayer {
     /// # Errors
     /// When the catalog cannot be written.
     pub async fn fail_interrupted(&self) -> Result<usize, BatchError> {
+        self.mark_interrupted(&self.at_work()).await
+    }
+
+    /// The runs that the ledger has at work.
+    fn at_work(&self) -> BTreeSet<RunId> {
+        let state = self.config.catalog.state();
+        let at_work = state.runs.values().filter(|run| run.is_at_work());
+        at_work.map(|run| run.id).collect()
+    }
+
+    /// Does what [`BatchLayer::fail_interrupted`] could not for want of room on the disk, once there is some. Call at
+    /// once, so that it takes no run for one of those that is started later.
+    pub fn fail_interrupted_later(
+        &self,
+        stop: CancellationToken,
+    ) -> impl Future<Output = ()> + use<> {
+        let (layer, runs) = (self.clone(), self.at_work());
+        async move {
+            while let Err(error) = layer.mark_interrupted(&runs).await {
+                layer.trouble.fails(format_args!(
+                    "runs that the last stop cut off cannot be marked failed: {error}"
+                ));
+                tokio::select! {
+                    () = stop.cancelled() => return,
+                    () = tokio::time::sleep(MARK_PAUSE) => {}
+                }
+            }
+            layer.trouble.succeeds();
+            info!(
+                runs = runs.len(),
+                "batch runs that the last stop cut off are marked failed"
+            );
+        }
+    }
+
+    async fn mark_interrupted(&self, runs: &BTreeSet<RunId>) -> Result<usize, BatchError> {
         let now = self.config.clock.now();
         let mut count = 0;
         ledger::commit(&self.config.catalog, |state| {
-            let cut_off = state.runs.values().filter(|run| run.is_at_work());
+            let runs = runs.iter().filter_map(|id| state.runs.get(id));
+            let cut_off = runs.filter(|run| run.is_at_work());
             let entries: Vec<Entry> = cut_off
                 .map(|run| {
                     let mut run = BatchRun::clone(run);
@@ -405,6 +448,11 @@ impl BatchLayer {
     /// How long runs took since the start, from being asked for to their end.
     pub fn run_latencies(&self) -> Latencies {
         self.run_latency.read()
+    }
+
+    /// What stands against starting runs and recording their ends, if something does.
+    pub fn failing(&self) -> Option<Failing> {
+        self.trouble.failing()
     }
 
     /// What is archived behind the last full run of a view that volume recomputes; None of any other.

@@ -8,7 +8,9 @@ use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use croner::Cron;
-use dovetail_model::{BatchRun, CatalogState, Entry, RunMode, ViewId, ViewState, Volume};
+use dovetail_model::{
+    BatchRun, CatalogState, Entry, LONGEST_RETRY, ProblemKind, RunMode, ViewId, ViewState, Volume,
+};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
@@ -32,15 +34,12 @@ pub struct Due {
 
 /// The next time of the view's full schedule after `after`; None when it has none or is paused.
 pub fn next_full(view: &ViewState, after: DateTime<Utc>) -> Option<DateTime<Utc>> {
-    let cron = view
-        .def
-        .recompute
-        .as_deref()
-        .filter(|_| !view.schedule_paused)?;
-    Cron::from_str(cron)
-        .ok()?
-        .find_next_occurrence(&after, false)
-        .ok()
+    cron_of(view)?.find_next_occurrence(&after, false).ok()
+}
+
+fn cron_of(view: &ViewState) -> Option<Cron> {
+    let cron = view.def.recompute.as_deref();
+    Cron::from_str(cron.filter(|_| !view.schedule_paused)?).ok()
 }
 
 /// The next time of the view's incremental schedule: `now` when it is due, later when runs of it fail; None when it
@@ -52,14 +51,29 @@ pub fn next_incremental(
 ) -> Option<DateTime<Utc>> {
     view.live?;
     let again = state.retry_at(&view.def.id, true, view.def.defined_at);
-    let next = refresh_due(state, view)?.max(now);
+    let next = refresh_due(state, view, now)?.max(now);
+    let again = again.filter(|again| is_ahead(*again, now));
     Some(again.map_or(next, |again| next.max(again)))
 }
 
+/// Whether a run that failed waits until `again`. No pause is that long if the clock was not ahead when it failed.
+fn is_ahead(again: DateTime<Utc>, now: DateTime<Utc>) -> bool {
+    now < again && again - now <= LONGEST_RETRY
+}
+
 /// When the view's interval since its last incremental run is over.
-fn refresh_due(state: &CatalogState, view: &ViewState) -> Option<DateTime<Utc>> {
+fn refresh_due(
+    state: &CatalogState,
+    view: &ViewState,
+    now: DateTime<Utc>,
+) -> Option<DateTime<Utc>> {
     let interval = TimeDelta::try_seconds(i64::try_from(view.def.refresh_s?).ok()?)?;
-    last_incremental(state, view).checked_add_signed(interval)
+    let last = last_incremental(state, view);
+    if last > now {
+        // The clock was ahead then: how long ago that was is not known.
+        return Some(now);
+    }
+    last.checked_add_signed(interval)
 }
 
 /// When the last incremental run started, or the definition was made.
@@ -113,7 +127,7 @@ fn due_full(
     if view.is_building() {
         // A first generation that failed is tried again only after a pause, or by hand.
         return match state.rebuild_at(view) {
-            Some(again) if now < again => None,
+            Some(again) if is_ahead(again, now) => None,
             _ => due("build", None),
         };
     }
@@ -126,7 +140,7 @@ fn due_full(
     }
     // What fails on its data is due as before: it waits longer each time.
     match state.recompute_again_at(view) {
-        Some(again) if now < again => None,
+        Some(again) if is_ahead(again, now) => None,
         _ => due("volume", None),
     }
 }
@@ -134,9 +148,12 @@ fn due_full(
 /// The latest time of the view's full schedule that has passed and was not served.
 fn passed_full(view: &ViewState, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
     let since = view.schedule_served.unwrap_or(view.def.defined_at);
-    std::iter::successors(next_full(view, since), |passed| next_full(view, *passed))
-        .take_while(|time| *time <= now)
-        .last()
+    if next_full(view, now)? < since {
+        // The clock was ahead then. What was served before is not known: one run makes up for it.
+        return Some(now);
+    }
+    let latest = cron_of(view)?.find_previous_occurrence(&now, true).ok()?;
+    (latest > since).then_some(latest)
 }
 
 /// Pause between incremental runs of a view under memory pressure: time for the last one to show.
@@ -162,14 +179,16 @@ fn due_incremental(
         })
     };
     let again = state.retry_at(id, true, view.def.defined_at);
-    if again.is_some_and(|again| now < again) {
+    if again.is_some_and(|again| is_ahead(again, now)) {
         return None;
     }
     let wanted = memory.shed.contains(id) || memory.pressed.as_ref() == Some(&view.def.stream);
-    if wanted && now - last_incremental(state, view) >= MEMORY_PAUSE {
+    let paused = now - last_incremental(state, view);
+    // Less than nothing: the clock was ahead then.
+    if wanted && (paused >= MEMORY_PAUSE || paused < TimeDelta::zero()) {
         return due("memory");
     }
-    if refresh_due(state, view)? <= now {
+    if refresh_due(state, view, now)? <= now {
         due("schedule")
     } else {
         None
@@ -185,6 +204,8 @@ pub struct Scheduler {
 
 /// How often the clock is looked at. Catalog changes wake the scheduler at once.
 const TICK: Duration = Duration::from_millis(500);
+/// Pause after the catalog could not be written: it is out, or its disk is full, and each try says so in the log.
+const STORE_PAUSE: Duration = Duration::from_secs(5);
 
 impl Scheduler {
     /// A scheduler over `batch` that keeps an eye on `memory`.
@@ -206,14 +227,29 @@ impl Scheduler {
             let now = self.batch.config.clock.now();
             let state = self.batch.config.catalog.state();
             let memory = self.batch.relieve(&state, self.memory.as_ref());
+            let mut is_store_out = false;
             for due in due_runs(&state, now, &memory, &self.archived(&state)) {
                 match self.start(&due).await {
                     // Someone else was quicker: what was due is done.
-                    Ok(())
-                    | Err(BatchError::AlreadyRunning { .. } | BatchError::NothingToBuild(_)) => {}
+                    Ok(()) => self.batch.trouble.succeeds(),
+                    Err(BatchError::AlreadyRunning { .. } | BatchError::NothingToBuild(_)) => {}
                     Err(error) => {
+                        if error.kind() == ProblemKind::Unavailable {
+                            is_store_out = true;
+                            let view = state.view_name(&due.view);
+                            self.batch.trouble.fails(format_args!(
+                                "a due {} run of view `{view}` cannot be started: {error}",
+                                due.mode
+                            ));
+                        }
                         warn!(view = state.view_name(&due.view), id = %due.view, mode = %due.mode, trigger = due.trigger, %error, "a due run could not be started")
                     }
+                }
+            }
+            if is_store_out {
+                tokio::select! {
+                    () = stop.cancelled() => return,
+                    () = tokio::time::sleep(STORE_PAUSE) => {}
                 }
             }
         }

@@ -6,11 +6,13 @@
 //! ([`store_url`], [`register_store`]). Collaborators: the raw log's segments and the generations' files.
 //! Invariants: files are immutable once finished; a missing file fails a scan, it never shrinks it; statistics
 //! never prune a row that a predicate would keep (so DOUBLE columns carry none: their NaNs escape minimum and
-//! maximum). Non-goals: which files make up a table, and retention.
+//! maximum); what is read through a registered store is what was written, or an error ([`Damaged`]). Non-goals: which files make up a table, and retention.
 
+mod checked;
 mod dictionaries;
 mod paged;
 mod scan;
+mod sums;
 mod writer;
 
 #[cfg(test)]
@@ -22,6 +24,7 @@ use datafusion::execution::object_store::ObjectStoreUrl;
 use datafusion::execution::runtime_env::RuntimeEnv;
 use object_store::ObjectStore;
 
+pub use checked::{Damaged, is_damage};
 pub use dictionaries::Dictionaries;
 pub use paged::PagedFile;
 pub use scan::{FileToScan, ParquetScan, RowGroupSelection, parquet_scan};
@@ -35,7 +38,8 @@ pub fn store_url() -> ObjectStoreUrl {
     ObjectStoreUrl::parse("dovetail://store").expect("a constant URL without a path")
 }
 
-/// Makes `store` the one that scans executed in `runtime` read from.
+/// Makes `store` the one that scans executed in `runtime` read from, and checks what they read.
 pub fn register_store(runtime: &RuntimeEnv, store: Arc<dyn ObjectStore>) {
-    runtime.register_object_store(store_url().as_ref(), store);
+    let checked = Arc::new(checked::Checked::over(store));
+    runtime.register_object_store(store_url().as_ref(), checked);
 }

@@ -22,6 +22,7 @@ use crate::{
 };
 
 pub use entry::{Commit, Entry, PublishReason};
+pub use retry::LONGEST_RETRY;
 pub use state::{CatalogState, ExpiredGeneration, StreamState, ViewState};
 
 /// Why a commit cannot follow the state.

@@ -33,12 +33,12 @@ pub use batch_run::{
     BatchRun, DiffSummary, LargestChange, Outcome, RepairScope, RowsRead, RunMode,
 };
 pub use catalog::{
-    CatalogConflict, CatalogState, Commit, Entry, ExpiredGeneration, PublishReason, StreamState,
-    ViewState,
+    CatalogConflict, CatalogState, Commit, Entry, ExpiredGeneration, LONGEST_RETRY, PublishReason,
+    StreamState, ViewState,
 };
 pub use cause::innermost;
 pub use claim::{Endpoints, StoreClaim, StoreEpoch};
-pub use clock::{Clock, ManualClock, SystemClock};
+pub use clock::{Clock, ManualClock, Moment, SystemClock};
 pub use exclusion::Exclusion;
 pub use generation::{DataFile, GenerationInputs, Manifest};
 pub use growth::SchemaGrowth;

@@ -39,13 +39,15 @@ pub enum Poison {
     Event(String),
     /// They took more memory than there is: who needed how much, and for what. The next incremental run may heal it.
     Memory(String),
+    /// A segment of the raw log is not what was written: which. An incremental run heals it once the file is restored.
+    Damage(String),
 }
 
 impl Poison {
     /// What is said of it.
     pub fn text(&self) -> &str {
         match self {
-            Self::Event(text) | Self::Memory(text) => text,
+            Self::Event(text) | Self::Memory(text) | Self::Damage(text) => text,
         }
     }
 }
@@ -62,6 +64,10 @@ impl Poisoned {
                 "view `{view}` holds nothing of stream `{stream}` in {}: {reason}; it answers again once an incremental run has succeeded, which is tried by itself; start the server with more --batch-memory, or redefine the view so that its groups keep less",
                 self.named_span()
             ),
+            Poison::Damage(reason) => format!(
+                "view `{view}` holds nothing of stream `{stream}` in {}: {reason}; then `dovetail recompute {view} --mode incremental`",
+                self.named_span()
+            ),
         }
     }
 
@@ -69,7 +75,7 @@ impl Poisoned {
     pub fn named_span(&self) -> &Span {
         match &self.reason {
             Poison::Event(_) => &self.failed,
-            Poison::Memory(_) => &self.span,
+            Poison::Memory(_) | Poison::Damage(_) => &self.span,
         }
     }
 

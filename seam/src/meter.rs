@@ -24,12 +24,25 @@ pub struct Rates {
     pub busy: f64,
 }
 
+/// What a stage has failed at since it last succeeded.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Failing {
+    /// How long ago it failed for the first time.
+    pub since: Duration,
+    /// How often it has failed.
+    pub times: u64,
+    /// Why it failed last.
+    pub reason: String,
+}
+
 /// The meter of one stage.
 #[derive(Debug)]
 pub struct Meter {
     started: Instant,
     work: Mutex<Work>,
     latency: Latency,
+    /// [`Failing::since`] is read as the time of the first failure here.
+    failing: Mutex<Option<Failing>>,
 }
 
 /// The meters of one stream's stages.
@@ -69,6 +82,7 @@ impl Default for Meter {
             started: Instant::now(),
             work: Mutex::default(),
             latency: Latency::default(),
+            failing: Mutex::default(),
         }
     }
 }
@@ -91,6 +105,33 @@ impl Meter {
     /// Notes how long something took, from when it was there to when it was done.
     pub fn took(&self, time: Duration) {
         self.latency.note(time);
+    }
+
+    /// Notes that the stage failed: it is tried again, or waits for somebody.
+    pub fn fails(&self, reason: impl ToString) {
+        let now = self.started.elapsed();
+        let mut failing = self.failing.lock();
+        let (since, times) = failing.as_ref().map_or((now, 0), |f| (f.since, f.times));
+        *failing = Some(Failing {
+            since,
+            times: times + 1,
+            reason: reason.to_string(),
+        });
+    }
+
+    /// Notes that what failed before does not any more.
+    pub fn succeeds(&self) {
+        *self.failing.lock() = None;
+    }
+
+    /// What the stage has failed at since it last succeeded; none when it did not.
+    pub fn failing(&self) -> Option<Failing> {
+        let now = self.started.elapsed();
+        let failing = self.failing.lock().clone()?;
+        Some(Failing {
+            since: now.saturating_sub(failing.since),
+            ..failing
+        })
     }
 
     /// How long things took since the start.
@@ -209,6 +250,20 @@ mod tests {
         work.leave(at(95.25));
         assert_eq!(work.rates(at(99.25)).busy, 5.25 / 9.25);
         assert_eq!(work.rates(at(200.0)).busy, 0.0);
+    }
+
+    #[test]
+    fn failures_in_a_row_are_one_until_it_succeeds() {
+        let meter = Meter::default();
+        assert_eq!(meter.failing(), None);
+        meter.fails("no space");
+        meter.fails("still no space");
+        let failing = meter.failing().unwrap();
+        assert_eq!((failing.times, &*failing.reason), (2, "still no space"));
+        meter.succeeds();
+        assert_eq!(meter.failing(), None);
+        meter.fails("again");
+        assert_eq!(meter.failing().unwrap().times, 1);
     }
 
     #[test]

@@ -35,9 +35,9 @@ pub use ingest::{
 pub use metrics::{BatchRunCount, Holds, Measurements};
 pub use runs::{RecomputeRequest, Rollback, RunInfo, RunsQuery, ScopeInfo, Settled, SpanInfo};
 pub use status::{
-    BuildProgress, ColumnInfo, EventTimeInfo, GenerationInfo, HoleInfo, IngestInfo, MemoryStatus,
-    PartitionInfo, SkippedHole, SourceInfo, StageStatus, Status, StreamInfo, ViewInfo, ViewPhase,
-    ViewStatus, WorkerInfo, WorkerTaskInfo,
+    BuildProgress, ColumnInfo, EventTimeInfo, FailingInfo, GenerationInfo, HoleInfo, IngestInfo,
+    MemoryStatus, PartitionInfo, SkippedHole, SourceInfo, StageStatus, Status, StreamInfo,
+    ViewInfo, ViewPhase, ViewStatus, WorkerInfo, WorkerTaskInfo,
 };
 
 use crate::sql::Definition;
@@ -179,11 +179,11 @@ pub trait Control: Send + Sync {
     /// `Unavailable`.
     async fn status(&self) -> Result<Status, Problem>;
 
-    /// Whether queries and appends can be served: `/readyz`.
+    /// Whether queries are served: `/readyz`. Answers what fails meanwhile, such as appends for want of room on the disk.
     ///
     /// # Errors
     /// `Unavailable`, saying what is still missing.
-    async fn ready(&self) -> Result<(), Problem>;
+    async fn ready(&self) -> Result<Vec<String>, Problem>;
 
     /// Declares events wrong, bounded by the durable position now.
     ///

@@ -6,11 +6,14 @@ use std::error::Error;
 use arrow::error::ArrowError;
 use datafusion::error::DataFusionError;
 use datafusion::sql::sqlparser::tokenizer::Location;
-use dovetail_log::object::is_outage;
+use dovetail_log::object::{is_full, is_outage};
 use dovetail_model::{Problem, ProblemKind};
 use dovetail_view::{ExclusionFailed, words_of};
 
 use crate::sql::problem_at;
+
+/// When a question is worth another try that found no room on the disk.
+const FULL_DISK_RETRY_S: u64 = 10;
 
 /// What a caller can do about an error of planning or execution. A [`Problem`] that travelled inside
 /// [`DataFusionError::External`] comes out as it went in.
@@ -18,6 +21,7 @@ use crate::sql::problem_at;
 /// ```text
 /// plan, schema, SQL, value errors   -> Invalid       fix the statement; `line` and `column` where they are known
 /// out of memory or disk budget      -> Busy          ask for less, or later
+/// no room on a disk                 -> Unavailable   somebody makes room
 /// the object store does not answer  -> Unavailable   try again
 /// everything else                   -> Internal      our fault
 /// ```
@@ -34,9 +38,22 @@ pub fn problem_of(error: &DataFusionError) -> Problem {
     }
     let root = error.find_root();
     let message = words_of(error);
+    if is_full(error) {
+        let detail = format!(
+            "the query needs more room on the disk than there is: {message}; free some space in the data directory, or ask for less"
+        );
+        return Problem::new(ProblemKind::Unavailable, detail)
+            .with("retry_after_s", FULL_DISK_RETRY_S);
+    }
     if is_outage(error) {
         let detail = format!("the object store does not answer: {message}; try again");
         return Problem::new(ProblemKind::Unavailable, detail);
+    }
+    if is_out_of_spill(error) {
+        let detail = format!(
+            "the query needs more room to spill than the disk of the data directory has to spare: {message}; ask for fewer groups, rows or columns, or free some space"
+        );
+        return Problem::new(ProblemKind::Busy, detail).with("retry_after_s", FULL_DISK_RETRY_S);
     }
     let kind = match root {
         DataFusionError::Plan(_)
@@ -64,6 +81,12 @@ pub fn problem_of(error: &DataFusionError) -> Problem {
         Some(place) if kind == ProblemKind::Invalid => problem_at(place, message),
         _ => Problem::new(kind, message),
     }
+}
+
+/// Whether what is exhausted is the room that spilling may take, which the engine knows as a setting of its own.
+/// Whatever spilled has wrapped it.
+fn is_out_of_spill(error: &DataFusionError) -> bool {
+    error.to_string().contains("max_temp_directory_size")
 }
 
 /// Where in the statement the planner found something wrong, if it knows.
@@ -126,6 +149,18 @@ mod tests {
                 DataFusionError::ResourcesExhausted("too big".to_owned()).context("in a sort"),
                 ProblemKind::Busy,
                 "the query needs more memory than it may have: too big",
+            ),
+            (
+                DataFusionError::ResourcesExhausted(
+                    "exceeded 5: increase `datafusion.runtime.max_temp_directory_size`".to_owned(),
+                ),
+                ProblemKind::Busy,
+                "the query needs more room to spill than the disk of the data directory has to spare",
+            ),
+            (
+                ArrowError::IoError("io".to_owned(), std::io::ErrorKind::StorageFull.into()).into(),
+                ProblemKind::Unavailable,
+                "the query needs more room on the disk than there is: ",
             ),
         ] {
             let problem = problem_of(&error);

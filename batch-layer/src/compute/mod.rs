@@ -240,6 +240,9 @@ impl Job {
             Ok(computed) => return Ok(computed),
             Err(error) => error,
         };
+        if let Some(reason) = error.unspilled() {
+            return Err(BatchError::Spill(reason));
+        }
         let limit = self.task.memory_pool().memory_limit();
         match (limit, error.exhausted()) {
             (MemoryLimit::Finite(limit), Some(reason)) => Err(BatchError::Memory {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
+use dovetail_log::parquet_files::is_damage;
 use dovetail_model::{
     BatchRun, Entry, GenerationInputs, Outcome, Position, ProblemKind, RunId, RunMode, Span, ViewId,
 };
@@ -71,11 +72,16 @@ impl BatchLayer {
             let over = self.lanes.is_closed() || self.config.catalog.superseded_by().is_some();
             if over || problem.kind() != ProblemKind::Unavailable {
                 warn!(run = id.0, error = %problem, "the end of a run could not be recorded; it will read interrupted");
+                self.trouble.succeeds();
                 return;
             }
             warn!(run = id.0, error = %problem, "the end of a run could not be recorded; it is tried again");
+            self.trouble.fails(format_args!(
+                "the end of run {id} of view `{name}` cannot be recorded: {problem}"
+            ));
             tokio::time::sleep(RECORD_PAUSE).await;
         }
+        self.trouble.succeeds();
     }
 
     async fn record_end(
@@ -228,9 +234,15 @@ impl BatchLayer {
             .refresh_locked(view, None, &begun.progress, &begun.cancel)
             .await;
         let live = match refreshed {
-            // An exclusion that the live generation does not carry yet may be just what heals it.
-            Err(error @ (BatchError::Poisoned { .. } | BatchError::Finish { .. }))
-                if begun.request.mode == RunMode::Full =>
+            // An exclusion that the live generation does not carry yet may be just what heals it; a file of it that is
+            // damaged is made anew of the raw log.
+            Err(error)
+                if begun.request.mode == RunMode::Full
+                    && (is_damage(&error)
+                        || matches!(
+                            error,
+                            BatchError::Poisoned { .. } | BatchError::Finish { .. }
+                        )) =>
             {
                 info!(run = begun.run.id.0, %error, "the full run has no base to compare with");
                 let target = unless_cancelled(&begun.cancel, self.take_target(stream)).await?;

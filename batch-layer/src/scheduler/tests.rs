@@ -451,3 +451,69 @@ fn volume_waits_longer_after_each_failure_also_when_the_process_went_down() {
     assert!(!starts(&state, &id, 500, "2026-01-02 03:02:59"));
     assert!(starts(&state, &id, 500, "2026-01-02 03:03:00"));
 }
+
+/// The clock was in 2027 for a while: what was served, started or failed then keeps nothing waiting for a year.
+#[test]
+fn a_clock_that_was_ahead_silences_no_schedule() {
+    let (mut state, id) = scheduled();
+    let served = |due: &str| Entry::ScheduleServed {
+        view: id.clone(),
+        due: at(due),
+    };
+    let ahead = "2027-01-01 03:00:00";
+    let promoted = run(&id, 1, RunMode::Incremental, Outcome::Promoted, ahead);
+    commit(&mut state, vec![served(ahead), promoted]);
+    let now = "2026-01-05 12:00:00";
+    let both = vec![
+        (RunMode::Full, "schedule"),
+        (RunMode::Incremental, "schedule"),
+    ];
+    assert_eq!(modes(&state, now), both);
+    let next = next_incremental(&state, &state.views[&id], at(now));
+    assert_eq!(next, Some(at(now)));
+    let due = due_full(&state, &state.views[&id], at(now), None).unwrap();
+    assert_eq!(due.due, Some(at(now)));
+    // From there it goes on.
+    let incremental = run(&id, 2, RunMode::Incremental, Outcome::Promoted, now);
+    commit(&mut state, vec![served(now), incremental]);
+    assert_eq!(modes(&state, "2026-01-05 12:00:59"), vec![]);
+    assert_eq!(modes(&state, "2026-01-06 03:00:00"), both);
+    // A step back across the time that was served is no reason to serve it again.
+    let three = "2026-01-06 03:00:00";
+    let incremental = run(&id, 3, RunMode::Incremental, Outcome::Promoted, three);
+    commit(&mut state, vec![served(three), incremental]);
+    let due = due_full(&state, &state.views[&id], at("2026-01-06 02:59:58"), None);
+    assert_eq!(due, None);
+}
+
+#[test]
+fn a_pause_that_ends_in_a_future_that_was_none_is_over() {
+    let (mut state, id) = scheduled();
+    let ahead = "2027-01-01 03:00:00";
+    let failed = run(&id, 1, RunMode::Incremental, Outcome::Failed, ahead);
+    commit(&mut state, vec![failed]);
+    let incremental = vec![(RunMode::Incremental, "schedule")];
+    assert_eq!(modes(&state, "2026-01-01 12:02:00"), incremental);
+    let stream = state.views[&id].def.stream.clone();
+    let due = due_runs(
+        &state,
+        at("2026-01-01 12:00:30"),
+        &pressed(&stream),
+        &BTreeMap::new(),
+    );
+    assert_eq!(due[0].trigger, "memory");
+}
+
+/// A jump of years is answered at once, however often the schedule would have come in between.
+#[test]
+fn a_jump_of_years_is_one_run() {
+    let (mut state, id) = scheduled();
+    let mut def = state.views[&id].def.clone();
+    def.recompute = Some("* * * * *".to_owned());
+    let view = ViewState {
+        def,
+        ..state.views.remove(&id).unwrap()
+    };
+    let due = due_full(&state, &view, at("2126-01-01 00:00:30"), None).unwrap();
+    assert_eq!(due.due, Some(at("2126-01-01 00:00:00")));
+}

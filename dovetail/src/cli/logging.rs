@@ -53,6 +53,8 @@ pub(super) fn init(args: &LogArgs) -> Result<(), CliError> {
     let filter = EnvFilter::try_new(filter).map_err(|e| failed(e.to_string()))?;
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
+        // It would say on stderr that stderr cannot be written, and panic over that: a full disk must not end a server.
+        .log_internal_errors(false)
         .with_writer(std::io::stderr);
     let started = match args.log_format {
         LogFormat::Text => builder

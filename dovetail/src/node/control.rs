@@ -11,8 +11,8 @@ use dovetail_model::{
 };
 use dovetail_serving_layer::ports::{
     Change, Control, DdlAnswer, ExclusionInfo, ExclusionRequest, LocatedDefinition,
-    POINTER_MOVE_WAIT, RecomputeRequest, Rollback, RunInfo, RunsQuery, Settled, Status, StreamInfo,
-    ViewInfo, ViewStatus,
+    POINTER_MOVE_WAIT, RecomputeRequest, Rollback, RunInfo, RunsQuery, Settled, StageStatus,
+    Status, StreamInfo, ViewInfo, ViewStatus,
 };
 use dovetail_serving_layer::sql::Definition;
 use dovetail_serving_layer::time::iso_us;
@@ -63,13 +63,16 @@ impl Control for Node {
         self.describe_all().await
     }
 
-    async fn ready(&self) -> Result<(), Problem> {
+    async fn ready(&self) -> Result<Vec<String>, Problem> {
         let state = self.0.catalog.state();
         match state
             .live_streams()
             .find(|stream| self.0.streams.get(&stream.def.id).is_none())
         {
-            None => Ok(()),
+            None => {
+                let stages = self.stages(&state);
+                Ok(stages.iter().filter_map(StageStatus::failure).collect())
+            }
             Some(stream) => Err(Problem::new(
                 ProblemKind::Unavailable,
                 format!("stream `{}` is not open yet", stream.def.name),

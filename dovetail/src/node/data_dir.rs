@@ -6,7 +6,7 @@ use std::io::{self, Read as _, Seek as _, Write as _};
 use std::path::{Path, PathBuf};
 
 use dovetail_log::catalog::random_u64;
-use dovetail_log::object::sync_dir;
+use dovetail_log::object::{is_full, sync_dir};
 use dovetail_model::StoreEpoch;
 use rustix::fs::{FlockOperation, flock};
 
@@ -238,12 +238,16 @@ fn lock(root: &Path) -> Result<File, DataDirError> {
             holder,
         });
     }
+    // For people; on a full disk the server starts without, and answers.
     let write = |file: &mut File| {
         file.set_len(0)?;
         file.rewind()?;
         write!(file, "{}", std::process::id())
     };
-    write(&mut file).map_err(failed("write", &path))?;
+    match write(&mut file) {
+        Err(error) if is_full(&error) => {}
+        written => written.map_err(failed("write", &path))?,
+    }
     Ok(file)
 }
 

@@ -29,6 +29,10 @@ use super::open_stream::OpenStream;
 
 /// How long an append waits for memory before it is refused.
 const ADMIT_TIMEOUT: Duration = Duration::from_secs(10);
+/// When an append is worth another try: somebody has to make room on a disk first,
+const FULL_DISK_RETRY_S: u64 = 10;
+/// or to look at a disk that failed, and to restart the server.
+const RESTART_RETRY_S: u64 = 60;
 /// Bytes of a dead letter that a list shows.
 const SHOWN_BYTES: usize = 4096;
 /// How long a replay waits for the speed layer to know of what was replayed before.
@@ -173,7 +177,8 @@ impl Node {
             replayed: vec![],
         };
         let appended = log.append(append).await;
-        let appended = appended.map_err(|error| log_problem(&error))?;
+        let appended = appended.map_err(|error| self.log_problem(open, &error))?;
+        meter.succeeds();
         drop(held);
         open.cell()
             .note_acknowledged(&Position::single(appended.next));
@@ -202,6 +207,24 @@ impl Node {
             .with("retry_after_s", 1)
         };
         self.0.streams.get(&stream.def.id).ok_or_else(closed)
+    }
+
+    /// Of what the log refuses; where its disk is at fault, with its directory, and noted for whoever asks how things
+    /// stand.
+    fn log_problem(&self, open: &OpenStream, error: &LogError) -> Problem {
+        let problem = Problem::new(error.kind(), error.to_string());
+        let retry_after_s = match error {
+            LogError::DiskFull { .. } | LogError::NoSegment { .. } => FULL_DISK_RETRY_S,
+            LogError::CommitFailed { .. } | LogError::Poisoned { .. } => RESTART_RETRY_S,
+            _ => return problem,
+        };
+        let directory = self.0.data_dir.log(&open.def().id);
+        let directory = directory.display();
+        let detail = format!("the log in `{directory}`: {error}");
+        open.cell().meters().ingest.fails(&detail);
+        Problem { detail, ..problem }
+            .with("directory", directory.to_string())
+            .with("retry_after_s", retry_after_s)
     }
 
     /// Waits below the hard memory limit.
@@ -284,7 +307,7 @@ impl Node {
             replayed: settled,
         };
         let appended = log.append(append).await;
-        let appended = appended.map_err(|error| log_problem(&error))?;
+        let appended = appended.map_err(|error| self.log_problem(open, &error))?;
         open.cell()
             .note_acknowledged(&Position::single(appended.next));
         Ok(tried)
@@ -451,8 +474,4 @@ pub(crate) fn on_error(on_error: OnError) -> decode::OnError {
         OnError::Reject => decode::OnError::Reject,
         OnError::DeadLetter => decode::OnError::DeadLetter,
     }
-}
-
-fn log_problem(error: &LogError) -> Problem {
-    Problem::new(error.kind(), error.to_string())
 }

@@ -59,6 +59,7 @@ impl Node {
                     latencies: meter.latencies(),
                     waiting,
                     limited_by,
+                    failing: meter.failing().map(Into::into),
                     ..stage(name, meter.rates())
                 });
             };
@@ -70,6 +71,7 @@ impl Node {
         if self.0.config.duty != Duty::Ingests {
             stages.push(StageStatus {
                 latencies: self.0.batch.run_latencies(),
+                failing: self.0.batch.failing().map(Into::into),
                 ..stage("batch", self.batch_rates(state))
             });
         }
@@ -141,6 +143,7 @@ fn stage(name: &str, rates: Rates) -> StageStatus {
         waiting: 0,
         busy: rates.busy,
         limited_by: None,
+        failing: None,
     }
 }
 
@@ -201,8 +204,11 @@ fn ledger_rates(
     }
 }
 
-/// The stage that holds the others up: one at a limit, or else the busiest; none when all are idle.
+/// The stage that holds the others up: one that fails, one at a limit, or else the busiest; none when all are idle.
 pub(super) fn bottleneck(stages: &[StageStatus]) -> Option<String> {
+    if let Some(failure) = stages.iter().find_map(StageStatus::failure) {
+        return Some(failure);
+    }
     if let Some(limited) = stages.iter().find(|stage| stage.limited_by.is_some()) {
         let why = limited.limited_by.as_deref().unwrap_or_default();
         return Some(format!(
@@ -238,6 +244,8 @@ fn percent(share: f64) -> i64 {
 
 #[cfg(test)]
 mod tests {
+    use dovetail_serving_layer::ports::FailingInfo;
+
     use super::*;
 
     fn busy(name: &str, busy: f64) -> StageStatus {
@@ -267,8 +275,16 @@ mod tests {
         assert!(named.unwrap().starts_with("accumulate"));
         let mut full = busy("ingest", 0.1);
         full.limited_by = Some("memory".to_owned());
-        let named = bottleneck(&[full, busy("accumulate", 1.0)]);
+        let named = bottleneck(&[full.clone(), busy("accumulate", 1.0)]);
         assert!(named.unwrap().starts_with("ingest: memory"));
+        let mut archive = busy("archive", 0.0);
+        archive.failing = Some(FailingInfo {
+            for_s: 7,
+            times: 3,
+            reason: "no space".to_owned(),
+        });
+        let named = bottleneck(&[full, archive]).unwrap();
+        assert_eq!(named, "archive has failed 3 times in 7 s: no space");
     }
 
     #[test]

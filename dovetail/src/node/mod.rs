@@ -33,6 +33,7 @@ mod queries;
 mod replica;
 mod runtimes;
 mod server;
+mod spill;
 mod standby;
 mod storage;
 mod streams;

@@ -12,6 +12,8 @@ use dovetail_exchange::{Desk, RemoteCuts, RemoteCutsConfig, RemoteTargets};
 use dovetail_log::CommittedBatch;
 use dovetail_log::catalog::Catalog;
 use dovetail_log::embedded::{EmbeddedLog, FsDisk, LogOptions, ONLY_PARTITION};
+use dovetail_log::object::is_full;
+use dovetail_log::parquet_files::is_damage;
 use dovetail_log::raw::{RawLog, RawSnapshot, RawWriter, root_of};
 use dovetail_model::{
     CatalogState, Entry, IngestMembers, Offset, Position, ProblemKind, RunMode, Span, StreamDef,
@@ -169,7 +171,17 @@ impl Node {
 
     /// What a crash may have left undone, then every stream.
     async fn recover(&self) -> Result<(), NodeError> {
-        let interrupted = self.0.batch.fail_interrupted().await?;
+        let inner = &self.0;
+        let interrupted = match inner.batch.fail_interrupted().await {
+            // That is no reason not to answer.
+            Err(error) if is_full(&error) => {
+                warn!(%error, "batch runs were cut off by the last stop; they are marked failed when there is room");
+                let stop = inner.stop.clone();
+                inner.tasks.spawn(inner.batch.fail_interrupted_later(stop));
+                0
+            }
+            marked => marked?,
+        };
         if interrupted > 0 {
             warn!(
                 interrupted,
@@ -451,7 +463,8 @@ impl Node {
                     // What this view cannot compute must not keep the others from answering.
                     Err(error)
                         if error.kind() == ProblemKind::Unprocessable
-                            || error.is_out_of_memory() =>
+                            || error.is_out_of_memory()
+                            || is_damage(&error) =>
                     {
                         let reason = poison(&error);
                         warn!(view = %view.def.name, reason = %reason.text(), "the view answers again once a generation covers what it cannot compute");
@@ -612,6 +625,7 @@ fn poison(error: &SpeedError) -> Poison {
             "its runs need more memory than --speed-memory leaves at a start, {} MiB",
             most_bytes >> 20
         )),
+        SpeedError::Rebuild { source, .. } if is_damage(error) => Poison::Damage(words_of(source)),
         SpeedError::Rebuild { source, .. } => Poison::Event(source.to_string()),
         other => Poison::Event(other.to_string()),
     }

@@ -339,11 +339,14 @@ async fn archive_loop(
         if cut.tail().is_empty() {
             continue;
         }
+        let meter = &cell.meters().archive;
         if let Err(error) = archiver.archive_all().await {
+            meter.fails(&error);
             warn!(%error, "archiving failed; the events stay in the log and it is tried again");
             tokio::time::sleep(ARCHIVE_PAUSE).await;
             continue;
         }
+        meter.succeeds();
         let cut = cell.load();
         memory.set(&cut.stream().id, cut.bytes());
         archives += 1;

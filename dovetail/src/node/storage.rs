@@ -18,7 +18,7 @@ use tokio::runtime::Handle;
 use tracing::info;
 
 use super::data_dir::DataDir;
-use super::{CacheBytes, NodeConfig, NodeError};
+use super::{CacheBytes, NodeConfig, NodeError, spill};
 use crate::cli::StorePlace;
 
 /// The store that the configuration names, known to keep its word; or the one in the data directory.
@@ -101,6 +101,7 @@ pub(super) fn engine_runtime(
         .with_disk_manager_builder(spill)
         .build_arc()?;
     register_store(&runtime, Arc::clone(store));
+    spill::keep_within(&runtime, data_dir.spill());
     Ok(runtime)
 }
 

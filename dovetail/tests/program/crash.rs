@@ -116,7 +116,7 @@ async fn recovers(home: &Path, feed: &mut Feed) -> (Server, Vec<Value>) {
 }
 
 /// Every layer below was right if a generation computed from the raw log alone says the same.
-async fn recomputes(server: &Server, feed: &Feed) {
+pub(crate) async fn recomputes(server: &Server, feed: &Feed) {
     let calls = server.calls();
     for view in VIEWS {
         let run = calls.recompute(view, &json!({})).await.expect("it runs");
@@ -277,7 +277,7 @@ async fn it_dies_again_while_it_recovers() {
     recomputes(&server, &feed).await;
 }
 
-fn from_env(name: &str) -> Option<u64> {
+pub(crate) fn from_env(name: &str) -> Option<u64> {
     std::env::var(name).ok()?.parse().ok()
 }
 

@@ -16,6 +16,7 @@ mod cli;
 mod config;
 mod crash;
 mod dead_letters;
+mod faults;
 mod ingest;
 #[cfg(feature = "kafka")]
 mod kafka;
@@ -35,6 +36,7 @@ mod roles_append;
 mod roles_metrics;
 #[cfg(feature = "kafka")]
 mod roles_tokens;
+mod soak;
 mod sql_files;
 mod support;
 mod up;

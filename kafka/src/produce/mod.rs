@@ -28,7 +28,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread::JoinHandle;
 
 use bytes::Bytes;
-use dovetail_model::{Clock, KafkaSource, Position, StreamId};
+use dovetail_model::{Clock, KafkaSource, Moment, Position, StreamId};
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot};
 use tracing::error;
@@ -103,6 +103,7 @@ struct Shared {
     name: String,
     source: KafkaSource,
     clock: Arc<dyn Clock>,
+    opened: Moment,
     /// Counts the requests that go whole into one partition.
     turn: AtomicU32,
 }
@@ -123,6 +124,7 @@ impl KafkaWriter {
                 stream: stream.clone(),
                 name: name.to_owned(),
                 source: source.clone(),
+                opened: clock.moment(),
                 clock,
                 turn: AtomicU32::new(0),
             }),
@@ -178,8 +180,10 @@ impl KafkaWriter {
 }
 
 impl Shared {
+    /// The time by which keys live: what the wall clock said at first, and the time since. A clock that is set forward
+    /// meanwhile makes no retry count twice.
     fn now_us(&self) -> i64 {
-        self.clock.now().timestamp_micros()
+        self.opened.now_us + (self.clock.steady_us() - self.opened.steady_us)
     }
 
     /// The partition of a request that goes into one as a whole: each takes its turn.

@@ -114,6 +114,16 @@ pub enum CommitError<E> {
         /// The last error.
         source: object_store::Error,
     },
+    /// The disk of the store is full, and nothing was written: free some space and try again.
+    #[error(
+        "catalog file `{file}` cannot be written, the disk is full: {source}; free some space and try again"
+    )]
+    Full {
+        /// The file.
+        file: String,
+        /// What the store said.
+        source: object_store::Error,
+    },
     /// The catalog cannot be read or written.
     #[error(transparent)]
     Catalog(#[from] CatalogError),
@@ -128,7 +138,7 @@ impl<E: Into<Problem> + fmt::Display> CommitError<E> {
             Self::Conflict(_) => ProblemKind::Conflict,
             Self::Superseded(_) => ProblemKind::Unavailable,
             Self::Contended { .. } => ProblemKind::Busy,
-            Self::Unknown { .. } => ProblemKind::Unavailable,
+            Self::Unknown { .. } | Self::Full { .. } => ProblemKind::Unavailable,
             Self::Catalog(ref error) => error.kind(),
         };
         Problem::new(kind, self.to_string())

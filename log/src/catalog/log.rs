@@ -14,6 +14,7 @@ use tracing::{info, warn};
 
 use super::CatalogError;
 use super::file::{self, FileName, PREFIX};
+use crate::object::is_full;
 
 /// Commits read at once during a replay.
 const READ_AHEAD: usize = 16;
@@ -109,6 +110,10 @@ impl CommitLog {
                         return Ok(Ok(Settled::Ours));
                     }
                     return Ok(Ok(Settled::Theirs(found)));
+                }
+                // Known, on a disk of this machine: nothing was written.
+                Err(object_store::Error::NotFound { .. }) if is_full(&put_error) => {
+                    return Ok(Err(put_error));
                 }
                 Err(object_store::Error::NotFound { .. }) => put_error,
                 Err(read_error) => read_error,

@@ -14,6 +14,7 @@ use tokio::sync::{Mutex, watch};
 use super::log::{CommitLog, Settled, apply};
 use super::{CatalogError, CommitError, Held, NonceSource, Superseded, file, random_u64};
 use crate::crash_point;
+use crate::object::is_full;
 
 /// A snapshot is written after every so many commits.
 pub(super) const SNAPSHOT_EVERY: u64 = 256;
@@ -217,9 +218,11 @@ impl Catalog {
                     pause_after(race, nonces()).await;
                 }
                 Err(source) => {
-                    return Err(CommitError::Unknown {
-                        file: file::commit_path(commit.sequence).to_string(),
-                        source,
+                    let file = file::commit_path(commit.sequence).to_string();
+                    return Err(match is_full(&source) {
+                        // On a disk of this machine, where nothing lands later.
+                        true => CommitError::Full { file, source },
+                        false => CommitError::Unknown { file, source },
                     });
                 }
             }

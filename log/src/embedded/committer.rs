@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The one writer of a log: each step commits a group of appends.
 //!
-//! A full disk fails its group and nothing else, after what was written of it is cut off again. Any other
+//! A full disk fails its group and nothing else, after what was written of it is cut off again; so does a new segment that
+//! may not be made. Any other
 //! failure of a write, and every failure of a sync, poisons the log: what the kernel holds in memory then
 //! need not be what is on the disk, and only an open, which reads the disk anew, can tell.
 
@@ -108,7 +109,7 @@ impl Committer {
         let arrived_at_us = self.cursor.arrived_at_us.max(self.clock.now_us());
         let admitted = {
             let mut keys = self.shared.keys.lock();
-            keys.expire(arrived_at_us);
+            keys.expire(self.clock.moment());
             admit(group, &keys, self.cursor.next, &self.shared.options)
         };
         if admitted.writes.is_empty() {
@@ -256,8 +257,8 @@ impl Committer {
         let sequence = self.sequence + 1;
         let disk = self.shared.disk.as_ref();
         let created = Segment::create(disk, sequence, header);
-        let (segment, file) = created.map_err(|error| match LogError::write(&error) {
-            full @ LogError::DiskFull { .. } => full,
+        let (segment, file) = created.map_err(|error| match LogError::segment(&error) {
+            goes_on @ (LogError::DiskFull { .. } | LogError::NoSegment { .. }) => goes_on,
             error => self.poisoned(error),
         })?;
         self.cursor = Cursor::start(&segment);
@@ -276,7 +277,8 @@ impl Committer {
             let mut keys = self.shared.keys.lock();
             for entered in answers {
                 if let Some((key, body)) = entered.key {
-                    keys.remember(key, entered.remembered(body, commit.cursor.arrived_at_us));
+                    let answer = entered.remembered(body, commit.cursor.arrived_at_us);
+                    keys.remember(key, answer, self.clock.moment());
                 }
             }
         }

@@ -96,6 +96,15 @@ pub enum LogError {
         /// What the system says.
         reason: String,
     },
+    /// A new segment could not be begun, for want of file descriptors or of the right to; nothing of the append was kept,
+    /// and the log goes on.
+    #[error(
+        "a new segment cannot be begun: {reason}; nothing of the append was kept; see to it and retry"
+    )]
+    NoSegment {
+        /// What the system says.
+        reason: String,
+    },
     /// The disk failed; the append may or may not be there after a restart. Retry it with its key.
     #[error(
         "the log could not {action}: {reason}; the append may or may not be kept: restart, then retry it with its idempotency key"
@@ -141,6 +150,7 @@ impl LogError {
             Self::KeyReused { .. } => ProblemKind::Unprocessable,
             Self::TooManyKeys { .. } => ProblemKind::Busy,
             Self::DiskFull { .. }
+            | Self::NoSegment { .. }
             | Self::CommitFailed { .. }
             | Self::Poisoned { .. }
             | Self::Closed => ProblemKind::Unavailable,
@@ -177,6 +187,23 @@ impl LogError {
                 action: "write",
                 reason,
             },
+        }
+    }
+
+    /// The failure to begin a segment. What the system refused before it did anything leaves all that was synced as it is.
+    pub(super) fn segment(error: &io::Error) -> Self {
+        let too_many = [rustix::io::Errno::MFILE, rustix::io::Errno::NFILE];
+        let is_refused = match error.kind() {
+            ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem => true,
+            _ => too_many
+                .iter()
+                .any(|errno| error.raw_os_error() == Some(errno.raw_os_error())),
+        };
+        match is_refused {
+            true => Self::NoSegment {
+                reason: error.to_string(),
+            },
+            false => Self::write(error),
         }
     }
 

@@ -8,7 +8,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 
-use dovetail_model::Offset;
+use dovetail_model::{Moment, Offset};
 
 use super::Appended;
 use super::wire::{Reader, Writer};
@@ -49,14 +49,22 @@ impl Answer {
     }
 }
 
-/// The keys that live.
+/// The keys that live. How long they do is measured by a clock that does not jump, so that one which is set forward
+/// makes no retry count twice.
 #[derive(Debug)]
 pub(super) struct KeyIndex {
     ttl_us: i64,
     max: usize,
-    answers: HashMap<KeyHash, Answer>,
+    answers: HashMap<KeyHash, Remembered>,
     /// In the order of their commits, so oldest first.
     order: VecDeque<KeyHash>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Remembered {
+    answer: Answer,
+    /// Since when it lives, as [`Moment::steady_us`].
+    since_us: i64,
 }
 
 impl KeyIndex {
@@ -69,13 +77,13 @@ impl KeyIndex {
         }
     }
 
-    /// Forgets the keys that have lived their time.
-    pub(super) fn expire(&mut self, now_us: i64) {
+    /// Forgets the keys that have lived their time `at` a moment.
+    pub(super) fn expire(&mut self, at: Moment) {
         while let Some(key) = self.order.front() {
             let lives = self
                 .answers
                 .get(key)
-                .is_some_and(|a| now_us.saturating_sub(a.arrived_at_us) < self.ttl_us);
+                .is_some_and(|a| at.steady_us.saturating_sub(a.since_us) < self.ttl_us);
             if lives {
                 return;
             }
@@ -85,7 +93,7 @@ impl KeyIndex {
     }
 
     pub(super) fn get(&self, key: &KeyHash) -> Option<&Answer> {
-        self.answers.get(key)
+        self.answers.get(key).map(|remembered| &remembered.answer)
     }
 
     pub(super) fn len(&self) -> usize {
@@ -97,11 +105,21 @@ impl KeyIndex {
         self.len() + more <= self.max
     }
 
-    /// Remembers a committed key. Of one that is remembered already (it stands in the `keys` file and in a
-    /// segment, after a crash between the two) the first answer stays.
-    pub(super) fn remember(&mut self, key: KeyHash, answer: Answer) {
+    /// Remembers, `at` a moment, a committed key; one of an earlier process is as old as the wall clock says. One that
+    /// is remembered already stands in the `keys` file and in a segment, after a crash between the two; or it was used
+    /// again after its time, by the clock of then.
+    pub(super) fn remember(&mut self, key: KeyHash, answer: Answer, at: Moment) {
+        if self
+            .get(&key)
+            .is_some_and(|earlier| earlier.next < answer.next)
+        {
+            self.answers.remove(&key);
+            self.order.retain(|other| *other != key);
+        }
         if let std::collections::hash_map::Entry::Vacant(vacant) = self.answers.entry(key) {
-            vacant.insert(answer);
+            let age_us = at.now_us.saturating_sub(answer.arrived_at_us).max(0);
+            let since_us = at.steady_us.saturating_sub(age_us);
+            vacant.insert(Remembered { answer, since_us });
             self.order.push_back(key);
         }
     }
@@ -110,7 +128,7 @@ impl KeyIndex {
     pub(super) fn up_to(&self, offset: Offset) -> Vec<(KeyHash, Answer)> {
         self.order
             .iter()
-            .map(|key| (*key, self.answers[key]))
+            .map(|key| (*key, self.answers[key].answer))
             .take_while(|(_, answer)| answer.next <= offset)
             .collect()
     }
@@ -202,27 +220,57 @@ mod tests {
         }
     }
 
+    /// By the wall clock, and 1000 later by the other.
+    fn at(now_us: i64) -> Moment {
+        Moment {
+            now_us,
+            steady_us: now_us + 1000,
+        }
+    }
+
     #[test]
     fn keys_live_exactly_their_time() {
         let mut index = KeyIndex::new(Duration::from_micros(10), 2);
         let (a, b) = (KeyHash::of("a"), KeyHash::of("b"));
-        index.remember(a, answer(1, 100));
-        index.remember(b, answer(2, 105));
+        index.remember(a, answer(1, 100), at(100));
+        index.remember(b, answer(2, 105), at(105));
         assert!(!index.has_room(1));
-        index.expire(109);
+        index.expire(at(109));
         assert!(index.get(&a).is_some());
-        index.expire(110);
+        index.expire(at(110));
         assert!(index.get(&a).is_none() && index.get(&b).is_some() && index.has_room(1));
         assert_eq!(index.order.len(), index.len());
     }
 
     #[test]
-    fn the_first_answer_stays() {
+    fn a_clock_that_jumps_neither_ends_a_key_nor_keeps_it() {
+        let mut index = KeyIndex::new(Duration::from_micros(10), 9);
+        let [old, before, ahead] = ["old", "before", "ahead"].map(KeyHash::of);
+        index.remember(old, answer(1, 94), at(100));
+        index.remember(before, answer(2, 100), at(100));
+        let moment = |now_us, steady_us| Moment { now_us, steady_us };
+        // A day forward, and back again; what is committed meanwhile arrived by the day that it was.
+        index.expire(moment(86_400, 1103));
+        index.remember(ahead, answer(3, 86_400), moment(86_400, 1103));
+        assert_eq!(index.len(), 3);
+        index.expire(moment(104, 1104));
+        assert!(index.get(&old).is_none() && index.get(&before).is_some());
+        index.expire(moment(110, 1110));
+        assert!(index.get(&before).is_none() && index.get(&ahead).is_some());
+        index.expire(moment(113, 1113));
+        assert_eq!(index.len(), 0);
+    }
+
+    #[test]
+    fn a_key_that_is_there_twice_counts_once_and_one_that_was_used_again_by_its_last_use() {
         let mut index = KeyIndex::new(Duration::from_secs(1), 2);
-        index.remember(KeyHash::of("a"), answer(1, 100));
-        index.remember(KeyHash::of("a"), answer(9, 100));
+        index.remember(KeyHash::of("a"), answer(1, 100), at(100));
+        index.remember(KeyHash::of("a"), answer(1, 100), at(105));
         assert_eq!(index.up_to(Offset(9)), [(KeyHash::of("a"), answer(1, 100))]);
         assert!(index.up_to(Offset(0)).is_empty());
+        index.remember(KeyHash::of("a"), answer(9, 200), at(150));
+        assert_eq!(index.up_to(Offset(9)), [(KeyHash::of("a"), answer(9, 200))]);
+        assert_eq!(index.order.len(), index.len());
     }
 
     #[test]

@@ -132,7 +132,7 @@ impl EmbeddedLog {
     ) -> Result<(EmbeddedLog, Recovered), LogError> {
         let shape = Shape::new(schema);
         let encoder = encoder_of(&shape);
-        let opened = recovery::open(disk.as_ref(), &schema.columns, &options, clock.now_us())?;
+        let opened = recovery::open(disk.as_ref(), &schema.columns, &options, clock.moment())?;
         let shared = Arc::new(Shared {
             disk,
             options,

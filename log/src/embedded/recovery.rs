@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use dovetail_model::{Column, Offset};
+use dovetail_model::{Column, Moment, Offset};
 
 use super::LogOptions;
 use super::disk::{Disk, DiskFile};
@@ -67,14 +67,14 @@ pub(super) fn open(
     disk: &dyn Disk,
     columns: &[Column],
     options: &LogOptions,
-    now_us: i64,
+    now: Moment,
 ) -> Result<Opened, LogError> {
     let mut keys = KeyIndex::new(options.key_ttl, options.keys_max);
     let names = sweep(disk)?;
     let forgotten = read_keys(disk, &names)?;
     let first_segment = forgotten.as_ref().map_or(0, |file| file.first_segment);
     for (key, answer) in forgotten.iter().flat_map(|file| &file.keys) {
-        keys.remember(*key, *answer);
+        keys.remember(*key, *answer, now);
     }
     let listed = list_segments(disk, names, first_segment)?;
     if listed.is_empty() && forgotten.is_none() {
@@ -83,6 +83,7 @@ pub(super) fn open(
     let mut verifier = Verifier {
         disk,
         columns,
+        now,
         keys,
         segments: Segments::new(),
         last: None,
@@ -96,7 +97,7 @@ pub(super) fn open(
         verifier.segment(&name, first_segment + index as u64, index + 1 == count)?;
     }
     disk.sync_dir().map_err(LogError::io("sync", "."))?;
-    verifier.finish(first_segment, now_us)
+    verifier.finish(first_segment)
 }
 
 /// Begins a log whose first event will be `first`.
@@ -209,6 +210,8 @@ fn missing(sequence: u64, witness: &str) -> LogError {
 struct Verifier<'a> {
     disk: &'a dyn Disk,
     columns: &'a [Column],
+    /// When the log is opened: keys are as old as it says, whatever the clock said when later frames were written.
+    now: Moment,
     keys: KeyIndex,
     segments: Segments,
     last: Option<(Box<dyn DiskFile>, Cursor)>,
@@ -284,7 +287,7 @@ impl Verifier<'_> {
             .map_err(|reason| segment.corrupt(position, header.first, reason))?;
         self.frames += 1;
         self.sealed = batches.is_empty();
-        self.keys.expire(header.arrived_at_us);
+        self.keys.expire(self.now);
         let mut next = header.first;
         for (batch, _) in &batches {
             next = self.remember(batch, next, header.arrived_at_us);
@@ -304,7 +307,7 @@ impl Verifier<'_> {
                     next,
                     arrived_at_us,
                 };
-                self.keys.remember(key, answer);
+                self.keys.remember(key, answer, self.now);
             }
         }
         next
@@ -348,9 +351,9 @@ impl Verifier<'_> {
         Ok(())
     }
 
-    fn finish(mut self, first_segment: u64, now_us: i64) -> Result<Opened, LogError> {
+    fn finish(mut self, first_segment: u64) -> Result<Opened, LogError> {
         let (file, cursor) = self.last.ok_or_else(|| missing(first_segment, KEYS_FILE))?;
-        self.keys.expire(now_us);
+        self.keys.expire(self.now);
         let oldest = self.segments[0].header.first;
         Ok(Opened {
             recovered: Recovered {

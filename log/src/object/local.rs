@@ -367,6 +367,7 @@ fn remove(path: &FilePath) -> Result<()> {
 struct FileError {
     action: &'static str,
     path: PathBuf,
+    #[source]
     cause: io::Error,
 }
 

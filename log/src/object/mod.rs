@@ -40,7 +40,7 @@ pub use durable::sync_dir;
 pub use local::LocalStore;
 pub use open::{Environment, StoreError, Usage, check_beside_others, check_store, open_store};
 pub use options::StoreOption;
-pub use outage::is_outage;
+pub use outage::{is_full, is_outage};
 pub use requests::{
     Counts, LATENCY_BOUNDS_S, Latencies, Operation, Purpose, RequestCount, RequestKind,
     RequestOutcome, StoreRequests,

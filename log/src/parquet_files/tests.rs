@@ -21,6 +21,8 @@ use object_store::{ObjectStore, ObjectStoreExt};
 
 use super::*;
 
+mod damage;
+
 fn schema() -> SchemaRef {
     Arc::new(Schema::new(vec![
         Field::new("id", DataType::Int64, false),

@@ -14,6 +14,7 @@ use futures::{Stream, StreamExt, pin_mut};
 use object_store::ObjectStore;
 use object_store::buffered::BufWriter;
 use object_store::path::Path;
+use parking_lot::Mutex;
 use parquet::arrow::arrow_reader::statistics::StatisticsConverter;
 use parquet::arrow::async_writer::AsyncFileWriter;
 use parquet::arrow::{ArrowSchemaConverter, AsyncArrowWriter};
@@ -24,6 +25,8 @@ use parquet::file::properties::{
     DEFAULT_DATA_PAGE_ROW_COUNT_LIMIT, EnabledStatistics, WriterProperties,
 };
 use parquet::schema::types::ColumnPath;
+
+use super::sums::{SUMMED, Summing};
 
 /// Rows encoded between two chances for other tasks to run: about a millisecond's worth.
 const ROWS_PER_POLL: usize = 8 * 1024;
@@ -99,6 +102,7 @@ pub struct WrittenFile {
 /// Writes one file. Nothing is visible under its path before [`ParquetFileWriter::finish`] returns.
 pub struct ParquetFileWriter {
     writer: AsyncArrowWriter<HashingWriter>,
+    summing: Arc<Mutex<Summing>>,
     path: Path,
     schema: SchemaRef,
     rows: u64,
@@ -125,16 +129,19 @@ impl ParquetFileWriter {
         schema: SchemaRef,
         options: &WriterOptions,
     ) -> Result<Self> {
+        let summing = Arc::new(Mutex::new(Summing::default()));
         let sink = HashingWriter {
             inner: BufWriter::with_capacity(store, path.clone(), PART_BYTES)
                 .with_max_concurrency(PARTS_IN_FLIGHT),
             hasher: blake3::Hasher::new(),
             bytes: 0,
+            summing: Arc::clone(&summing),
         };
         let properties = properties(&schema, options)?;
         let writer = AsyncArrowWriter::try_new(sink, Arc::clone(&schema), Some(properties))?;
         Ok(Self {
             writer,
+            summing,
             path,
             rows: 0,
             null_counts: vec![0; schema.fields().len()],
@@ -183,6 +190,10 @@ impl ParquetFileWriter {
     /// # Errors
     /// When the store fails. Whether the file is there is unknown then; nothing refers to it.
     pub async fn finish(mut self) -> Result<WrittenFile> {
+        // All data first: its checksums go into the footer.
+        self.writer.flush().await?;
+        let sums = self.summing.lock().close();
+        self.writer.append_key_value_metadata(sums);
         let metadata = self.writer.finish().await?;
         let columns = column_stats(&metadata, &self.schema, &self.null_counts)?;
         let sink = self.writer.into_inner();
@@ -246,7 +257,7 @@ where
 
 fn properties(schema: &SchemaRef, options: &WriterOptions) -> Result<WriterProperties> {
     let mut properties = WriterProperties::builder()
-        .set_created_by(concat!("dovetail ", env!("CARGO_PKG_VERSION")).to_owned())
+        .set_created_by(format!("dovetail {} {SUMMED}", env!("CARGO_PKG_VERSION")))
         .set_compression(Compression::ZSTD(ZstdLevel::try_new(1)?))
         .set_max_row_group_row_count(Some(options.row_group_rows))
         .set_data_page_row_count_limit(options.page_rows)
@@ -325,11 +336,14 @@ struct HashingWriter {
     inner: BufWriter,
     hasher: blake3::Hasher,
     bytes: u64,
+    /// Locked for moments, by one.
+    summing: Arc<Mutex<Summing>>,
 }
 
 impl AsyncFileWriter for HashingWriter {
     fn write(&mut self, bytes: Bytes) -> BoxFuture<'_, Result<(), ParquetError>> {
         Box::pin(async move {
+            let bytes = self.summing.lock().pass(bytes);
             self.hasher.update(&bytes);
             self.bytes += bytes.len() as u64;
             self.inner.put(bytes).await.map_err(external)

@@ -11,6 +11,8 @@ use crate::{BatchRun, Outcome, RunMode, ViewId};
 const RETRY_AFTER: TimeDelta = TimeDelta::minutes(1);
 /// How often it is doubled at most: the longest pause is about an hour.
 const MAX_DOUBLINGS: i32 = 6;
+/// No pause is longer.
+pub const LONGEST_RETRY: TimeDelta = TimeDelta::minutes(1 << MAX_DOUBLINGS);
 
 impl CatalogState {
     /// When a lane of `view` may be tried again whose last runs since `since` failed: what fails on its data fails

@@ -199,6 +199,15 @@ fn stages(sheet: &mut Sheet<'_>, status: &Status) -> fmt::Result {
         stages().map(|(labels, stage)| (labels, stage.busy)),
     )?;
     sheet.gauges(
+        "dovetail_stage_failing_seconds",
+        "Seconds since the stage has failed and did not succeed again, 0 while it does not fail.",
+        stages().map(|(labels, stage)| {
+            let failing = stage.failing.as_ref();
+            // A failure of this very second is one, too.
+            (labels, failing.map_or(0, |failing| failing.for_s.max(1)))
+        }),
+    )?;
+    sheet.gauges(
         "dovetail_stage_waiting_offsets",
         "Offsets that wait for the stage.",
         stages().map(|(labels, stage)| (labels, stage.waiting)),

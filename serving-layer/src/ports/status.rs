@@ -8,7 +8,7 @@ use dovetail_model::{
     Column, EpochUnit, EventTime, ExclusionId, GenerationNumber, Hole, Offset, PartitionId, RunId,
     RunMode, StreamId, UnknownColumns, ViewId, Volume,
 };
-use dovetail_seam::Latencies;
+use dovetail_seam::{Failing, Latencies};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -369,6 +369,45 @@ pub struct StageStatus {
     pub busy: f64,
     /// What limits it now, if something does.
     pub limited_by: Option<String>,
+    /// What it has failed at since it last succeeded, such as for want of room on a disk.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failing: Option<FailingInfo>,
+}
+
+/// What a stage fails at. What it has is kept, and tried again.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct FailingInfo {
+    /// Seconds since it failed for the first time.
+    pub for_s: u64,
+    /// How often it has failed.
+    pub times: u64,
+    /// Why it failed last.
+    pub reason: String,
+}
+
+impl From<Failing> for FailingInfo {
+    fn from(failing: Failing) -> Self {
+        Self {
+            for_s: failing.since.as_secs(),
+            times: failing.times,
+            reason: failing.reason,
+        }
+    }
+}
+
+impl StageStatus {
+    /// In a sentence, what it fails at.
+    pub fn failure(&self) -> Option<String> {
+        let failing = self.failing.as_ref()?;
+        let of = match &self.stream {
+            Some(stream) => format!(" of stream `{stream}`"),
+            None => String::new(),
+        };
+        Some(format!(
+            "{}{of} has failed {} times in {} s: {}",
+            self.stage, failing.times, failing.for_s, failing.reason
+        ))
+    }
 }
 
 /// Memory of the speed layer against its limits.

@@ -57,11 +57,16 @@ pub(crate) struct Request {
     answer: Option<Value>,
 }
 
+/// How many events there are, and the sum of their numbers.
+pub(crate) type Count = (i64, i64);
+
 /// All appends so far.
 #[derive(Default)]
 pub(crate) struct Feed {
     requests: Vec<Request>,
     next: i64,
+    /// What answers said that are not checked yet: up to which offset, and what they counted.
+    seen: Vec<(u64, Count)>,
 }
 
 impl Feed {
@@ -110,6 +115,39 @@ impl Feed {
         Some((position(last).to_owned(), events.sum()))
     }
 
+    /// Notes what an answer at `position` counted.
+    pub(crate) fn saw(&mut self, position: &str, count: Count) {
+        self.seen.push((offset(position), count));
+    }
+
+    /// Every answer that was noted must have counted exactly what lies before its position: all requests are answered
+    /// by now, so that their places are known.
+    fn check_seen(&mut self) {
+        let mut folds = BTreeMap::from([(0, (0, 0))]);
+        let by_place: BTreeMap<u64, &Request> = self
+            .requests
+            .iter()
+            .map(|request| (offset(position(request)), request))
+            .collect();
+        let (mut count, mut sum) = (0, 0);
+        for (end, request) in by_place {
+            count += request.events.end - request.events.start;
+            sum += request.events.clone().sum::<i64>();
+            folds.insert(end, (count, sum));
+        }
+        for (offset, seen) in self.seen.drain(..) {
+            // Appends are atomic.
+            let fold = folds.get(&offset);
+            let fold = fold.unwrap_or_else(|| panic!("no append ends at {offset}"));
+            assert_eq!(seen, *fold, "an answer up to offset {offset} is wrong");
+        }
+    }
+
+    /// How many events were sent so far.
+    pub(crate) fn sent(&self) -> i64 {
+        self.next
+    }
+
     /// Sends requests again, as a client that saw no answer: all that had none, and of the others about a
     /// hundred.
     pub(crate) async fn retry(&mut self, calls: &Calls) {
@@ -121,6 +159,7 @@ impl Feed {
             let answer = self.requests[number].send(calls).await;
             self.answered(number, answer.expect("the restarted server answers"));
         }
+        self.check_seen();
     }
 
     fn events(&self) -> impl Iterator<Item = Event> {
@@ -198,15 +237,21 @@ impl Feed {
 impl Request {
     /// Sends it; the answer, or None when the server died before it answered.
     pub(crate) async fn send(&self, calls: &Calls) -> Option<Value> {
+        let (status, answer) = self.try_send(calls).await?;
+        assert_eq!(status, 200, "{}: {answer}", self.key);
+        Some(answer)
+    }
+
+    /// Sends it; what it was answered, which may be a refusal.
+    pub(crate) async fn try_send(&self, calls: &Calls) -> Option<(u16, Value)> {
         let headers = [
             ("content-type", "application/x-ndjson"),
             ("idempotency-key", self.key.as_str()),
         ];
         let path = "/v1/streams/events?errors=dead-letter";
-        let sent = calls.call(Method::POST, path, &headers, self.body.clone());
-        let (status, answer) = sent.await?;
-        assert_eq!(status, 200, "{}: {answer}", self.key);
-        Some(answer)
+        calls
+            .call(Method::POST, path, &headers, self.body.clone())
+            .await
     }
 }
 

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Clients that append, recompute and ask at the same time, until the server is gone.
+//! Clients that append, recompute and ask at the same time, until the server is gone. What they are answered, the feed
+//! checks once it knows where everything that was sent has come to stand.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -17,9 +18,9 @@ use super::server::{Calls, HANGS};
 const APPENDERS: usize = 3;
 const ASKERS: usize = 2;
 /// Both views and the stream in one statement, so at one cut.
-const ONE_CUT: &str = "SELECT 'total' AS what, seen AS n FROM total \
-     UNION ALL SELECT 'hourly', coalesce(sum(seen), 0) FROM hourly \
-     UNION ALL SELECT 'events', count(*) FROM events";
+const ONE_CUT: &str = "SELECT 'total' AS what, seen AS n, numbers FROM total \
+     UNION ALL SELECT 'hourly', coalesce(sum(seen), 0), NULL FROM hourly \
+     UNION ALL SELECT 'events', count(*), sum(n) FROM events";
 
 /// Clients at work.
 pub(crate) struct Load {
@@ -34,11 +35,27 @@ struct Shared {
     appends: AtomicU64,
     answers: AtomicU64,
     promotes: AtomicU64,
+    /// Between two requests of a client.
+    pause: Duration,
 }
 
 impl Load {
     /// Starts the clients; `seed` decides what they ask.
     pub(crate) fn start(calls: &Calls, feed: &Arc<Mutex<Feed>>, seed: u64) -> Self {
+        let mut load = Self::of_clients(calls, feed, seed, Duration::ZERO);
+        let random = StdRng::seed_from_u64(seed.wrapping_add(1));
+        let shared = Arc::clone(&load.shared);
+        load.clients.spawn(recompute(shared, random));
+        load
+    }
+
+    /// Those that append and ask alone, with a pause between two requests of each.
+    pub(crate) fn of_clients(
+        calls: &Calls,
+        feed: &Arc<Mutex<Feed>>,
+        seed: u64,
+        pause: Duration,
+    ) -> Self {
         let shared = Arc::new(Shared {
             calls: calls.clone(),
             feed: Arc::clone(feed),
@@ -46,6 +63,7 @@ impl Load {
             appends: AtomicU64::new(0),
             answers: AtomicU64::new(0),
             promotes: AtomicU64::new(0),
+            pause,
         });
         let mut seeds = StdRng::seed_from_u64(seed);
         let mut clients = JoinSet::new();
@@ -56,7 +74,6 @@ impl Load {
         for _ in 0..ASKERS {
             clients.spawn(ask(Arc::clone(&shared)));
         }
-        clients.spawn(recompute(Arc::clone(&shared), random()));
         Self { shared, clients }
     }
 
@@ -111,6 +128,7 @@ async fn append(shared: Arc<Shared>, mut random: StdRng) {
         };
         shared.feed.lock().answered(number, answer);
         count(&shared.appends);
+        tokio::time::sleep(shared.pause).await;
     }
 }
 
@@ -119,9 +137,10 @@ async fn ask(shared: Arc<Shared>) {
     while shared.is_on() {
         let (after, acknowledged) = shared.feed.lock().acknowledged().unzip();
         let options = json!({"after": after, "timeout_ms": HANGS.as_millis() as u64});
-        let Some(rows) = shared.calls.rows(ONE_CUT, options).await else {
+        let Some(answer) = shared.calls.sql(ONE_CUT, options).await else {
             return;
         };
+        let rows = answer["rows"].as_array().unwrap();
         let numbers: Vec<i64> = rows.iter().filter_map(|row| row["n"].as_i64()).collect();
         assert_eq!(numbers.len(), 3, "{rows:?}");
         assert!(numbers.iter().all(|n| *n == numbers[0]), "{rows:?}");
@@ -130,7 +149,14 @@ async fn ask(shared: Arc<Shared>) {
             numbers[0] >= acknowledged,
             "{rows:?}, {acknowledged} were acknowledged"
         );
+        let of = |what: &str| rows.iter().find(|row| row["what"] == what);
+        let sums = ["total", "events"].map(|what| of(what).unwrap()["numbers"].as_i64());
+        assert_eq!(sums[0], sums[1], "{rows:?}");
+        let position = answer["provenance"]["streams"][0]["position"].as_str();
+        let seen = (numbers[0], sums[0].unwrap_or(0));
+        shared.feed.lock().saw(position.unwrap(), seen);
         count(&shared.answers);
+        tokio::time::sleep(shared.pause).await;
     }
 }
 

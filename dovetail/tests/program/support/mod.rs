@@ -8,4 +8,5 @@ pub(crate) mod node;
 pub(crate) mod program;
 pub(crate) mod projection;
 pub(crate) mod server;
+pub(crate) mod small_disk;
 pub(crate) mod up;

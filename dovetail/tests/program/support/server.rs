@@ -6,7 +6,7 @@ use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
 use reqwest::{Client, Method};
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Resource, Rlimit, Signal, kill_process, prlimit};
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::process::Child;
@@ -96,9 +96,18 @@ impl Server {
 
     /// The most memory it has held so far, in bytes.
     pub(crate) fn peak_memory(&self) -> usize {
+        self.memory("VmHWM:")
+    }
+
+    /// The memory that it holds, in bytes.
+    pub(crate) fn resident_memory(&self) -> usize {
+        self.memory("VmRSS:")
+    }
+
+    fn memory(&self, what: &str) -> usize {
         let path = format!("/proc/{}/status", self.child.id().expect("it runs"));
         let status = std::fs::read_to_string(path).unwrap();
-        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+        let line = status.lines().find_map(|line| line.strip_prefix(what));
         let kib = line.and_then(|line| line.trim().strip_suffix(" kB"));
         kib.expect("a peak").trim().parse::<usize>().unwrap() * 1024
     }
@@ -129,6 +138,15 @@ impl Server {
         self.signal(Signal::TERM);
     }
 
+    /// Lets it have no more open files and connections than this.
+    pub(crate) fn limit_files(&self, most: u64) {
+        let limit = Rlimit {
+            current: Some(most),
+            maximum: Some(most),
+        };
+        prlimit(Some(self.pid()), Resource::Nofile, limit).unwrap();
+    }
+
     /// Lets it do nothing at all, until [`Server::thaw`].
     pub(crate) fn freeze(&self) {
         self.signal(Signal::STOP);
@@ -140,15 +158,19 @@ impl Server {
     }
 
     fn signal(&self, signal: Signal) {
+        kill_process(self.pid(), signal).unwrap();
+    }
+
+    fn pid(&self) -> Pid {
         let pid = self.child.id().and_then(|id| i32::try_from(id).ok());
-        let pid = pid.and_then(Pid::from_raw).expect("it runs");
-        kill_process(pid, signal).unwrap();
+        pid.and_then(Pid::from_raw).expect("it runs")
     }
 }
 
 impl Drop for Server {
     fn drop(&mut self) {
-        if std::thread::panicking() {
+        // It may be a device.
+        if std::thread::panicking() && self.log.is_file() {
             let log = std::fs::read_to_string(&self.log).unwrap_or_default();
             let lines: Vec<&str> = log.lines().collect();
             let tail = lines[lines.len().saturating_sub(60)..].join("\n");
@@ -159,7 +181,6 @@ impl Drop for Server {
 
 impl Calls {
     /// To a server at `url`, by this `client`.
-    #[cfg(feature = "kafka")]
     pub(crate) fn to(client: Client, url: &str) -> Self {
         Self {
             client,

@@ -5,6 +5,7 @@ use std::io::ErrorKind;
 
 use dovetail_model::ProblemKind;
 use futures::future::join_all;
+use futures::poll;
 
 use super::*;
 
@@ -127,6 +128,27 @@ async fn a_disk_too_full_for_a_new_segment_fails_the_append_too() {
     assert_eq!(read_all(&log).len(), 20);
 }
 
+/// As a process without file descriptors, or one whose directory it may not write any more.
+#[tokio::test]
+async fn a_segment_that_may_not_be_made_fails_the_append_and_nothing_else() {
+    let world = World::with_small_segments();
+    let log = world.open();
+    log.append(append(0..10)).await.unwrap();
+    for kind in [ErrorKind::PermissionDenied, ErrorKind::ReadOnlyFilesystem] {
+        world.disk.fail_write_after(0, kind);
+        let error = log.append(append(10..20)).await.unwrap_err();
+        assert!(matches!(error, LogError::NoSegment { .. }), "{error}");
+        assert_eq!(error.kind(), ProblemKind::Unavailable);
+        assert_eq!(log.durable(), Offset(10));
+    }
+    let too_many = std::io::Error::from(rustix::io::Errno::MFILE);
+    let error = LogError::segment(&too_many);
+    assert!(matches!(error, LogError::NoSegment { .. }), "{error}");
+    log.append(append(10..20)).await.unwrap();
+    log.close().await;
+    assert_eq!(read_all(&world.open()).len(), 20);
+}
+
 #[tokio::test]
 async fn a_failing_forget_leaves_the_log_whole() {
     let world = World::with_small_segments();
@@ -142,4 +164,35 @@ async fn a_failing_forget_leaves_the_log_whole() {
     assert_eq!(read_all(&log).len(), 3);
     assert_eq!(log.forget(Offset(2)).unwrap(), Offset(2));
     assert!(log.append(keyed(0..1, "k0", 1)).await.unwrap().duplicate);
+}
+
+/// Nothing is acknowledged before its sync, however long that takes. Whoever comes meanwhile waits in front of a bounded
+/// queue: what had no place in it when its client left is nowhere.
+#[tokio::test]
+async fn a_slow_disk_holds_appends_back_in_front_of_a_bounded_queue() {
+    const QUEUE: usize = 2;
+    let mut world = World::new();
+    world.options.queue_max_requests = QUEUE;
+    let log = world.open();
+    world.disk.pause_syncs();
+    let mut first = Box::pin(log.append(append(0..1)));
+    assert!(poll!(&mut first).is_pending());
+    let disk = world.disk.clone();
+    tokio::task::spawn_blocking(move || disk.wait_for_paused_sync())
+        .await
+        .unwrap();
+    let mut others: Vec<_> = (1..40)
+        .map(|id| Box::pin(log.append(append(id..id + 1))))
+        .collect();
+    for other in &mut others {
+        assert!(poll!(other).is_pending());
+    }
+    assert_eq!(log.durable(), Offset(0));
+    drop(others);
+    world.disk.resume_syncs();
+    assert_eq!(first.await.unwrap().next, Offset(1));
+    log.close().await;
+    let kept = read_all(&world.open());
+    assert_eq!(kept[0], (0, 0));
+    assert!(kept.len() <= 1 + QUEUE, "{kept:?}");
 }

@@ -77,7 +77,7 @@ impl World {
             &self.disk,
             &self.schema.columns,
             &self.options,
-            dovetail_model::Clock::now_us(now),
+            dovetail_model::Clock::moment(now),
         )
         .map(|opened| opened.recovered)
     }

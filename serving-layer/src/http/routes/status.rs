@@ -54,9 +54,12 @@ where
         Call::get(
             "/readyz",
             ready,
-            Operation::free("readyz", "Whether queries and appends are served")
-                .answers::<Probe>(StatusCode::OK, "They are.")
-                .fails(&[ProblemKind::Unavailable]),
+            Operation::free(
+                "readyz",
+                "Whether queries are served, and what fails meanwhile",
+            )
+            .answers::<Probe>(StatusCode::OK, "They are.")
+            .fails(&[ProblemKind::Unavailable]),
         ),
         Call::get(
             "/metrics",
@@ -81,17 +84,31 @@ where
 struct Probe {
     /// `ok` or `ready`.
     status: &'static str,
+    /// What fails meanwhile and is tried again, such as appends for want of room on the disk.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    failing: Vec<String>,
+}
+
+impl Probe {
+    fn of(status: &'static str) -> Self {
+        Self {
+            status,
+            failing: vec![],
+        }
+    }
 }
 
 /// `GET /healthz`: the process answers.
 pub(in super::super) async fn healthz() -> Handled {
-    Ok(answer::json(&Probe { status: "ok" })?)
+    Ok(answer::json(&Probe::of("ok"))?)
 }
 
-/// `GET /readyz`: queries and appends are served; 503 until then.
+/// `GET /readyz`: queries are served; 503 until then. A stage that fails does not take the server out of a balancer: it
+/// answers all the same.
 pub(in super::super) async fn readyz(State(api): State<Api>) -> Handled {
-    api.ports.control.ready().await?;
-    Ok(answer::json(&Probe { status: "ready" })?)
+    let failing = api.ports.control.ready().await?;
+    let status = "ready";
+    Ok(answer::json(&Probe { status, failing })?)
 }
 
 /// `GET /readyz` of a replica: merged queries are answered, and the rest is handed on.
@@ -99,7 +116,7 @@ pub(in super::super) async fn reads_ready(State(reads): State<Reads>) -> Handled
     if let Others::Elsewhere(forwarder) = &reads.others {
         forwarder.ready().await?;
     }
-    Ok(answer::json(&Probe { status: "ready" })?)
+    Ok(answer::json(&Probe::of("ready"))?)
 }
 
 /// `GET /v1/status`

@@ -523,7 +523,7 @@ impl Control for Fake {
         })
     }
 
-    async fn ready(&self) -> Result<(), Problem> {
+    async fn ready(&self) -> Result<Vec<String>, Problem> {
         Err(Problem::new(
             ProblemKind::Unavailable,
             "the log is being read",

@@ -113,6 +113,7 @@ fn stage(name: &str, stream: Option<&str>, total: Option<u64>) -> StageStatus {
         waiting: 2,
         busy: 0.25,
         limited_by: None,
+        failing: None,
     }
 }
 

@@ -8,7 +8,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use super::super::{ApiConfig, ServerConfig, serve};
 use super::*;
@@ -130,6 +130,30 @@ async fn a_client_that_does_not_read_is_cut_off() {
         .await
         .expect("the query lives on");
     drop(stream);
+}
+
+/// A byte now and then is not reading: what the kernel holds for it does not move.
+#[tokio::test]
+async fn a_client_that_reads_a_byte_at_a_time_is_cut_off() {
+    let fake = Fake::default();
+    let server = Server::start(&fake, |c| c.stall_timeout = Duration::from_millis(500)).await;
+    let asked = query("endless").replace("2000", "3600000");
+    let mut stream = server.send(&asked).await;
+    let dropped = fake.dropped();
+    tokio::pin!(dropped);
+    let reading = async {
+        let mut byte = [0];
+        loop {
+            tokio::select! {
+                () = &mut dropped => return,
+                read = stream.read_exact(&mut byte) => {
+                    read.unwrap();
+                    sleep(Duration::from_millis(50)).await;
+                }
+            }
+        }
+    };
+    timeout(HANG, reading).await.expect("the query lives on");
 }
 
 #[tokio::test]
