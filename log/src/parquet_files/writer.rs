@@ -269,9 +269,15 @@ fn properties(schema: &SchemaRef, options: &WriterOptions) -> Result<WriterPrope
             .set_column_dictionary_enabled(column.clone(), false)
             .set_column_encoding(column, Encoding::DELTA_BINARY_PACKED);
     }
-    // Parquet's minimum and maximum leave NaN out, but `NaN > 1` holds in SQL: pruning by them would lose rows.
     let leaves = ArrowSchemaConverter::new().convert(schema)?;
     for leaf in leaves.columns() {
+        // Wide decimals, as totals are: this version of the format has no dictionary for them, so each value is there with
+        // all its zeros, and to decompress those takes Zstandard longer than all else that reading such a file takes.
+        if leaf.physical_type() == PhysicalType::FIXED_LEN_BYTE_ARRAY {
+            properties =
+                properties.set_column_compression(leaf.path().clone(), Compression::LZ4_RAW);
+        }
+        // Parquet's minimum and maximum leave NaN out, but `NaN > 1` holds in SQL: pruning by them would lose rows.
         if matches!(
             leaf.physical_type(),
             PhysicalType::DOUBLE | PhysicalType::FLOAT

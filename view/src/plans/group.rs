@@ -22,6 +22,7 @@ use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::error::{DataFusionError, Result};
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::physical_expr::{EquivalenceProperties, LexOrdering, PhysicalExpr};
+use datafusion::physical_plan::common::spawn_buffered;
 use datafusion::physical_plan::execution_plan::{Boundedness, EmissionType};
 use datafusion::physical_plan::metrics::{ExecutionPlanMetricsSet, MetricsSet};
 use datafusion::physical_plan::stream::RecordBatchReceiverStream;
@@ -38,6 +39,8 @@ use crate::ops::Table;
 /// Memory of a table while its states are put in order: the table itself, and about as much for their keys and the order.
 const COPIES: usize = 2;
 const NAME: &str = "GroupExec";
+/// Batches of events that are read ahead: while one partition waits for its store, there is work for its core.
+const READ_AHEAD: usize = 4;
 /// Pieces that are merged ahead of whoever takes them.
 const AHEAD: usize = 4;
 
@@ -184,6 +187,7 @@ impl ExecutionPlan for GroupExec {
         let tasks: Result<Vec<_>> = (0..partitions)
             .map(|partition| {
                 let events = self.events.execute(partition, Arc::clone(&context))?;
+                let events = spawn_buffered(events, READ_AHEAD);
                 Ok(SpawnedTask::spawn(group(external(partition), events)))
             })
             .collect();
