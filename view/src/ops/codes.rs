@@ -2,9 +2,9 @@
 //! Groups told apart by numbers: each key of an event becomes a code of 64 bits, a group is a few of them.
 //!
 //! ```text
-//!   origin (dictionary)  hour                    codes          group
+//!   origin (dictionary)  hour                    codes             group
 //!   'SFO' ─ once for each dictionary ─► 17 ┐
-//!           2001-01-01T08:00 ─ its bits ───┴─► [17, 978336000000000, no NULLs] ─► 41
+//!           2001-01-01T08:00 ─ its bits ───┴─► [17, no NULLs, 978336000000000] ─► 41
 //! ```
 //!
 //! Purpose: DataFusion's table of several keys compares each key by its type and copies texts, row by row. A number is
@@ -32,6 +32,7 @@ use crate::places::Places;
 /// Views of more keys than this have a table of DataFusion's.
 const MOST_KEYS: usize = 4;
 
+const UPPER_HALF: u64 = !(u32::MAX as u64);
 /// Rows that are looked for at once.
 const AT_ONCE: usize = 256;
 
@@ -42,24 +43,56 @@ pub(super) fn is_for(keys: usize) -> bool {
 
 /// A table for keys of these types; None of no keys, or of too many.
 pub(super) fn codes(keys: &Schema) -> Result<Option<Box<dyn GroupTable>>> {
-    Ok(Some(match keys.fields().len() {
-        1 => Box::new(Codes::<2>::new(keys)?),
-        2 => Box::new(Codes::<3>::new(keys)?),
-        3 => Box::new(Codes::<4>::new(keys)?),
-        MOST_KEYS => Box::new(Codes::<5>::new(keys)?),
-        _ => return Ok(None),
+    if !is_for(keys.fields().len()) {
+        return Ok(None);
+    }
+    let keys = keys.fields().iter().map(|f| KeyCodes::new(f));
+    let keys = keys.collect::<Result<Vec<_>>>()?;
+    let nulls = Nulls::beside(&keys);
+    Ok(Some(match keys.len().max(nulls.word + 1) {
+        1 => Box::new(Codes::<1>::new(keys, nulls)),
+        2 => Box::new(Codes::<2>::new(keys, nulls)),
+        3 => Box::new(Codes::<3>::new(keys, nulls)),
+        4 => Box::new(Codes::<4>::new(keys, nulls)),
+        _ => Box::new(Codes::<5>::new(keys, nulls)),
     }))
 }
 
-/// Groups of `WORDS - 1` keys.
+/// Groups of so many words: one for each key, and perhaps one that says which are NULL.
 struct Codes<const WORDS: usize> {
     keys: Vec<KeyCodes>,
+    nulls: Nulls,
     places: Places,
-    /// Of each group the codes of its keys, and a bit for each key that is NULL.
     groups: Vec<[u64; WORDS]>,
     hashes: Hashes,
     /// Of the rows that are looked for.
     rows: Vec<[u64; WORDS]>,
+}
+
+/// Where the bits are that say which keys are NULL.
+#[derive(Debug, Clone, Copy)]
+struct Nulls {
+    word: usize,
+    /// Of the first key's bit.
+    shift: u32,
+}
+
+impl Nulls {
+    /// In the upper half of the word of a key that needs the lower one alone, if there is such a key; else in a word
+    /// behind the keys.
+    fn beside(keys: &[KeyCodes]) -> Self {
+        match keys.iter().position(KeyCodes::is_half) {
+            Some(word) => Self { word, shift: 32 },
+            None => Self {
+                word: keys.len(),
+                shift: 0,
+            },
+        }
+    }
+
+    fn bit(self, key: usize) -> u64 {
+        1 << (self.shift + key as u32)
+    }
 }
 
 /// The codes of one key.
@@ -103,17 +136,15 @@ impl Hashes {
 }
 
 impl<const WORDS: usize> Codes<WORDS> {
-    const KEYS: usize = WORDS - 1;
-
-    fn new(keys: &Schema) -> Result<Self> {
-        let keys: Result<Vec<_>> = keys.fields().iter().map(|f| KeyCodes::new(f)).collect();
-        Ok(Self {
-            keys: keys?,
+    fn new(keys: Vec<KeyCodes>, nulls: Nulls) -> Self {
+        Self {
+            keys,
+            nulls,
             places: Places::with_room_for(0),
             groups: Vec::new(),
             hashes: Hashes::new(),
             rows: Vec::new(),
-        })
+        }
     }
 }
 
@@ -123,7 +154,7 @@ impl<const WORDS: usize> GroupTable for Codes<WORDS> {
         self.rows.clear();
         self.rows.resize(rows, [0; WORDS]);
         for (index, (codes, key)) in self.keys.iter_mut().zip(keys).enumerate() {
-            codes.write(key, &mut self.rows, index)?;
+            codes.write(key, &mut self.rows, index, self.nulls)?;
         }
         let Self {
             places,
@@ -165,10 +196,11 @@ impl<const WORDS: usize> GroupTable for Codes<WORDS> {
     fn take_keys(&mut self) -> Result<Vec<ArrayRef>> {
         self.places = Places::with_room_for(0);
         let groups = std::mem::take(&mut self.groups);
+        let nulls = self.nulls;
         let keys = self.keys.iter_mut().enumerate();
         keys.map(|(index, key)| {
             let codes = groups.iter().map(|words| words[index]);
-            let is_null = |group: usize| groups[group][Self::KEYS] & (1 << index) != 0;
+            let is_null = |group: usize| groups[group][nulls.word] & nulls.bit(index) != 0;
             key.take_values(codes, is_null)
         })
         .collect()
@@ -193,12 +225,21 @@ impl KeyCodes {
         })
     }
 
+    /// Whether codes are of 32 bits at most: a process has no more groups than that.
+    fn is_half(&self) -> bool {
+        match self {
+            Self::Bits { bytes, .. } => *bytes < 8,
+            Self::Numbered { .. } => true,
+        }
+    }
+
     /// Writes the code of each row of `column`, key `index`, into its place in `rows`.
     fn write<const WORDS: usize>(
         &mut self,
         column: &ArrayRef,
         rows: &mut [[u64; WORDS]],
         index: usize,
+        nulls: Nulls,
     ) -> Result<()> {
         match self {
             Self::Bits { bytes, .. } => {
@@ -209,11 +250,13 @@ impl KeyCodes {
                     4 => put(data.buffer::<u32>(0), rows, index),
                     _ => put(data.buffer::<u64>(0), rows, index),
                 }
-                if let Some(nulls) = data.nulls() {
-                    let words = rows.iter_mut().zip(nulls);
+                if let Some(valid) = data.nulls() {
+                    let words = rows.iter_mut().zip(valid);
                     for (words, _) in words.filter(|(_, is_valid)| !is_valid) {
-                        words[index] = 0;
-                        words[WORDS - 1] |= 1 << index;
+                        // What is there may be anything.
+                        let upper = words[index] & UPPER_HALF;
+                        words[index] = if nulls.word == index { upper } else { 0 };
+                        words[nulls.word] |= nulls.bit(index);
                     }
                 }
             }
@@ -224,13 +267,13 @@ impl KeyCodes {
                     match keys.nulls() {
                         None => {
                             for (words, key) in rows.iter_mut().zip(keys.values()) {
-                                words[index] = dictionary.codes[*key as usize];
+                                words[index] |= dictionary.codes[*key as usize];
                             }
                         }
                         Some(_) => {
                             for (words, key) in rows.iter_mut().zip(keys) {
                                 let code = key.map(|key| dictionary.codes[key as usize]);
-                                words[index] = code.unwrap_or(dictionary.null);
+                                words[index] |= code.unwrap_or(dictionary.null);
                             }
                         }
                     }
@@ -238,7 +281,7 @@ impl KeyCodes {
                     let mut codes = Vec::new();
                     table.intern(std::slice::from_ref(column), &mut codes)?;
                     for (words, code) in rows.iter_mut().zip(codes) {
-                        words[index] = code as u64;
+                        words[index] |= code as u64;
                     }
                 }
             }
@@ -288,6 +331,8 @@ impl KeyCodes {
                 let [values] = &values[..] else {
                     return internal_err!("{} columns of one key", values.len());
                 };
+                // Without the bits that say what is NULL.
+                let codes = codes.map(|code| code & !UPPER_HALF);
                 Ok(take(values, &UInt64Array::from_iter_values(codes), None)?)
             }
         }
@@ -322,17 +367,20 @@ impl Dictionary {
     }
 }
 
-/// Writes the bits of values into their places.
+/// Writes the bits of values into their places, which are zero but for the bits that say what is NULL.
 fn put<T: Copy + Into<u64>, const WORDS: usize>(
     values: &[T],
     rows: &mut [[u64; WORDS]],
     index: usize,
 ) {
     for (words, value) in rows.iter_mut().zip(values) {
-        words[index] = (*value).into();
+        words[index] |= (*value).into();
     }
 }
 
 fn is_interval(data_type: &DataType) -> bool {
     matches!(data_type, DataType::Interval(_))
 }
+
+#[cfg(test)]
+mod tests;
