@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use bytes::Bytes;
+use reqwest::StatusCode;
+use reqwest::header::RETRY_AFTER;
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::process::{Child, Command};
@@ -144,11 +146,21 @@ impl Server {
     /// # Errors
     /// Where the server refuses it.
     pub async fn append(&self, body: Bytes, content_type: &str) -> Result<(u64, String)> {
-        let request = self
-            .http
-            .post(format!("{}/v1/streams/flights", self.url))
-            .header("content-type", content_type);
-        let answer = answer(request.body(body)).await?;
+        let request = || {
+            self.http
+                .post(format!("{}/v1/streams/flights", self.url))
+                .header("content-type", content_type)
+                .body(body.clone())
+        };
+        let mut response = request().send().await?;
+        // A server that is full says when to come back.
+        while response.status() == StatusCode::TOO_MANY_REQUESTS {
+            let pause = response.headers().get(RETRY_AFTER);
+            let pause = pause.and_then(|seconds| seconds.to_str().ok()?.parse().ok());
+            tokio::time::sleep(Duration::from_secs(pause.unwrap_or(1))).await;
+            response = request().send().await?;
+        }
+        let answer = read(response).await?;
         let accepted = answer["accepted"]
             .as_u64()
             .context("an append says what it accepted")?;
@@ -269,7 +281,10 @@ fn cpu_seconds(stat: &str) -> Result<f64> {
 }
 
 async fn answer(request: reqwest::RequestBuilder) -> Result<Value> {
-    let response = request.send().await?;
+    read(request.send().await?).await
+}
+
+async fn read(response: reqwest::Response) -> Result<Value> {
     let value: Value = response.json().await?;
     if is_problem(&value) {
         bail!("{value}");

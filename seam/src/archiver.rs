@@ -10,7 +10,11 @@ use dovetail_model::{Position, Span, StreamDef};
 use futures::future::BoxFuture;
 use tokio::sync::{Mutex, MutexGuard};
 
-use crate::{SeamError, StreamCell};
+use crate::{Cut, SeamError, StreamCell};
+
+/// Bytes of the tail that go into one commit, or a batch more: where events come faster than they are archived, a commit
+/// of all of them would take the longer the more there are, and their memory as long.
+const STEP_BYTES: usize = 128 * 1024 * 1024;
 
 /// The log below, which may drop what is archived.
 pub trait Forget: Send + Sync + std::fmt::Debug {
@@ -79,17 +83,29 @@ impl Archiver {
         if raw.archived() != self.cell.load().raw().archived() {
             self.cell.archived(raw)?;
         }
-        let cut = self.cell.load();
-        if cut.raw().archived().covers(position) {
-            return Ok(Arc::clone(cut.raw()));
+        loop {
+            let cut = self.cell.load();
+            if cut.raw().archived().covers(position) || cut.tail().is_empty() {
+                return Ok(Arc::clone(cut.raw()));
+            }
+            self.archive_step(&cut, position).await?;
         }
+    }
+
+    /// Archives the first part of the tail, towards `position`: its memory is free before the next part is begun.
+    async fn archive_step(&self, cut: &Cut, position: &Position) -> Result<(), SeamError> {
         let meter = &self.cell.meters().archive;
         let _at_work = meter.busy();
         let began = Instant::now();
+        let mut bytes = 0;
         let batches: Vec<Arc<CommittedBatch>> = cut
             .tail()
             .iter()
-            .take_while(|b| !b.span.from().covers(position))
+            .take_while(|batch| {
+                let is_asked = !batch.span.from().covers(position) && bytes < STEP_BYTES;
+                bytes += batch.bytes();
+                is_asked
+            })
             .cloned()
             .collect();
         let archived_to = batches
@@ -106,8 +122,7 @@ impl Archiver {
         tokio::task::spawn_blocking(move || log.forget(&archived))
             .await
             .map_err(|error| SeamError::Forget(error.to_string()))?
-            .map_err(SeamError::Forget)?;
-        Ok(snapshot)
+            .map_err(SeamError::Forget)
     }
 
     /// Prepares the raw log for the schema of `def`, which must be the stream's, grown. Nothing shows it until

@@ -31,6 +31,7 @@ use datafusion::physical_plan::{
     PlanProperties,
 };
 use futures::TryStreamExt;
+use futures::future::try_join_all;
 
 use super::external::{External, Merging, Pieces, Spilled};
 use super::{Plan, only_child};
@@ -115,13 +116,14 @@ async fn merged(
     external: impl FnOnce() -> External,
     partitions: Vec<SpawnedTask<Result<Grouped>>>,
 ) -> Result<Pieces> {
-    let mut held = Vec::with_capacity(partitions.len());
+    // The first that fails ends the others.
+    let grouped = try_join_all(partitions.into_iter().map(|partition| async {
+        let joined = partition.join().await;
+        joined.map_err(|error| DataFusionError::ExecutionJoin(Box::new(error)))?
+    }));
+    let mut held = Vec::new();
     let mut spilled = Vec::new();
-    for partition in partitions {
-        let mut grouped = partition
-            .join()
-            .await
-            .map_err(|error| DataFusionError::ExecutionJoin(Box::new(error)))??;
+    for mut grouped in grouped.await? {
         spilled.append(&mut grouped.spilled);
         held.push(grouped.held);
     }
