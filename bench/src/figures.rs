@@ -27,6 +27,12 @@ impl Figures {
         self.0.insert(at, figure);
     }
 
+    /// All of another measurement.
+    pub fn extend(&mut self, others: Self) {
+        self.0.extend(others.0);
+        self.0.sort_by(f64::total_cmp);
+    }
+
     /// How many there are.
     #[must_use]
     pub fn len(&self) -> usize {

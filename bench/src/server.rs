@@ -173,6 +173,18 @@ impl Server {
         ))
     }
 
+    /// A number of `/metrics`, by its name and labels as they stand there.
+    ///
+    /// # Errors
+    /// Where there is no such line.
+    pub async fn metric(&self, series: &str) -> Result<f64> {
+        let url = format!("{}/metrics", self.url);
+        let text = self.http.get(url).send().await?.text().await?;
+        let mut values = text.lines().filter_map(|line| line.strip_prefix(series));
+        let value = values.next().with_context(|| format!("no {series}"))?;
+        Ok(value.trim().parse()?)
+    }
+
     /// A JSON request.
     ///
     /// # Errors

@@ -6,6 +6,7 @@
 //! `script/bench-peers` has fetched it. `BENCH_FLIGHTS` (a Parquet file of flights; else the shipped sample),
 //! `BENCH_TIMES` (10, how many times over), `BENCH_ROUNDS` (5), `BENCH_SECONDS` (60, of each steady load).
 
+mod batching;
 mod growth;
 mod load;
 mod reads;
@@ -20,7 +21,14 @@ use anyhow::{Result, ensure};
 use dovetail_bench::setting;
 
 /// What can be measured by itself.
-const PARTS: [&str; 5] = ["recompute", "steady", "reads", "restart", "growth"];
+const PARTS: [&str; 6] = [
+    "recompute",
+    "steady",
+    "batching",
+    "reads",
+    "restart",
+    "growth",
+];
 
 /// How much of it.
 #[derive(Debug, Clone, Copy)]
@@ -55,6 +63,7 @@ async fn main() -> Result<()> {
         match *part {
             "recompute" => recompute::measure(size).await?,
             "steady" => steady::measure(size).await?,
+            "batching" => batching::measure(size).await?,
             "reads" => reads::measure(size).await?,
             "restart" => restart::measure(size).await?,
             _ => growth::measure(size).await?,
