@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! A store on which the files of generations wait at a gate, so that a test sees who computes at one moment, and whose
+//! A store on which writers of generations' files wait at a gate, so that a test sees who computes at one moment, and whose
 //! catalog can be out of reach.
 
 use std::collections::BTreeSet;
@@ -65,6 +65,10 @@ impl GatedStore {
         self.freed.notify_all();
     }
 
+    fn is_stuck(&self) -> bool {
+        *self.stuck.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn wait_while_stuck(&self) {
         let stuck = self.stuck.lock().unwrap_or_else(PoisonError::into_inner);
         let freed = self.freed.wait_while(stuck, |stuck| *stuck);
@@ -113,6 +117,14 @@ fn id_of(text: &str) -> ViewId {
     text.parse().expect("the id of a view")
 }
 
+/// Of a generation's file, the view's id.
+fn view_of_file(path: &Path) -> Option<&str> {
+    let mut parts = path.as_ref().split('/');
+    let is_of_views = parts.next() == Some("views");
+    let view = parts.next().filter(|_| is_of_views)?;
+    (parts.next() == Some("files") && parts.count() == 1).then_some(view)
+}
+
 /// Leaves the gate, also when the put is given up.
 struct Arrived<'a>(&'a GatedStore, &'a str);
 
@@ -137,8 +149,7 @@ impl ObjectStore for GatedStore {
         options: PutOptions,
     ) -> Result<PutResult> {
         self.check_reach(path)?;
-        let parts: Vec<&str> = path.as_ref().split('/').collect();
-        let ["views", view, "files", _] = parts[..] else {
+        let Some(view) = view_of_file(path) else {
             return self.inner.put_opts(path, data, options).await;
         };
         self.note(view, true);
@@ -160,6 +171,14 @@ impl ObjectStore for GatedStore {
 
     async fn get_opts(&self, path: &Path, options: GetOptions) -> Result<GetResult> {
         self.check_reach(path)?;
+        // A run reads its base on its own thread, and writes files on others, which it can leave behind.
+        if let Some(view) = view_of_file(path)
+            && self.is_stuck()
+        {
+            self.note(view, true);
+            let _arrived = Arrived(self, view);
+            self.wait_while_stuck();
+        }
         self.inner.get_opts(path, options).await
     }
 

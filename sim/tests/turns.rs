@@ -262,8 +262,11 @@ async fn a_stop_leaves_a_run_behind_that_does_not_give_way() {
     for mode in [RunMode::Incremental, RunMode::Full] {
         let world = World::new(1).await;
         let view = &world.live[0];
-        world.gate.set_stuck(true);
         world.gate.set_open(true);
+        let first = world.start(view, RunMode::Incremental).await;
+        assert_eq!(world.ended(first).await.outcome, Outcome::Promoted);
+        world.push();
+        world.gate.set_stuck(true);
         // A full run first brings its base forward, which is a publish of its own.
         let run = world.start(view, mode).await;
         world.at_gate(&[view]).await;
