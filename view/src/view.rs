@@ -119,7 +119,7 @@ impl View {
         Arc::clone(&self.events_schema)
     }
 
-    /// Columns of [`Self::events_schema`] that it reads, in the order in which [`Self::accumulate_plan`]
+    /// Columns of [`Self::events_schema`] that it reads, in the order in which [`Self::states_plan`]
     /// needs no projection. May be empty, as for `count(*)` without keys: then only the number of
     /// events matters.
     pub fn event_columns(&self) -> &[usize] {
