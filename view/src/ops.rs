@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Accumulate, merge and finish in memory, on the calling thread.
 //!
-//! Purpose: the speed layer's hot path. It drives DataFusion's own group tables and accumulators, the very
-//! parts its `AggregateExec` is made of, without the stream machinery around them: no plan is reset, no
-//! task is spawned, no output is sliced and concatenated again.
-//! Collaborators: `compile` gives the expressions; `plans` builds the `AggregateExec`s over the same ones.
+//! Purpose: the speed layer's hot path, and what `plans` runs over each batch. It drives DataFusion's own accumulators
+//! and group tables, the very parts its `AggregateExec` is made of, or tables of codes, without the stream machinery
+//! around them: no plan is reset, no task is spawned, no output is sliced and concatenated again.
+//! Collaborators: `compile` gives the expressions; `plans` bounds the memory.
 //! Invariants: keys in an output are unique; the states are those of `AggregateMode::Partial` and
 //! `PartialReduce`, field by field. Groups come in no particular order (hash collisions decide it).
-//! Non-goals: bounded memory. A micro-batch and a run fit in memory by construction.
+//! Non-goals: bounded memory. A micro-batch and a run fit in memory by construction; a table says how much it takes.
 
 mod blame;
 mod codes;

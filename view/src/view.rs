@@ -25,8 +25,9 @@ use crate::{Equality, KeyColumn, ViewError, identity, rehearsal};
 ///   events ── accumulate ──► states ── merge ──► states ── finish ──► rows
 /// ```
 ///
-/// The three operations exist twice over the same aggregate expressions: in memory, synchronous, on
-/// the calling thread (the speed layer), and as plans (the batch layer, merged reads). Held in an `Arc`.
+/// The three operations run in memory, synchronous, on the calling thread (the speed layer, merged reads). From events
+/// to merged states there is a plan, too, over the same aggregate expressions, which spills (the batch layer). Held in an
+/// `Arc`.
 pub struct View {
     stream: String,
     sql: String,
@@ -119,8 +120,8 @@ impl View {
         Arc::clone(&self.events_schema)
     }
 
-    /// Columns of [`Self::events_schema`] that it reads, in the order in which [`Self::states_plan`]
-    /// needs no projection. May be empty, as for `count(*)` without keys: then only the number of
+    /// Columns of [`Self::events_schema`] that it reads, in the order in which [`Self::states_plan`] needs no
+    /// projection. May be empty, as for `count(*)` without keys: then only the number of
     /// events matters.
     pub fn event_columns(&self) -> &[usize] {
         &self.event_columns

@@ -143,11 +143,7 @@ impl Drop for Turn {
     }
 }
 
-/// The part of a turn's memory at most that a sort sets aside for merging what it spilled. The engine's own 10 MiB
-/// would be a third of the smallest turn, and that cannot be spilled.
-const SORT_SET_ASIDE: usize = 16;
-
-/// `task` with a memory pool of `share` bytes, and its sorts set to that; with its own where nothing is limited.
+/// `task` with a memory pool of `share` bytes; with its own where nothing is limited.
 fn with_own_memory(task: &Arc<TaskContext>, share: Option<usize>) -> Arc<TaskContext> {
     let Some(bytes) = share else {
         return Arc::clone(task);
@@ -157,13 +153,10 @@ fn with_own_memory(task: &Arc<TaskContext>, share: Option<usize>) -> Arc<TaskCon
         .with_memory_pool(pool)
         .build_arc()
         .expect("the disk manager is there already");
-    let config = task.session_config().clone();
-    let set_aside = config.options().execution.sort_spill_reservation_bytes;
-    let set_aside = set_aside.min(bytes / SORT_SET_ASIDE);
     Arc::new(TaskContext::new(
         task.task_id(),
         task.session_id(),
-        config.with_sort_spill_reservation_bytes(set_aside),
+        task.session_config().clone(),
         task.scalar_functions().clone(),
         task.higher_order_functions().clone(),
         task.aggregate_functions().clone(),

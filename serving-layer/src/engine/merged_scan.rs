@@ -372,10 +372,10 @@ impl Shared {
     ) -> Result<(Vec<RecordBatch>, usize)> {
         let view = self.view();
         let CommonKeys { pairs, passed } = view.common_keys(batch, incoming).map_err(external)?;
-        let mask = mask(pairs.iter().map(|(row, _)| *row), batch.num_rows());
         let mut untouched = view.output_of_file(batch).map_err(external)?;
         let mut touched = vec![];
         if !pairs.is_empty() {
+            let mask = mask(pairs.iter().map(|(row, _)| *row), batch.num_rows());
             untouched = filter_record_batch(&untouched, &not(&mask)?)?;
             let states = filter_record_batch(batch, &mask)?;
             let states = view.states_of_file(&states).map_err(external)?;

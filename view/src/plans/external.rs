@@ -13,8 +13,10 @@ use arrow::compute::take_record_batch;
 use datafusion::error::Result;
 use datafusion::execution::memory_pool::{MemoryConsumer, MemoryReservation};
 use datafusion::execution::{SpillFile, TaskContext};
-use datafusion::physical_plan::SpillManager;
+use datafusion::physical_expr::{EquivalenceProperties, LexOrdering};
+use datafusion::physical_plan::execution_plan::{Boundedness, EmissionType};
 use datafusion::physical_plan::metrics::{ExecutionPlanMetricsSet, SpillMetrics};
+use datafusion::physical_plan::{Partitioning, PlanProperties, SpillManager};
 use futures::stream::{self, BoxStream};
 use futures::{StreamExt, TryStreamExt};
 
@@ -46,6 +48,18 @@ impl Merging {
             sort_key,
             piece_bytes: PIECE_BYTES,
         }
+    }
+
+    /// Of a plan whose output is states in sort-key order, each key once, in one partition. `order` is the sort key's;
+    /// none without GROUP BY.
+    pub(super) fn output(&self, order: Option<LexOrdering>) -> PlanProperties {
+        let schema = Arc::clone(self.operators.state_schema());
+        PlanProperties::new(
+            EquivalenceProperties::new_with_orderings(schema, order),
+            Partitioning::UnknownPartitioning(1),
+            EmissionType::Final,
+            Boundedness::Bounded,
+        )
     }
 
     /// States in any order: each key once, in order.

@@ -21,14 +21,12 @@ use datafusion::common::runtime::SpawnedTask;
 use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::error::{DataFusionError, Result};
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
-use datafusion::physical_expr::{EquivalenceProperties, LexOrdering, PhysicalExpr};
+use datafusion::physical_expr::{LexOrdering, PhysicalExpr};
 use datafusion::physical_plan::common::spawn_buffered;
-use datafusion::physical_plan::execution_plan::{Boundedness, EmissionType};
 use datafusion::physical_plan::metrics::{ExecutionPlanMetricsSet, MetricsSet};
 use datafusion::physical_plan::stream::RecordBatchReceiverStream;
 use datafusion::physical_plan::{
-    DisplayAs, DisplayFormatType, ExecutionPlan, ExecutionPlanProperties, Partitioning,
-    PlanProperties,
+    DisplayAs, DisplayFormatType, ExecutionPlan, ExecutionPlanProperties, PlanProperties,
 };
 use futures::TryStreamExt;
 use futures::future::try_join_all;
@@ -58,13 +56,7 @@ pub(super) struct GroupExec {
 impl GroupExec {
     /// `order` is the sort key's; none without GROUP BY.
     pub(super) fn new(events: Plan, merging: Merging, order: Option<LexOrdering>) -> Self {
-        let schema = merging.operators.state_schema();
-        let properties = PlanProperties::new(
-            EquivalenceProperties::new_with_orderings(Arc::clone(schema), order),
-            Partitioning::UnknownPartitioning(1),
-            EmissionType::Final,
-            Boundedness::Bounded,
-        );
+        let properties = merging.output(order);
         Self {
             events,
             merging,

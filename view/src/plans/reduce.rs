@@ -20,13 +20,10 @@ use std::sync::Arc;
 use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::error::Result;
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
-use datafusion::physical_expr::{EquivalenceProperties, LexOrdering, PhysicalExpr};
-use datafusion::physical_plan::execution_plan::{Boundedness, EmissionType};
+use datafusion::physical_expr::{LexOrdering, PhysicalExpr};
 use datafusion::physical_plan::metrics::{ExecutionPlanMetricsSet, MetricsSet};
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
-use datafusion::physical_plan::{
-    DisplayAs, DisplayFormatType, ExecutionPlan, Partitioning, PlanProperties,
-};
+use datafusion::physical_plan::{DisplayAs, DisplayFormatType, ExecutionPlan, PlanProperties};
 use futures::{TryStreamExt, stream};
 
 use super::external::{External, Merging, Pieces};
@@ -45,13 +42,7 @@ pub(super) struct ReduceExec {
 impl ReduceExec {
     /// `order` is the sort key's; none without GROUP BY.
     pub(super) fn new(states: Plan, merging: Merging, order: Option<LexOrdering>) -> Self {
-        let schema = merging.operators.state_schema();
-        let properties = PlanProperties::new(
-            EquivalenceProperties::new_with_orderings(Arc::clone(schema), order),
-            Partitioning::UnknownPartitioning(1),
-            EmissionType::Final,
-            Boundedness::Bounded,
-        );
+        let properties = merging.output(order);
         Self {
             states,
             merging,
