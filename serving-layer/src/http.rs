@@ -35,6 +35,7 @@ mod problem;
 mod router;
 mod routes;
 mod server;
+mod unread;
 mod whole;
 
 pub use auth::{AuthConfig, Role, TokenEntry, TokenError};

@@ -24,6 +24,7 @@ use super::forward::Forwarder;
 use super::params::Params;
 use super::patience::Patience;
 use super::problem::{Refusal, panicked, unknown_route, wrong_method};
+use super::unread::close_if_unread;
 use super::whole::whole_over_http_1_0;
 use super::{origin, routes};
 use crate::ports::{Limits, Measures, Ports, Queries, ReadPorts, Served};
@@ -112,6 +113,7 @@ pub(super) fn router(served: Served, config: ApiConfig, closing: CancellationTok
         .layer(from_fn_with_state(Arc::new(config.auth), authenticate))
         .layer(from_fn(finish))
         .layer(from_fn(whole_over_http_1_0))
+        .layer(from_fn(close_if_unread))
 }
 
 fn all(ports: Ports, config: &ApiConfig, closing: CancellationToken) -> Router {

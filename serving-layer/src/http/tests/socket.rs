@@ -229,6 +229,32 @@ async fn a_refusal_reaches_a_client_that_is_still_sending() {
     assert!(reply.starts_with("HTTP/1.1 415"), "{reply}");
 }
 
+/// Or it would send its next request on a connection that is about to be closed.
+#[tokio::test]
+async fn a_client_hears_that_its_connection_ends_with_what_was_not_read() {
+    let server = Server::start(&Fake::default(), |_| {}).await;
+    let append = |kind: &str, bytes: usize| {
+        let head = "POST /v1/streams/flights HTTP/1.1\r\nhost: localhost\r\ncontent-type: ";
+        format!("{head}{kind}\r\ncontent-length: {bytes}\r\n\r\n")
+    };
+    for (kind, bytes, sent, status, closes) in [
+        ("text/html", 6_000_000, 1000, "415", true),
+        ("application/x-ndjson", 200_000_000, 1000, "413", true),
+        ("application/x-ndjson", 3, 3, "200", false),
+    ] {
+        let mut stream = server.send(&append(kind, bytes)).await;
+        stream.write_all(&vec![b'\n'; sent]).await.unwrap();
+        let mut head = [0; 1024];
+        let read = timeout(HANG, stream.read(&mut head))
+            .await
+            .unwrap()
+            .unwrap();
+        let head = String::from_utf8_lossy(&head[..read]);
+        assert!(head.starts_with(&format!("HTTP/1.1 {status}")), "{head}");
+        assert_eq!(head.contains("\r\nconnection: close\r\n"), closes, "{head}");
+    }
+}
+
 #[tokio::test]
 async fn connections_past_the_cap_wait() {
     let fake = Fake::default();
