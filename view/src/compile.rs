@@ -16,6 +16,7 @@
 
 mod keys;
 mod logical;
+mod measures;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -45,6 +46,7 @@ use crate::storage::surface_type;
 use crate::{Equality, ViewError, aggregates, sql_type};
 
 pub use keys::KeyColumn;
+pub(crate) use measures::{Call, Measure};
 
 /// An expression and the name of what it computes.
 pub(crate) type Named = (Arc<dyn PhysicalExpr>, String);
@@ -60,9 +62,10 @@ pub(crate) struct Parts {
     pub(crate) input: Arc<dyn ExecutionPlan>,
     /// The group expressions over `input`, under their output names.
     pub(crate) groups: Vec<Named>,
-    pub(crate) aggregates: Vec<Arc<AggregateFunctionExpr>>,
-    /// The FILTER clause of each aggregate, over `input`.
-    pub(crate) filters: Vec<Option<Arc<dyn PhysicalExpr>>>,
+    /// What is added up, over `input`.
+    pub(crate) measures: Vec<Measure>,
+    /// The aggregate functions as they are written.
+    pub(crate) calls: Vec<Call>,
     /// The order in which an aggregate must see the events, if one asks.
     pub(crate) input_order: Option<LexOrdering>,
     /// The select list over keys and finished aggregates: projections one after the other.
@@ -180,14 +183,16 @@ impl Physical {
         }
         let (groups, keys) = keys::key_columns(&self.partial, &analysed)?;
         let stages = finish_stages(self.stages, &self.finished, &groups, &input, &analysed)?;
+        let asked = asked(&self.partial)?;
+        let (measures, calls) = measures::measures(&asked, &input.schema())?;
         Ok(Parts {
             stream,
             sql,
             events_schema,
             event_columns,
             groups,
-            aggregates: signless_zeros(&self.partial)?,
-            filters: self.partial.filter_expr().to_vec(),
+            measures,
+            calls,
             input_order: input_order(&self.partial)?,
             stages,
             outputs: analysed
@@ -249,9 +254,10 @@ fn leaf_schema(plan: &Arc<dyn ExecutionPlan>) -> SchemaRef {
     node.schema()
 }
 
-/// The aggregates, with `-0.0` read as `0.0` where DISTINCT tells values apart. GROUP BY does so too; left to
-/// themselves, DataFusion's accumulators count two values and its rewritten plans one.
-fn signless_zeros(partial: &AggregateExec) -> Result<Vec<Arc<AggregateFunctionExpr>>, ViewError> {
+/// The aggregate functions that the planner made of the select list, with `-0.0` read as `0.0` where DISTINCT tells
+/// values apart. GROUP BY does so too; left to themselves, DataFusion's accumulators count two values and its rewritten
+/// plans one.
+fn asked(partial: &AggregateExec) -> Result<Vec<Measure>, ViewError> {
     let schema = partial.input().schema();
     let signless = |expr: &Arc<dyn PhysicalExpr>| -> Result<Arc<dyn PhysicalExpr>, ViewError> {
         let zero = match expr.data_type(&schema)? {
@@ -263,7 +269,7 @@ fn signless_zeros(partial: &AggregateExec) -> Result<Vec<Arc<AggregateFunctionEx
         let sum = BinaryExpr::new(Arc::clone(expr), Operator::Plus, lit(zero));
         Ok(Arc::new(sum))
     };
-    let aggregates = partial.aggr_expr().iter().map(|aggregate| {
+    let signless_aggregate = |aggregate: &Arc<AggregateFunctionExpr>| {
         if !aggregate.is_distinct() {
             return Ok(Arc::clone(aggregate));
         }
@@ -272,9 +278,16 @@ fn signless_zeros(partial: &AggregateExec) -> Result<Vec<Arc<AggregateFunctionEx
         let orders: Result<Vec<_>, _> = all.order_by_exprs.iter().map(signless).collect();
         let rewritten = aggregate.with_new_expressions(args?, orders?);
         let rewritten = rewritten.expect("as many expressions as there were");
-        Ok(Arc::new(rewritten))
+        Ok::<_, ViewError>(Arc::new(rewritten))
+    };
+    let pairs = partial.aggr_expr().iter().zip(partial.filter_expr());
+    let asked = pairs.map(|(aggregate, filter)| {
+        Ok(Measure {
+            function: signless_aggregate(aggregate)?,
+            filter: filter.clone(),
+        })
     });
-    aggregates.collect()
+    asked.collect()
 }
 
 /// The order that aggregates like `nth_value` must see their input in. Those that sort for themselves

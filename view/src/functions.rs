@@ -19,6 +19,7 @@ mod wide;
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, BooleanArray};
+use arrow::datatypes::DataType;
 use datafusion::error::Result;
 use datafusion::execution::FunctionRegistry;
 use datafusion::logical_expr::{AggregateUDF, EmitTo, GroupsAccumulator};
@@ -60,6 +61,11 @@ pub fn register_functions(registry: &mut dyn FunctionRegistry) -> Result<()> {
     registry.register_udaf(Arc::new(AggregateUDF::from(Sum::new())))?;
     registry.register_expr_planner(Arc::new(CallNames))?;
     Ok(())
+}
+
+/// Whether `sum` and `avg` of such an argument have the same total, in a type that no total passes.
+pub(crate) fn is_added_up_exactly(argument: &DataType) -> bool {
+    wide::total_type(argument).is_some()
 }
 
 /// The state of each row as a group of its own. `empty` has no groups.

@@ -7,7 +7,7 @@ use datafusion::physical_expr::aggregate::AggregateFunctionExpr;
 use crate::compile::Parts;
 
 /// Counts changes of what our own code stores: the layout of files, our sketches.
-const FORMAT_VERSION: u32 = 1;
+const FORMAT_VERSION: u32 = 2;
 
 /// Hash of the SELECT and of the stream columns it reads.
 pub(crate) fn definition_hash(parts: &Parts) -> String {
@@ -30,9 +30,13 @@ pub(crate) fn state_fingerprint(parts: &Parts, state_schema: &SchemaRef) -> Stri
     let mut hasher = Hasher::new("dovetail view states");
     hasher.add(FORMAT_VERSION);
     hasher.add(datafusion::DATAFUSION_VERSION);
-    for aggregate in &parts.aggregates {
-        hasher.add(aggregate.fun().name());
-        if is_rounded(aggregate) {
+    for measure in &parts.measures {
+        hasher.add(measure.function.fun().name());
+    }
+    for call in &parts.calls {
+        hasher.add(call.function.fun().name());
+        hasher.add(format!("{:?}", call.measures));
+        if is_rounded(&call.function) {
             hasher.add("rounded");
         }
     }

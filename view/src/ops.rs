@@ -30,24 +30,33 @@ use datafusion::physical_plan::aggregates::order::GroupOrdering;
 use self::codes::codes;
 use self::merged_keys::MergedKeys;
 use self::steps::{Step, evaluate, sort, steps};
-use self::table::Groups;
+use self::table::{Accumulators, Groups};
 use crate::ViewError;
 use crate::aggregates::{keeps_every_value, keeps_lists_whole};
-use crate::compile::{Named, Parts, stage_fields};
+use crate::compile::{self, Named, Parts, stage_fields};
 use crate::keyed::Taken;
 use crate::state::batch;
 
 pub(crate) use self::steps::boolean;
 pub(crate) use self::table::Table;
 
-/// One aggregate with what it reads.
-struct Aggregate {
+/// One measure with what it reads.
+struct Measure {
     function: Arc<AggregateFunctionExpr>,
     /// Arguments and order expressions, over the input.
     arguments: Vec<Arc<dyn PhysicalExpr>>,
     filter: Option<Arc<dyn PhysicalExpr>>,
     /// Its columns in a batch of states.
     states: Range<usize>,
+}
+
+/// An aggregate function of the select list with what it is finished from.
+struct Call {
+    function: Arc<AggregateFunctionExpr>,
+    /// Whose states, one after the other, are its state.
+    measures: Vec<usize>,
+    /// Whether it is its only measure, which no other call needs.
+    is_measure: bool,
 }
 
 /// The three operations, ready to run any number of times and on any thread.
@@ -57,7 +66,8 @@ pub(crate) struct Operators {
     groups: Vec<Arc<dyn PhysicalExpr>>,
     /// Columns of the input that are nothing but keys, and texts.
     coded_columns: Vec<usize>,
-    aggregates: Vec<Aggregate>,
+    measures: Vec<Measure>,
+    calls: Vec<Call>,
     key_schema: SchemaRef,
     state_schema: SchemaRef,
     finished_schema: SchemaRef,
@@ -71,13 +81,13 @@ impl Operators {
     pub(crate) fn new(parts: &Parts, state_schema: SchemaRef) -> Result<Self, ViewError> {
         let keys = parts.groups.len();
         let mut first = keys;
-        let mut aggregates = Vec::new();
-        for (function, filter) in parts.aggregates.iter().zip(&parts.filters) {
+        let mut measures = Vec::new();
+        for compile::Measure { function, filter } in &parts.measures {
             let mut arguments = function.expressions();
             arguments.extend(function.order_bys().iter().map(|o| Arc::clone(&o.expr)));
             let states = first..first + function.state_fields()?.len();
             first = states.end;
-            aggregates.push(Aggregate {
+            measures.push(Measure {
                 function: Arc::clone(function),
                 arguments,
                 filter: filter.clone(),
@@ -96,7 +106,8 @@ impl Operators {
             input_order: parts.input_order.clone(),
             groups: expressions(&parts.groups),
             coded_columns: vec![],
-            aggregates,
+            measures,
+            calls: calls(parts),
             key_schema: Arc::new(state_schema.project(&(0..keys).collect::<Vec<_>>())?),
             state_schema,
             finished_schema,
@@ -116,8 +127,8 @@ impl Operators {
     /// Keys and finished aggregates, before the select list.
     pub(crate) fn finished_schema(parts: &Parts) -> Result<SchemaRef, ViewError> {
         let mut fields = stage_fields(&parts.groups, &parts.input.schema())?;
-        for aggregate in &parts.aggregates {
-            let field = aggregate.field();
+        for call in &parts.calls {
+            let field = call.function.field();
             fields.push(Field::new(
                 field.name(),
                 field.data_type().clone(),
@@ -169,15 +180,15 @@ impl Operators {
             input = sort(&input, order)?;
         }
         table.intern(&evaluate(&self.groups, &input)?)?;
-        for (index, aggregate) in self.aggregates.iter().enumerate() {
-            let filter = aggregate.filter_of(&input)?;
+        for (index, measure) in self.measures.iter().enumerate() {
+            let filter = measure.filter_of(&input)?;
             match filter {
                 Some(filter) if self.groups.is_empty() => {
                     let kept = filter_record_batch(&input, &filter)?;
-                    table.update(index, &evaluate(&aggregate.arguments, &kept)?, None)?;
+                    table.update(index, &evaluate(&measure.arguments, &kept)?, None)?;
                 }
                 filter => {
-                    let values = evaluate(&aggregate.arguments, &input)?;
+                    let values = evaluate(&measure.arguments, &input)?;
                     table.update(index, &values, filter.as_ref())?;
                 }
             }
@@ -228,7 +239,7 @@ impl Operators {
 
     /// Whether there is a state that grows with every event, or with every value that is new to its group.
     pub(crate) fn states_grow(&self) -> bool {
-        let functions = self.aggregates.iter().map(|aggregate| &aggregate.function);
+        let functions = self.measures.iter().map(|measure| &measure.function);
         let mut functions =
             functions.map(|function| (function.fun().name(), function.is_distinct()));
         functions.any(|(name, is_distinct)| is_distinct || keeps_every_value(name))
@@ -236,9 +247,9 @@ impl Operators {
 
     /// About how many bytes [`Self::reduce`] takes for each byte of states, its result aside.
     pub(crate) fn merge_bytes_per_byte(&self) -> usize {
-        let of_each = self.aggregates.iter().map(|aggregate| {
-            let states = &self.state_schema.fields()[aggregate.states.clone()];
-            let function = &aggregate.function;
+        let of_each = self.measures.iter().map(|measure| {
+            let states = &self.state_schema.fields()[measure.states.clone()];
+            let function = &measure.function;
             if !states.iter().any(|state| state.data_type().is_list()) {
                 2
             } else if keeps_lists_whole(function.fun().name()) && !function.is_distinct() {
@@ -287,10 +298,15 @@ impl Operators {
     }
 
     fn finish_each(&self, states: &RecordBatch) -> Result<RecordBatch, ViewError> {
-        if self.groups.is_empty() {
-            return self.finish_all(std::slice::from_ref(states));
+        if states.num_rows() == 0 {
+            return Ok(self.no_output());
         }
-        self.finish_each_with(states, &[])
+        let mut columns = states.columns()[..self.groups.len()].to_vec();
+        for call in &self.calls {
+            let state = self.state(call, states);
+            columns.push(self.value(call, &state, states.num_rows())?);
+        }
+        self.output(columns, states.num_rows())
     }
 
     fn finish_each_with(
@@ -317,7 +333,7 @@ impl Operators {
     }
 
     fn table_of(&self, groups: Groups) -> Result<Table> {
-        Table::new(groups, self.aggregates.iter().map(|a| &a.function))
+        Table::new(groups, self.measures.iter().map(|m| &m.function))
     }
 
     fn merged<'a>(
@@ -335,8 +351,8 @@ impl Operators {
     }
 
     fn merge_into(&self, table: &mut Table, states: &RecordBatch) -> Result<()> {
-        for (index, aggregate) in self.aggregates.iter().enumerate() {
-            table.merge(index, &states.columns()[aggregate.states.clone()])?;
+        for (index, measure) in self.measures.iter().enumerate() {
+            table.merge(index, &states.columns()[measure.states.clone()])?;
         }
         Ok(())
     }
@@ -356,12 +372,54 @@ impl Operators {
     fn emit_output(&self, table: Table, keys: Vec<ArrayRef>) -> Result<RecordBatch, ViewError> {
         let rows = keys.first().map_or_else(|| table.rows(), |key| key.len());
         if rows == 0 || (keys.is_empty() && !self.groups.is_empty()) {
-            let schema = self.stages.last().map(|(_, schema)| schema);
-            let schema = schema.unwrap_or(&self.finished_schema);
-            return Ok(RecordBatch::new_empty(Arc::clone(schema)));
+            return Ok(self.no_output());
+        }
+        // The value of each that is a call, the states of the others.
+        let mut made = Vec::with_capacity(self.measures.len());
+        for (index, accumulators) in table.into_accumulators().into_iter().enumerate() {
+            let is_call = |call: &Call| call.is_measure && call.measures == [index];
+            made.push(match self.calls.iter().any(is_call) {
+                true => vec![accumulators.into_value()?],
+                false => accumulators.into_states()?,
+            });
         }
         let mut columns = keys;
-        columns.extend(table.into_values()?);
+        for call in &self.calls {
+            let made = call.measures.iter().flat_map(|measure| &made[*measure]);
+            let made: Vec<ArrayRef> = made.cloned().collect();
+            match call.is_measure {
+                true => columns.extend(made),
+                false => columns.push(self.value(call, &made, rows)?),
+            }
+        }
+        self.output(columns, rows)
+    }
+
+    /// The state of `call` in a batch of states.
+    fn state(&self, call: &Call, states: &RecordBatch) -> Vec<ArrayRef> {
+        let measures = call.measures.iter().map(|measure| &self.measures[*measure]);
+        let columns = measures.flat_map(|measure| &states.columns()[measure.states.clone()]);
+        columns.cloned().collect()
+    }
+
+    /// The values of `call`, of so many groups with this state.
+    fn value(&self, call: &Call, state: &[ArrayRef], groups: usize) -> Result<ArrayRef> {
+        let mut accumulators = match self.groups.is_empty() {
+            true => Accumulators::of_all(&call.function)?,
+            false => Accumulators::of_each(&call.function)?,
+        };
+        let each: Vec<usize> = (0..groups).collect();
+        accumulators.merge(state, &each, groups)?;
+        accumulators.into_value()
+    }
+
+    fn no_output(&self) -> RecordBatch {
+        let schema = self.stages.last().map(|(_, schema)| schema);
+        RecordBatch::new_empty(Arc::clone(schema.unwrap_or(&self.finished_schema)))
+    }
+
+    /// The select list over `columns`: keys and finished calls.
+    fn output(&self, columns: Vec<ArrayRef>, rows: usize) -> Result<RecordBatch, ViewError> {
         let mut output = batch(&self.finished_schema, columns, rows)?;
         for (exprs, schema) in &self.stages {
             output = batch(schema, evaluate(exprs, &output)?, rows)?;
@@ -370,13 +428,27 @@ impl Operators {
     }
 }
 
-impl Aggregate {
+impl Measure {
     fn filter_of(&self, input: &RecordBatch) -> Result<Option<BooleanArray>> {
         self.filter
             .as_ref()
             .map(|filter| boolean(filter, input))
             .transpose()
     }
+}
+
+fn calls(parts: &Parts) -> Vec<Call> {
+    let needed = |measure: usize| {
+        let calls = parts.calls.iter();
+        calls.filter(|c| c.measures.contains(&measure)).count()
+    };
+    let calls = parts.calls.iter();
+    let calls = calls.map(|call| Call {
+        function: Arc::clone(&call.function),
+        measures: call.measures.clone(),
+        is_measure: call.measures.len() == 1 && needed(call.measures[0]) == 1,
+    });
+    calls.collect()
 }
 
 fn expressions(named: &[Named]) -> Vec<Arc<dyn PhysicalExpr>> {

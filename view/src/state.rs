@@ -2,12 +2,12 @@
 //! The schemas of a view: states in memory, rows in files, finished rows; and the ways between them.
 //!
 //! ```text
-//!   state    keys (group-by order) │ _state0_0 │ _state1_0 │ _state1_1 …   aggregate by aggregate
+//!   state    keys (group-by order) │ _state0_0 │ _state1_0 │ _state1_1 …   measure by measure
 //!   file     output columns under their names │ the _state… columns no output already holds
 //!   output   output columns
 //! ```
 //!
-//! A finished `sum` is its own state too, in a narrower type: a file holds it once.
+//! A finished `sum` is its own state too, in a narrower type: a file holds it once, for an `avg` that shares it as well.
 //!
 //! Invariants: a row of a file holds everything a state holds; types in files are Delta's.
 
@@ -43,12 +43,12 @@ pub(crate) struct Layout {
     pub(crate) file_outputs: Vec<usize>,
 }
 
-/// The fields of the state: keys, then the state fields of each aggregate, named by position.
+/// The fields of the state: keys, then the state fields of each measure, named by position.
 pub(crate) fn state_fields(parts: &Parts) -> Result<Vec<Field>, ViewError> {
     let input = parts.input.schema();
     let mut fields = stage_fields(&parts.groups, &input)?;
-    for (index, aggregate) in parts.aggregates.iter().enumerate() {
-        for (position, field) in aggregate.state_fields()?.iter().enumerate() {
+    for (index, measure) in parts.measures.iter().enumerate() {
+        for (position, field) in measure.function.state_fields()?.iter().enumerate() {
             fields.push(Field::new(
                 format!("_state{index}_{position}"),
                 field.data_type().clone(),
@@ -73,15 +73,15 @@ impl Layout {
             .iter()
             .map(|key| Kept::Output(key.output_index))
             .collect();
-        for (index, aggregate) in parts.aggregates.iter().enumerate() {
+        for (index, measure) in parts.measures.iter().enumerate() {
             let bare = bare_output(parts, index, &output);
             let first = kept.len();
-            for position in 0..aggregate.state_fields()?.len() {
+            for position in 0..measure.function.state_fields()?.len() {
                 let field = state.field(first + position);
                 kept.push(match bare {
                     Some(column) => Kept::Output(column),
                     None => {
-                        fields.push(stored_field(field, aggregate.name())?);
+                        fields.push(stored_field(field, measure.function.name())?);
                         Kept::State(fields.len() - 1)
                     }
                 });
@@ -200,23 +200,26 @@ fn stored_field(field: &Field, aggregate: &str) -> Result<Field, ViewError> {
     Ok(Field::new(field.name(), data_type, true))
 }
 
-/// The output column that shows aggregate `index` and nothing else, if that is also its state.
+/// The output column that shows measure `index` and nothing else, if that is also its state.
 fn bare_output(parts: &Parts, index: usize, output: &Schema) -> Option<usize> {
-    let aggregate = &parts.aggregates[index];
-    if aggregate.is_distinct() || !is_own_state(aggregate.fun().name()) {
+    let measure = &parts.measures[index].function;
+    if measure.is_distinct() || !is_own_state(measure.fun().name()) {
         return None;
     }
-    let fields = aggregate.state_fields().ok()?;
+    let fields = measure.state_fields().ok()?;
     let [state] = fields.as_slice() else {
         return None;
     };
     let [stage] = parts.stages.as_slice() else {
         return None;
     };
-    let column = stage.iter().position(|(expr, _)| {
-        expr.downcast_ref::<Column>()
-            .is_some_and(|c| c.index() == parts.groups.len() + index)
-    })?;
+    let shows = |finished: &Column| {
+        let call = finished.index().checked_sub(parts.groups.len());
+        call.is_some_and(|call| parts.calls[call].measures == [index])
+    };
+    let column = stage
+        .iter()
+        .position(|(expr, _)| expr.downcast_ref::<Column>().is_some_and(shows))?;
     let storable = |t: &DataType| stored_type(t).as_ref() == Some(t);
     let data_type = output.field(column).data_type();
     (widens(data_type, state.data_type()) && storable(data_type)).then_some(column)

@@ -139,6 +139,24 @@ fn a_file_holds_finished_columns_and_only_the_states_they_do_not_hold() {
 }
 
 #[test]
+fn a_file_holds_what_calls_share_once() {
+    let sql = "SELECT origin, count(*) AS flights, sum(delay) AS delay, avg(delay) AS mean, \
+         count(date) AS dates, avg(delay) + 1 AS more FROM flights GROUP BY origin";
+    let view = View::compile(sql, &flights()).unwrap();
+    let schema = view.file_schema();
+    let names = schema.fields().iter().map(|f| f.name().as_str());
+    // Only how many delays an average is of.
+    let states: Vec<&str> = names.filter(|name| name.starts_with("_state")).collect();
+    assert_eq!(states, ["_state2_0"]);
+    let (early, late) = two_runs(&view);
+    let merged = view.merge(&[early, late]).unwrap();
+    let file = view.to_file(&merged.states()[0]).unwrap();
+    assert_eq!(&view.states_of_file(&file).unwrap(), &merged.states()[0]);
+    let whole = view.finish_unique(&merged.states()[0]).unwrap();
+    assert_eq!(view.output_of_file(&file).unwrap(), whole);
+}
+
+#[test]
 fn runs_that_do_not_touch_are_not_merged() {
     let view = View::compile(AIRPORT_DELAYS, &flights()).unwrap();
     let (early, late) = two_runs(&view);

@@ -12,7 +12,6 @@ use datafusion::physical_expr::utils::collect_columns;
 use dovetail_model::ProblemKind;
 
 use super::Operators;
-use super::table::{Groups, Table};
 use crate::state::batch;
 use crate::words::words_of;
 use crate::{FinishFailed, ViewError};
@@ -68,19 +67,9 @@ impl Operators {
     ) -> Result<Option<(usize, DataFusionError)>, ViewError> {
         let keys = self.groups.len();
         let mut columns = state.columns()[..keys].to_vec();
-        for (index, aggregate) in self.aggregates.iter().enumerate() {
-            let groups = match keys {
-                0 => Groups::All,
-                _ => Groups::Told(0),
-            };
-            let mut table = Table::new(groups, std::iter::once(&aggregate.function))?;
-            if keys > 0 {
-                table.tell_each(state.num_rows());
-            }
-            let states = &state.columns()[aggregate.states.clone()];
-            let values = table.merge(0, states).and_then(|()| table.into_values());
-            match values {
-                Ok(values) => columns.extend(values),
+        for (index, call) in self.calls.iter().enumerate() {
+            match self.value(call, &self.state(call, state), state.num_rows()) {
+                Ok(value) => columns.push(value),
                 Err(error) => return Ok(self.shown_by(0, keys + index).map(|o| (o, error))),
             }
         }

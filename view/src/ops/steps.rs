@@ -136,11 +136,11 @@ impl Operators {
             };
             places = next;
         }
-        let mut of_aggregates = self
-            .aggregates
+        let mut measured = self
+            .measures
             .iter()
-            .flat_map(|aggregate| aggregate.arguments.iter().chain(&aggregate.filter));
-        behind(&self.groups, &places).is_some() && !of_aggregates.any(|e| reads(e, &places))
+            .flat_map(|measure| measure.arguments.iter().chain(&measure.filter));
+        behind(&self.groups, &places).is_some() && !measured.any(|e| reads(e, &places))
     }
 }
 

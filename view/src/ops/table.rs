@@ -9,6 +9,7 @@ use datafusion::logical_expr::{Accumulator, EmitTo, GroupsAccumulator};
 use datafusion::physical_expr::GroupsAccumulatorAdapter;
 use datafusion::physical_expr::aggregate::AggregateFunctionExpr;
 use datafusion::physical_plan::aggregates::group_values::GroupValues;
+use datafusion::scalar::ScalarValue;
 
 /// Tells rows apart by their keys. Groups are numbered from 0 in the order in which they come.
 pub(super) trait GroupTable: Send {
@@ -53,15 +54,15 @@ pub(super) enum Groups {
     All,
 }
 
-/// The accumulators of one aggregate.
-enum Accumulators {
+/// The accumulators of one aggregate function.
+pub(super) enum Accumulators {
     /// One for each group.
     Many(Box<dyn GroupsAccumulator>),
     /// One for all rows.
     One(Box<dyn Accumulator>),
 }
 
-/// Groups and their accumulators, one entry for each aggregate.
+/// Groups and their accumulators, one entry for each measure.
 pub(crate) struct Table {
     groups: Groups,
     group_of_row: Vec<usize>,
@@ -76,11 +77,11 @@ impl Table {
         let one = matches!(groups, Groups::All);
         let accumulators: Result<_> = functions
             .map(|function| {
-                Ok(if one {
-                    Accumulators::One(function.create_accumulator()?)
+                if one {
+                    Accumulators::of_all(function)
                 } else {
-                    Accumulators::Many(groups_accumulator(function)?)
-                })
+                    Accumulators::of_each(function)
+                }
             })
             .collect();
         Ok(Self {
@@ -125,17 +126,11 @@ impl Table {
             Groups::ByKey(groups) => groups.bytes(),
             Groups::Told(_) | Groups::All => 0,
         };
-        let accumulators = self
-            .accumulators
-            .iter()
-            .map(|accumulators| match accumulators {
-                Accumulators::Many(many) => many.size(),
-                Accumulators::One(one) => one.size(),
-            });
+        let accumulators = self.accumulators.iter().map(Accumulators::bytes);
         groups + size_of_val(self.group_of_row.as_slice()) + accumulators.sum::<usize>()
     }
 
-    /// Gives rows of events to aggregate `index`. Of a table without keys, `filter` must have been
+    /// Gives rows of events to measure `index`. Of a table without keys, `filter` must have been
     /// applied to `values`.
     pub(super) fn update(
         &mut self,
@@ -150,13 +145,10 @@ impl Table {
         }
     }
 
-    /// Gives rows of states to aggregate `index`.
+    /// Gives rows of states to measure `index`.
     pub(super) fn merge(&mut self, index: usize, states: &[ArrayRef]) -> Result<()> {
         let rows = self.rows();
-        match &mut self.accumulators[index] {
-            Accumulators::Many(many) => many.merge_batch(states, &self.group_of_row, rows),
-            Accumulators::One(one) => one.merge_batch(states),
-        }
+        self.accumulators[index].merge(states, &self.group_of_row, rows)
     }
 
     /// Takes the keys of all groups; to be called before the accumulators are taken. None if there are no
@@ -168,31 +160,66 @@ impl Table {
         }
     }
 
-    /// The states of all groups, aggregate by aggregate.
+    /// The states of all groups, measure by measure.
     pub(super) fn into_states(self) -> Result<Vec<ArrayRef>> {
         let mut columns = Vec::new();
-        for accumulator in self.accumulators {
-            match accumulator {
-                Accumulators::Many(mut many) => columns.extend(many.state(EmitTo::All)?),
-                Accumulators::One(mut one) => {
-                    for value in one.state()? {
-                        columns.push(value.to_array()?);
-                    }
-                }
-            }
+        for accumulators in self.accumulators {
+            columns.extend(accumulators.into_states()?);
         }
         Ok(columns)
     }
 
-    /// The finished values of all groups, one array for each aggregate.
-    pub(super) fn into_values(self) -> Result<Vec<ArrayRef>> {
+    /// What each measure has added up.
+    pub(super) fn into_accumulators(self) -> Vec<Accumulators> {
         self.accumulators
-            .into_iter()
-            .map(|accumulator| match accumulator {
-                Accumulators::Many(mut many) => many.evaluate(EmitTo::All),
-                Accumulators::One(mut one) => one.evaluate()?.to_array(),
-            })
-            .collect()
+    }
+}
+
+impl Accumulators {
+    /// One for all rows.
+    pub(super) fn of_all(function: &Arc<AggregateFunctionExpr>) -> Result<Self> {
+        Ok(Self::One(function.create_accumulator()?))
+    }
+
+    /// One for each group.
+    pub(super) fn of_each(function: &Arc<AggregateFunctionExpr>) -> Result<Self> {
+        Ok(Self::Many(groups_accumulator(function)?))
+    }
+
+    /// Takes in rows of states. Of each it is told the group, and how many there are.
+    pub(super) fn merge(
+        &mut self,
+        states: &[ArrayRef],
+        group_of_row: &[usize],
+        groups: usize,
+    ) -> Result<()> {
+        match self {
+            Self::Many(many) => many.merge_batch(states, group_of_row, groups),
+            Self::One(one) => one.merge_batch(states),
+        }
+    }
+
+    /// The states of all groups.
+    pub(super) fn into_states(self) -> Result<Vec<ArrayRef>> {
+        match self {
+            Self::Many(mut many) => many.state(EmitTo::All),
+            Self::One(mut one) => one.state()?.iter().map(ScalarValue::to_array).collect(),
+        }
+    }
+
+    /// The finished values of all groups.
+    pub(super) fn into_value(self) -> Result<ArrayRef> {
+        match self {
+            Self::Many(mut many) => many.evaluate(EmitTo::All),
+            Self::One(mut one) => one.evaluate()?.to_array(),
+        }
+    }
+
+    fn bytes(&self) -> usize {
+        match self {
+            Self::Many(many) => many.size(),
+            Self::One(one) => one.size(),
+        }
     }
 }
 

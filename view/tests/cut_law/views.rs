@@ -441,6 +441,22 @@ const FLAT_TRAPS: &[Shape] = &[
         &["avg(c6)", "sum(c6)", "sum(DISTINCT c0)", "avg(c4)"],
         None,
     ),
+    // Calls that share what is added up, and ones beside them that do not.
+    (
+        &["c1"],
+        &["sum(c0)", "avg(c0)", "count(c0)", "avg(c6)", "count(*)"],
+        None,
+    ),
+    (&[], &["avg(c0)", "count(c0)", "avg(DISTINCT c0)"], None),
+    (
+        &["c1"],
+        &[
+            "avg(c6) FILTER (WHERE c0 > 0)",
+            "sum(c6) FILTER (WHERE c0 > 0)",
+            "sum(c6)",
+        ],
+        None,
+    ),
     // Calls that differ in a cast or in parentheses.
     (
         &["c1"],
