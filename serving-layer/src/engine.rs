@@ -14,6 +14,7 @@ mod lookup;
 mod merged_scan;
 mod provenance;
 mod query;
+mod replaced;
 mod rules;
 mod session;
 mod snapshot;

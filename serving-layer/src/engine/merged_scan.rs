@@ -10,14 +10,14 @@
 //! ```text
 //! runs ── filter keys ── merge ──► M, sorted by key, cut where the files are cut
 //!   file 1: no key of M inside   ──► finished columns as they are
-//!   file 2: keys of M inside     ──► untouched rows as they are ∪ finish(touched states ∪ M)
+//!   file 2: keys of M inside     ──► its rows, the touched ones replaced by finish(their states ∪ M) ∪ finish(new keys)
 //! ```
 
 use std::fmt;
 use std::sync::{Arc, OnceLock};
 
-use arrow::array::{BooleanArray, BooleanBufferBuilder, RecordBatch};
-use arrow::compute::{filter_record_batch, not};
+use arrow::array::{BooleanArray, RecordBatch, UInt64Array};
+use arrow::compute::{filter_record_batch, take_record_batch};
 use arrow::datatypes::SchemaRef;
 use datafusion::common::cast::as_boolean_array;
 use datafusion::common::tree_node::TreeNodeRecursion;
@@ -39,6 +39,7 @@ use futures::stream::{self, BoxStream, StreamExt as _, TryStreamExt as _};
 
 use super::external;
 use super::interrupt::Interrupt;
+use super::replaced::replaced;
 
 /// A generation and the runs to merge with it.
 #[derive(Debug, Clone)]
@@ -351,7 +352,8 @@ impl Shared {
                     if incoming.num_rows() == 0 {
                         return Ok(None);
                     }
-                    let last = shared.finished(&incoming, vec![])?;
+                    let last = shared.view().finish_unique(&incoming);
+                    let last = shared.answered(&shared.explained(last)?)?;
                     return Ok(Some((vec![last], (rows, incoming.slice(0, 0)))));
                 };
                 let (output, passed) = shared.merge_batch(&batch?, &incoming)?;
@@ -372,30 +374,45 @@ impl Shared {
     ) -> Result<(Vec<RecordBatch>, usize)> {
         let view = self.view();
         let CommonKeys { pairs, passed } = view.common_keys(batch, incoming).map_err(external)?;
-        let mut untouched = view.output_of_file(batch).map_err(external)?;
+        let rows = view.output_of_file(batch).map_err(external)?;
+        if passed == 0 {
+            return Ok((vec![self.answered(&rows)?], 0));
+        }
         let mut touched = vec![];
         if !pairs.is_empty() {
-            let mask = mask(pairs.iter().map(|(row, _)| *row), batch.num_rows());
-            untouched = filter_record_batch(&untouched, &not(&mask)?)?;
-            let states = filter_record_batch(batch, &mask)?;
+            let of_file = UInt64Array::from_iter_values(pairs.iter().map(|(row, _)| *row as u64));
+            let states = take_record_batch(batch, &of_file)?;
             let states = view.states_of_file(&states).map_err(external)?;
-            touched.push((states, pairs.into_iter().map(|(_, row)| row).collect()));
+            touched.push((states, pairs.iter().map(|(_, row)| *row).collect()));
         }
-        let mut output = vec![self.answered(&untouched)?];
-        if passed > 0 {
-            output.push(self.finished(&incoming.slice(0, passed), touched)?);
+        let finished = view.finish_with(&incoming.slice(0, passed), touched);
+        let finished = self.explained(finished)?;
+        let mut output = vec![self.answered(&self.replaced(&rows, &finished, &pairs)?)?];
+        if pairs.len() < passed {
+            let mut is_new = vec![true; passed];
+            pairs.iter().for_each(|(_, row)| is_new[*row] = false);
+            let new = filter_record_batch(&finished, &BooleanArray::from(is_new))?;
+            output.push(self.answered(&new)?);
         }
         Ok((output, passed))
     }
 
-    /// What is answered of incoming states with those of the file merged into them.
-    fn finished(
+    /// Finished `rows` with some replaced: for each pair, row `.0` by row `.1` of `by`, which is of the same group.
+    fn replaced(
         &self,
-        incoming: &RecordBatch,
-        touched: Vec<(RecordBatch, Vec<usize>)>,
+        rows: &RecordBatch,
+        by: &RecordBatch,
+        pairs: &[(usize, usize)],
     ) -> Result<RecordBatch> {
-        let finished = self.view().finish_with(incoming, touched);
-        self.answered(&self.explained(finished)?)
+        let mut columns = rows.columns().to_vec();
+        let is_key = |column: &usize| {
+            let mut keys = self.view().keys().iter();
+            keys.any(|key| key.output_index == *column)
+        };
+        for column in self.projection.iter().filter(|column| !is_key(column)) {
+            columns[*column] = replaced(rows.column(*column), by.column(*column), pairs)?;
+        }
+        Ok(RecordBatch::try_new(rows.schema(), columns)?)
     }
 
     /// What is answered of finished rows.
@@ -405,14 +422,6 @@ impl Shared {
             None => self.projected(output),
         }
     }
-}
-
-/// Which of so many rows are these.
-fn mask(rows: impl Iterator<Item = usize>, of: usize) -> BooleanArray {
-    let mut mask = BooleanBufferBuilder::new(of);
-    mask.append_n(of, false);
-    rows.for_each(|row| mask.set_bit(row, true));
-    BooleanArray::new(mask.finish(), None)
 }
 
 /// The rows of `batch` that match a predicate whose columns are found by name.
