@@ -5,10 +5,10 @@
 use std::cmp::Ordering;
 use std::sync::Arc;
 
-use arrow::array::{RecordBatch, make_comparator};
-use arrow::compute::SortOptions;
+use arrow::array::RecordBatch;
 use arrow::row::Rows;
 
+use crate::compare::KeyOrder;
 use crate::group_key::rows_while;
 use crate::run::SortKey;
 use crate::state::key_arrays;
@@ -119,29 +119,17 @@ impl View {
         one: &RecordBatch,
         other: &RecordBatch,
     ) -> Result<CommonKeys, ViewError> {
-        let compare = self.sort_key().comparator(one, other)?;
-        let mut pairs = Vec::new();
-        let (mut at, mut at_other) = (0, 0);
-        while at < one.num_rows() && at_other < other.num_rows() {
-            match compare(at, at_other) {
-                Ordering::Equal => {
-                    pairs.push((at, at_other));
-                    at += 1;
-                    at_other += 1;
-                }
-                Ordering::Less => {
-                    at = first_from(at, one.num_rows(), |row| compare(row, at_other).is_lt());
-                }
-                Ordering::Greater => {
-                    let behind = |row| compare(at, row).is_gt();
-                    at_other = first_from(at_other, other.num_rows(), behind);
-                }
-            }
+        let sort_key = self.sort_key();
+        let columns = |batch| key_arrays(sort_key.keys(), sort_key.order(), batch);
+        let (ours, theirs) = (columns(one)?, columns(other)?);
+        if ours.iter().any(|column| column.data_type().is_nested()) {
+            let (ours, theirs) = (sort_key.encode(one)?, sort_key.encode(other)?);
+            let compare = |a, b| ours.row(a).cmp(&theirs.row(b));
+            return Ok(common((one.num_rows(), other.num_rows()), compare));
         }
-        Ok(CommonKeys {
-            pairs,
-            passed: at_other,
-        })
+        let order = KeyOrder::new(&ours, &theirs)?;
+        let rows = (one.num_rows(), other.num_rows());
+        Ok(common(rows, |a, b| order.compare(a, b)))
     }
 
     /// How many rows of `sorted` have a key up to and including `bound`, which is as [`Self::encode_keys`] has it.
@@ -163,32 +151,29 @@ impl View {
     }
 }
 
-type Comparator = Box<dyn Fn(usize, usize) -> Ordering>;
-
-impl SortKey {
-    /// Compares the key of a row of one batch with that of a row of the other.
-    fn comparator(&self, one: &RecordBatch, other: &RecordBatch) -> Result<Comparator, ViewError> {
-        let columns = |batch| key_arrays(self.keys(), self.order(), batch);
-        let (ours, theirs) = (columns(one)?, columns(other)?);
-        if ours.iter().any(|column| column.data_type().is_nested()) {
-            let (ours, theirs) = (self.encode(one)?, self.encode(other)?);
-            return Ok(Box::new(move |a, b| ours.row(a).cmp(&theirs.row(b))));
+/// What two sorted inputs of so many rows have in common.
+fn common(rows: (usize, usize), compare: impl Fn(usize, usize) -> Ordering) -> CommonKeys {
+    let mut pairs = Vec::new();
+    let (mut at, mut at_other) = (0, 0);
+    while at < rows.0 && at_other < rows.1 {
+        match compare(at, at_other) {
+            Ordering::Equal => {
+                pairs.push((at, at_other));
+                at += 1;
+                at_other += 1;
+            }
+            Ordering::Less => {
+                at = first_from(at, rows.0, |row| compare(row, at_other).is_lt());
+            }
+            Ordering::Greater => {
+                let behind = |row| compare(at, row).is_gt();
+                at_other = first_from(at_other, rows.1, behind);
+            }
         }
-        let options = SortOptions {
-            descending: false,
-            nulls_first: true,
-        };
-        let pairs = ours.iter().zip(&theirs);
-        let of_columns: Result<Vec<_>, _> = pairs
-            .map(|(ours, theirs)| make_comparator(ours, theirs, options))
-            .collect();
-        let of_columns = of_columns?;
-        Ok(Box::new(move |a, b| {
-            let mut orders = of_columns.iter().map(|compare| compare(a, b));
-            orders
-                .find(|order| order.is_ne())
-                .unwrap_or(Ordering::Equal)
-        }))
+    }
+    CommonKeys {
+        pairs,
+        passed: at_other,
     }
 }
 

@@ -20,6 +20,7 @@
 
 mod aggregates;
 mod checks;
+mod compare;
 mod compile;
 mod engine;
 mod equality;
