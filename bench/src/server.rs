@@ -274,6 +274,15 @@ impl Server {
         self.child.lock().await.kill().await?;
         Ok(())
     }
+
+    /// Kills it where it stands; what it leaves in its data directory.
+    ///
+    /// # Errors
+    /// Where it cannot be killed.
+    pub async fn stopped(self) -> Result<tempfile::TempDir> {
+        self.stop().await?;
+        Ok(self.started.data)
+    }
 }
 
 /// Processor seconds of this process so far: what a load cost to generate.

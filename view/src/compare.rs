@@ -88,25 +88,23 @@ impl Pair {
 }
 
 /// The first eight bytes, with zeros behind a text that ends before: they order as the texts do, unless they are equal.
+#[inline]
 fn beginning(texts: &StringArray, row: usize) -> u64 {
     let offsets = texts.value_offsets();
     let (from, to) = (offsets[row] as usize, offsets[row + 1] as usize);
-    let bytes = texts.value_data();
-    let length = (to - from).min(8);
-    // Of a short text, the bytes behind it are another's: they are shifted out.
-    match bytes.get(from..from + 8) {
-        Some(eight) => {
-            let eight = eight
-                .iter()
-                .fold(0, |all, byte| all << 8 | u64::from(*byte));
-            eight & !u64::MAX.checked_shr(8 * length as u32).unwrap_or(0)
-        }
-        None => {
-            let own = bytes[from..from + length].iter();
-            let own = own.fold(0, |all, byte| all << 8 | u64::from(*byte));
-            own.checked_shl(64 - 8 * length as u32).unwrap_or(0)
-        }
-    }
+    let behind = &texts.value_data()[from..];
+    let length = to - from;
+    let Some(eight) = behind.first_chunk() else {
+        let mut eight = [0; 8];
+        eight[..length].copy_from_slice(&behind[..length]);
+        return u64::from_be_bytes(eight);
+    };
+    // Of a short text, the bytes behind it are another's.
+    let others = match length {
+        0..8 => u64::MAX >> (8 * length),
+        _ => 0,
+    };
+    u64::from_be_bytes(*eight) & !others
 }
 
 #[cfg(test)]

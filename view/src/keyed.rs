@@ -155,6 +155,8 @@ impl View {
 fn common(rows: (usize, usize), compare: impl Fn(usize, usize) -> Ordering) -> CommonKeys {
     let mut pairs = Vec::new();
     let (mut at, mut at_other) = (0, 0);
+    // How far it was to the last ones: it is about as far to the next.
+    let mut step = 1;
     while at < rows.0 && at_other < rows.1 {
         match compare(at, at_other) {
             Ordering::Equal => {
@@ -163,11 +165,13 @@ fn common(rows: (usize, usize), compare: impl Fn(usize, usize) -> Ordering) -> C
                 at_other += 1;
             }
             Ordering::Less => {
-                at = first_from(at, rows.0, |row| compare(row, at_other).is_lt());
+                let from = at;
+                at = first_from(at, step, rows.0, |row| compare(row, at_other).is_lt());
+                step = (step + at - from).div_ceil(2);
             }
             Ordering::Greater => {
                 let behind = |row| compare(at, row).is_gt();
-                at_other = first_from(at_other, rows.1, behind);
+                at_other = first_from(at_other, 1, rows.1, behind);
             }
         }
     }
@@ -178,8 +182,8 @@ fn common(rows: (usize, usize), compare: impl Fn(usize, usize) -> Ordering) -> C
 }
 
 /// The first row behind `at` that is not `before`, where the rows before it all are: by steps that double, then by halves.
-fn first_from(at: usize, rows: usize, before: impl Fn(usize) -> bool) -> usize {
-    let (mut low, mut step) = (at, 1);
+fn first_from(at: usize, mut step: usize, rows: usize, before: impl Fn(usize) -> bool) -> usize {
+    let mut low = at;
     while low + step < rows && before(low + step) {
         low += step;
         step *= 2;

@@ -19,6 +19,11 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use dovetail_bench::setting;
+use tikv_jemallocator::Jemalloc;
+
+/// As the server has it, for what is read in this process.
+#[global_allocator]
+static ALLOCATOR: Jemalloc = Jemalloc;
 
 /// What can be measured by itself.
 const PARTS: [&str; 6] = [
