@@ -137,10 +137,12 @@ impl View {
     /// # Errors
     /// When a key column is missing or has another type.
     pub fn rows_through(&self, sorted: &RecordBatch, bound: &[u8]) -> Result<usize, ViewError> {
-        let (mut low, mut high) = (0, sorted.num_rows());
+        let sort_key = self.sort_key();
+        let keys = sorted.project(&sort_key.columns_in(sorted)?)?;
+        let (mut low, mut high) = (0, keys.num_rows());
         while low < high {
             let middle = low.midpoint(high);
-            let key = self.encode_keys(&sorted.slice(middle, 1))?;
+            let key = sort_key.encode(&keys.slice(middle, 1))?;
             if key.row(0).data() <= bound {
                 low = middle + 1;
             } else {

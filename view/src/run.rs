@@ -47,6 +47,15 @@ impl SortKey {
         &self.order
     }
 
+    /// Where the key columns are in `batch`, most significant first.
+    pub(crate) fn columns_in(&self, batch: &RecordBatch) -> Result<Vec<usize>, ViewError> {
+        let names = self.order.iter().map(|index| &self.keys[*index].name);
+        let columns: Result<_, _> = names
+            .map(|name| batch.schema_ref().index_of(name))
+            .collect();
+        Ok(columns?)
+    }
+
     pub(crate) fn encode(&self, batch: &RecordBatch) -> Result<Rows, ViewError> {
         let columns = key_arrays(&self.keys, &self.order, batch)?;
         if columns.is_empty() {

@@ -64,15 +64,22 @@ pub(crate) struct MergedScan {
     metrics: ExecutionPlanMetricsSet,
 }
 
-/// A file, and which part of the merged runs goes with it.
+/// A file, with which a part of the merged runs goes.
 #[derive(Debug, Clone)]
 struct FileSlot {
     /// None when the generation has no files: then all of the runs go here.
     file: Option<DataFile>,
-    /// The key that runs of earlier files end with.
-    after: Option<Vec<u8>>,
-    /// The last key of this file; None for the last file, which takes everything behind.
-    through: Option<Vec<u8>>,
+    /// Its place among the generation's files.
+    index: usize,
+}
+
+/// The runs, filtered and merged to one, in order.
+#[derive(Debug, Clone)]
+struct Merged {
+    states: RecordBatch,
+    /// For each file of the generation, how many of the states have a key up to its last one. All of them for the last
+    /// file, which takes everything behind.
+    through: Vec<usize>,
 }
 
 /// What the partitions have in common.
@@ -86,8 +93,7 @@ struct Shared {
     /// Columns of the view's output to answer.
     projection: Vec<usize>,
     schema: SchemaRef,
-    /// The runs, filtered and merged to one, in order.
-    merged: OnceLock<std::result::Result<RecordBatch, String>>,
+    merged: OnceLock<std::result::Result<Merged, String>>,
 }
 
 /// What one execution goes by.
@@ -132,7 +138,7 @@ impl MergedScan {
         let output = source.generation.view().output_schema();
         let projection = projection.unwrap_or_else(|| (0..output.fields().len()).collect());
         let schema = Arc::new(output.project(&projection)?);
-        let groups = slots(&source, partitions)?;
+        let groups = slots(&source, partitions);
         let properties = PlanProperties::new(
             EquivalenceProperties::new(Arc::clone(&schema)),
             Partitioning::UnknownPartitioning(groups.len()),
@@ -167,34 +173,35 @@ impl MergedScan {
 }
 
 /// Cuts the generation's files into at most `partitions` contiguous groups of about equal rows.
-fn slots(source: &ViewSource, partitions: usize) -> Result<Vec<Vec<FileSlot>>> {
+fn slots(source: &ViewSource, partitions: usize) -> Vec<Vec<FileSlot>> {
     let files = &source.generation.manifest().files;
     if files.is_empty() {
-        return Ok(vec![vec![FileSlot {
+        return vec![vec![FileSlot {
             file: None,
-            after: None,
-            through: None,
-        }]]);
+            index: 0,
+        }]];
     }
-    let mut slots = Vec::with_capacity(files.len());
-    let mut after = None;
-    for (index, file) in files.iter().enumerate() {
-        let last = unhex(&file.last_key)?;
-        let through = (index + 1 < files.len()).then(|| last.clone());
-        slots.push(FileSlot {
-            file: Some(file.clone()),
-            after: after.replace(last),
-            through,
-        });
-    }
+    let slots = files.iter().enumerate().map(|(index, file)| FileSlot {
+        file: Some(file.clone()),
+        index,
+    });
+    let slots: Vec<FileSlot> = slots.collect();
     let partitions = partitions.clamp(1, slots.len());
     let size = slots.len().div_ceil(partitions);
-    Ok(slots.chunks(size).map(<[FileSlot]>::to_vec).collect())
+    slots.chunks(size).map(<[FileSlot]>::to_vec).collect()
 }
 
 fn unhex(text: &str) -> Result<Vec<u8>> {
     dovetail_model::unhex(text)
         .ok_or_else(|| DataFusionError::Execution(format!("`{text}` in a manifest is not a key")))
+}
+
+impl Merged {
+    /// What goes with a file.
+    fn part(&self, file: usize) -> RecordBatch {
+        let before = file.checked_sub(1).map_or(0, |before| self.through[before]);
+        self.states.slice(before, self.through[file] - before)
+    }
 }
 
 impl Shared {
@@ -203,13 +210,13 @@ impl Shared {
     }
 
     /// The merged runs, computed by whichever partition asks first.
-    fn merged(&self) -> Result<RecordBatch> {
+    fn merged(&self) -> Result<Merged> {
         let merge = || self.merge().map_err(|error| error.to_string());
         let merged = self.merged.get_or_init(merge);
         merged.clone().map_err(DataFusionError::Execution)
     }
 
-    fn merge(&self) -> Result<RecordBatch> {
+    fn merge(&self) -> Result<Merged> {
         let view = self.view();
         let mut runs = Vec::with_capacity(self.source.runs.len());
         for run in &self.source.runs {
@@ -223,14 +230,23 @@ impl Shared {
             });
         }
         let schema = view.state_schema();
-        Ok(match runs.as_slice() {
+        let states = match runs.as_slice() {
             [] => RecordBatch::new_empty(schema),
             [one] => arrow::compute::concat_batches(&schema, one.states())?,
             many => arrow::compute::concat_batches(
                 &schema,
                 view.merge(many).map_err(external)?.states(),
             )?,
-        })
+        };
+        let mut through = vec![];
+        if let Some((_, files)) = self.source.generation.manifest().files.split_last() {
+            for file in files {
+                let last = unhex(&file.last_key)?;
+                through.push(view.rows_through(&states, &last).map_err(external)?);
+            }
+        }
+        through.push(states.num_rows());
+        Ok(Merged { states, through })
     }
 
     /// The finished rows of `states`; where the select list fails, it says of which view.
@@ -255,17 +271,6 @@ impl Shared {
             }
             error => external(error),
         })
-    }
-
-    /// The part of the merged runs that goes with a file.
-    fn part(&self, merged: &RecordBatch, slot: &FileSlot) -> Result<RecordBatch> {
-        let behind = |bound: &Option<Vec<u8>>, none: usize| match bound {
-            Some(bound) => self.view().rows_through(merged, bound).map_err(external),
-            None => Ok(none),
-        };
-        let from = behind(&slot.after, 0)?;
-        let to = behind(&slot.through, merged.num_rows())?;
-        Ok(merged.slice(from, to - from))
     }
 
     /// The columns of `batch`, finished and in output order, that the question asks for.
@@ -298,7 +303,7 @@ impl Shared {
         if self.source.runs.is_empty() {
             return self.read_untouched(file, &reading);
         }
-        let incoming = self.part(&self.merged()?, &slot)?;
+        let incoming = self.merged()?.part(slot.index);
         if incoming.num_rows() == 0 {
             return self.read_untouched(file, &reading);
         }
