@@ -79,17 +79,25 @@ impl Pair {
             Self::Ints([one, two]) => one[row].cmp(&two[other]),
             Self::Longs([one, two]) => one[row].cmp(&two[other]),
             Self::Texts([one, two]) => {
-                let begins = beginning(one, row).cmp(&beginning(two, other));
-                begins.then_with(|| one.value(row).cmp(two.value(other)))
+                let (begins, length) = beginning(one, row);
+                let (other_begins, other_length) = beginning(two, other);
+                begins.cmp(&other_begins).then_with(|| {
+                    if length.max(other_length) <= 8 {
+                        length.cmp(&other_length)
+                    } else {
+                        one.value(row).cmp(two.value(other))
+                    }
+                })
             }
             Self::Other(compare) => compare(row, other),
         }
     }
 }
 
-/// The first eight bytes, with zeros behind a text that ends before: they order as the texts do, unless they are equal.
+/// The first eight bytes, with zeros behind a text that ends before, and its length. The bytes order as the texts do,
+/// unless they are equal; then, of texts that have no more, the lengths do.
 #[inline]
-fn beginning(texts: &StringArray, row: usize) -> u64 {
+fn beginning(texts: &StringArray, row: usize) -> (u64, usize) {
     let offsets = texts.value_offsets();
     let (from, to) = (offsets[row] as usize, offsets[row + 1] as usize);
     let behind = &texts.value_data()[from..];
@@ -97,14 +105,14 @@ fn beginning(texts: &StringArray, row: usize) -> u64 {
     let Some(eight) = behind.first_chunk() else {
         let mut eight = [0; 8];
         eight[..length].copy_from_slice(&behind[..length]);
-        return u64::from_be_bytes(eight);
+        return (u64::from_be_bytes(eight), length);
     };
     // Of a short text, the bytes behind it are another's.
     let others = match length {
         0..8 => u64::MAX >> (8 * length),
         _ => 0,
     };
-    u64::from_be_bytes(*eight) & !others
+    (u64::from_be_bytes(*eight) & !others, length)
 }
 
 #[cfg(test)]

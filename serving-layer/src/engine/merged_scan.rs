@@ -14,9 +14,10 @@
 //! ```
 
 use std::fmt;
+use std::mem::replace;
 use std::sync::{Arc, OnceLock};
 
-use arrow::array::{BooleanArray, RecordBatch, UInt64Array};
+use arrow::array::{BooleanArray, RecordBatch, UInt64Array, new_empty_array};
 use arrow::compute::{filter_record_batch, take_record_batch};
 use arrow::datatypes::SchemaRef;
 use datafusion::common::cast::as_boolean_array;
@@ -361,7 +362,7 @@ impl Shared {
                     let last = shared.answered(&shared.explained(last)?)?;
                     return Ok(Some((vec![last], (rows, incoming.slice(0, 0)))));
                 };
-                let (output, passed) = shared.merge_batch(&batch?, &incoming)?;
+                let (output, passed) = shared.merge_batch(batch?, &incoming)?;
                 let left = incoming.slice(passed, incoming.num_rows() - passed);
                 Ok::<_, DataFusionError>(Some((output, (rows, left))))
             }
@@ -374,25 +375,26 @@ impl Shared {
     /// rows that are.
     fn merge_batch(
         &self,
-        batch: &RecordBatch,
+        batch: RecordBatch,
         incoming: &RecordBatch,
     ) -> Result<(Vec<RecordBatch>, usize)> {
         let view = self.view();
-        let CommonKeys { pairs, passed } = view.common_keys(batch, incoming).map_err(external)?;
-        let rows = view.output_of_file(batch).map_err(external)?;
+        let CommonKeys { pairs, passed } = view.common_keys(&batch, incoming).map_err(external)?;
+        let rows = view.output_of_file(&batch).map_err(external)?;
         if passed == 0 {
             return Ok((vec![self.answered(&rows)?], 0));
         }
         let mut touched = vec![];
         if !pairs.is_empty() {
             let of_file = UInt64Array::from_iter_values(pairs.iter().map(|(row, _)| *row as u64));
-            let states = take_record_batch(batch, &of_file)?;
+            let states = take_record_batch(&batch, &of_file)?;
             let states = view.states_of_file(&states).map_err(external)?;
             touched.push((states, pairs.iter().map(|(_, row)| *row).collect()));
         }
         let finished = view.finish_with(&incoming.slice(0, passed), touched);
         let finished = self.explained(finished)?;
-        let mut output = vec![self.answered(&self.replaced(&rows, &finished, &pairs)?)?];
+        drop(batch);
+        let mut output = vec![self.answered(&self.replaced(rows, &finished, &pairs)?)?];
         if pairs.len() < passed {
             let mut is_new = vec![true; passed];
             pairs.iter().for_each(|(_, row)| is_new[*row] = false);
@@ -405,19 +407,20 @@ impl Shared {
     /// Finished `rows` with some replaced: for each pair, row `.0` by row `.1` of `by`, which is of the same group.
     fn replaced(
         &self,
-        rows: &RecordBatch,
+        rows: RecordBatch,
         by: &RecordBatch,
         pairs: &[(usize, usize)],
     ) -> Result<RecordBatch> {
-        let mut columns = rows.columns().to_vec();
-        let is_key = |column: &usize| {
-            let mut keys = self.view().keys().iter();
-            keys.any(|key| key.output_index == *column)
-        };
-        for column in self.projection.iter().filter(|column| !is_key(column)) {
-            columns[*column] = replaced(rows.column(*column), by.column(*column), pairs)?;
+        let keys = self.view().keys();
+        let is_key = |column| keys.iter().any(|key| key.output_index == column);
+        let (schema, mut columns, _) = rows.into_parts();
+        for (index, column) in columns.iter_mut().enumerate() {
+            if self.projection.contains(&index) && !is_key(index) {
+                let own = replace(column, new_empty_array(column.data_type()));
+                *column = replaced(own, by.column(index), pairs)?;
+            }
         }
-        Ok(RecordBatch::try_new(rows.schema(), columns)?)
+        Ok(RecordBatch::try_new(schema, columns)?)
     }
 
     /// What is answered of finished rows.

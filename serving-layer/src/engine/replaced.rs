@@ -7,16 +7,17 @@ use arrow::array::{
     Array, ArrayRef, ArrowPrimitiveType, AsArray as _, BooleanBufferBuilder, PrimitiveArray,
     downcast_primitive,
 };
-use arrow::buffer::NullBuffer;
+use arrow::buffer::{NullBuffer, ScalarBuffer};
 use arrow::compute::interleave;
 use arrow::error::ArrowError;
 
-/// `column` with its value at `.0` replaced by that of `by` at `.1`, for each of `pairs`. Both are of one type.
+/// `column` with its value at `.0` replaced by that of `by` at `.1`, for each of `pairs`. Both are of one type. Numbers
+/// that nobody else holds are written over where they are.
 ///
 /// # Errors
 /// When they are not.
 pub(super) fn replaced(
-    column: &ArrayRef,
+    column: ArrayRef,
     by: &ArrayRef,
     pairs: &[(usize, usize)],
 ) -> Result<ArrayRef, ArrowError> {
@@ -28,13 +29,15 @@ pub(super) fn replaced(
         )));
     }
     macro_rules! primitive {
-        ($t:ty) => {
-            Ok(Arc::new(replaced_numbers::<$t>(
-                column.as_primitive(),
+        ($t:ty) => {{
+            let numbers = column.as_primitive::<$t>().clone();
+            drop(column);
+            Ok(Arc::new(replaced_numbers(
+                numbers,
                 by.as_primitive(),
                 pairs,
             )))
-        };
+        }};
     }
     downcast_primitive! {
         column.data_type() => (primitive),
@@ -49,26 +52,35 @@ pub(super) fn replaced(
 }
 
 fn replaced_numbers<T: ArrowPrimitiveType>(
-    column: &PrimitiveArray<T>,
+    column: PrimitiveArray<T>,
     by: &PrimitiveArray<T>,
     pairs: &[(usize, usize)],
 ) -> PrimitiveArray<T> {
-    let mut values = column.values().to_vec();
+    let data_type = column.data_type().clone();
+    let (_, values, nulls) = column.into_parts();
+    let rows = values.len();
+    let mut values = match values.into_inner().into_vec::<T::Native>() {
+        Ok(own) => own,
+        Err(shared) => ScalarBuffer::<T::Native>::from(shared).to_vec(),
+    };
     for (row, other) in pairs {
         values[*row] = by.value(*other);
     }
-    let nulls = (column.null_count() + by.null_count() > 0).then(|| {
-        let mut valid = BooleanBufferBuilder::new(column.len());
-        match column.nulls() {
-            Some(nulls) => valid.append_buffer(nulls.inner()),
-            None => valid.append_n(column.len(), true),
+    let nulls = match nulls {
+        None if by.null_count() == 0 => None,
+        nulls => {
+            let mut valid = BooleanBufferBuilder::new(rows);
+            match nulls {
+                Some(nulls) => valid.append_buffer(nulls.inner()),
+                None => valid.append_n(rows, true),
+            }
+            for (row, other) in pairs {
+                valid.set_bit(*row, by.is_valid(*other));
+            }
+            Some(NullBuffer::new(valid.finish()))
         }
-        for (row, other) in pairs {
-            valid.set_bit(*row, by.is_valid(*other));
-        }
-        NullBuffer::new(valid.finish())
-    });
-    PrimitiveArray::new(values.into(), nulls).with_data_type(column.data_type().clone())
+    };
+    PrimitiveArray::new(values.into(), nulls).with_data_type(data_type)
 }
 
 #[cfg(test)]
@@ -114,7 +126,10 @@ mod tests {
                 }
                 let both = concat(&[column.as_ref(), by.as_ref()]).unwrap();
                 let expected = take(&both, &UInt64Array::from(places), None).unwrap();
-                prop_assert_eq!(&replaced(&column, by, &pairs).unwrap(), &expected);
+                prop_assert_eq!(&replaced(Arc::clone(&column), by, &pairs).unwrap(), &expected);
+                // One that nobody else holds.
+                let own = take(&column, &UInt64Array::from_iter_values(0..column.len() as u64), None);
+                prop_assert_eq!(&replaced(own.unwrap(), by, &pairs).unwrap(), &expected);
             }
         }
     }
@@ -124,6 +139,6 @@ mod tests {
         let [numbers, _, texts] = &arrays(&[Some(1)])[..] else {
             unreachable!()
         };
-        assert!(replaced(numbers, texts, &[(0, 0)]).is_err());
+        assert!(replaced(Arc::clone(numbers), texts, &[(0, 0)]).is_err());
     }
 }
