@@ -2,13 +2,12 @@
 //! Rows in sort-key order: taken from the front up to a key, and found among others by their keys. What merging several
 //! sorted inputs works with.
 
-use std::cmp::Ordering;
 use std::sync::Arc;
 
 use arrow::array::RecordBatch;
 use arrow::row::Rows;
 
-use crate::compare::KeyOrder;
+use crate::CommonKeys;
 use crate::group_key::rows_while;
 use crate::run::SortKey;
 use crate::state::key_arrays;
@@ -99,15 +98,6 @@ impl KeyedStates {
     }
 }
 
-/// What two batches have in common.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct CommonKeys {
-    /// The numbers of the rows of one group, in the one and in the other, ascending.
-    pub pairs: Vec<(usize, usize)>,
-    /// How many rows of the other have a key up to and including the last one of the one.
-    pub passed: usize,
-}
-
 impl View {
     /// Which rows of two batches are of one group. Both are in sort-key order, each key once; key columns are found by
     /// name. It costs a few comparisons for each row of the batch that has fewer.
@@ -122,14 +112,13 @@ impl View {
         let sort_key = self.sort_key();
         let columns = |batch| key_arrays(sort_key.keys(), sort_key.order(), batch);
         let (ours, theirs) = (columns(one)?, columns(other)?);
+        let rows = (one.num_rows(), other.num_rows());
         if ours.iter().any(|column| column.data_type().is_nested()) {
             let (ours, theirs) = (sort_key.encode(one)?, sort_key.encode(other)?);
             let compare = |a, b| ours.row(a).cmp(&theirs.row(b));
-            return Ok(common((one.num_rows(), other.num_rows()), compare));
+            return Ok(CommonKeys::of_rows(rows, compare));
         }
-        let order = KeyOrder::new(&ours, &theirs)?;
-        let rows = (one.num_rows(), other.num_rows());
-        Ok(common(rows, |a, b| order.compare(a, b)))
+        Ok(CommonKeys::of_columns(&ours, &theirs, rows)?)
     }
 
     /// How many rows of `sorted` have a key up to and including `bound`, which is as [`Self::encode_keys`] has it.
@@ -151,54 +140,4 @@ impl View {
         }
         Ok(low)
     }
-}
-
-/// What two sorted inputs of so many rows have in common.
-fn common(rows: (usize, usize), compare: impl Fn(usize, usize) -> Ordering) -> CommonKeys {
-    let mut pairs = Vec::new();
-    let (mut at, mut at_other) = (0, 0);
-    // How far it was to the last ones: it is about as far to the next.
-    let mut step = 1;
-    while at < rows.0 && at_other < rows.1 {
-        match compare(at, at_other) {
-            Ordering::Equal => {
-                pairs.push((at, at_other));
-                at += 1;
-                at_other += 1;
-            }
-            Ordering::Less => {
-                let from = at;
-                at = first_from(at, step, rows.0, |row| compare(row, at_other).is_lt());
-                step = (step + at - from).div_ceil(2);
-            }
-            Ordering::Greater => {
-                let behind = |row| compare(at, row).is_gt();
-                at_other = first_from(at_other, 1, rows.1, behind);
-            }
-        }
-    }
-    CommonKeys {
-        pairs,
-        passed: at_other,
-    }
-}
-
-/// The first row behind `at` that is not `before`, where the rows before it all are: by steps that double, then by halves.
-fn first_from(at: usize, mut step: usize, rows: usize, before: impl Fn(usize) -> bool) -> usize {
-    let mut low = at;
-    while low + step < rows && before(low + step) {
-        low += step;
-        step *= 2;
-    }
-    let mut high = rows.min(low + step);
-    low += 1;
-    while low < high {
-        let middle = low.midpoint(high);
-        if before(middle) {
-            low = middle + 1;
-        } else {
-            high = middle;
-        }
-    }
-    low
 }

@@ -20,7 +20,7 @@
 
 mod aggregates;
 mod checks;
-mod compare;
+mod common_keys;
 mod compile;
 mod engine;
 mod equality;
@@ -44,6 +44,7 @@ mod types;
 mod view;
 mod words;
 
+pub use common_keys::CommonKeys;
 pub use compile::KeyColumn;
 pub use engine::type_planner;
 pub use equality::Equality;
@@ -55,7 +56,7 @@ pub use functions::{
 };
 pub use group_key::{GroupKey, rows_while};
 pub use hooked::{Hook, Hooked};
-pub use keyed::{CommonKeys, KeyedStates};
+pub use keyed::KeyedStates;
 pub use predicate::Predicate;
 pub use run::Run;
 pub use state::bytes_of;
