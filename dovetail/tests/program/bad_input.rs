@@ -63,6 +63,21 @@ const STATEMENTS: &[(&str, u16, &str)] = &[
         "there is no stream or view `nope`; SHOW STREAMS and SHOW VIEWS list them",
     ),
     (
+        "DESCRIBE nope",
+        404,
+        "there is no stream or view `nope`; SHOW TABLES lists them",
+    ),
+    (
+        "UNDROP VIEW nope",
+        404,
+        "there is no dropped view `nope`; UNDROP takes the name that it had when it was dropped",
+    ),
+    (
+        "ALTER STREAM events ALTER COLUMN nope DROP NOT NULL",
+        404,
+        "there is no column `nope`; DESCRIBE and the name of the stream lists them",
+    ),
+    (
         "CREATE STREAM \"../x\" (x INT)",
         400,
         "line 1, column 15: `../x` cannot be a name: use 1 to 63 characters",
@@ -181,8 +196,26 @@ const CALLS: &[(&str, u16, &str)] = &[
         404,
         "there is no view `nope`; SHOW VIEWS lists them",
     ),
-    ("GET /v1/runs/999", 404, "there is no run `999`"),
-    ("POST /v1/runs/999/promote", 404, "there is no run `999`"),
+    (
+        "GET /v1/runs/999",
+        404,
+        "there is no run `999`; SHOW RUNS and `dovetail runs` list them",
+    ),
+    (
+        "POST /v1/runs/999/promote",
+        404,
+        "there is no run `999`; SHOW RUNS and `dovetail runs` list them",
+    ),
+    (
+        "GET /v1/views/sums?generation=9",
+        404,
+        "view `sums` has no generation 9; readable are 1",
+    ),
+    (
+        "DELETE /v1/streams/events/exclusions/9",
+        404,
+        "there is no exclusion `9`; `GET /v1/streams/{stream}/exclusions` lists those that hold",
+    ),
     (
         "GET /v1/streams/..%2F..%2Fetc%2Fpasswd",
         404,
