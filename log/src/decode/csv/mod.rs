@@ -18,19 +18,17 @@ use super::error::{DecodeError, Place};
 use super::fault::{Described, Outcome, UNKNOWN, What, excerpt, fault};
 use super::ndjson::{check, expected_rows};
 use super::sink::Sink;
-use super::text::without_bom;
 use records::Value;
 pub(super) use records::{MAX_VALUES, Records};
 use value::ValueReader;
 
 /// Decodes all records into `columns`.
 pub(super) fn decode(
-    body: &[u8],
+    text: &[u8],
     columns: &mut Row,
     unknown: UnknownColumns,
     sink: &mut Sink<'_>,
 ) -> Result<(), DecodeError> {
-    let text = without_bom(body);
     let checked = std::str::from_utf8(text).is_ok();
     let mut records = Records::new(text);
     let targets = read_header(&mut records, columns, unknown)?;
@@ -60,12 +58,19 @@ pub(super) fn decode(
             Err(fault) => {
                 columns.truncate(rows);
                 sink.refuse(Place::line(records.line()), &fault, record, || {
-                    [header, b"\n", record].concat().into()
+                    [header, carriage(header), b"\n", record, carriage(record)]
+                        .concat()
+                        .into()
                 })?;
             }
         }
     }
     Ok(())
+}
+
+/// What keeps a carriage return at the end of `line` from being taken for half of a line end.
+fn carriage(line: &[u8]) -> &'static [u8] {
+    if line.ends_with(b"\r") { b"\r" } else { b"" }
 }
 
 /// Puts the values of the current record into the columns that `targets` names.

@@ -8,7 +8,7 @@ use super::{
     column, decode, decode_in_little, flights, rejected, required, schema, strict, with_epoch,
 };
 use crate::Format::{Csv, Json, Ndjson};
-use crate::decode::{DecodeError, OnError};
+use crate::decode::{DecodeError, Decoder, OnError};
 
 fn text(value: &str) -> Cell {
     Cell::Text(value.to_owned())
@@ -296,8 +296,8 @@ fn json_documents() {
         .iter()
         .map(|l| l.bytes.clone())
         .collect();
-    // An array among the elements stays one event that is bad, also when it is tried again.
-    assert_eq!(bytes, ["{\"v\":\n\"x\"}", "[[{\"v\":3}]]", "null"]);
+    // What is no object stays one event that is bad, also when it is tried again.
+    assert_eq!(bytes, ["{\"v\":\n\"x\"}", "[[{\"v\":3}]]", "[null]"]);
 }
 
 #[test]
@@ -352,7 +352,7 @@ fn csv_headers_that_do_not_fit() {
         ),
         (
             "date,\"dela\n",
-            "line 1: `\"` opens a quoted value that never ends",
+            "line 1: `\"` opens a quoted value that never ends; a quote ends it only before a comma or a line end",
         ),
     ] {
         let error = decode(&flights(), Csv, body, OnError::DeadLetter).unwrap_err();
@@ -380,6 +380,7 @@ fn csv_records_that_do_not_fit() {
         .collect();
     let doubled =
         "`\"` stands inside a value without quotes; put the whole value in quotes and double it";
+    let open = "`\"` opens a quoted value that never ends; a quote ends it only before a comma or a line end";
     assert_eq!(
         told,
         [
@@ -388,7 +389,7 @@ fn csv_records_that_do_not_fit() {
             (4, "`x` is not an INT"),
             (5, "it is NOT NULL, but the value is empty"),
             (6, doubled),
-            (7, "`\"` opens a quoted value that never ends"),
+            (7, open),
         ]
     );
     assert_eq!(
@@ -400,6 +401,38 @@ fn csv_records_that_do_not_fit() {
         error,
         "line 2: the record has 2 values, the header names 3 (the first of 6 bad events)"
     );
+}
+
+/// A letter holds what made it bad, down to the marks and the line ends that mean something elsewhere.
+#[test]
+fn a_letter_is_bad_for_the_same_reason_when_it_is_tried_again() {
+    let one = schema(vec![column("v", ColumnType::Int)]);
+    let texts = schema(vec![
+        column("v", ColumnType::Varchar),
+        column("w", ColumnType::Int),
+    ]);
+    for (schema, format, body, line, reason) in [
+        (&one, Ndjson, "{\"v\":1}\n\u{feff}{\"v\":2}\n", 2, "expected a JSON object"),
+        (&one, Ndjson, "\u{feff}\u{feff}{\"v\":2}", 1, "expected a JSON object"),
+        (&one, Json, "[7]", 1, "expected a JSON object"),
+        (&one, Json, "[\n\"\"]", 2, "expected a JSON object"),
+        (&texts, Csv, "v,w\na,1\n\"b\nc\"d,2\n", 3, "never ends"),
+        (&texts, Csv, "v,w\n\"b\nc\",x\"\n", 2, "never ends"),
+        (&texts, Csv, "v,w\n\"b\"c,2\n", 2, "closes a value, but text follows"),
+        (&one, Csv, "v\n\"1\"\r\r\n", 2, "closes a value, but text follows"),
+        (&one, Csv, "v\n1\r\r\n", 2, "is not an INT"),
+        (&texts, Csv, "v,w\r\r\n", 0, ""),
+    ] {
+        let decoded = decode(schema, format, body, OnError::DeadLetter).unwrap();
+        let Some(letter) = decoded.dead_letters.first() else {
+            assert_eq!(line, 0, "{body:?}");
+            continue;
+        };
+        assert_eq!(letter.line, Some(line), "{body:?}");
+        assert!(letter.reason.contains(reason), "{body:?}: {}", letter.reason);
+        let again = Decoder::new(schema).decode_letter(letter).unwrap_err();
+        assert!(again.ends_with(&letter.reason), "{body:?}: {again}");
+    }
 }
 
 #[test]
