@@ -107,6 +107,11 @@ impl Decoder {
         on_error: OnError,
         origin: &str,
     ) -> Result<Decoded, DecodeError> {
+        if let Some(encoding) = compress::found_in(body) {
+            return Err(DecodeError::body(format!(
+                "the body is compressed with {encoding}: say so with `Content-Encoding: {encoding}`, and compress it once"
+            )));
+        }
         match format {
             Format::Ndjson | Format::Json | Format::Csv => {
                 let text = body.slice_ref(without_bom(body));
