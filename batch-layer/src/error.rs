@@ -4,9 +4,7 @@
 use datafusion::error::DataFusionError;
 use dovetail_log::catalog::Superseded;
 use dovetail_log::raw::RawError;
-use dovetail_model::{
-    CatalogConflict, Problem, ProblemKind, RunId, RunMode, Span, way_to_find,
-};
+use dovetail_model::{CatalogConflict, Problem, ProblemKind, RunId, RunMode, Span, way_to_find};
 use dovetail_seam::{Poison, Poisoned, SeamError};
 use dovetail_view::{ExclusionFailed, FinishFailed, ViewError, engine_error_kind, words_of};
 

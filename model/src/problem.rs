@@ -107,7 +107,9 @@ pub fn way_to_find(what: &str) -> &'static str {
         }
         "exclusion" => "; `GET /v1/streams/{stream}/exclusions` lists those that hold",
         "column" => "; DESCRIBE and the name of the stream lists them",
-        "dropped stream" | "dropped view" => "; UNDROP takes the name that it had when it was dropped",
+        "dropped stream" | "dropped view" => {
+            "; UNDROP takes the name that it had when it was dropped"
+        }
         _ => "",
     }
 }
@@ -140,6 +142,7 @@ impl Problem {
 
     /// There is no `what` named `name`.
     pub fn not_found(what: &str, name: impl fmt::Display) -> Self {
+        let name: String = name.to_string().chars().take(200).collect();
         let detail = format!("there is no {what} `{name}`{}", way_to_find(what));
         Self::new(ProblemKind::NotFound, detail)
     }

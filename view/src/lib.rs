@@ -60,4 +60,4 @@ pub use run::Run;
 pub use state::bytes_of;
 pub use types::sql_type;
 pub use view::View;
-pub use words::words_of;
+pub use words::{is_of_a_pattern, words_of};
