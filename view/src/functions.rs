@@ -9,6 +9,7 @@
 mod approx_distinct;
 mod avg;
 mod call_names;
+mod checked;
 mod min_max;
 mod ordered;
 mod sum;
@@ -27,6 +28,8 @@ use call_names::CallNames;
 
 pub use approx_distinct::{APPROX_DISTINCT_RELATIVE_ERROR, ApproxDistinct};
 pub use avg::Avg;
+pub use checked::CheckedNumbers;
+pub(crate) use checked::wraps;
 pub use min_max::MinMax;
 pub use ordered::Ordered;
 pub use sum::Sum;

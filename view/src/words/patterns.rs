@@ -4,12 +4,14 @@
 use datafusion::error::DataFusionError;
 
 const SYNTAX: &str = "regex parse error:";
+const UNSAID: &str = "Regular expression did not compile: ";
 const SIZES: [&str; 2] = ["CompiledTooBig", "Compiled regex exceeds size limit"];
 
 /// Whether a statement's regular expression is at fault.
 pub fn is_of_a_pattern(error: &DataFusionError) -> bool {
     let text = error.to_string();
-    text.contains(SYNTAX) || SIZES.iter().any(|size| text.contains(size))
+    [SYNTAX, UNSAID].iter().any(|said| text.contains(said))
+        || SIZES.iter().any(|size| text.contains(size))
 }
 
 /// What is wrong with it. The library draws the place below the pattern.
@@ -20,14 +22,21 @@ pub(super) fn broken(text: &str) -> Option<String> {
                 .to_owned(),
         );
     }
-    let (_, drawn) = text.split_once(SYNTAX)?;
+    let Some((_, drawn)) = text.split_once(SYNTAX) else {
+        let (_, pattern) = text.split_once(UNSAID)?;
+        return Some(format!("`{}` is no regular expression", shown(pattern)));
+    };
     let (drawn, reason) = drawn.rsplit_once("error: ")?;
     let reason = reason.lines().next().unwrap_or_default();
     let pattern = drawn.lines().find(|line| !line.trim().is_empty())?;
-    let pattern: String = pattern.trim().chars().take(100).collect();
     Some(format!(
-        "`{pattern}` is no regular expression: {reason}; a character that has a meaning is taken for itself after `\\`"
+        "`{}` is no regular expression: {reason}; a character that has a meaning is taken for itself after `\\`",
+        shown(pattern)
     ))
+}
+
+fn shown(pattern: &str) -> String {
+    pattern.trim().chars().take(100).collect()
 }
 
 #[cfg(test)]
@@ -65,7 +74,7 @@ mod tests {
             assert!(is_of_a_pattern(&error), "{call}: {error}");
             let words = words_of(&error);
             assert!(
-                words.contains("is no regular expression: unclosed group;"),
+                words.contains("`(` is no regular expression"),
                 "{call}: {words}"
             );
         }
