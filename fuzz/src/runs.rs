@@ -106,7 +106,7 @@ fn runs_of(bytes: &[u8]) -> Vec<Arc<Run>> {
     let line = |byte: &u8| {
         let text = TEXTS[usize::from(*byte) % TEXTS.len()];
         let (number, day) = (i64::from(*byte) - 100, byte % 3 + 1);
-        let (whole, every) = (number << 40, byte % 2 == 0);
+        let (whole, every) = (number << 40, byte.is_multiple_of(2));
         format!(
             r#"{{"at":{byte},"t":{text},"day":"2001-01-0{day}","i":{number},"l":{whole},"d":{number}.5,"m":"{number}.25","b":{every}}}"#
         ) + "\n"

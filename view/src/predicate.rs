@@ -21,7 +21,7 @@ use datafusion::sql::sqlparser::parser::Parser;
 use dovetail_model::StreamSchema;
 
 use crate::engine::session;
-use crate::functions::wraps;
+use crate::functions::{unbounded, wraps};
 use crate::ops::boolean;
 use crate::state::batch as batch_of;
 use crate::{View, ViewError, sql_type};
@@ -235,7 +235,12 @@ fn refusal_of(part: &ast::Expr) -> Option<&'static str> {
 fn unfit(expr: &Expr) -> Option<(String, String)> {
     let mut found = None;
     expr.apply(|part| {
+        let unbounded = match part {
+            Expr::ScalarFunction(call) => unbounded(call),
+            _ => None,
+        };
         let reason = match part {
+            _ if unbounded.is_some() => unbounded.as_deref().unwrap_or_default(),
             Expr::AggregateFunction(_) | Expr::WindowFunction(_) => {
                 "it may look at one row only, without aggregates"
             }
