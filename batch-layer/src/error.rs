@@ -4,7 +4,7 @@
 use datafusion::error::DataFusionError;
 use dovetail_log::catalog::Superseded;
 use dovetail_log::raw::RawError;
-use dovetail_model::{CatalogConflict, Problem, ProblemKind, RunId, RunMode, Span};
+use dovetail_model::{CatalogConflict, Problem, ProblemKind, RunId, RunMode, Span, way_to_find};
 use dovetail_seam::{Poison, Poisoned, SeamError};
 use dovetail_view::{ExclusionFailed, FinishFailed, ViewError, engine_error_kind, words_of};
 
@@ -15,7 +15,7 @@ const SPILL_SETTING: &str = "max_temp_directory_size";
 #[derive(Debug, thiserror::Error)]
 pub enum BatchError {
     /// There is no such view, run or generation.
-    #[error("there is no {what} `{name}`")]
+    #[error("there is no {what} `{name}`{}", way_to_find(what))]
     NotFound {
         /// What kind of thing.
         what: &'static str,

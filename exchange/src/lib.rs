@@ -22,11 +22,13 @@
 mod client;
 mod filter;
 mod server;
+mod states;
 mod wire;
 mod work;
 
 pub use client::{Greeted, PeerToken, RemoteCuts, RemoteCutsConfig, RemoteTargets};
 pub use server::{CutServer, Member, Permits, Reports};
+pub use states::{Messages, decode_runs, encode_runs};
 pub use wire::{Heard, Joining, Report, StreamReport, TakeTarget};
 pub use work::{
     Begun, Computes, Desk, Hand, HandConfig, WorkPlace, WorkerLost, WorkerStatus, WorkerTask,

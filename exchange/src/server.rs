@@ -7,26 +7,20 @@ use std::future::pending;
 use std::sync::Arc;
 use std::time::Duration;
 
-use arrow::array::{ArrayRef, RecordBatch, UInt32Array};
-use arrow::compute::filter_record_batch;
-use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
-use arrow_flight::encode::{DictionaryHandling, FlightDataEncoderBuilder};
-use arrow_flight::error::FlightError;
+use arrow::datatypes::SchemaRef;
 use arrow_flight::flight_service_server::{FlightService, FlightServiceServer};
 use arrow_flight::{
     Action, ActionType, Criteria, Empty, FlightData, FlightDescriptor, FlightInfo,
     HandshakeRequest, HandshakeResponse, PollInfo, PutResult, SchemaResult, Ticket,
 };
 use async_trait::async_trait;
-use datafusion::common::cast::as_boolean_array;
 use datafusion::error::DataFusionError;
-use datafusion::physical_expr::PhysicalExpr;
 use dovetail_log::catalog::Catalog;
 use dovetail_model::{Clock, IngestEpoch, Position, Problem, ProblemKind, StoreEpoch, ViewId};
 use dovetail_seam::{
     Answering, Cells, Cut, StreamCell, Target, ViewCut, not_reached, oldest_behind, token,
 };
-use dovetail_view::{Run, View};
+use dovetail_view::View;
 use futures::stream::{self, BoxStream, StreamExt, TryStreamExt};
 use parking_lot::Mutex;
 use serde::Serialize;
@@ -39,10 +33,10 @@ use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
 use tonic::{Request, Response, Status, Streaming};
 
-use crate::filter::KeyFilter;
+use crate::states::{Batches, batches_of, encode};
 use crate::wire::{
-    Fetch, GREET, Heard, MOVED, Part, RELEASE, RELEASE_TARGET, REPORT, RUN_COLUMN, Report, TARGET,
-    TakeCut, TakeTarget, TakenCut, TakenRun, TakenTarget, TakenView, status_of,
+    Fetch, GREET, Heard, MOVED, Part, RELEASE, RELEASE_TARGET, REPORT, Report, TARGET, TakeCut,
+    TakeTarget, TakenCut, TakenRun, TakenTarget, TakenView, status_of,
 };
 use crate::work::{ANSWER, BEAT, Desk};
 
@@ -376,7 +370,7 @@ impl CutServer {
                 let view = held.views.get(&view);
                 let (view, under) =
                     view.ok_or_else(|| Problem::internal("the cut lacks a view"))?;
-                runs_of(view, &under.runs, &filters).map_err(Problem::internal)
+                batches_of(view, &under.runs, &filters).map_err(Problem::internal)
             }
             Part::Tail { columns } => {
                 let cut = &held.cut;
@@ -392,8 +386,6 @@ impl CutServer {
         }
     }
 }
-
-type Batches = BoxStream<'static, Result<RecordBatch, DataFusionError>>;
 
 async fn reach(cell: &StreamCell, asked: &TakeCut) -> Result<Arc<Cut>, Problem> {
     let Some(position) = &asked.after else {
@@ -457,50 +449,6 @@ fn taken_view(
     }
 }
 
-/// The states of all runs of a view that pass `filters`, and before each which run it is of.
-fn runs_of(
-    view: &View,
-    runs: &[Arc<Run>],
-    filters: &[KeyFilter],
-) -> Result<(SchemaRef, Batches), DataFusionError> {
-    let schema = with_run_column(view);
-    let filters = filters.iter().map(|filter| filter.predicate(view));
-    let filters: Vec<_> = filters.collect::<Result<_, _>>()?;
-    let runs: Vec<(u32, Arc<Run>)> = (0..).zip(runs.iter().cloned()).collect();
-    let made = Arc::clone(&schema);
-    let batches = stream::iter(runs).flat_map(move |(place, run)| {
-        // Sorted by the first who reads it, as in this process.
-        let states: Vec<_> = run.states().to_vec();
-        let (schema, filters) = (Arc::clone(&made), filters.clone());
-        stream::iter(states).map(move |batch| of_run(&schema, place, &batch, &filters))
-    });
-    Ok((schema, batches.boxed()))
-}
-
-fn of_run(
-    schema: &SchemaRef,
-    place: u32,
-    states: &RecordBatch,
-    filters: &[Arc<dyn PhysicalExpr>],
-) -> Result<RecordBatch, DataFusionError> {
-    let mut kept = states.clone();
-    for filter in filters {
-        let passes = filter.evaluate(&kept)?.into_array(kept.num_rows())?;
-        kept = filter_record_batch(&kept, as_boolean_array(&passes)?)?;
-    }
-    let places: ArrayRef = Arc::new(UInt32Array::from_value(place, kept.num_rows()));
-    let columns = std::iter::once(places).chain(kept.columns().iter().cloned());
-    Ok(RecordBatch::try_new(Arc::clone(schema), columns.collect())?)
-}
-
-/// The schema in which the runs of a view travel.
-pub(crate) fn with_run_column(view: &View) -> SchemaRef {
-    let states = view.state_schema();
-    let place = Arc::new(Field::new(RUN_COLUMN, DataType::UInt32, false));
-    let fields = std::iter::once(place).chain(states.fields().iter().cloned());
-    Arc::new(Schema::new(fields.collect::<Vec<_>>()))
-}
-
 fn parsed<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Status> {
     serde_json::from_slice(bytes).map_err(|error| {
         Status::invalid_argument(format!(
@@ -552,12 +500,7 @@ impl FlightService for CutServer {
         self.check(&request)?;
         let asked = parsed(&request.into_inner().ticket)?;
         let (schema, batches) = self.fetch(asked).map_err(|problem| status_of(&problem))?;
-        let external = |error: DataFusionError| FlightError::ExternalError(Box::new(error));
-        let encoded = FlightDataEncoderBuilder::new()
-            .with_schema(schema)
-            .with_dictionary_handling(DictionaryHandling::Resend)
-            .build(batches.map_err(external))
-            .map_err(Status::from);
+        let encoded = encode(schema, batches).map_err(Status::from);
         Ok(Response::new(encoded.boxed()))
     }
 

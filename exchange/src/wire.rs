@@ -23,8 +23,6 @@ pub(crate) const REPORT: &str = "report";
 pub(crate) const GREET: &str = "greet";
 /// Said of a problem that is over once the reader knows the newest catalog.
 pub(crate) const MOVED: &str = "moved";
-/// The column before the states that says which run a row is of: the place of the run in [`TakenView::runs`].
-pub(crate) const RUN_COLUMN: &str = "_run";
 
 /// The command of `GetFlightInfo`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -97,7 +95,7 @@ pub(crate) struct Fetch {
 
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum Part {
-    /// The runs of a view: of each row that passes `filters`, [`RUN_COLUMN`] and the state.
+    /// The runs of a view: of each row that passes `filters`, the place of its run in [`TakenView::runs`] and the state.
     Runs {
         view: ViewId,
         filters: Vec<KeyFilter>,

@@ -11,7 +11,6 @@ use crate::schema::every_type;
 
 /// Little, so that a bomb goes off early.
 const MAX_DECODED_BYTES: usize = 16 << 20;
-const BYTE_ORDER_MARK: [u8; 3] = [0xef, 0xbb, 0xbf];
 /// So many elements are decoded one by one.
 const MAX_ELEMENTS: usize = 64;
 
@@ -41,14 +40,6 @@ pub(crate) fn infer_schema(data: &[u8]) {
 }
 
 fn in_every_way(format: Format, data: &[u8]) {
-    // Before a body it is left out, before a later line of it not: the same line is another body alone.
-    if data
-        .windows(3)
-        .skip(1)
-        .any(|three| three == BYTE_ORDER_MARK)
-    {
-        return;
-    }
     for unknown in [UnknownColumns::Ignore, UnknownColumns::Reject] {
         let decoder = Decoder::new(&every_type(unknown)).with_max_decoded_bytes(MAX_DECODED_BYTES);
         let body = Bytes::copy_from_slice(data);
@@ -94,20 +85,24 @@ fn agree(kept: &Result<Decoded, DecodeError>, refused: &Result<Decoded, DecodeEr
     }
 }
 
-/// A letter lost nothing that mattered: alone it is bad for the same reason. Of a record of CSV with quotes out of place only that it
-/// is bad: where it ends is a guess.
+/// A letter lost nothing that mattered: alone it is bad for the same reason.
 fn is_bad_alone(decoder: &Decoder, letter: &DeadLetter) {
-    match decoder.decode(letter.format, &letter.bytes, OnError::DeadLetter, "fuzz") {
-        Ok(alone) => {
-            assert_eq!(alone.events.num_rows(), 0);
-            assert_eq!(alone.dead_letters.len(), 1);
-            if letter.format != Format::Csv {
-                assert_eq!(alone.dead_letters[0].reason, letter.reason);
-                assert_eq!(alone.dead_letters[0].bytes, letter.bytes);
-            }
-        }
-        // A JSON element that is no object makes no document either.
-        Err(error) => assert_eq!(letter.format, Format::Json, "{error}"),
+    let said = match &letter.column {
+        Some(column) => format!("column `{column}`: {}", letter.reason),
+        None => letter.reason.clone(),
+    };
+    assert_eq!(decoder.decode_letter(letter), Err(said), "{letter:?}");
+}
+
+fn letter(format: Format, bytes: Bytes) -> DeadLetter {
+    DeadLetter {
+        bytes,
+        format,
+        reason: String::new(),
+        line: None,
+        column: None,
+        origin: "fuzz".to_owned(),
+        envelope: None,
     }
 }
 
@@ -126,12 +121,12 @@ fn element_by_element(decoder: &Decoder, format: Format, body: &Bytes, whole: &D
             Format::Json => [b"[", &alone[..], b"]"].concat().into(),
             _ => alone,
         };
-        match decoder.decode(format, &alone, OnError::DeadLetter, "fuzz") {
-            Ok(alone) => {
-                bad += alone.dead_letters.len();
-                events.push(alone.events);
+        match decoder.decode_letter(&letter(format, alone)) {
+            Ok(event) => {
+                assert_eq!(event.num_rows(), 1, "an element is one event");
+                events.push(event);
             }
-            Err(error) => panic!("an element is no body: {error}: {alone:?}"),
+            Err(_) => bad += 1,
         }
     }
     assert_eq!(bad, whole.dead_letters.len());

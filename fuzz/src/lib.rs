@@ -10,6 +10,7 @@ mod bodies;
 mod compression;
 mod log;
 mod messages;
+mod runs;
 mod schema;
 mod server;
 mod token;
@@ -18,7 +19,7 @@ mod token;
 pub type Check = fn(&[u8]);
 
 /// Every target by its name, which is that of its directory in `corpus`.
-pub const TARGETS: [(&str, Check); 14] = [
+pub const TARGETS: [(&str, Check); 15] = [
     ("ndjson", bodies::ndjson),
     ("json", bodies::json),
     ("csv", bodies::csv),
@@ -30,6 +31,7 @@ pub const TARGETS: [(&str, Check); 14] = [
     ("protobuf", messages::protobuf),
     ("segment", log::segment),
     ("damage", log::damage),
+    ("runs", runs::runs),
     ("token", token::token),
     ("sql", server::sql),
     ("definitions", server::definitions),

@@ -48,7 +48,7 @@ pub use ids::{
     ExclusionId, GenerationNumber, IdError, Offset, PartitionId, RunId, StreamId, ViewId,
 };
 pub use position::Position;
-pub use problem::{Problem, ProblemKind};
+pub use problem::{Problem, ProblemKind, way_to_find};
 pub use schema::{
     ARRIVED_AT, Column, ColumnType, EXCLUDED, EpochUnit, EventTime, MAX_NAME_BYTES, NameError,
     OFFSET, PARTITION, SYSTEM_COLUMNS, StreamSchema, UnknownColumns, check_name,

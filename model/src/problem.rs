@@ -94,6 +94,26 @@ impl ProblemKind {
     }
 }
 
+/// The end of a message that something is not there: how those that are there are found.
+pub fn way_to_find(what: &str) -> &'static str {
+    match what {
+        "stream" => "; SHOW STREAMS lists them",
+        "view" => "; SHOW VIEWS lists them",
+        "stream or view" => "; SHOW TABLES lists them",
+        "run" => "; SHOW RUNS and `dovetail runs` list them",
+        "generation" => "; `GET /v1/views/{view}/status` lists those that are kept",
+        "dead letter" => {
+            "; `GET /v1/streams/{stream}/dead-letters` lists those that wait for a replay"
+        }
+        "exclusion" => "; `GET /v1/streams/{stream}/exclusions` lists those that hold",
+        "column" => "; DESCRIBE and the name of the stream lists them",
+        "dropped stream" | "dropped view" => {
+            "; UNDROP takes the name that it had when it was dropped"
+        }
+        _ => "",
+    }
+}
+
 /// A problem: its kind, a sentence that names what was wrong and where, and members that programs read.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Problem {
@@ -122,16 +142,9 @@ impl Problem {
 
     /// There is no `what` named `name`.
     pub fn not_found(what: &str, name: impl fmt::Display) -> Self {
-        let list = match what {
-            "stream" => "; SHOW STREAMS lists them",
-            "view" => "; SHOW VIEWS lists them",
-            "run" => "; SHOW RUNS lists them",
-            _ => "",
-        };
-        Self::new(
-            ProblemKind::NotFound,
-            format!("there is no {what} `{name}`{list}"),
-        )
+        let name: String = name.to_string().chars().take(200).collect();
+        let detail = format!("there is no {what} `{name}`{}", way_to_find(what));
+        Self::new(ProblemKind::NotFound, detail)
     }
 
     /// The state of things stands against it.

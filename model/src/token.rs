@@ -63,11 +63,16 @@ fn parse(text: &str) -> Result<PositionToken, String> {
         last = Some(partition);
         position = position.with(partition, offset);
     }
-    Ok(PositionToken {
+    let token = PositionToken {
         name: name.to_owned(),
         stream,
         position,
-    })
+    };
+    // Signs, leading zeros, and partitions that stand at 0 beside others: two tokens of one position would differ.
+    if token.to_string() != text {
+        return Err(format!("this position reads `{token}`"));
+    }
+    Ok(token)
 }
 
 impl fmt::Display for PositionToken {
@@ -99,6 +104,10 @@ mod tests {
             ("flights~k:x@1", "not a partition"),
             ("flights~k:0@-1", "not an offset"),
             ("flights~k:1@1,0@1", "out of order"),
+            ("flights~k:+0@7", "this position reads `flights~k:0@7`"),
+            ("flights~k:0@007", "this position reads `flights~k:0@7`"),
+            ("flights~k:0@0,1@5", "this position reads `flights~k:1@5`"),
+            ("flights~k:3@0", "this position reads `flights~k:0@0`"),
         ] {
             let error = text.parse::<PositionToken>().unwrap_err().to_string();
             assert!(error.contains(reason), "{error}");
@@ -107,8 +116,12 @@ mod tests {
 
     proptest! {
         #[test]
-        fn never_panics(text in ".{0,60}") {
-            let _ = text.parse::<PositionToken>();
+        fn what_is_taken_prints_as_it_was_written(
+            text in prop_oneof![".{0,60}", "[a-z]{1,2}~[a-z0-9]{1,2}:([+0-3]{1,2}@[+0-9]{1,3},?){1,3}"],
+        ) {
+            if let Ok(token) = text.parse::<PositionToken>() {
+                prop_assert_eq!(token.to_string(), text);
+            }
         }
     }
 }

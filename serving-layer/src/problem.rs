@@ -8,7 +8,7 @@ use datafusion::error::DataFusionError;
 use datafusion::sql::sqlparser::tokenizer::Location;
 use dovetail_log::object::{is_full, is_outage};
 use dovetail_model::{Problem, ProblemKind};
-use dovetail_view::{ExclusionFailed, words_of};
+use dovetail_view::{ExclusionFailed, is_of_a_pattern, words_of};
 
 use crate::sql::problem_at;
 
@@ -56,6 +56,7 @@ pub fn problem_of(error: &DataFusionError) -> Problem {
         return Problem::new(ProblemKind::Busy, detail).with("retry_after_s", FULL_DISK_RETRY_S);
     }
     let kind = match root {
+        _ if is_of_a_pattern(error) => ProblemKind::Invalid,
         DataFusionError::Plan(_)
         | DataFusionError::SchemaError(_, _)
         | DataFusionError::SQL(_, _)
@@ -66,7 +67,7 @@ pub fn problem_of(error: &DataFusionError) -> Problem {
         DataFusionError::ArrowError(error, _) => kind_of_arrow(error),
         DataFusionError::ResourcesExhausted(_) => {
             let detail = format!(
-                "the query needs more memory than it may have: {message}; ask for fewer groups or columns, or try again later"
+                "the query needs more memory than `query_memory` (--query-memory) leaves it: {message}; ask for fewer groups or columns, try again when other queries have ended, or start the server with more of it"
             );
             return Problem::new(ProblemKind::Busy, detail);
         }
@@ -148,7 +149,7 @@ mod tests {
             (
                 DataFusionError::ResourcesExhausted("too big".to_owned()).context("in a sort"),
                 ProblemKind::Busy,
-                "the query needs more memory than it may have: too big",
+                "the query needs more memory than `query_memory` (--query-memory) leaves it: too big",
             ),
             (
                 DataFusionError::ResourcesExhausted(

@@ -28,6 +28,7 @@ use datafusion::datasource::empty::EmptyTable;
 use datafusion::error::DataFusionError;
 use datafusion::execution::context::SessionContext;
 use datafusion::logical_expr::Operator;
+use datafusion::optimizer::AnalyzerRule;
 use datafusion::physical_expr::aggregate::AggregateFunctionExpr;
 use datafusion::physical_expr::expressions::{BinaryExpr, CastExpr, Column, lit};
 use datafusion::physical_expr::{LexOrdering, PhysicalExpr, PhysicalSortExpr};
@@ -42,6 +43,7 @@ use dovetail_model::StreamSchema;
 
 use crate::checks::{self, Checked};
 use crate::engine::{resolve, session};
+use crate::functions::CheckedNumbers;
 use crate::storage::surface_type;
 use crate::{Equality, ViewError, aggregates, sql_type};
 
@@ -105,6 +107,9 @@ pub(crate) fn compile(
         .execute_and_check(plan, state.config_options(), |_, _| {})
         .map_err(definition)?;
     let analysed = logical::analyse(&plan, stream_schema)?;
+    // What a message shows of the definition is its own text, so this comes behind.
+    let plan = CheckedNumbers.analyze(plan, state.config_options());
+    let plan = plan.map_err(definition)?;
     let physical = resolve(state.create_physical_plan(&plan)).map_err(definition)?;
     let physical = Physical::take_apart(&physical)?;
     physical.into_parts(stream, sql, events_schema, analysed)

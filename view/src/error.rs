@@ -6,7 +6,7 @@ use datafusion::error::DataFusionError;
 use dovetail_model::{ProblemKind, SpanError};
 
 use crate::ExclusionFailed;
-use crate::words::{words_of, words_of_definition};
+use crate::words::{is_of_a_pattern, words_of, words_of_definition};
 
 /// A definition that cannot be a view, or a view that could not be computed.
 #[derive(Debug, thiserror::Error)]
@@ -153,6 +153,9 @@ impl From<ArrowError> for ViewError {
 /// failed on the data, [`ProblemKind::Unavailable`] when there was no memory, else a fault.
 pub fn engine_error_kind(error: &DataFusionError) -> ProblemKind {
     if ExclusionFailed::at_root_of(error).is_some() {
+        return ProblemKind::Unprocessable;
+    }
+    if is_of_a_pattern(error) {
         return ProblemKind::Unprocessable;
     }
     match error.find_root() {

@@ -9,6 +9,7 @@
 mod approx_distinct;
 mod avg;
 mod call_names;
+mod checked;
 mod min_max;
 mod ordered;
 mod sum;
@@ -20,14 +21,19 @@ use std::sync::Arc;
 
 use arrow::array::{ArrayRef, BooleanArray};
 use arrow::datatypes::DataType;
+use datafusion::common::ScalarValue;
+use datafusion::common::tree_node::TreeNode;
 use datafusion::error::Result;
 use datafusion::execution::FunctionRegistry;
-use datafusion::logical_expr::{AggregateUDF, EmitTo, GroupsAccumulator};
+use datafusion::logical_expr::expr::ScalarFunction;
+use datafusion::logical_expr::{AggregateUDF, EmitTo, Expr, GroupsAccumulator};
 
 use call_names::CallNames;
 
 pub use approx_distinct::{APPROX_DISTINCT_RELATIVE_ERROR, ApproxDistinct};
 pub use avg::Avg;
+pub use checked::CheckedNumbers;
+pub(crate) use checked::wraps;
 pub use min_max::MinMax;
 pub use ordered::Ordered;
 pub use sum::Sum;
@@ -45,6 +51,33 @@ pub const UNBOUNDED_FUNCTIONS: [&str; 9] = [
     "array_resize",
     "list_resize",
 ];
+
+/// The largest size that a view or a predicate may ask such a function for: that of a padded number, not of a page.
+const MOST_WRITTEN_OUT: i64 = 1000;
+
+/// Why a call in a view or a predicate may make values of any size, if it may. It would do so with each event, and again at
+/// each start.
+pub(crate) fn unbounded(call: &ScalarFunction) -> Option<String> {
+    let name = call.func.name();
+    let of_any_size = |call: &ScalarFunction| UNBOUNDED_FUNCTIONS.contains(&call.func.name());
+    if !of_any_size(call) {
+        return None;
+    }
+    let nested = |arg: &Expr| {
+        arg.exists(|part| Ok(matches!(part, Expr::ScalarFunction(call) if of_any_size(call))))
+            .unwrap_or(true)
+    };
+    let size = match (name, call.args.get(1)) {
+        ("range" | "generate_series", _) => None,
+        (_, Some(Expr::Literal(ScalarValue::Int64(size), _))) => size.as_ref(),
+        _ => None,
+    };
+    let bounded =
+        size.is_some_and(|size| *size <= MOST_WRITTEN_OUT) && !call.args.iter().any(nested);
+    (!bounded).then(|| {
+        format!("`{name}` makes values of any size: write a number up to {MOST_WRITTEN_OUT} for how much, once, or leave it out")
+    })
+}
 
 /// Registers our functions, in place of DataFusion's of the same name, and how calls are planned. Takes a
 /// `SessionState` or a `SessionContext`.

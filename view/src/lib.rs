@@ -51,8 +51,8 @@ pub use equality::Equality;
 pub use error::{FinishFailed, ViewError, engine_error_kind};
 pub use exclusions::{ExclusionFailed, exclusion_predicate};
 pub use functions::{
-    APPROX_DISTINCT_RELATIVE_ERROR, ApproxDistinct, Avg, MinMax, Ordered, Sum, UNBOUNDED_FUNCTIONS,
-    register_functions,
+    APPROX_DISTINCT_RELATIVE_ERROR, ApproxDistinct, Avg, CheckedNumbers, MinMax, Ordered, Sum,
+    UNBOUNDED_FUNCTIONS, register_functions,
 };
 pub use group_key::{GroupKey, rows_while};
 pub use hooked::{Hook, Hooked};
@@ -62,4 +62,4 @@ pub use run::Run;
 pub use state::bytes_of;
 pub use types::sql_type;
 pub use view::View;
-pub use words::words_of;
+pub use words::{is_of_a_pattern, words_of};

@@ -9,10 +9,11 @@ use std::sync::Arc;
 use arrow::array::{Array, ArrayRef, BooleanArray, RecordBatch};
 use arrow::compute::prep_null_mask_filter;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
-use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
+use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
 use datafusion::common::{DFSchema, ScalarValue};
 use datafusion::logical_expr::{Expr, ExprSchemable, Volatility};
 use datafusion::physical_expr::PhysicalExpr;
+use datafusion::physical_expr::expressions::BinaryExpr;
 use datafusion::physical_expr::utils::{collect_columns, reassign_expr_columns};
 use datafusion::sql::sqlparser::ast;
 use datafusion::sql::sqlparser::dialect::GenericDialect;
@@ -20,6 +21,7 @@ use datafusion::sql::sqlparser::parser::Parser;
 use dovetail_model::StreamSchema;
 
 use crate::engine::session;
+use crate::functions::{unbounded, wraps};
 use crate::ops::boolean;
 use crate::state::batch as batch_of;
 use crate::{View, ViewError, sql_type};
@@ -106,6 +108,7 @@ impl Predicate {
         };
         let expr = state
             .create_physical_expr(expr, &df_schema)
+            .and_then(checked)
             .map_err(definition)?;
         let mut columns: Vec<usize> = collect_columns(&expr).iter().map(|c| c.index()).collect();
         columns.sort_unstable();
@@ -166,6 +169,19 @@ impl Predicate {
     }
 }
 
+/// Whole numbers that do not fit their type are an error, and do not wrap around.
+fn checked(expr: Arc<dyn PhysicalExpr>) -> datafusion::error::Result<Arc<dyn PhysicalExpr>> {
+    let checked = expr.transform_up(|part| {
+        Ok(match part.downcast_ref::<BinaryExpr>() {
+            Some(binary) if wraps(*binary.op()) => {
+                Transformed::yes(Arc::new(binary.clone().with_fail_on_overflow(true)) as _)
+            }
+            _ => Transformed::no(part),
+        })
+    });
+    Ok(checked?.data)
+}
+
 fn column_of(batch: &RecordBatch, field: &Field) -> Result<ArrayRef, ViewError> {
     batch
         .column_by_name(field.name())
@@ -219,7 +235,12 @@ fn refusal_of(part: &ast::Expr) -> Option<&'static str> {
 fn unfit(expr: &Expr) -> Option<(String, String)> {
     let mut found = None;
     expr.apply(|part| {
+        let unbounded = match part {
+            Expr::ScalarFunction(call) => unbounded(call),
+            _ => None,
+        };
         let reason = match part {
+            _ if unbounded.is_some() => unbounded.as_deref().unwrap_or_default(),
             Expr::AggregateFunction(_) | Expr::WindowFunction(_) => {
                 "it may look at one row only, without aggregates"
             }

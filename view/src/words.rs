@@ -8,6 +8,7 @@
 mod functions;
 mod memory;
 mod operators;
+mod patterns;
 mod typed;
 
 use std::collections::HashSet;
@@ -18,6 +19,8 @@ pub(crate) use functions::allowed_in_views;
 use functions::{mismatch, null_argument, unknown_function};
 use memory::exhausted;
 use operators::incompatible;
+use patterns::broken;
+pub use patterns::is_of_a_pattern;
 use typed::{split_list, with_sql_types};
 
 /// Prefixes that say which part of the engine complains.
@@ -63,6 +66,7 @@ fn words(error: &DataFusionError, allowed: impl Fn(&str) -> bool) -> String {
         .or_else(|| null_argument(&text))
         .or_else(|| incompatible(&text))
         .or_else(|| exhausted(&text))
+        .or_else(|| broken(&text))
         .unwrap_or_else(|| with_sql_types(&text));
     let line = said
         .split('\n')

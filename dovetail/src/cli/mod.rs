@@ -33,6 +33,7 @@ use std::ffi::OsString;
 use std::process::ExitCode;
 
 use clap::{CommandFactory, FromArgMatches};
+use dovetail_serving_layer::sql::PLANNING_STACK_BYTES;
 
 use crate::client::Client;
 use args::{Cli, Command};
@@ -62,6 +63,8 @@ pub fn run(args: impl IntoIterator<Item = OsString>, server: &dyn Server) -> Exi
     };
     panics::install();
     let outcome = tokio::runtime::Builder::new_multi_thread()
+        // Statements are parsed, copied and named where requests are read.
+        .thread_stack_size(PLANNING_STACK_BYTES)
         .enable_all()
         .build()
         .map_err(|e| CliError::Failed(format!("cannot start the runtime: {e}")))

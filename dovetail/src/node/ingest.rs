@@ -281,14 +281,8 @@ impl Node {
             let mut settled = vec![];
             let mut tried: Vec<Tried> = vec![];
             for (offset, letter) in letters {
-                let decoded = decoder.decode(
-                    letter.format,
-                    &letter.bytes,
-                    decode::OnError::Reject,
-                    &letter.origin,
-                );
-                tried.push(decoded.map_err(|error| error.to_string()).map(|decoded| {
-                    events.push(decoded.events);
+                tried.push(decoder.decode_letter(&letter).map(|event| {
+                    events.push(event);
                     settled.push(offset);
                 }));
             }

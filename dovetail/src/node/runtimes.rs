@@ -6,6 +6,7 @@
 
 use std::io;
 
+use dovetail_serving_layer::sql::PLANNING_STACK_BYTES;
 use tokio::runtime::{Builder, Handle, Runtime};
 
 /// How much lower than the others the batch threads rank: nice values run from 0 to 19.
@@ -27,11 +28,13 @@ impl Runtimes {
         let query = Builder::new_multi_thread()
             .worker_threads(QUERY_THREADS_PER_CORE * threads)
             .thread_name("query")
+            .thread_stack_size(PLANNING_STACK_BYTES)
             .enable_all()
             .build()?;
         let batch = Builder::new_multi_thread()
             .worker_threads(threads)
             .thread_name("batch")
+            .thread_stack_size(PLANNING_STACK_BYTES)
             .on_thread_start(|| {
                 // Refused only where a policy forbids it; then batch threads rank like the others.
                 let _ = rustix::process::setpriority_process(None, BATCH_NICE);

@@ -63,6 +63,21 @@ const STATEMENTS: &[(&str, u16, &str)] = &[
         "there is no stream or view `nope`; SHOW STREAMS and SHOW VIEWS list them",
     ),
     (
+        "DESCRIBE nope",
+        404,
+        "there is no stream or view `nope`; SHOW TABLES lists them",
+    ),
+    (
+        "UNDROP VIEW nope",
+        404,
+        "there is no dropped view `nope`; UNDROP takes the name that it had when it was dropped",
+    ),
+    (
+        "ALTER STREAM events ALTER COLUMN nope DROP NOT NULL",
+        404,
+        "there is no column `nope`; DESCRIBE and the name of the stream lists them",
+    ),
+    (
         "CREATE STREAM \"../x\" (x INT)",
         400,
         "line 1, column 15: `../x` cannot be a name: use 1 to 63 characters",
@@ -181,8 +196,26 @@ const CALLS: &[(&str, u16, &str)] = &[
         404,
         "there is no view `nope`; SHOW VIEWS lists them",
     ),
-    ("GET /v1/runs/999", 404, "there is no run `999`"),
-    ("POST /v1/runs/999/promote", 404, "there is no run `999`"),
+    (
+        "GET /v1/runs/999",
+        404,
+        "there is no run `999`; SHOW RUNS and `dovetail runs` list them",
+    ),
+    (
+        "POST /v1/runs/999/promote",
+        404,
+        "there is no run `999`; SHOW RUNS and `dovetail runs` list them",
+    ),
+    (
+        "GET /v1/views/sums?generation=9",
+        404,
+        "view `sums` has no generation 9; readable are 1",
+    ),
+    (
+        "DELETE /v1/streams/events/exclusions/9",
+        404,
+        "there is no exclusion `9`; `GET /v1/streams/{stream}/exclusions` lists those that hold",
+    ),
     (
         "GET /v1/streams/..%2F..%2Fetc%2Fpasswd",
         404,
@@ -287,6 +320,82 @@ async fn each_is_refused_with_what_and_where_and_the_way_out() {
     // Nothing of all this has left a trace.
     let rows = calls.rows("SELECT count(*) AS n FROM events", json!({}));
     assert_eq!(rows.await.unwrap(), [json!({"n": 0})]);
+}
+
+/// Statements as deep as any that are taken need more of a thread's stack than threads have by default, and a stack that is
+/// used up ends the process.
+#[tokio::test]
+async fn the_deepest_statements_that_are_taken_are_answered() {
+    let home = tempfile::tempdir().unwrap();
+    let (_server, calls) = declared(home.path()).await;
+    for (sql, status) in [
+        (
+            format!("SELECT n{} AS x FROM events", "+n".repeat(490)),
+            200,
+        ),
+        (
+            format!("SELECT n{} AS x FROM events", "+n".repeat(501)),
+            400,
+        ),
+        (
+            format!(
+                "SELECT count(*) AS x FROM events WHERE n{} > 0",
+                "*1-n".repeat(240)
+            ),
+            200,
+        ),
+        (
+            format!("SELECT n{} AS x FROM events", "::int".repeat(490)),
+            200,
+        ),
+        (
+            format!("SELECT t{} AS x FROM events", "||t".repeat(490)),
+            200,
+        ),
+        (
+            format!("SELECT t FROM events WHERE n=1{}", " OR n=2".repeat(240)),
+            200,
+        ),
+        (
+            format!(
+                "CREATE VIEW deep AS SELECT sum(n{}) AS x FROM events",
+                "+n".repeat(140)
+            ),
+            200,
+        ),
+        (
+            format!(
+                "CREATE VIEW deeper AS SELECT sum(n{}) AS x FROM events",
+                "+n".repeat(151)
+            ),
+            400,
+        ),
+        ("SELECT x FROM deep".to_owned(), 200),
+    ] {
+        let (found, answer) = calls.post("/v1/sql", &json!({"sql": sql})).await.unwrap();
+        assert_eq!(found, status, "{}: {answer}", &sql[..sql.len().min(60)]);
+    }
+}
+
+/// What a query multiplies is its rows by what the statement says, too.
+#[tokio::test]
+async fn a_long_text_of_a_statement_is_not_held_for_thousands_of_rows_at_once() {
+    const ROWS: usize = 2_000;
+    const TEXT: usize = 200_000;
+    let home = tempfile::tempdir().unwrap();
+    let (server, calls) = declared(home.path()).await;
+    let lines = format!("{GOOD}\n").repeat(ROWS);
+    let sent = calls.call(Method::POST, "/v1/streams/events", &[NDJSON], lines);
+    let (status, appended) = sent.await.unwrap();
+    assert_eq!(status, 200, "{appended}");
+    let before = server.peak_memory();
+    let text = "x".repeat(TEXT);
+    let sql = format!("SELECT max(length(t)) AS x FROM (SELECT '{text}' || n AS t FROM events)");
+    let patient = json!({"after": appended["position"], "timeout_ms": 80_000});
+    let rows = calls.rows(&sql, patient);
+    assert_eq!(rows.await.unwrap(), [json!({"x": TEXT + 1})]);
+    let grown = server.peak_memory() - before;
+    assert!(grown < 256 << 20, "{} MiB", grown >> 20);
 }
 
 #[tokio::test]

@@ -107,3 +107,56 @@ async fn are_listed_and_tried_again_page_by_page() {
     assert_eq!(listed(&calls, 10).await, (0..25).collect::<Vec<_>>());
     server.kill().await;
 }
+
+/// What made them bad has not changed, so neither has what is said of it: a mark in the middle of a body is not one at its
+/// beginning when the line stands alone, and a quote that never ends does not end where the letter does.
+#[tokio::test]
+async fn are_bad_for_the_same_reason_when_they_are_tried_again() {
+    let home = tempfile::tempdir().unwrap();
+    let server = Server::start(home.path(), None).await.unwrap();
+    let calls = server.calls();
+    let create = "CREATE STREAM s (a INT, b VARCHAR)";
+    calls.sql(create, json!({})).await.unwrap();
+    let mut answer = Value::Null;
+    for (media, body) in [
+        (
+            "application/x-ndjson",
+            "\u{feff}{\"a\":1}\n\u{feff}{\"a\":2}\n",
+        ),
+        (
+            "text/csv",
+            "a,b\n1,\"x\ny\"z\n3,\"x\ny\",\"q\n4,a\n5\r\r\n,\"6\"\r\r\n",
+        ),
+        ("application/json", "[7, {\"a\": 8}, [9]]"),
+    ] {
+        let headers = [("content-type", media)];
+        let path = "/v1/streams/s?errors=dead-letter";
+        let sending = calls.call(Method::POST, path, &headers, body);
+        let (status, appended) = sending.await.unwrap();
+        assert_eq!(status, 200, "{appended}");
+        answer = appended;
+    }
+    let after = json!({"after": answer["position"]});
+    let rows = calls.rows("SELECT count(*) AS n FROM s", after).await;
+    assert_eq!(rows.unwrap(), [json!({"n": 3})]);
+
+    let page = calls.get("/v1/streams/s/dead-letters").await.unwrap();
+    let letters = page["dead_letters"].as_array().unwrap();
+    let first: Vec<&str> = letters
+        .iter()
+        .map(|letter| letter["reason"].as_str().unwrap())
+        .collect();
+    let (_, answer) = replay(&calls, json!({})).await;
+    assert_eq!(answer["accepted"], 0, "{answer}");
+    let again = answer["reasons"].as_array().unwrap();
+    let again: Vec<&str> = again
+        .iter()
+        .map(|letter| letter["reason"].as_str().unwrap())
+        .collect();
+    assert_eq!(first.len(), again.len(), "{answer}");
+    for (first, again) in first.iter().zip(again) {
+        assert!(again.ends_with(first), "{first}: {again}");
+    }
+    assert!(first[0].starts_with("expected a JSON object"), "{first:?}");
+    server.kill().await;
+}

@@ -7,12 +7,12 @@ use dovetail::node::{Node, NodeConfig};
 use dovetail_model::ProblemKind;
 use dovetail_serving_layer::ports::{Control as _, OnError, ViewPhase};
 use reqwest::Method;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::support::node::{
     PATIENCE, append, config, define, integers, open, try_append, try_integers,
 };
-use crate::support::server::Server;
+use crate::support::server::{HANGS, Server};
 
 const EVENTS: &str = "CREATE STREAM events (n BIGINT NOT NULL, part BIGINT NOT NULL)";
 const PARTS: &str = "CREATE VIEW parts AS SELECT part, count(*) AS seen, sum(n) AS numbers FROM events GROUP BY part";
@@ -194,4 +194,65 @@ async fn a_join_with_long_lists_is_made_in_small_batches() {
     assert_eq!(rows, [json!({"n": GROUPS * EACH * EACH})]);
     let grown = server.peak_memory() - before;
     assert!(grown < 250 * MIB, "{} MiB", grown / MIB);
+}
+
+/// Nothing that a query asks for takes more than the limit. What cannot spill is told so, and by which setting.
+#[tokio::test]
+async fn a_query_that_wants_more_than_its_memory_is_told_the_limit_and_the_setting() {
+    const EVENTS: i64 = 2_000;
+    let home = tempfile::tempdir().unwrap();
+    let arguments = ["--query-memory", "64MiB"];
+    let server = Server::start_with(home.path(), &arguments, &[]).await;
+    let server = server.unwrap();
+    let calls = server.calls();
+    let create = "CREATE STREAM events (n BIGINT NOT NULL, t VARCHAR NOT NULL)";
+    calls.sql(create, json!({})).await.unwrap();
+    let text = "x".repeat(500);
+    let line = |n| json!({"n": n, "t": text}).to_string() + "\n";
+    let lines: String = (0..EVENTS).map(line).collect();
+    let headers = [("content-type", "application/x-ndjson")];
+    let appending = calls.call(Method::POST, "/v1/streams/events", &headers, lines);
+    let (status, appended) = appending.await.unwrap();
+    assert_eq!(status, 200, "{appended}");
+    let after = json!({"after": appended["position"]});
+    let pairs = "(SELECT a.n AS n, b.n AS m, a.t AS t, b.t AS u FROM events a, events b)";
+    let before = server.peak_memory();
+    let client = reqwest::Client::builder().timeout(HANGS).no_proxy();
+    let client = client.build().unwrap();
+    for greedy in [
+        // The groups of a hash table, one group that holds everything, a table to join with.
+        format!("SELECT n, m, array_agg(t), array_agg(u) FROM {pairs} GROUP BY n, m"),
+        format!("SELECT array_agg(t) AS texts FROM {pairs}"),
+        format!(
+            "SELECT count(*) AS n FROM {pairs} l JOIN {pairs} r ON l.n = r.m AND l.t = r.u AND l.u = r.t"
+        ),
+    ] {
+        let asking = client.post(format!("{}/v1/sql", server.url()));
+        let asking = asking.header("content-type", "application/json");
+        let body = json!({"sql": greedy, "after": appended["position"], "timeout_ms": 60_000});
+        let answer = asking.body(body.to_string()).send().await.unwrap();
+        let (status, headers) = (answer.status().as_u16(), answer.headers().clone());
+        let problem: Value = serde_json::from_slice(&answer.bytes().await.unwrap()).unwrap();
+        assert_eq!(status, 429, "{greedy}: {problem}");
+        assert_eq!(headers["content-type"], "application/problem+json");
+        let seconds: u64 = headers["retry-after"].to_str().unwrap().parse().unwrap();
+        assert!(seconds > 0, "{headers:?}");
+        let detail = problem["detail"].as_str().unwrap();
+        for part in [
+            "--query-memory",
+            "of 64.0 MB in all",
+            "ask for fewer groups",
+        ] {
+            assert!(detail.contains(part), "{part}: {detail}");
+        }
+        let rows = calls.rows("SELECT count(*) AS n FROM events", after.clone());
+        assert_eq!(rows.await.unwrap(), [json!({"n": EVENTS})]);
+    }
+    // What can spill needs no more than there is.
+    let sorted = format!("SELECT n FROM {pairs} ORDER BY u, t, m DESC, n DESC LIMIT 1");
+    let rows = calls.rows(&sorted, after).await.unwrap();
+    assert_eq!(rows, [json!({"n": EVENTS - 1})]);
+    // Batches on their way between operators are on no account.
+    let grown = server.peak_memory() - before;
+    assert!(grown < 768 * MIB, "{} MiB", grown / MIB);
 }

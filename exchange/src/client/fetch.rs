@@ -3,22 +3,20 @@
 
 use std::sync::Arc;
 
-use arrow::array::{RecordBatch, cast::AsArray};
-use arrow::datatypes::UInt32Type;
+use arrow::array::RecordBatch;
 use arrow_flight::{Action, FlightClient, Ticket};
 use async_trait::async_trait;
 use datafusion::logical_expr::Expr;
 use dovetail_model::{Position, Problem, ViewId};
 use dovetail_seam::{Account, RemoteRuns, RemoteTail};
 use dovetail_view::{Run, View};
-use futures::TryStreamExt;
 use tokio::runtime::Handle;
 use tokio::time::timeout;
 use tracing::debug;
 
 use super::connections::{ANSWER_WAIT, Peer, failed, json};
 use crate::filter::KeyFilter;
-use crate::server::with_run_column;
+use crate::states::{Arriving, next_batch};
 use crate::wire::{Fetch, Part, RELEASE, TakenRun};
 
 /// Asks for parts of one cut that is held elsewhere, and lets go of it in the end.
@@ -54,7 +52,7 @@ impl Asker {
             .do_get(Ticket::new(json(&asked)))
             .await
             .map_err(said)?;
-        while let Some(batch) = batches.try_next().await.map_err(said)? {
+        while let Some(batch) = next_batch(&mut batches).await.map_err(said)? {
             account(batch.get_array_memory_size())?;
             each(batch)?;
         }
@@ -149,34 +147,11 @@ impl ViewRuns {
             view: self.id.clone(),
             filters: filters.to_vec(),
         };
-        let (travels, schema) = (with_run_column(&self.view), self.view.state_schema());
-        let mut states: Vec<Vec<RecordBatch>> = vec![vec![]; runs.len()];
-        let sort = |batch: RecordBatch| {
-            if batch.schema_ref().fields() != travels.fields() {
-                return Err(Problem::internal(
-                    "the states of another process are not those of this one: they must be of one version",
-                ));
-            }
-            let Some(place) = batch
-                .column(0)
-                .as_primitive::<UInt32Type>()
-                .values()
-                .first()
-            else {
-                return Ok(());
-            };
-            let columns = batch.columns()[1..].to_vec();
-            let batch = RecordBatch::try_new(Arc::clone(&schema), columns);
-            let run = states.get_mut(*place as usize);
-            let run = run.ok_or_else(|| Problem::internal("a run came that was not named"))?;
-            run.push(batch.map_err(Problem::internal)?);
-            Ok(())
-        };
-        asker.fetch(part, account, sort).await?;
-        let run = |(run, states): (&TakenRun, Vec<RecordBatch>)| {
-            Arc::new(Run::from_sorted(&self.view, run.span.clone(), states))
-        };
-        Ok(runs.iter().zip(states).map(run).collect())
+        let mut arriving = Arriving::new(&self.view, runs.len());
+        asker
+            .fetch(part, account, |batch| arriving.take(&batch))
+            .await?;
+        Ok(arriving.into_runs(&self.view, runs.iter().map(|run| &run.span)))
     }
 }
 

@@ -167,6 +167,28 @@ proptest! {
     }
 }
 
+proptest! {
+    #[test]
+    fn constants_that_nobody_has_sent_are_an_error(
+        edits in proptest::collection::vec((any::<proptest::sample::Index>(), any::<u8>()), 1..6),
+        kept in proptest::option::of(any::<proptest::sample::Index>()),
+    ) {
+        let view = view();
+        let filter = column("origin").eq(constant("JFK"));
+        let mut sent = KeyFilter::of(&view, &[filter]).pop().unwrap();
+        for (at, byte) in edits {
+            let at = at.index(sent.constants.len());
+            sent.constants[at] = byte;
+        }
+        if let Some(kept) = kept {
+            sent.constants.truncate(kept.index(sent.constants.len()));
+        }
+        if let Ok(predicate) = sent.predicate(&view) {
+            let _ = predicate.evaluate(&states(&view, &[(Some(1), None, None, None)]));
+        }
+    }
+}
+
 #[test]
 fn comparisons_of_keys_with_constants_travel_and_nothing_else_does() {
     let view = view();

@@ -186,6 +186,16 @@ fn check_schema(schema: Option<arrow::ipc::Schema<'_>>) -> Result<(), DecodeErro
                 "the Arrow schema has more than {MAX_FIELDS} columns"
             )));
         }
+        // A value of such a type cannot even be shown.
+        if let Some(decimal) = field.type_as_decimal()
+            && (decimal.precision() < 1 || decimal.scale() > decimal.precision())
+        {
+            return Err(damaged(&format!(
+                "a decimal of {} digits, {} of them behind the point",
+                decimal.precision(),
+                decimal.scale()
+            )));
+        }
         open.extend(field.children().into_iter().flatten());
     }
     Ok(())

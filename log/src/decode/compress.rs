@@ -85,6 +85,17 @@ pub fn decompress(
     }
 }
 
+/// How a body is compressed, told by how it begins: no body of a format that is read begins so.
+pub(super) fn found_in(body: &[u8]) -> Option<&'static str> {
+    if body.starts_with(GZIP_MAGIC) {
+        Some("gzip")
+    } else if body.starts_with(ZSTD_MAGIC) {
+        Some("zstd")
+    } else {
+        None
+    }
+}
+
 /// Whether `body`, or as much as there is of it, begins with `magic`.
 fn begins_as(body: &[u8], magic: &[u8]) -> bool {
     let length = body.len().min(magic.len());

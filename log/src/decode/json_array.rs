@@ -13,16 +13,15 @@ use super::fault::Fault;
 use super::json::JsonReader;
 use super::ndjson::{check, expected_rows};
 use super::sink::Sink;
-use super::text::{count_lines, without_bom};
+use super::text::count_lines;
 
 /// Decodes the document into `columns`.
 pub(super) fn decode(
-    body: &[u8],
+    text: &[u8],
     columns: &mut Row,
     unknown: UnknownColumns,
     sink: &mut Sink<'_>,
 ) -> Result<(), DecodeError> {
-    let text = without_bom(body);
     let mut document = Document {
         text,
         checked: std::str::from_utf8(text).is_ok(),
@@ -130,12 +129,12 @@ impl Document<'_> {
     }
 }
 
-/// An element as a document of its own. One that is an array would be taken for the document's array.
+/// An element as a document of its own. One that is no object makes none, and an array would be taken for the document's.
 fn alone(element: &[u8]) -> Bytes {
-    if element.first() == Some(&b'[') {
-        [b"[", element, b"]"].concat().into()
-    } else {
+    if element.first() == Some(&b'{') {
         Bytes::copy_from_slice(element)
+    } else {
+        [b"[", element, b"]"].concat().into()
     }
 }
 

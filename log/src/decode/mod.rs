@@ -45,6 +45,7 @@ use dovetail_model::{StreamSchema, UnknownColumns};
 use crate::{DeadLetter, Format};
 use column::Row;
 use sink::Sink;
+use text::without_bom;
 
 pub use compress::{ContentEncoding, decompress};
 pub use elements::{Element, elements};
@@ -100,6 +101,45 @@ impl Decoder {
     /// its header or schema does not fit; `TooLarge` if it decodes to more than the limit or is 2 GiB long;
     /// `UnsupportedMedia` for forms of Arrow streams that are not read.
     pub fn decode(
+        &self,
+        format: Format,
+        body: &Bytes,
+        on_error: OnError,
+        origin: &str,
+    ) -> Result<Decoded, DecodeError> {
+        if let Some(encoding) = compress::found_in(body) {
+            return Err(DecodeError::body(format!(
+                "the body is compressed with {encoding}: say so with `Content-Encoding: {encoding}`, and compress it once"
+            )));
+        }
+        match format {
+            Format::Ndjson | Format::Json | Format::Csv => {
+                let text = body.slice_ref(without_bom(body));
+                self.decode_unmarked(format, &text, on_error, origin)
+            }
+            _ => self.decode_unmarked(format, body, on_error, origin),
+        }
+    }
+
+    /// Decodes a dead letter by itself: the event that it is by now. A byte order mark is part of it, since that of its body was
+    /// left out before there was a letter.
+    ///
+    /// # Errors
+    /// Why it is still none, in the words of the first time.
+    pub fn decode_letter(&self, letter: &DeadLetter) -> Result<RecordBatch, String> {
+        let DeadLetter { format, origin, .. } = letter;
+        let decoded = self.decode_unmarked(*format, &letter.bytes, OnError::DeadLetter, origin);
+        let mut decoded = decoded.map_err(|error| error.to_string())?;
+        match decoded.dead_letters.pop() {
+            None => Ok(decoded.events),
+            Some(DeadLetter { column, reason, .. }) => Err(match column {
+                Some(column) => format!("column `{column}`: {reason}"),
+                None => reason,
+            }),
+        }
+    }
+
+    fn decode_unmarked(
         &self,
         format: Format,
         body: &Bytes,

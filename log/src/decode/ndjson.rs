@@ -9,16 +9,15 @@ use super::error::{DecodeError, Place};
 use super::fault::{Outcome, What, fault};
 use super::json::JsonReader;
 use super::sink::Sink;
-use super::text::{count_lines, without_bom};
+use super::text::count_lines;
 
 /// Decodes all lines into `columns`.
 pub(super) fn decode(
-    body: &[u8],
+    text: &[u8],
     columns: &mut Row,
     unknown: UnknownColumns,
     sink: &mut Sink<'_>,
 ) -> Result<(), DecodeError> {
-    let text = without_bom(body);
     let checked = std::str::from_utf8(text).is_ok();
     columns.reserve(expected_rows(text, columns.width(), sink.budget.left()));
     let mut reader = JsonReader::new(text, unknown);

@@ -51,7 +51,8 @@ impl Queries for Engine {
             .await?;
         let state = self
             .session
-            .state(snapshot.tables(), snapshot.row_bytes())
+            // A text of the statement may stand in every row.
+            .state(snapshot.tables(), snapshot.row_bytes() + request.sql.len())
             .map_err(|e| problem_of(&e))?;
         let parameters = request.parameters;
         let planning = async move {

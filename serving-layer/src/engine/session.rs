@@ -51,6 +51,7 @@ impl QuerySession {
             .set_bool("datafusion.sql_parser.map_string_types_to_utf8view", false);
         let mut ctx = SessionContext::new_with_config_rt(config, runtime);
         dovetail_view::register_functions(&mut ctx)?;
+        ctx.add_analyzer_rule(Arc::new(dovetail_view::CheckedNumbers));
         for rule in rules::ours() {
             ctx.remove_optimizer_rule(rule.name());
             ctx.add_optimizer_rule(rule);

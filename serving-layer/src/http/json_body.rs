@@ -44,8 +44,18 @@ pub(super) async fn optional<T: DeserializeOwned>(
     parse(&held.bytes).map(Some)
 }
 
-/// Parses JSON.
+/// Parses JSON. Every body is an object: of an array, which may stand for its fields in their order, nothing says which is which.
 pub(super) fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
+    let found = match bytes.trim_ascii_start().first() {
+        Some(b'[') => "an array",
+        Some(b'"') => "a text",
+        Some(b'n' | b't' | b'f' | b'-' | b'0'..=b'9') => "a single value",
+        _ => "",
+    };
+    if !found.is_empty() {
+        let detail = format!("the body is {found}: send a JSON object, such as `{{}}`");
+        return Err(Problem::invalid(detail).with("line", 1).with("column", 1));
+    }
     serde_json::from_slice(bytes).map_err(|e| {
         Problem::invalid(format!("the body is not the JSON expected here: {e}"))
             .with("line", e.line())

@@ -18,6 +18,7 @@ use datafusion::scalar::ScalarValue;
 use dovetail_model::StreamSchema;
 
 use crate::aggregates;
+use crate::functions::unbounded;
 use crate::words::words_of;
 use crate::{Equality, ViewError, sql_type};
 
@@ -126,7 +127,7 @@ fn unfit(expr: &Expr) -> Option<String> {
                 function.func.name()
             ))
         }
-        Expr::ScalarFunction(function) => not_written_out(function),
+        Expr::ScalarFunction(function) => unbounded(function).or_else(|| not_written_out(function)),
         Expr::AggregateFunction(function) => {
             let name = function.func.name();
             if function.params.distinct

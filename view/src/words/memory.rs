@@ -9,17 +9,25 @@ pub(super) fn exhausted(text: &str) -> Option<String> {
 }
 
 /// `Failed to allocate additional X for … with Z already allocated for this reservation - Y remain available …`. Of Y
-/// the pools say whether Z is part of it or not only by their kind: what is said here is true of both.
+/// the pools say whether Z is part of it or not only by their kind: what is said here is true of both. Behind it stands the
+/// pool, as `greedy(used: U, pool_size: P)`.
 fn refused(text: &str) -> Option<String> {
     let (_, rest) = text.split_once("Failed to allocate additional ")?;
     let (more, rest) = rest.split_once(" for ")?;
     let (before, rest) = rest.split_once(" already allocated for this reservation - ")?;
     let (_, held) = before.rsplit_once(" with ")?;
-    let (left, _) = rest.split_once(" remain available")?;
-    Some(if held == "0.0 B" {
-        format!("a step of it asked for {more}, and there are {left} for it")
+    let (left, pool) = rest.split_once(" remain available")?;
+    let all = pool.split_once("pool_size: ").map_or("", |(_, all)| all);
+    let all = all.split([',', ')']).next().unwrap_or_default();
+    let there = if all.is_empty() {
+        format!("there are {left} for it")
     } else {
-        format!("a step of it that holds {held} asked for {more} more, and there are {left} for it")
+        format!("there are {left} for it, of {all} in all")
+    };
+    Some(if held == "0.0 B" {
+        format!("a step of it asked for {more}, and {there}")
+    } else {
+        format!("a step of it that holds {held} asked for {more} more, and {there}")
     })
 }
 
@@ -65,7 +73,8 @@ mod tests {
         for pool in pools {
             let reservation = MemoryConsumer::new("ExternalSorter[0]").register(&pool);
             let error = reservation.try_grow(5 << 20).unwrap_err();
-            let said = "a step of it asked for 5.0 MB, and there are 3.0 MB for it";
+            let said =
+                "a step of it asked for 5.0 MB, and there are 3.0 MB for it, of 3.0 MB in all";
             assert_eq!(words_of(&error), said, "{error}");
             let wrapped = format!("Failed to reserve memory for sort during spill: {error}");
             let wrapped = DataFusionError::ResourcesExhausted(wrapped).context("in a sort");
@@ -78,7 +87,7 @@ mod tests {
         let error = reservation.try_grow(2_621_440).unwrap_err();
         assert_eq!(
             words_of(&error),
-            "a step of it that holds 1024.0 KB asked for 2.5 MB more, and there are 3.0 MB for it"
+            "a step of it that holds 1024.0 KB asked for 2.5 MB more, and there are 3.0 MB for it, of 3.0 MB in all"
         );
     }
 

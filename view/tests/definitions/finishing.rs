@@ -100,3 +100,44 @@ fn a_sum_that_does_not_fit_names_the_first_column_that_it_is_in() {
     assert_eq!(failed.group.as_deref(), Some("origin = 'OAK'"));
     assert!(failed.reason.contains("does not fit"), "{failed}");
 }
+
+/// Each event by itself is at fault here: before, its product was another number.
+#[test]
+fn arithmetic_that_does_not_fit_is_an_error_and_never_another_number() {
+    let span = Span::up_to(Position::single(Offset(2)));
+    let flights = [(Some("SFO"), 1), (Some("OAK"), i32::MAX)];
+    for (expression, said) in [
+        (
+            "sum(delay * delay)",
+            "`2147483647 * 2147483647` does not fit INT",
+        ),
+        ("max(delay + 1)", "`2147483647 + 1` does not fit INT"),
+        (
+            "count(*) FILTER (WHERE -2 - delay < 0)",
+            "`-2 - 2147483647` does not fit INT",
+        ),
+    ] {
+        let sql = format!("SELECT {expression} AS x FROM flights");
+        let view = View::compile(
+            &sql.replace(" 1", " CAST(1 AS INT)")
+                .replace("-2", "CAST(-2 AS INT)"),
+            &streams(),
+        )
+        .unwrap();
+        let error = view
+            .accumulate(&events(&flights), span.clone())
+            .unwrap_err();
+        assert_eq!(error.kind(), ProblemKind::Unprocessable, "{sql}");
+        assert!(error.to_string().contains(said), "{sql}: {error}");
+        assert!(
+            view.accumulate(&events(&flights[..1]), span.clone())
+                .is_ok()
+        );
+    }
+    let failed = failure(
+        "SELECT max(delay) * CAST(2 AS INT) AS x FROM flights",
+        &flights,
+    );
+    assert_eq!(failed.column, "x");
+    assert!(failed.reason.contains("does not fit INT"), "{failed}");
+}

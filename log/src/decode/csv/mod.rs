@@ -18,19 +18,20 @@ use super::error::{DecodeError, Place};
 use super::fault::{Described, Outcome, UNKNOWN, What, excerpt, fault};
 use super::ndjson::{check, expected_rows};
 use super::sink::Sink;
-use super::text::without_bom;
 use records::Value;
 pub(super) use records::{MAX_VALUES, Records};
 use value::ValueReader;
 
+/// So many names of a header are shown where one is missed.
+const NAMES_SHOWN: usize = 8;
+
 /// Decodes all records into `columns`.
 pub(super) fn decode(
-    body: &[u8],
+    text: &[u8],
     columns: &mut Row,
     unknown: UnknownColumns,
     sink: &mut Sink<'_>,
 ) -> Result<(), DecodeError> {
-    let text = without_bom(body);
     let checked = std::str::from_utf8(text).is_ok();
     let mut records = Records::new(text);
     let targets = read_header(&mut records, columns, unknown)?;
@@ -60,12 +61,17 @@ pub(super) fn decode(
             Err(fault) => {
                 columns.truncate(rows);
                 sink.refuse(Place::line(records.line()), &fault, record, || {
-                    [header, b"\n", record].concat().into()
+                    [header, b"\n", record, carriage(record)].concat().into()
                 })?;
             }
         }
     }
     Ok(())
+}
+
+/// What keeps a carriage return at the end of `line` from being taken for half of a line end.
+fn carriage(line: &[u8]) -> &'static [u8] {
+    if line.ends_with(b"\r") { b"\r" } else { b"" }
 }
 
 /// Puts the values of the current record into the columns that `targets` names.
@@ -194,15 +200,38 @@ fn read_header(
         }
         targets.push(target);
     }
+    // A file whose lines end in carriage returns alone is one line.
+    let returns =
+        |value: &&Value| !value.quoted && records.bytes()[value.at.clone()].contains(&b'\r');
+    if records.values().iter().any(|value| returns(&value)) {
+        let reason = "a carriage return stands inside a name; end lines with a line feed";
+        return Err(refuse(None, reason));
+    }
     for (index, named) in columns.columns.iter().enumerate() {
         if !named.nullable && !targets.contains(&Some(index)) {
-            let reason = "it is NOT NULL, but the header does not name it";
-            return Err(refuse(Some(named.name.to_string()), reason));
+            let reason = format!(
+                "it is NOT NULL, but the header does not name it: it names {}",
+                listed(&names)
+            );
+            return Err(refuse(Some(named.name.to_string()), &reason));
         }
     }
     if targets.iter().all(Option::is_none) {
-        let reason = "the header names no column of the stream; CSV starts with a header line";
-        return Err(refuse(None, reason));
+        let reason = format!(
+            "the header names no column of the stream, but {}; CSV starts with a header line",
+            listed(&names)
+        );
+        return Err(refuse(None, &reason));
     }
     Ok(targets)
+}
+
+/// The first names of a header, for a message.
+fn listed(names: &[Vec<u8>]) -> String {
+    let shown = names.iter().take(NAMES_SHOWN);
+    let mut shown: Vec<String> = shown.map(|name| format!("`{}`", excerpt(name))).collect();
+    if names.len() > NAMES_SHOWN {
+        shown.push(format!("and {} more", names.len() - NAMES_SHOWN));
+    }
+    shown.join(", ")
 }

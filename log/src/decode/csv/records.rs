@@ -107,13 +107,13 @@ impl<'a> Records<'a> {
     }
 
     /// Goes to the next record; empty lines are none unless they are kept. A fault is one of its quotes; then the record is
-    /// the line on which it starts.
+    /// the line on which it starts, and the fault that of the line alone: what follows is not part of it.
     pub(in crate::decode) fn next(&mut self) -> Option<Outcome<()>> {
         loop {
             match self.text.get(self.pos..)? {
                 [] => return None,
                 _ if self.keeps_empty_lines => break,
-                [b'\n', ..] => self.pos += 1,
+                [b'\n', ..] | [b'\r'] => self.pos += 1,
                 [b'\r', b'\n', ..] => self.pos += 2,
                 _ => break,
             }
@@ -123,8 +123,7 @@ impl<'a> Records<'a> {
         self.line = self.next_line;
         self.values.clear();
         self.found = 0;
-        let scanned = self.scan(start);
-        if scanned.is_err() {
+        let scanned = self.scan(start).or_else(|fault| {
             self.values.clear();
             let rest = &self.text[start..];
             let end = memchr::memchr(b'\n', rest).unwrap_or(rest.len());
@@ -132,7 +131,8 @@ impl<'a> Records<'a> {
             self.at = start..start + end - line_end;
             self.pos = start + end + 1;
             self.next_line = self.line + 1;
-        }
+            Records::new(&rest[..end]).scan(0).and(Err(fault))
+        });
         Some(scanned)
     }
 
@@ -182,7 +182,7 @@ impl<'a> Records<'a> {
         let close = loop {
             let rest = self.text.get(pos..).unwrap_or_default();
             let Some(quote) = memchr::memchr(b'"', rest) else {
-                let how = "opens a quoted value that never ends";
+                let how = "opens a quoted value that never ends; a quote ends it only before a comma or a line end";
                 return fault(What::Malformed(how), open - start..open - start + 1);
             };
             pos += quote;

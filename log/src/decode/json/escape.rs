@@ -33,7 +33,13 @@ pub(super) fn unescape(text: &[u8], at: Range<usize>, out: &mut Vec<u8>) -> Outc
         }
         let (c, length) = match unicode(&text[pos..at.end]) {
             Some(found) => found,
-            None => return bad_escape(pos..(pos + 6).min(at.end)),
+            None => {
+                let at = pos..(pos + 6).min(at.end);
+                return match unit(&text[at.clone()]) {
+                    Some(_) => fault(What::Malformed(HALF), at),
+                    None => bad_escape(at),
+                };
+            }
         };
         out.extend_from_slice(c.encode_utf8(&mut [0; 4]).as_bytes());
         pos += length;
@@ -41,19 +47,24 @@ pub(super) fn unescape(text: &[u8], at: Range<usize>, out: &mut Vec<u8>) -> Outc
     Ok(())
 }
 
+/// Of a code unit that stands alone.
+const HALF: &str = "is half of a surrogate pair; write both halves, or the character itself";
+
 #[cold]
 fn bad_escape(at: Range<usize>) -> Outcome<()> {
     fault(What::Malformed("is not an escape that JSON knows"), at)
 }
 
+/// The number in `\uXXXX`.
+fn unit(text: &[u8]) -> Option<u32> {
+    let digits = text.strip_prefix(b"\\u")?.first_chunk::<4>()?;
+    digits.iter().try_fold(0, |value, digit| {
+        Some(value * 16 + char::from(*digit).to_digit(16)?)
+    })
+}
+
 /// Reads `\uXXXX`, or two of them where they are a surrogate pair: the character and its length in bytes.
 fn unicode(text: &[u8]) -> Option<(char, usize)> {
-    let unit = |text: &[u8]| -> Option<u32> {
-        let digits = text.strip_prefix(b"\\u")?.first_chunk::<4>()?;
-        digits.iter().try_fold(0, |value, digit| {
-            Some(value * 16 + char::from(*digit).to_digit(16)?)
-        })
-    };
     let first = unit(text)?;
     if let Some(c) = char::from_u32(first) {
         return Some((c, 6));

@@ -27,7 +27,13 @@ impl JsonReader<'_> {
                     self.pos = number.end;
                     Ok(())
                 }
-                None => self.expected("a JSON number"),
+                None => {
+                    let rest = &self.text[self.pos..];
+                    let of_numbers = |b: &u8| b.is_ascii_digit() || b"+-.eE".contains(b);
+                    let length = rest.iter().take_while(|b| of_numbers(b)).count();
+                    let how = "is not a number as JSON writes it, such as `-1.5e3`, without zeros in front";
+                    fault(What::Malformed(how), self.pos..self.pos + length)
+                }
             },
             _ => self.expected("a JSON value"),
         }

@@ -7,8 +7,8 @@ use super::cells::{Cell, rows_of};
 use super::{
     column, decode, decode_in_little, flights, rejected, required, schema, strict, with_epoch,
 };
-use crate::Format::{Csv, Json, Ndjson};
-use crate::decode::{DecodeError, OnError};
+use crate::Format::{Arrow, Csv, Json, Ndjson};
+use crate::decode::{DecodeError, Decoder, OnError};
 
 fn text(value: &str) -> Cell {
     Cell::Text(value.to_owned())
@@ -128,7 +128,7 @@ fn every_refusal_names_line_column_and_reason() {
         ),
         (
             r#"{"n":1,"v":"\ud800"}"#,
-            "line 1: column `v`: `\\ud800` is not an escape that JSON knows",
+            "line 1: column `v`: `\\ud800` is half of a surrogate pair; write both halves, or the character itself",
         ),
         (
             "{\"n\":1,\"v\":\"a\tb\"}",
@@ -202,6 +202,50 @@ fn long_values_are_cut_in_messages() {
     let error = rejected(&flights(), Ndjson, body).to_string();
     assert!(error.len() < 300, "{error}");
     assert!(error.contains("ü…`"), "{error}");
+}
+
+#[test]
+fn a_compressed_body_that_does_not_say_so_is_told_by_how_it_begins() {
+    for (magic, encoding) in [
+        (&b"\x1f\x8b\x08\x00"[..], "gzip"),
+        (b"\x28\xb5\x2f\xfd", "zstd"),
+    ] {
+        for format in [Ndjson, Json, Csv, Arrow] {
+            let error = decode(&flights(), format, magic, OnError::DeadLetter).unwrap_err();
+            let expected = format!("say so with `Content-Encoding: {encoding}`");
+            assert!(error.to_string().contains(&expected), "{error}");
+        }
+    }
+}
+
+#[test]
+fn numbers_and_characters_that_json_has_not_are_shown_whole() {
+    let columns = vec![
+        column("n", ColumnType::Int),
+        column("t", ColumnType::Varchar),
+    ];
+    let schema = schema(columns);
+    for (value, reason) in [
+        (r#"{"n":01}"#, "`01` is not a number as JSON writes it"),
+        (r#"{"n":-}"#, "`-` is not a number as JSON writes it"),
+        (r#"{"n":1.e5}"#, "`1.e5` is not a number as JSON writes it"),
+        (
+            r#"{"t":"a\ud800b"}"#,
+            "`\\ud800` is half of a surrogate pair",
+        ),
+        (
+            r#"{"t":"\udc00\ud800"}"#,
+            "`\\udc00` is half of a surrogate pair",
+        ),
+        (
+            r#"{"t":"\uD83D\u0041"}"#,
+            "`\\uD83D` is half of a surrogate pair",
+        ),
+        (r#"{"t":"\ud8"}"#, "`\\ud8` is not an escape"),
+    ] {
+        let error = rejected(&schema, Ndjson, value).to_string();
+        assert!(error.contains(reason), "{value}: {error}");
+    }
 }
 
 #[test]
@@ -296,8 +340,8 @@ fn json_documents() {
         .iter()
         .map(|l| l.bytes.clone())
         .collect();
-    // An array among the elements stays one event that is bad, also when it is tried again.
-    assert_eq!(bytes, ["{\"v\":\n\"x\"}", "[[{\"v\":3}]]", "null"]);
+    // What is no object stays one event that is bad, also when it is tried again.
+    assert_eq!(bytes, ["{\"v\":\n\"x\"}", "[[{\"v\":3}]]", "[null]"]);
 }
 
 #[test]
@@ -348,11 +392,11 @@ fn csv_headers_that_do_not_fit() {
         ),
         (
             "delay\n1\n",
-            "line 1: column `date`: it is NOT NULL, but the header does not name it",
+            "line 1: column `date`: it is NOT NULL, but the header does not name it: it names `delay`",
         ),
         (
             "date,\"dela\n",
-            "line 1: `\"` opens a quoted value that never ends",
+            "line 1: `\"` opens a quoted value that never ends; a quote ends it only before a comma or a line end",
         ),
     ] {
         let error = decode(&flights(), Csv, body, OnError::DeadLetter).unwrap_err();
@@ -361,8 +405,13 @@ fn csv_headers_that_do_not_fit() {
     let one = schema(vec![column("v", ColumnType::Int)]);
     let error = rejected(&one, Csv, "1\n2\n").to_string();
     assert!(
-        error.contains("the header names no column of the stream"),
+        error.contains("the header names no column of the stream, but `1`;"),
         "{error}"
+    );
+    let error = rejected(&one, Csv, "v,w\r1,2\r").to_string();
+    assert_eq!(
+        error,
+        "line 1: a carriage return stands inside a name; end lines with a line feed"
     );
     let error = rejected(&strict(one), Csv, "v,w\n").to_string();
     assert!(error.contains("column `w`"), "{error}");
@@ -380,6 +429,7 @@ fn csv_records_that_do_not_fit() {
         .collect();
     let doubled =
         "`\"` stands inside a value without quotes; put the whole value in quotes and double it";
+    let open = "`\"` opens a quoted value that never ends; a quote ends it only before a comma or a line end";
     assert_eq!(
         told,
         [
@@ -388,7 +438,7 @@ fn csv_records_that_do_not_fit() {
             (4, "`x` is not an INT"),
             (5, "it is NOT NULL, but the value is empty"),
             (6, doubled),
-            (7, "`\"` opens a quoted value that never ends"),
+            (7, open),
         ]
     );
     assert_eq!(
@@ -400,6 +450,62 @@ fn csv_records_that_do_not_fit() {
         error,
         "line 2: the record has 2 values, the header names 3 (the first of 6 bad events)"
     );
+}
+
+/// A letter holds what made it bad, down to the marks and the line ends that mean something elsewhere.
+#[test]
+fn a_letter_is_bad_for_the_same_reason_when_it_is_tried_again() {
+    let one = schema(vec![column("v", ColumnType::Int)]);
+    let texts = schema(vec![
+        column("v", ColumnType::Varchar),
+        column("w", ColumnType::Int),
+    ]);
+    for (schema, format, body, line, reason) in [
+        (
+            &one,
+            Ndjson,
+            "{\"v\":1}\n\u{feff}{\"v\":2}\n",
+            2,
+            "expected a JSON object",
+        ),
+        (
+            &one,
+            Ndjson,
+            "\u{feff}\u{feff}{\"v\":2}",
+            1,
+            "expected a JSON object",
+        ),
+        (&one, Json, "[7]", 1, "expected a JSON object"),
+        (&one, Json, "[\n\"\"]", 2, "expected a JSON object"),
+        (&texts, Csv, "v,w\na,1\n\"b\nc\"d,2\n", 3, "never ends"),
+        (&texts, Csv, "v,w\n\"b\nc\",x\"\n", 2, "never ends"),
+        (
+            &texts,
+            Csv,
+            "v,w\n\"b\"c,2\n",
+            2,
+            "closes a value, but text follows",
+        ),
+        (
+            &one,
+            Csv,
+            "v\n\"1\"\r\r\n",
+            2,
+            "closes a value, but text follows",
+        ),
+        (&one, Csv, "v\n1\r\r\n", 2, "is not an INT"),
+    ] {
+        let decoded = decode(schema, format, body, OnError::DeadLetter).unwrap();
+        let letter = &decoded.dead_letters[0];
+        assert_eq!(letter.line, Some(line), "{body:?}");
+        assert!(
+            letter.reason.contains(reason),
+            "{body:?}: {}",
+            letter.reason
+        );
+        let again = Decoder::new(schema).decode_letter(letter).unwrap_err();
+        assert!(again.ends_with(&letter.reason), "{body:?}: {again}");
+    }
 }
 
 #[test]

@@ -264,7 +264,13 @@ const CASES: &[Case] = &[
         400,
         "EOF while parsing",
     ),
-    ("POST /v1/sql", &[JSON], "[]", 400, "invalid length 0"),
+    (
+        "POST /v1/sql",
+        &[JSON],
+        "[]",
+        400,
+        "the body is an array: send a JSON object",
+    ),
     ("POST /v1/sql", &[JSON], "{}", 400, "missing field `sql`"),
     (
         "POST /v1/sql",
