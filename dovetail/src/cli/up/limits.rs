@@ -51,7 +51,7 @@ pub struct MemoryLimits {
         long = "speed-memory",
         env = "DOVETAIL_SPEED_MEMORY",
         value_name = "SIZE",
-        default_value = "1GiB",
+        default_value = "768MiB",
         value_parser = size(SPEED_MEMORY_MIN, usize::MAX)
     )]
     pub speed_memory_bytes: usize,
