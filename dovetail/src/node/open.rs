@@ -265,6 +265,7 @@ impl Node {
             interval: inner.config.archive_interval,
             bytes: inner.config.archive_bytes,
             keeps: inner.config.duty != Duty::Ingests,
+            keeping: inner.runtimes.batch(),
         };
         if inner.config.duty == Duty::Decides {
             let Some(source) = def.source.kafka() else {

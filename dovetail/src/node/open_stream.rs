@@ -9,7 +9,9 @@ use dovetail_model::{Position, Problem, ProblemKind, StreamDef};
 use dovetail_seam::{Archiver, LocalTargets, SeamError, StreamCell, Targets};
 use dovetail_speed_layer::{Accumulator, BatchReceiver, Merger, SpeedError, SpeedMemory};
 use parking_lot::Mutex;
+use tokio::runtime::Handle;
 use tokio::sync::{Notify, RwLock, RwLockReadGuard};
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
@@ -63,17 +65,63 @@ pub(crate) struct Declared {
 struct Workers {
     /// None where other processes have the runs.
     speed: Option<(Accumulator, Merger)>,
-    archiving: tokio::task::JoinHandle<()>,
+    archiving: JoinHandle<()>,
     stop: CancellationToken,
 }
 
 /// How often a tail is archived, and whether this process keeps the raw log: of several that archive it none does, but
 /// the one that decides.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(crate) struct ArchivePolicy {
     pub(crate) interval: Duration,
     pub(crate) bytes: usize,
     pub(crate) keeps: bool,
+    /// Threads that keep it: they yield to everything else.
+    pub(crate) keeping: Handle,
+}
+
+/// Keeps a raw log quick to read, beside whoever archives: to merge the segments of gigabytes takes seconds, and the tail
+/// would grow meanwhile.
+struct Keeper {
+    archiver: Arc<Archiver>,
+    threads: Handle,
+    under_way: Option<JoinHandle<()>>,
+}
+
+impl Keeper {
+    fn new(archiver: &Arc<Archiver>, threads: &Handle) -> Self {
+        Self {
+            archiver: Arc::clone(archiver),
+            threads: threads.clone(),
+            under_way: None,
+        }
+    }
+
+    /// Begins an upkeep, unless one is under way.
+    fn begin(&mut self) -> bool {
+        let is_busy = self
+            .under_way
+            .as_ref()
+            .is_some_and(|task| !task.is_finished());
+        if !is_busy {
+            let archiver = Arc::clone(&self.archiver);
+            self.under_way = Some(self.threads.spawn(async move {
+                if let Err(error) = archiver.upkeep(FILE_GRACE).await {
+                    warn!(%error, "the raw log's upkeep could not finish; it is tried again");
+                }
+            }));
+        }
+        !is_busy
+    }
+
+    /// Cuts off the one that is under way. It can be cut off anywhere: what is not done is done by the next.
+    async fn stop(self) {
+        if let Some(task) = self.under_way {
+            task.abort();
+            // It ends at its next step.
+            let _ = task.await;
+        }
+    }
 }
 
 impl OpenStream {
@@ -93,9 +141,10 @@ impl OpenStream {
         let merger = Merger::start(Arc::clone(&cell), Arc::clone(&memory))?;
         let after = {
             let (wake, full, cell) = (merger.handle(), Arc::clone(&full), Arc::clone(&cell));
+            let enough = policy.bytes;
             move || {
                 wake.wake();
-                if cell.load().tail().bytes() >= policy.bytes {
+                if cell.load().tail().bytes() >= enough {
                     full.notify_one();
                 }
             }
@@ -327,9 +376,10 @@ async fn archive_loop(
     stop: CancellationToken,
 ) {
     let mut archives = 0;
+    let mut keeper = Keeper::new(&archiver, &policy.keeping);
     loop {
         tokio::select! {
-            () = stop.cancelled() => return,
+            () = stop.cancelled() => return keeper.stop().await,
             () = full.notified() => {}
             () = tokio::time::sleep(policy.interval) => {}
         }
@@ -350,11 +400,8 @@ async fn archive_loop(
         let cut = cell.load();
         memory.set(&cut.stream().id, cut.bytes());
         archives += 1;
-        if policy.keeps
-            && archives % UPKEEP_EVERY == 0
-            && let Err(error) = archiver.upkeep(FILE_GRACE).await
-        {
-            warn!(%error, "the raw log's upkeep could not finish; it is tried again");
+        if policy.keeps && archives >= UPKEEP_EVERY && keeper.begin() {
+            archives = 0;
         }
     }
 }
@@ -367,22 +414,23 @@ async fn follow_loop(
     stop: CancellationToken,
 ) {
     let mut kept_at = cell.load().raw().version();
+    let mut keeper = Keeper::new(&archiver, &policy.keeping);
     loop {
         tokio::select! {
-            () = stop.cancelled() => return,
+            () = stop.cancelled() => return keeper.stop().await,
             () = tokio::time::sleep(policy.interval) => {}
         }
         let followed = async {
             cell.follow(archiver.raw().newest().await?)?;
-            let version = cell.load().raw().version();
-            if version >= kept_at + u64::from(UPKEEP_EVERY) {
-                archiver.upkeep(FILE_GRACE).await?;
-                return Ok(cell.load().raw().version());
-            }
-            Ok::<_, SeamError>(kept_at)
+            Ok::<_, SeamError>(cell.load().raw().version())
         };
         match followed.await {
-            Ok(version) => kept_at = version,
+            Ok(version) if version >= kept_at + u64::from(UPKEEP_EVERY) => {
+                if keeper.begin() {
+                    kept_at = version;
+                }
+            }
+            Ok(_) => {}
             Err(error) => warn!(%error, "the raw log cannot be followed; it is tried again"),
         }
     }
