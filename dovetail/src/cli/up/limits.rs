@@ -307,10 +307,10 @@ mod tests {
                 .unwrap_err()
                 .contains("--batch-runs 3, which takes at least 192MiB")
         );
-        let whole = |memory: &mut MemoryLimits| memory.speed_memory_soft_bytes = Some(1024 * MIB);
+        let whole = |memory: &mut MemoryLimits| memory.speed_memory_soft_bytes = Some(768 * MIB);
         assert_eq!(check(whole), Ok(()));
-        let more = |memory: &mut MemoryLimits| memory.speed_memory_soft_bytes = Some(1025 * MIB);
-        assert!(check(more).unwrap_err().contains("1025MiB is more than"));
+        let more = |memory: &mut MemoryLimits| memory.speed_memory_soft_bytes = Some(769 * MIB);
+        assert!(check(more).unwrap_err().contains("769MiB is more than"));
     }
 
     #[test]
@@ -320,7 +320,7 @@ mod tests {
             requests,
             keeping,
         } = Limits::default();
-        assert_eq!(memory.speed_memory_soft(), 512 * MIB);
+        assert_eq!(memory.speed_memory_soft(), 384 * MIB);
         let api = dovetail_serving_layer::http::ApiConfig::default();
         assert_eq!(requests.body_limit, api.max_body_bytes);
         assert_eq!(requests.query_timeout, api.query_timeout);

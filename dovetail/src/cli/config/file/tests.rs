@@ -76,7 +76,7 @@ fn what_is_wrong_is_named_with_its_line_and_what_is_expected() {
         (
             "\n\nspeed_memory = 2",
             3,
-            "`speed_memory` is a text in quotes: speed_memory = \"1GiB\", and not a number",
+            "`speed_memory` is a text in quotes: speed_memory = \"768MiB\", and not a number",
         ),
         (
             "speed_memory = \"2GB\"",
