@@ -161,7 +161,7 @@ fn every_refusal_names_line_column_and_reason() {
         (r#"{"n":1"#, "line 1: cut off where `,` or `}` was expected"),
         (
             r#"{"n":01}"#,
-            "line 1: column `n`: expected a JSON number, found `0`",
+            "line 1: column `n`: `01` is not a number as JSON writes it, such as `-1.5e3`, without zeros in front",
         ),
         (r#"[{"n":1}]"#, "line 1: expected a JSON object, found `[`"),
         (
