@@ -14,7 +14,9 @@ mod sizes;
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray as _, GenericByteArray, GenericListArray, OffsetSizeTrait};
+use arrow::array::{
+    Array, ArrayRef, AsArray as _, GenericByteArray, GenericListArray, OffsetSizeTrait,
+};
 use arrow::buffer::{Buffer, OffsetBuffer, ScalarBuffer};
 use arrow::datatypes::{ByteArrayType, DataType, FieldRef};
 use bytes::Bytes;

@@ -192,7 +192,11 @@ async fn ask(rule: Option<BoundedCalls>, sql: &str) -> Result<Vec<RecordBatch>> 
 #[test]
 fn every_function_of_the_engine_is_harmless_or_bounded_or_refused() {
     let state = state();
-    let there: BTreeSet<&str> = state.scalar_functions().values().map(|f| f.name()).collect();
+    let there: BTreeSet<&str> = state
+        .scalar_functions()
+        .values()
+        .map(|f| f.name())
+        .collect();
     let bounded = BOUNDED.iter().map(|(name, _)| *name);
     let known: BTreeSet<&str> = bounded
         .chain(HARMLESS.iter().copied())
@@ -201,13 +205,26 @@ fn every_function_of_the_engine_is_harmless_or_bounded_or_refused() {
         .collect();
     let unknown: Vec<_> = there.difference(&known).collect();
     assert!(unknown.is_empty(), "in no list: {unknown:?}");
-    let names: BTreeSet<&str> = state.scalar_functions().keys().map(String::as_str).collect();
+    let names: BTreeSet<&str> = state
+        .scalar_functions()
+        .keys()
+        .map(String::as_str)
+        .collect();
     let gone: Vec<_> = known.difference(&names).collect();
     assert!(gone.is_empty(), "not there: {gone:?}");
     let lambdas = state.higher_order_functions().values().map(|f| f.name());
     let lambdas: BTreeSet<&str> = lambdas.collect();
-    let seen = ["array_any_match", "array_filter", "array_first", "array_transform"];
-    assert_eq!(lambdas, BTreeSet::from(seen), "lambdas that nobody looked at");
+    let seen = [
+        "array_any_match",
+        "array_filter",
+        "array_first",
+        "array_transform",
+    ];
+    assert_eq!(
+        lambdas,
+        BTreeSet::from(seen),
+        "lambdas that nobody looked at"
+    );
 }
 
 /// What `name` makes of `args`, and the most that it may make of each row.
@@ -363,10 +380,17 @@ async fn what_fits_is_the_same_under_the_same_names() {
     ] {
         let sql = sql.replace("{t}", TEXTS);
         let shown = |answer: Result<Vec<RecordBatch>>| {
-            answer.map(|rows| arrow::util::pretty::pretty_format_batches(&rows).unwrap().to_string())
+            answer.map(|rows| {
+                arrow::util::pretty::pretty_format_batches(&rows)
+                    .unwrap()
+                    .to_string()
+            })
         };
         let theirs = shown(ask(None, &sql).await);
-        for rule in [BoundedCalls::default(), BoundedCalls::of_queries(pool(64 << 20))] {
+        for rule in [
+            BoundedCalls::default(),
+            BoundedCalls::of_queries(pool(64 << 20)),
+        ] {
             match (&theirs, shown(ask(Some(rule), &sql).await)) {
                 (Ok(theirs), Ok(ours)) => assert_eq!(&ours, theirs, "{sql}"),
                 (Err(_), Err(_)) => {}
@@ -402,7 +426,11 @@ async fn what_does_not_fit_is_refused_before_it_is_made() {
         asked.push(nested(call, "(SELECT '1234567' AS t)"));
     }
     let lists = format!("(SELECT [t] AS t FROM {ROWS})");
-    for call in ["t || t", "array_concat(t, t)", "array_append([t, t], t)[1] || t"] {
+    for call in [
+        "t || t",
+        "array_concat(t, t)",
+        "array_append([t, t], t)[1] || t",
+    ] {
         asked.push(nested(call, &lists));
     }
     for sql in asked {
@@ -432,7 +460,9 @@ async fn what_is_large_is_on_the_account_for_as_long_as_it_is_there() {
     let sql = "SELECT concat(t, t) AS a, [t, t] AS b FROM (SELECT concat(CAST(value AS VARCHAR),
         '0123456789012345678901234567890123456789012345678901234567890123456789012345678901234567890123456789012345678901234567890123456789') AS t
         FROM generate_series(1, 8000))";
-    let rows = ask(Some(BoundedCalls::of_queries(Arc::clone(&pool))), sql).await.unwrap();
+    let rows = ask(Some(BoundedCalls::of_queries(Arc::clone(&pool))), sql)
+        .await
+        .unwrap();
     let of = |rows: &[RecordBatch]| -> usize {
         rows.iter().map(|rows| rows.get_array_memory_size()).sum()
     };
@@ -450,9 +480,15 @@ async fn what_is_large_is_on_the_account_for_as_long_as_it_is_there() {
 #[tokio::test]
 async fn a_long_tree_of_operators_is_one_call() {
     let terms = (0..60).map(|n| format!("'{n}' || t")).collect::<Vec<_>>();
-    let sql = format!("SELECT octet_length({}) AS n FROM {TEXTS}", terms.join(" || "));
+    let sql = format!(
+        "SELECT octet_length({}) AS n FROM {TEXTS}",
+        terms.join(" || ")
+    );
     let theirs = ask(None, &sql).await.unwrap();
-    assert_eq!(ask(Some(BoundedCalls::default()), &sql).await.unwrap(), theirs);
+    assert_eq!(
+        ask(Some(BoundedCalls::default()), &sql).await.unwrap(),
+        theirs
+    );
 }
 
 /// A lambda makes a value for each element of a list, out of whatever stands in it: nothing bounds that, and our SQL has
@@ -474,7 +510,10 @@ async fn a_type_of_any_width_is_refused() {
     ] {
         let sql = format!("SELECT {part} FROM {TEXTS}");
         let error = ask(Some(BoundedCalls::default()), &sql).await.unwrap_err();
-        assert!(error.to_string().contains("values of any size"), "{sql}: {error}");
+        assert!(
+            error.to_string().contains("values of any size"),
+            "{sql}: {error}"
+        );
     }
     let sql = format!("SELECT arrow_cast(t, 'LargeUtf8') FROM {TEXTS}");
     ask(Some(BoundedCalls::default()), &sql).await.unwrap();
