@@ -31,7 +31,11 @@ pub(super) fn joined(
     let (mut leaves, mut todo) = (vec![], vec![*root.right, *root.left]);
     while let Some(next) = todo.pop() {
         match next {
-            Expr::BinaryExpr(BinaryExpr { left, op, right }) if op == Operator::StringConcat => {
+            Expr::BinaryExpr(BinaryExpr {
+                left,
+                op: Operator::StringConcat,
+                right,
+            }) => {
                 todo.push(*right);
                 todo.push(*left);
             }
