@@ -43,7 +43,7 @@ use dovetail_model::StreamSchema;
 
 use crate::checks::{self, Checked};
 use crate::engine::{resolve, session};
-use crate::functions::CheckedNumbers;
+use crate::functions::{BoundedCalls, CheckedNumbers};
 use crate::storage::surface_type;
 use crate::{Equality, ViewError, aggregates, sql_type};
 
@@ -109,6 +109,7 @@ pub(crate) fn compile(
     let analysed = logical::analyse(&plan, stream_schema)?;
     // What a message shows of the definition is its own text, so this comes behind.
     let plan = CheckedNumbers.analyze(plan, state.config_options());
+    let plan = plan.and_then(|plan| BoundedCalls::default().analyze(plan, state.config_options()));
     let plan = plan.map_err(definition)?;
     let physical = resolve(state.create_physical_plan(&plan)).map_err(definition)?;
     let physical = Physical::take_apart(&physical)?;

@@ -8,6 +8,7 @@
 
 mod approx_distinct;
 mod avg;
+mod bounded;
 mod call_names;
 mod checked;
 mod min_max;
@@ -32,6 +33,7 @@ use call_names::CallNames;
 
 pub use approx_distinct::{APPROX_DISTINCT_RELATIVE_ERROR, ApproxDistinct};
 pub use avg::Avg;
+pub use bounded::BoundedCalls;
 pub use checked::CheckedNumbers;
 pub(crate) use checked::wraps;
 pub use min_max::MinMax;

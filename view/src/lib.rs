@@ -51,8 +51,8 @@ pub use equality::Equality;
 pub use error::{FinishFailed, ViewError, engine_error_kind};
 pub use exclusions::{ExclusionFailed, exclusion_predicate};
 pub use functions::{
-    APPROX_DISTINCT_RELATIVE_ERROR, ApproxDistinct, Avg, CheckedNumbers, MinMax, Ordered, Sum,
-    UNBOUNDED_FUNCTIONS, register_functions,
+    APPROX_DISTINCT_RELATIVE_ERROR, ApproxDistinct, Avg, BoundedCalls, CheckedNumbers, MinMax,
+    Ordered, Sum, UNBOUNDED_FUNCTIONS, register_functions,
 };
 pub use group_key::{GroupKey, rows_while};
 pub use hooked::{Hook, Hooked};

@@ -21,7 +21,7 @@ use datafusion::sql::sqlparser::parser::Parser;
 use dovetail_model::StreamSchema;
 
 use crate::engine::session;
-use crate::functions::{unbounded, wraps};
+use crate::functions::{BoundedCalls, unbounded, wraps};
 use crate::ops::boolean;
 use crate::state::batch as batch_of;
 use crate::{View, ViewError, sql_type};
@@ -106,6 +106,8 @@ impl Predicate {
         } else {
             expr
         };
+        let bounded = BoundedCalls::default().bounded(expr, &df_schema);
+        let expr = bounded.map_err(definition)?.data;
         let expr = state
             .create_physical_expr(expr, &df_schema)
             .and_then(checked)

@@ -255,3 +255,59 @@ async fn a_query_that_wants_more_than_its_memory_is_told_the_limit_and_the_setti
     let grown = server.peak_memory() - before;
     assert!(grown < 768 * MIB, "{} MiB", grown / MIB);
 }
+
+/// Functions make their results outside of the pool, and a text that doubles again and again is terabytes: it is measured
+/// before it is made.
+#[tokio::test]
+async fn a_query_whose_texts_grow_without_end_is_told_the_limit_and_the_setting() {
+    const EVENTS: usize = 3_000;
+    let home = tempfile::tempdir().unwrap();
+    let arguments = ["--query-memory", "64MiB"];
+    let server = Server::start_with(home.path(), &arguments, &[]).await;
+    let server = server.unwrap();
+    let calls = server.calls();
+    let create = "CREATE STREAM events (n BIGINT NOT NULL, t VARCHAR NOT NULL)";
+    calls.sql(create, json!({})).await.unwrap();
+    let line = |n| json!({"n": n, "t": format!("{n:0>100}")}).to_string() + "\n";
+    let lines: String = (0..EVENTS).map(line).collect();
+    let headers = [("content-type", "application/x-ndjson")];
+    let appending = calls.call(Method::POST, "/v1/streams/events", &headers, lines);
+    let (status, appended) = appending.await.unwrap();
+    assert_eq!(status, 200, "{appended}");
+    let after = json!({"after": appended["position"]});
+    let nested = |call: &str, from: &str| {
+        let step = |n: usize| format!(", a{} AS (SELECT {call} AS t FROM a{n})", n + 1);
+        let steps: String = (0..30).map(step).collect();
+        format!("WITH a0 AS (SELECT {from}){steps} SELECT t FROM a30")
+    };
+    let before = server.peak_memory();
+    for (call, from) in [
+        ("t || t", "t FROM events"),
+        ("t || t", "'x' AS t FROM events"),
+        ("concat(t, t)", "t FROM events"),
+        ("replace(t, '0', '00')", "t FROM events"),
+        ("regexp_replace(t, '(.+)', '\\1\\1')", "t FROM events"),
+        ("t || t", "[t] AS t FROM events"),
+    ] {
+        let question = json!({"sql": nested(call, from), "after": appended["position"]});
+        let (status, problem) = calls.post("/v1/sql", &question).await.unwrap();
+        assert_eq!(status, 429, "{question}: {problem}");
+        let detail = problem["detail"].as_str().unwrap();
+        assert!(detail.contains("--query-memory"), "{detail}");
+        let rows = calls.rows("SELECT count(*) AS n FROM events", after.clone());
+        assert_eq!(rows.await.unwrap(), [json!({"n": EVENTS})]);
+    }
+    // What a short expression is folded into stands in every row, and in many columns.
+    let constant = (0..19).fold("'x'".to_owned(), |text, _| {
+        format!("replace({text}, 'x', 'xx')")
+    });
+    let columns = (0..40).map(|n| format!("nullif({constant}, t) AS c{n}"));
+    let columns = columns.collect::<Vec<_>>().join(", ");
+    let sql = format!(
+        "SELECT count(*) AS n FROM (SELECT {columns} FROM events) WHERE octet_length(c7) > 9 AND c9 > c5 || 'x'"
+    );
+    let rows = calls.rows(&sql, after).await.unwrap();
+    assert_eq!(rows, [json!({"n": 0})]);
+    let grown = server.peak_memory() - before;
+    assert!(grown < 400 * MIB, "{} MiB", grown / MIB);
+}

@@ -385,3 +385,41 @@ async fn a_decimal_that_does_not_fit_keeps_no_server_from_starting() {
     let narrow = calls.rows("SELECT s FROM narrow", json!({})).await.unwrap();
     assert_eq!(narrow, [json!({"s": "1.50"})]);
 }
+
+/// An event whose text would grow past what a call may make is one that the view cannot compute, and no end of the process.
+#[tokio::test]
+async fn an_event_whose_text_grows_without_end_is_one_that_the_view_cannot_compute() {
+    const LONG: &str = "CREATE VIEW long AS SELECT count(*) AS n, \
+        max(octet_length(regexp_replace(origin, '.', origin || origin, 'g'))) AS most FROM flights";
+    let home = tempfile::tempdir().unwrap();
+    let server = Server::start(home.path(), None).await.unwrap();
+    let calls = server.calls();
+    for definition in [DEFINITIONS[0], DEFINITIONS[2], LONG] {
+        calls.sql(definition, json!({})).await.unwrap();
+    }
+    append(&calls, &[1, 2]).await;
+    let rows = calls.rows("SELECT n, most FROM long", json!({})).await;
+    assert_eq!(rows.unwrap(), [json!({"n": 2, "most": 18})]);
+    append_from(&calls, &"x".repeat(20_000), &[3]).await;
+    append(&calls, &[4]).await;
+    let question = json!({"sql": "SELECT * FROM long"});
+    let (status, problem) = calls.post("/v1/sql", &question).await.unwrap();
+    assert_eq!(status, 503, "{problem}");
+    let detail = problem["detail"].as_str().unwrap();
+    for part in [
+        "`long`",
+        "`regexp_replace` may make",
+        "64.0 MB are the most for the events of one batch",
+        "dovetail exclude flights",
+    ] {
+        assert!(detail.contains(part), "{part}: {detail}");
+    }
+    assert_eq!(total(&calls).await, json!({"n": 4, "d": 10}));
+    exclude(&calls, "octet_length(origin) > 1000").await;
+    calls
+        .recompute("long", &json!({"mode": "full"}))
+        .await
+        .unwrap();
+    let rows = calls.rows("SELECT n, most FROM long", json!({})).await;
+    assert_eq!(rows.unwrap(), [json!({"n": 3, "most": 18})]);
+}

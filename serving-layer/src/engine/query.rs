@@ -8,8 +8,8 @@ use arrow::datatypes::SchemaRef;
 use async_trait::async_trait;
 use datafusion::dataframe::DataFrame;
 use datafusion::error::DataFusionError;
-use datafusion::execution::SendableRecordBatchStream;
 use datafusion::execution::context::SessionState;
+use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::logical_expr::LogicalPlanBuilder;
 use datafusion::physical_plan::execute_stream;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
@@ -26,7 +26,7 @@ use tokio_util::sync::CancellationToken;
 use super::column_names::name_columns;
 use super::interrupt::{Interrupt, interruptible};
 use super::lookup::one_batch;
-use super::session::read_only;
+use super::session::{QuerySession, read_only};
 use super::snapshot::Snapshot;
 use super::{Engine, problem_of};
 use crate::ports::{Answer, Limits, Queries, QueryRequest, RowsAnswer, RowsRequest};
@@ -182,8 +182,14 @@ impl Engine {
             let interrupt = interrupt.clone();
             self.runtime.spawn(async move {
                 let frame = planning.await?;
-                let task = Arc::new(frame.task_ctx());
-                let plan = frame.create_physical_plan().await?;
+                let (state, plan) = frame.into_parts();
+                let plan = state.optimize(&plan)?;
+                interrupt.check()?;
+                let state = QuerySession::with_constants(state, &plan)?;
+                let task = Arc::new(TaskContext::from(&state));
+                let planner = state.query_planner();
+                let plan = planner.create_physical_plan(&plan, &state).await?;
+                interrupt.check()?;
                 execute_stream(interruptible(plan, &interrupt)?, task)
             })
         };

@@ -7,11 +7,14 @@ use datafusion::catalog::{
     CatalogProvider as _, MemoryCatalogProvider, MemoryCatalogProviderList, MemorySchemaProvider,
     SchemaProvider as _, TableProvider,
 };
+use datafusion::common::ScalarValue;
+use datafusion::common::tree_node::{TreeNode as _, TreeNodeRecursion};
 use datafusion::error::Result;
 use datafusion::execution::SessionStateBuilder;
 use datafusion::execution::context::{SQLOptions, SessionState};
 use datafusion::execution::memory_pool::MemoryPool;
 use datafusion::execution::runtime_env::RuntimeEnv;
+use datafusion::logical_expr::{Expr, LogicalPlan};
 use datafusion::prelude::{SessionConfig, SessionContext};
 use dovetail_log::parquet_files::store_url;
 use object_store::ObjectStore;
@@ -52,6 +55,8 @@ impl QuerySession {
         let mut ctx = SessionContext::new_with_config_rt(config, runtime);
         dovetail_view::register_functions(&mut ctx)?;
         ctx.add_analyzer_rule(Arc::new(dovetail_view::CheckedNumbers));
+        let pool = Arc::clone(&ctx.runtime_env().memory_pool);
+        ctx.add_analyzer_rule(Arc::new(dovetail_view::BoundedCalls::of_queries(pool)));
         for rule in rules::ours() {
             ctx.remove_optimizer_rule(rule.name());
             ctx.add_optimizer_rule(rule);
@@ -95,6 +100,17 @@ impl QuerySession {
             .build())
     }
 
+    /// `state` in which a row of an operator may also hold every constant of `plan`, which is optimised: what was a short
+    /// expression in the statement, or a parameter, may be long by now.
+    pub(crate) fn with_constants(state: SessionState, plan: &LogicalPlan) -> Result<SessionState> {
+        let config = state.config().clone();
+        let row_bytes = BATCH_BYTES / config.batch_size() + constant_bytes(plan)?;
+        let batch_rows = (BATCH_BYTES / row_bytes.max(1)).clamp(1, config.batch_size());
+        Ok(SessionStateBuilder::new_from_existing(state)
+            .with_config(config.with_batch_size(batch_rows))
+            .build())
+    }
+
     /// The store that queries read.
     pub(crate) fn store(&self) -> &Arc<dyn ObjectStore> {
         &self.store
@@ -109,6 +125,23 @@ impl QuerySession {
     pub(crate) fn base(&self) -> &SessionState {
         &self.base
     }
+}
+
+fn constant_bytes(plan: &LogicalPlan) -> Result<usize> {
+    let mut bytes = 0_usize;
+    plan.apply_with_subqueries(|node| {
+        node.apply_expressions(|expr| {
+            expr.apply(|part| {
+                if let Expr::Literal(literal, _) = part {
+                    // Beside what even a number takes.
+                    let own = literal.size().saturating_sub(size_of::<ScalarValue>());
+                    bytes = bytes.saturating_add(own);
+                }
+                Ok(TreeNodeRecursion::Continue)
+            })
+        })
+    })?;
+    Ok(bytes)
 }
 
 /// What a user's statement may do: read.
