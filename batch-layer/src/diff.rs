@@ -192,7 +192,8 @@ impl Comparison {
         let (Some(a), Some(b)) = (&before.page, &after.page) else {
             return Ok(None);
         };
-        if a.values.row(before.row) == b.values.row(after.row) {
+        // A view may have keys alone, of which no rows are encoded.
+        if self.values.is_empty() || a.values.row(before.row) == b.values.row(after.row) {
             return Ok(None);
         }
         let mut size: Option<f64> = None;

@@ -138,3 +138,22 @@ async fn of_a_range_without_events_changes_nothing() {
     assert_eq!((run.rows_read, run.bytes), (0, 0));
     rig.check("daily").await;
 }
+
+/// A run of a view that has keys and nothing else can be looked at before it is promoted.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_a_view_of_keys_alone_has_a_diff() {
+    let rig = rig().await;
+    let sql = "SELECT origin FROM flights GROUP BY origin";
+    let view = refreshed(&rig, "origins", sql).await;
+    rig.exclude("origin = 'JFK'").await;
+    let request = StartRequest {
+        mode: RunMode::Full,
+        dry_run: true,
+        trigger: "user",
+        ..StartRequest::default()
+    };
+    let run = rig.run(&view, request).await;
+    assert_eq!(run.outcome, Outcome::Staged, "{:?}", run.error);
+    let diff = rig.batch.diff(run.id).await.unwrap();
+    assert_eq!((diff.added, diff.removed, diff.changed), (0, 1, 0));
+}

@@ -3,8 +3,8 @@
 //!
 //! A client that reads nothing of its answer would hold it, and the cut below it, for ever: writes that
 //! make no progress fail after a while. A client that is still sending when it is refused would lose the
-//! refusal to a reset: before the connection closes, what it sends is read and thrown away, up to 8 MiB and
-//! two seconds.
+//! refusal to a reset: before the connection closes, what it sends is read and thrown away, up to 80 MiB (many
+//! programs send a body to its end before they read) and two seconds.
 
 use std::io;
 use std::pin::Pin;
@@ -15,7 +15,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Sleep, sleep};
 
 /// Most bytes thrown away before closing.
-const DRAIN_BYTES: usize = 8 * 1024 * 1024;
+const DRAIN_BYTES: usize = 80 * 1024 * 1024;
 /// Longest time that closing takes.
 const DRAIN_TIME: Duration = Duration::from_secs(2);
 

@@ -222,9 +222,9 @@ async fn a_line_of_200_mb_is_refused() {
 #[tokio::test]
 async fn a_refusal_reaches_a_client_that_is_still_sending() {
     let server = Server::start(&Fake::default(), |_| {}).await;
-    let head = "POST /v1/streams/flights HTTP/1.1\r\nhost: localhost\r\ncontent-type: text/html\r\ncontent-length: 6000000\r\n\r\n";
+    let head = "POST /v1/streams/flights HTTP/1.1\r\nhost: localhost\r\ncontent-type: text/html\r\ncontent-length: 70000000\r\n\r\n";
     let mut stream = server.send(head).await;
-    stream.write_all(&vec![b'x'; 6_000_000]).await.unwrap();
+    stream.write_all(&vec![b'x'; 70_000_000]).await.unwrap();
     let reply = read_all(&mut stream).await;
     assert!(reply.starts_with("HTTP/1.1 415"), "{reply}");
 }
