@@ -60,7 +60,7 @@ const ACCOUNTED_BYTES: usize = 1 << 20;
 /// The widest value of a type of fixed size that a cast may ask for. A NULL of it takes as much.
 const WIDEST_BYTES: usize = 1024;
 
-/// Puts the calls into a [`Bounded`]. It comes behind the coercion of types.
+/// Puts the calls into a function that bounds them. It comes behind the coercion of types.
 #[derive(Debug, Default)]
 pub struct BoundedCalls {
     account: Account,
