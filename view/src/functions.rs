@@ -13,6 +13,7 @@ mod call_names;
 mod checked;
 mod min_max;
 mod ordered;
+mod rewriting;
 mod sum;
 #[cfg(test)]
 mod testing;

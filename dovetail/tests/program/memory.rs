@@ -196,25 +196,30 @@ async fn a_join_with_long_lists_is_made_in_small_batches() {
     assert!(grown < 250 * MIB, "{} MiB", grown / MIB);
 }
 
+/// A server whose queries have 64 MiB together, and where in its stream these events end.
+async fn with_little_memory(home: &tempfile::TempDir, events: String) -> (Server, Value) {
+    let arguments = ["--query-memory", "64MiB"];
+    let server = Server::start_with(home.path(), &arguments, &[]).await;
+    let server = server.expect("it starts");
+    let calls = server.calls();
+    let create = "CREATE STREAM events (n BIGINT NOT NULL, t VARCHAR NOT NULL)";
+    calls.sql(create, json!({})).await.expect("it is declared");
+    let headers = [("content-type", "application/x-ndjson")];
+    let appending = calls.call(Method::POST, "/v1/streams/events", &headers, events);
+    let (status, mut appended) = appending.await.expect("it answers");
+    assert_eq!(status, 200, "{appended}");
+    (server, appended["position"].take())
+}
+
 /// Nothing that a query asks for takes more than the limit. What cannot spill is told so, and by which setting.
 #[tokio::test]
 async fn a_query_that_wants_more_than_its_memory_is_told_the_limit_and_the_setting() {
     const EVENTS: i64 = 2_000;
     let home = tempfile::tempdir().unwrap();
-    let arguments = ["--query-memory", "64MiB"];
-    let server = Server::start_with(home.path(), &arguments, &[]).await;
-    let server = server.unwrap();
-    let calls = server.calls();
-    let create = "CREATE STREAM events (n BIGINT NOT NULL, t VARCHAR NOT NULL)";
-    calls.sql(create, json!({})).await.unwrap();
     let text = "x".repeat(500);
     let line = |n| json!({"n": n, "t": text}).to_string() + "\n";
-    let lines: String = (0..EVENTS).map(line).collect();
-    let headers = [("content-type", "application/x-ndjson")];
-    let appending = calls.call(Method::POST, "/v1/streams/events", &headers, lines);
-    let (status, appended) = appending.await.unwrap();
-    assert_eq!(status, 200, "{appended}");
-    let after = json!({"after": appended["position"]});
+    let (server, position) = with_little_memory(&home, (0..EVENTS).map(line).collect()).await;
+    let (calls, after) = (server.calls(), json!({"after": position}));
     let pairs = "(SELECT a.n AS n, b.n AS m, a.t AS t, b.t AS u FROM events a, events b)";
     let before = server.peak_memory();
     let client = reqwest::Client::builder().timeout(HANGS).no_proxy();
@@ -228,7 +233,7 @@ async fn a_query_that_wants_more_than_its_memory_is_told_the_limit_and_the_setti
     ] {
         let asking = client.post(format!("{}/v1/sql", server.url()));
         let asking = asking.header("content-type", "application/json");
-        let body = json!({"sql": greedy, "after": appended["position"], "timeout_ms": 60_000});
+        let body = json!({"sql": greedy, "after": position, "timeout_ms": 60_000});
         let answer = asking.body(body.to_string()).send().await.unwrap();
         let (status, headers) = (answer.status().as_u16(), answer.headers().clone());
         let problem: Value = serde_json::from_slice(&answer.bytes().await.unwrap()).unwrap();
@@ -262,19 +267,9 @@ async fn a_query_that_wants_more_than_its_memory_is_told_the_limit_and_the_setti
 async fn a_query_whose_texts_grow_without_end_is_told_the_limit_and_the_setting() {
     const EVENTS: usize = 3_000;
     let home = tempfile::tempdir().unwrap();
-    let arguments = ["--query-memory", "64MiB"];
-    let server = Server::start_with(home.path(), &arguments, &[]).await;
-    let server = server.unwrap();
-    let calls = server.calls();
-    let create = "CREATE STREAM events (n BIGINT NOT NULL, t VARCHAR NOT NULL)";
-    calls.sql(create, json!({})).await.unwrap();
     let line = |n| json!({"n": n, "t": format!("{n:0>100}")}).to_string() + "\n";
-    let lines: String = (0..EVENTS).map(line).collect();
-    let headers = [("content-type", "application/x-ndjson")];
-    let appending = calls.call(Method::POST, "/v1/streams/events", &headers, lines);
-    let (status, appended) = appending.await.unwrap();
-    assert_eq!(status, 200, "{appended}");
-    let after = json!({"after": appended["position"]});
+    let (server, position) = with_little_memory(&home, (0..EVENTS).map(line).collect()).await;
+    let (calls, after) = (server.calls(), json!({"after": position}));
     let nested = |call: &str, from: &str| {
         let step = |n: usize| format!(", a{} AS (SELECT {call} AS t FROM a{n})", n + 1);
         let steps: String = (0..30).map(step).collect();
@@ -289,7 +284,7 @@ async fn a_query_whose_texts_grow_without_end_is_told_the_limit_and_the_setting(
         ("regexp_replace(t, '(.+)', '\\1\\1')", "t FROM events"),
         ("t || t", "[t] AS t FROM events"),
     ] {
-        let question = json!({"sql": nested(call, from), "after": appended["position"]});
+        let question = json!({"sql": nested(call, from), "after": position});
         let (status, problem) = calls.post("/v1/sql", &question).await.unwrap();
         assert_eq!(status, 429, "{question}: {problem}");
         let detail = problem["detail"].as_str().unwrap();

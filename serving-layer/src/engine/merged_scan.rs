@@ -75,7 +75,7 @@ struct FileSlot {
 }
 
 /// The runs, filtered and merged to one, in order.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 struct Merged {
     states: RecordBatch,
     /// For each file of the generation, how many of the states have a key up to its last one. All of them for the last
@@ -211,10 +211,10 @@ impl Shared {
     }
 
     /// The merged runs, computed by whichever partition asks first.
-    fn merged(&self) -> Result<Merged> {
+    fn merged(&self) -> Result<&Merged> {
         let merge = || self.merge().map_err(|error| error.to_string());
-        let merged = self.merged.get_or_init(merge);
-        merged.clone().map_err(DataFusionError::Execution)
+        let merged = self.merged.get_or_init(merge).as_ref();
+        merged.map_err(|error| DataFusionError::Execution(error.clone()))
     }
 
     fn merge(&self) -> Result<Merged> {

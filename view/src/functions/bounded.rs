@@ -28,14 +28,13 @@ use datafusion::execution::memory_pool::{
     MemoryConsumer, MemoryLimit, MemoryPool, MemoryReservation, human_readable_size,
 };
 use datafusion::logical_expr::expr::ScalarFunction;
-use datafusion::logical_expr::expr_rewriter::NamePreserver;
-use datafusion::logical_expr::utils::merge_schema;
 use datafusion::logical_expr::{
     ColumnarValue, Expr, ExprSchemable, LogicalPlan, ReturnFieldArgs, ScalarFunctionArgs,
     ScalarUDF, ScalarUDFImpl, Signature,
 };
 use datafusion::optimizer::AnalyzerRule;
 
+use super::rewriting::rewritten;
 use growth::{Bound, bound_of};
 use sizes::Sizes;
 
@@ -72,26 +71,6 @@ impl BoundedCalls {
         Self {
             account: Account(Some(pool)),
         }
-    }
-
-    fn bounded_node(&self, plan: LogicalPlan) -> Result<Transformed<LogicalPlan>> {
-        let mut schema = merge_schema(&plan.inputs());
-        if let LogicalPlan::TableScan(scan) = &plan {
-            schema.merge(&DFSchema::try_from_qualified_schema(
-                scan.table_name.clone(),
-                &scan.source.schema(),
-            )?);
-        }
-        let names = NamePreserver::new(&plan);
-        let bounded = plan.map_expressions(|expr| {
-            let name = names.save(&expr);
-            let bounded = self.bounded(expr, &schema)?;
-            Ok(bounded.update_data(|expr| name.restore(expr)))
-        })?;
-        if bounded.transformed {
-            return bounded.map_data(LogicalPlan::recompute_schema);
-        }
-        Ok(bounded)
     }
 
     /// `expr` with its calls bounded.
@@ -134,8 +113,7 @@ impl AnalyzerRule for BoundedCalls {
     }
 
     fn analyze(&self, plan: LogicalPlan, _: &ConfigOptions) -> Result<LogicalPlan> {
-        let bounded = plan.transform_up_with_subqueries(|plan| self.bounded_node(plan))?;
-        Ok(bounded.data)
+        rewritten(plan, |expr, schema| self.bounded(expr, schema))
     }
 }
 

@@ -17,14 +17,13 @@ use datafusion::common::tree_node::{Transformed, TreeNode};
 use datafusion::common::{DFSchema, DataFusionError, ScalarValue, internal_err};
 use datafusion::error::Result;
 use datafusion::logical_expr::expr::ScalarFunction;
-use datafusion::logical_expr::expr_rewriter::NamePreserver;
-use datafusion::logical_expr::utils::merge_schema;
 use datafusion::logical_expr::{
     BinaryExpr, ColumnarValue, Expr, ExprSchemable, LogicalPlan, Operator, ScalarFunctionArgs,
     ScalarUDF, ScalarUDFImpl, Signature, Volatility,
 };
 use datafusion::optimizer::AnalyzerRule;
 
+use super::rewriting::rewritten;
 use crate::sql_type;
 
 /// Makes the operators checked. It comes behind the coercion of types.
@@ -37,29 +36,10 @@ impl AnalyzerRule for CheckedNumbers {
     }
 
     fn analyze(&self, plan: LogicalPlan, _: &ConfigOptions) -> Result<LogicalPlan> {
-        let checked = plan.transform_up_with_subqueries(checked_node)?;
-        Ok(checked.data)
+        rewritten(plan, |expr, schema| {
+            expr.transform_down(|part| Ok(checked_part(part, schema)))
+        })
     }
-}
-
-fn checked_node(plan: LogicalPlan) -> Result<Transformed<LogicalPlan>> {
-    let mut schema = merge_schema(&plan.inputs());
-    if let LogicalPlan::TableScan(scan) = &plan {
-        schema.merge(&DFSchema::try_from_qualified_schema(
-            scan.table_name.clone(),
-            &scan.source.schema(),
-        )?);
-    }
-    let names = NamePreserver::new(&plan);
-    let checked = plan.map_expressions(|expr| {
-        let name = names.save(&expr);
-        let checked = expr.transform_down(|part| Ok(checked_part(part, &schema)))?;
-        Ok(checked.update_data(|expr| name.restore(expr)))
-    })?;
-    if checked.transformed {
-        return checked.map_data(LogicalPlan::recompute_schema);
-    }
-    Ok(checked)
 }
 
 /// A tree of operators as one function, and `part` as it is otherwise.
