@@ -43,7 +43,7 @@ use dovetail_model::StreamSchema;
 
 use crate::checks::{self, Checked};
 use crate::engine::{resolve, session};
-use crate::functions::{BoundedCalls, CheckedNumbers};
+use crate::functions::{BoundedCalls, CheckedNumbers, keep_digits};
 use crate::storage::surface_type;
 use crate::{Equality, ViewError, aggregates, sql_type};
 
@@ -98,8 +98,9 @@ pub(crate) fn compile(
     let Checked {
         stream,
         sql,
-        statement,
+        mut statement,
     } = checked;
+    keep_digits(&mut statement);
     let plan = resolve(state.statement_to_plan(Statement::Statement(Box::new(statement))))
         .map_err(definition)?;
     let plan = state

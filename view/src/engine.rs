@@ -18,15 +18,15 @@ use datafusion::catalog::{
 use datafusion::error::Result;
 use datafusion::execution::{SessionState, SessionStateBuilder};
 use datafusion::logical_expr::planner::TypePlanner;
-use datafusion::optimizer::OptimizerRule;
 use datafusion::optimizer::eliminate_duplicated_expr::EliminateDuplicatedExpr;
 use datafusion::optimizer::optimize_projections::OptimizeProjections;
 use datafusion::optimizer::push_down_filter::PushDownFilter;
 use datafusion::optimizer::simplify_expressions::SimplifyExpressions;
+use datafusion::optimizer::{Analyzer, AnalyzerRule, OptimizerRule};
 use datafusion::prelude::SessionConfig;
 use datafusion::sql::sqlparser::ast;
 
-use crate::functions::register_functions;
+use crate::functions::{ExactNumbers, register_functions};
 
 /// SQL's `TIMESTAMP` as microseconds, like the `TIMESTAMP` of a stream. DataFusion alone would make it
 /// nanoseconds, which neither a stream nor Delta has.
@@ -52,6 +52,16 @@ impl TypePlanner for MicrosecondTimestamps {
 /// Plans `TIMESTAMP` as microseconds without zone; for every session that reads views or streams.
 pub fn type_planner() -> Arc<dyn TypePlanner> {
     Arc::new(MicrosecondTimestamps)
+}
+
+/// DataFusion's rules of analysis with ours before them, and `behind` them.
+pub fn analyzer_rules(
+    behind: Vec<Arc<dyn AnalyzerRule + Send + Sync>>,
+) -> Vec<Arc<dyn AnalyzerRule + Send + Sync>> {
+    let mut rules: Vec<Arc<dyn AnalyzerRule + Send + Sync>> = vec![Arc::new(ExactNumbers)];
+    rules.extend(Analyzer::new().rules);
+    rules.extend(behind);
+    rules
 }
 
 /// A session with an empty catalog of its own.
@@ -90,6 +100,7 @@ fn base_session() -> SessionState {
         .with_config(config)
         .with_default_features()
         .with_type_planner(type_planner())
+        .with_analyzer_rules(analyzer_rules(vec![]))
         .with_optimizer_rules(rules)
         .with_physical_optimizer_rules(vec![])
         .build();

@@ -11,6 +11,7 @@ mod avg;
 mod bounded;
 mod call_names;
 mod checked;
+mod exact_numbers;
 mod min_max;
 mod ordered;
 mod rewriting;
@@ -37,6 +38,7 @@ pub use avg::Avg;
 pub use bounded::BoundedCalls;
 pub use checked::CheckedNumbers;
 pub(crate) use checked::wraps;
+pub use exact_numbers::{ExactNumbers, keep_digits, number_of_json};
 pub use min_max::MinMax;
 pub use ordered::Ordered;
 pub use sum::Sum;
@@ -95,6 +97,7 @@ pub fn register_functions(registry: &mut dyn FunctionRegistry) -> Result<()> {
     registry.register_udaf(Arc::new(AggregateUDF::from(Ordered::array_agg())))?;
     registry.register_udaf(Arc::new(AggregateUDF::from(Ordered::string_agg())))?;
     registry.register_udaf(Arc::new(AggregateUDF::from(Sum::new())))?;
+    registry.register_udf(exact_numbers::function())?;
     registry.register_expr_planner(Arc::new(CallNames))?;
     Ok(())
 }

@@ -46,13 +46,14 @@ mod words;
 
 pub use common_keys::CommonKeys;
 pub use compile::KeyColumn;
-pub use engine::type_planner;
+pub use engine::{analyzer_rules, type_planner};
 pub use equality::Equality;
 pub use error::{FinishFailed, ViewError, engine_error_kind};
 pub use exclusions::{ExclusionFailed, exclusion_predicate};
 pub use functions::{
-    APPROX_DISTINCT_RELATIVE_ERROR, ApproxDistinct, Avg, BoundedCalls, CheckedNumbers, MinMax,
-    Ordered, Sum, UNBOUNDED_FUNCTIONS, register_functions,
+    APPROX_DISTINCT_RELATIVE_ERROR, ApproxDistinct, Avg, BoundedCalls, CheckedNumbers,
+    ExactNumbers, MinMax, Ordered, Sum, UNBOUNDED_FUNCTIONS, keep_digits, number_of_json,
+    register_functions,
 };
 pub use group_key::{GroupKey, rows_while};
 pub use hooked::{Hook, Hooked};

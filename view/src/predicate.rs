@@ -21,7 +21,7 @@ use datafusion::sql::sqlparser::parser::Parser;
 use dovetail_model::StreamSchema;
 
 use crate::engine::session;
-use crate::functions::{BoundedCalls, unbounded, wraps};
+use crate::functions::{BoundedCalls, ExactNumbers, keep_digits, unbounded, wraps};
 use crate::ops::boolean;
 use crate::state::batch as batch_of;
 use crate::{View, ViewError, sql_type};
@@ -81,12 +81,14 @@ impl Predicate {
         let definition =
             |error: datafusion::error::DataFusionError| ViewError::Engine(error).of_definition();
         let df_schema = DFSchema::try_from(Arc::clone(&schema)).map_err(definition)?;
-        let with_alias = ast::ExprWithAlias {
+        let mut with_alias = ast::ExprWithAlias {
             expr: parsed.clone(),
             alias: None,
         };
+        keep_digits(&mut with_alias.expr);
         let expr = state
             .create_logical_expr_from_sql_expr(with_alias, &df_schema)
+            .and_then(|expr| ExactNumbers::of_expression(expr, &df_schema))
             .map_err(definition)?;
         if let Some((part, reason)) = unfit(&expr) {
             return Err(refused(part, reason));

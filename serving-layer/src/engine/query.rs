@@ -46,6 +46,7 @@ impl Queries for Engine {
             hide_system_columns(&mut statement);
         }
         name_columns(&mut statement);
+        keep_digits(&mut statement);
         let snapshot = self
             .snapshot(&names, &request.limits, system_columns)
             .await?;
@@ -341,6 +342,15 @@ fn sql_of(statement: &Statement) -> Option<&SqlStatement> {
         Statement::Statement(statement) => Some(statement),
         Statement::Explain(explain) => sql_of(&explain.statement),
         _ => None,
+    }
+}
+
+/// Keeps the digits of numbers that a DOUBLE has no place for.
+fn keep_digits(statement: &mut Statement) {
+    match statement {
+        Statement::Statement(statement) => dovetail_view::keep_digits(statement),
+        Statement::Explain(explain) => keep_digits(&mut explain.statement),
+        _ => {}
     }
 }
 

@@ -52,11 +52,18 @@ impl QuerySession {
             // Errors of planning say where.
             .set_bool("datafusion.sql_parser.collect_spans", true)
             .set_bool("datafusion.sql_parser.map_string_types_to_utf8view", false);
-        let mut ctx = SessionContext::new_with_config_rt(config, runtime);
+        let pool = Arc::clone(&runtime.memory_pool);
+        let state = SessionStateBuilder::new()
+            .with_config(config)
+            .with_runtime_env(runtime)
+            .with_default_features()
+            .with_analyzer_rules(dovetail_view::analyzer_rules(vec![
+                Arc::new(dovetail_view::CheckedNumbers),
+                Arc::new(dovetail_view::BoundedCalls::of_queries(pool)),
+            ]))
+            .build();
+        let mut ctx = SessionContext::new_with_state(state);
         dovetail_view::register_functions(&mut ctx)?;
-        ctx.add_analyzer_rule(Arc::new(dovetail_view::CheckedNumbers));
-        let pool = Arc::clone(&ctx.runtime_env().memory_pool);
-        ctx.add_analyzer_rule(Arc::new(dovetail_view::BoundedCalls::of_queries(pool)));
         for rule in rules::ours() {
             ctx.remove_optimizer_rule(rule.name());
             ctx.add_optimizer_rule(rule);

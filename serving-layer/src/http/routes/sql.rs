@@ -8,11 +8,13 @@ use axum::extract::{FromRef, Request, State};
 use axum::http::Method;
 use axum::http::request::Parts;
 use bytes::Bytes;
+use datafusion::common::metadata::ScalarAndMetadata;
 use datafusion::common::{ParamValues, ScalarValue};
 use dovetail_model::{Problem, ProblemKind};
 use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::Value;
+use serde_json::value::RawValue;
 
 use super::super::answer;
 use super::super::auth::{Caller, Role};
@@ -35,7 +37,8 @@ struct SqlBody {
     /// The statement.
     sql: String,
     /// Values of its placeholders: an array for `$1`, `$2`, …, or an object for `$name`.
-    parameters: Option<Value>,
+    #[schemars(with = "Option<Value>")]
+    parameters: Option<Box<RawValue>>,
     /// Position tokens, joined by `;`: wait until the answer covers them.
     after: Option<String>,
     /// Which layers to answer from.
@@ -51,7 +54,7 @@ struct SqlBody {
 /// One statement and what came with it.
 struct Asked {
     sql: String,
-    parameters: Option<Value>,
+    parameters: Option<Box<RawValue>>,
     options: QueryOptions,
     format: AnswerFormat,
     /// The request as it came.
@@ -170,7 +173,11 @@ pub(in super::super) async fn post(
 
 async fn run(reads: Reads, caller: &Caller, asked: Asked) -> Handled {
     let statement = parse(&asked.sql)?;
-    let parameters = asked.parameters.map(parameter_values).transpose()?;
+    let parameters = asked
+        .parameters
+        .as_deref()
+        .map(parameter_values)
+        .transpose()?;
     if !matches!(statement, Statement::Query(_)) {
         let given = asked.options.only_for_queries();
         if let Some(name) = given.or(parameters.is_some().then_some("parameters")) {
@@ -213,42 +220,47 @@ async fn run(reads: Reads, caller: &Caller, asked: Asked) -> Handled {
     Ok(answer::respond(answer, asked.format, patience, None).await?)
 }
 
-/// Values of placeholders: an array for `$1`, `$2`, …, an object for `$name`.
-fn parameter_values(value: Value) -> Result<ParamValues, Problem> {
-    match value {
-        Value::Array(values) => values
-            .into_iter()
-            .enumerate()
-            .map(|(index, value)| scalar(&(index + 1).to_string(), value))
-            .collect::<Result<Vec<_>, _>>()
-            .map(ParamValues::from),
-        Value::Object(values) => values
-            .into_iter()
-            .map(|(name, value)| Ok((scalar(&name, value)?, name)))
-            .map(|pair| pair.map(|(value, name)| (name, value)))
-            .collect::<Result<HashMap<_, _>, _>>()
-            .map(ParamValues::from),
-        _ => Err(Problem::invalid(
-            "`parameters` must be an array for `$1`, `$2`, … or an object for `$name`",
-        )),
+/// Values of placeholders: an array for `$1`, `$2`, …, an object for `$name`. Numbers as they are written, which `Value` does
+/// not keep.
+fn parameter_values(parameters: &RawValue) -> Result<ParamValues, Problem> {
+    let text = parameters.get();
+    if text.starts_with('[') {
+        let values: Vec<Box<RawValue>> = serde_json::from_str(text).map_err(not_json)?;
+        let values = values.iter().enumerate();
+        let values = values.map(|(index, value)| scalar(&(index + 1).to_string(), value));
+        return Ok(ParamValues::List(values.collect::<Result<_, _>>()?));
     }
+    if text.starts_with('{') {
+        let values: HashMap<String, Box<RawValue>> =
+            serde_json::from_str(text).map_err(not_json)?;
+        let values = values.into_iter().map(|(name, value)| {
+            let value = scalar(&name, &value)?;
+            Ok((name, value))
+        });
+        return Ok(ParamValues::Map(values.collect::<Result<_, Problem>>()?));
+    }
+    Err(Problem::invalid(
+        "`parameters` must be an array for `$1`, `$2`, … or an object for `$name`",
+    ))
 }
 
-fn scalar(name: &str, value: Value) -> Result<ScalarValue, Problem> {
-    match value {
-        Value::Null => Ok(ScalarValue::Null),
-        Value::Bool(value) => Ok(ScalarValue::Boolean(Some(value))),
-        Value::String(text) => Ok(ScalarValue::Utf8(Some(text))),
-        Value::Number(number) => number
-            .as_i64()
-            .map(|n| ScalarValue::Int64(Some(n)))
-            .or_else(|| number.as_u64().map(|n| ScalarValue::UInt64(Some(n))))
-            .or_else(|| number.as_f64().map(|n| ScalarValue::Float64(Some(n))))
-            .ok_or_else(|| {
-                Problem::invalid(format!("parameter `${name}`: `{number}` is too large"))
-            }),
-        Value::Array(_) | Value::Object(_) => Err(Problem::invalid(format!(
-            "parameter `${name}` must be a text, a number, true, false or null"
-        ))),
-    }
+fn not_json(error: serde_json::Error) -> Problem {
+    Problem::invalid(format!("`parameters`: {error}"))
+}
+
+fn scalar(name: &str, value: &RawValue) -> Result<ScalarAndMetadata, Problem> {
+    let text = value.get();
+    Ok(match serde_json::from_str(text).map_err(not_json)? {
+        Value::Null => ScalarValue::Null.into(),
+        Value::Bool(value) => ScalarValue::Boolean(Some(value)).into(),
+        Value::String(text) => ScalarValue::Utf8(Some(text)).into(),
+        Value::Number(_) => dovetail_view::number_of_json(text).ok_or_else(|| {
+            Problem::invalid(format!("parameter `${name}`: `{text}` is too large"))
+        })?,
+        Value::Array(_) | Value::Object(_) => {
+            return Err(Problem::invalid(format!(
+                "parameter `${name}` must be a text, a number, true, false or null"
+            )));
+        }
+    })
 }

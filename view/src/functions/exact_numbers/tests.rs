@@ -1,0 +1,259 @@
+// SPDX-License-Identifier: Apache-2.0
+use std::cmp::Ordering;
+
+use arrow::array::{Array, AsArray, RecordBatch};
+use arrow::datatypes::DataType;
+use datafusion::common::ParamValues;
+use datafusion::execution::SessionStateBuilder;
+use datafusion::prelude::{DataFrame, SessionContext};
+use datafusion::sql::parser::Statement;
+use proptest::prelude::*;
+
+use super::*;
+use crate::analyzer_rules;
+
+fn context() -> SessionContext {
+    let state = SessionStateBuilder::new()
+        .with_default_features()
+        .with_analyzer_rules(analyzer_rules(vec![]))
+        .build();
+    let mut context = SessionContext::new_with_state(state);
+    crate::register_functions(&mut context).expect("a fresh session takes our functions");
+    context
+}
+
+async fn frame(context: &SessionContext, sql: &str) -> Result<DataFrame> {
+    let state = context.state();
+    let mut statement = state.sql_to_statement(sql, &state.config_options().sql_parser.dialect)?;
+    if let Statement::Statement(statement) = &mut statement {
+        keep_digits(statement);
+    }
+    let plan = state.statement_to_plan(statement).await?;
+    Ok(DataFrame::new(state, plan))
+}
+
+async fn ask(sql: &str) -> Result<RecordBatch> {
+    let frame = frame(&context(), sql).await?;
+    let batches = frame.collect().await?;
+    Ok(arrow::compute::concat_batches(
+        &batches[0].schema(),
+        &batches,
+    )?)
+}
+
+/// The type and the only value of the answer.
+async fn value(expr: &str) -> (DataType, String) {
+    let sql = format!("SELECT {expr} AS r FROM {ROW}");
+    let batch = ask(&sql).await.unwrap_or_else(|e| panic!("{expr}: {e}"));
+    assert_eq!(batch.num_rows(), 1, "{expr}");
+    let shown = arrow::util::display::array_value_to_string(batch.column(0), 0);
+    (
+        batch.column(0).data_type().clone(),
+        shown.expect("a value can be shown"),
+    )
+}
+
+const ROW: &str = "(SELECT CAST('4.48' AS DECIMAL(10, 2)) AS d, CAST('12345678901234567890123' AS DECIMAL(38, 0)) AS w,
+    CAST('0.00000000000000000001' AS DECIMAL(38, 38)) AS t, CAST(4.48 AS DOUBLE) AS x, CAST(1e200 AS DOUBLE) AS huge, 5 AS i) AS s";
+
+#[tokio::test]
+async fn a_decimal_is_compared_with_the_number_that_is_written() {
+    for truth in [
+        "d = 4.48",
+        "4.48 = d",
+        "NOT d <> 4.48",
+        "d <= 4.48 AND d >= 4.48 AND NOT d < 4.48 AND NOT d > 4.48",
+        "d BETWEEN 4.48 AND 4.48",
+        "4.48 BETWEEN d AND d",
+        "d IN (4.47, 4.48)",
+        "4.48 IN (d)",
+        "d NOT IN (4.481, 4.4800000000000001)",
+        "d IS NOT DISTINCT FROM 4.48",
+        "CASE d WHEN 4.48 THEN true ELSE false END",
+        "-d = -4.48",
+        "-d = -(4.48)",
+        "d * i = 22.4",
+        "d < 4.480000000000000000000000000001",
+        "d > 4.479999999999999999999999999999",
+        "d <> '4.485'",
+        "d > '4.475'",
+        "d = '4.48'",
+        "d < 1e300 AND d > -1e300 AND d > 1e-300",
+        "d < 123456789012345678901234567890123456789012345678901234567890123456789012345678901234567890",
+        "w = 12345678901234567890123",
+        "w < 12345678901234567890124 AND w > 12345678901234567890122",
+        "w <> 12345678901234567890123.5",
+        "w > 9223372036854775808 AND w > 18446744073709551616 AND w > -18446744073709551616",
+        "t = 0.00000000000000000001",
+        "t < 5 AND t < 123456789012345678901",
+        "CAST(1.005 AS DECIMAL(10, 2)) = 1.01",
+        "TRY_CAST(12345678901234567890123 AS DECIMAL(38, 0)) = w",
+        "nullif(d, 4.48) IS NULL",
+        // With the DOUBLE of a column, as DOUBLEs.
+        "d = x AND x = d AND w < huge AND d IN (x, 1.0) AND NOT d BETWEEN huge AND x",
+        "d IN (SELECT column1 FROM (VALUES (4.48)))",
+        "x IN (SELECT CAST(column1 AS DECIMAL(10, 2)) FROM (VALUES ('4.48')))",
+        "d = ANY (SELECT column1 FROM (VALUES (4.48)))",
+        "d = (SELECT 4.48)",
+        "x = 4.48 AND x = 4.4800000000000000000001 AND huge = 1e200",
+    ] {
+        let sql = format!("SELECT count(*) FROM {ROW} WHERE {truth}");
+        let count = ask(&sql).await.unwrap_or_else(|e| panic!("{truth}: {e}"));
+        let count = count
+            .column(0)
+            .as_primitive::<arrow::datatypes::Int64Type>();
+        assert_eq!(count.value(0), 1, "{truth}");
+    }
+}
+
+#[tokio::test]
+async fn an_alternative_to_a_decimal_is_the_number_that_is_written() {
+    for (expr, data_type, shown) in [
+        (
+            "coalesce(nullif(d, d), 4.48)",
+            DataType::Decimal128(10, 2),
+            "4.48",
+        ),
+        (
+            "coalesce(nullif(d, d), 4.485)",
+            DataType::Decimal128(11, 3),
+            "4.485",
+        ),
+        (
+            "CASE WHEN i = 4 THEN d ELSE 1.1 END",
+            DataType::Decimal128(10, 2),
+            "1.10",
+        ),
+        (
+            "CASE WHEN i = 5 THEN 1.1 WHEN i = 4 THEN d END",
+            DataType::Decimal128(10, 2),
+            "1.10",
+        ),
+        ("greatest(d, 4.49)", DataType::Decimal128(10, 2), "4.49"),
+        ("least(d, 4.48, -3)", DataType::Decimal128(22, 2), "-3.00"),
+        ("nvl2(x, d, 1.0)", DataType::Decimal128(10, 2), "4.48"),
+        (
+            "coalesce(w, 0.5)",
+            DataType::Decimal128(38, 1),
+            "12345678901234567890123.0",
+        ),
+        // Elsewhere it is a DOUBLE, with as many digits as one has.
+        ("4.48", DataType::Float64, "4.48"),
+        (
+            "12345678901234567890123",
+            DataType::Float64,
+            "1.2345678901234568e22",
+        ),
+        (
+            "-18446744073709551615",
+            DataType::Float64,
+            "-1.8446744073709552e19",
+        ),
+        ("d + 0.5", DataType::Float64, "4.98"),
+        ("coalesce(x, 4.48)", DataType::Float64, "4.48"),
+        ("coalesce(d, x)", DataType::Float64, "4.48"),
+        ("coalesce(d, 1e300)", DataType::Float64, "4.48"),
+    ] {
+        assert_eq!(value(expr).await, (data_type, shown.to_owned()), "{expr}");
+    }
+}
+
+#[tokio::test]
+async fn columns_keep_their_names_and_plans_around_them_their_types() {
+    let sql = format!("SELECT 12345678901234567890123, d = 4.48 FROM {ROW}");
+    let schema = ask(&sql).await.expect("it is answered").schema();
+    assert_eq!(schema.field(0).name(), "12345678901234567890123");
+    assert_eq!(schema.field(1).name(), "s.d = Float64(4.48)");
+    for sql in [
+        "WITH RECURSIVE n AS (SELECT coalesce(d, 0.5) AS v, 1 AS k FROM {s} UNION ALL SELECT v + 1.5, k + 1 FROM n WHERE k < 3) SELECT max(v) FROM n",
+        "SELECT o.v FROM (SELECT coalesce(d, 0.5) AS v FROM {s}) o WHERE EXISTS (SELECT 1 FROM {s} WHERE s.d = o.v)",
+        "SELECT v FROM (SELECT coalesce(d, 0.5) AS v FROM {s}) GROUP BY v HAVING v = 4.48 ORDER BY v = 4.48",
+        "SELECT a.d FROM {s} JOIN (SELECT d AS e, x FROM {s}) b ON d = e AND e = 4.48 AND d = b.x",
+        "SELECT * FROM (SELECT d FROM {s}) a JOIN (SELECT x AS d FROM {s}) b USING (d)",
+        "SELECT sum(CASE WHEN d = 4.48 THEN d ELSE 0.0 END) FILTER (WHERE d = 4.48) FROM {s}",
+        "SELECT first_value(d) OVER (PARTITION BY d = 4.48 ORDER BY coalesce(d, 1.5)) FROM {s}",
+        "SELECT percentile_cont(0.123456789012345678901) WITHIN GROUP (ORDER BY x) FROM {s}",
+    ] {
+        let sql = sql.replace("{s}", ROW).replace("a.d FROM", "s.d FROM");
+        let batch = ask(&sql).await.unwrap_or_else(|e| panic!("{sql}: {e}"));
+        assert_eq!(batch.num_rows(), 1, "{sql}");
+        assert!(batch.column(0).is_valid(0), "{sql}");
+    }
+}
+
+#[tokio::test]
+async fn a_parameter_is_the_number_that_it_is_in_json() {
+    for (text, expr, shown) in [
+        ("4.48", "d = $1", "true"),
+        ("12345678901234567890123", "w = $1", "true"),
+        ("12345678901234567890124", "w = $1", "false"),
+        ("12345678901234567890123", "$1", "1.2345678901234568e22"),
+        ("4.48e0", "x = $1", "true"),
+        ("18446744073709551615", "$1", "18446744073709551615"),
+    ] {
+        let frame = frame(&context(), &format!("SELECT {expr} AS r FROM {ROW}")).await;
+        let number = number_of_json(text).expect("it is a number");
+        let frame =
+            frame.and_then(|frame| frame.with_param_values(ParamValues::List(vec![number])));
+        let batches = frame
+            .expect("it is planned")
+            .collect()
+            .await
+            .expect("it is answered");
+        let column = batches[0].column(0);
+        let value = arrow::util::display::array_value_to_string(column, 0);
+        assert_eq!(value.expect("it can be shown"), shown, "{expr} of {text}");
+        assert!(batches[0].schema().field(0).metadata().is_empty(), "{expr}");
+    }
+    for none in ["1e999", "", "x", "-"] {
+        assert!(number_of_json(none).is_none(), "{none}");
+    }
+}
+
+/// A number as text: some digits, a point among them, and an exponent.
+fn numbers(most: usize) -> impl Strategy<Value = String> {
+    let digits = proptest::collection::vec(0_u8..10, 1..=most);
+    (any::<bool>(), digits, any::<prop::sample::Index>()).prop_map(|(negative, digits, point)| {
+        let point = point.index(digits.len());
+        let digits: String = digits
+            .iter()
+            .map(|digit| char::from(b'0' + digit))
+            .collect();
+        let sign = if negative { "-" } else { "" };
+        format!("{sign}{}.{}", &digits[..=point], &digits[point + 1..])
+    })
+}
+
+/// As whole numbers with as many digits behind the point.
+fn order(left: &str, right: &str) -> Ordering {
+    let scaled = |text: &str| {
+        let (whole, fraction) = text.split_once('.').expect("it has a point");
+        let digits = format!("{whole}{fraction:0<40}");
+        arrow::datatypes::i256::from_string(&digits).expect("it fits")
+    };
+    scaled(left).cmp(&scaled(right))
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(96))]
+    #[test]
+    fn numbers_are_ordered_as_they_are_written(
+        (decimal, number) in prop_oneof![
+            (numbers(4), numbers(4)),
+            (numbers(36), numbers(36)),
+            numbers(36).prop_map(|number| (number.clone(), number)),
+            // Next to each other.
+            (numbers(20), 0_u8..10).prop_map(|(number, digit)| (number.clone(), format!("{number}{digit}"))),
+        ],
+    ) {
+        let behind = decimal.split_once('.').expect("it has a point").1.len();
+        let sql = format!("SELECT d < {number}, d = {number}, d > {number}, d IN ({number}), d BETWEEN {number} AND {number}
+            FROM (SELECT CAST('{decimal}' AS DECIMAL(38, {behind})) AS d)");
+        let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime starts");
+        let batch = runtime.block_on(ask(&sql)).expect("it is answered");
+        let said: Vec<bool> = batch.columns().iter().map(|c| c.as_boolean().value(0)).collect();
+        let order = order(&decimal, &number);
+        let equal = order == Ordering::Equal;
+        prop_assert_eq!(said, vec![order == Ordering::Less, equal, order == Ordering::Greater, equal, equal], "{}", sql);
+    }
+}
