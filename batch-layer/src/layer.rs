@@ -28,7 +28,7 @@ use tracing::{info, warn};
 
 use crate::compute::changed_exclusions;
 use crate::ledger;
-use crate::relief::Outgrown;
+use crate::relief::Stuck;
 use crate::retention::Superfluous;
 use crate::{BatchError, Progress, StreamAccess, StreamHandle, Workers};
 
@@ -113,7 +113,7 @@ pub struct BatchLayer {
     /// What stands against starting runs and recording their ends.
     pub(crate) trouble: Arc<Meter>,
     pub(crate) lanes: Arc<Lanes>,
-    pub(crate) outgrown: Arc<Outgrown>,
+    pub(crate) stuck: Arc<Stuck>,
     /// Views of which files are being written, or are written and in no manifest yet.
     pub(crate) unnamed: UnnamedFiles,
     /// What sweeps remember of each view.
@@ -159,7 +159,7 @@ impl BatchLayer {
             run_latency: Arc::default(),
             trouble: Arc::default(),
             lanes,
-            outgrown: Arc::default(),
+            stuck: Arc::default(),
             sealed: Arc::default(),
         }
     }

@@ -124,8 +124,9 @@ impl BatchLayer {
         let computing = self.compute(seat, &assignment, progress);
         let computed = unless_cancelled(cancel, Box::pin(computing)).await;
         let version = base.manifest().definition_version;
-        self.outgrown.note(id, version, &computed);
-        let computed = computed.map_err(|error| explained(error, &base, view, &stream, &span))?;
+        let computed = computed.map_err(|error| explained(error, &base, view, &stream, &span));
+        self.stuck.note(id, version, &computed);
+        let computed = computed?;
         let new = NewGeneration {
             view: id.clone(),
             parent: Some(base_number),

@@ -36,11 +36,21 @@ pub struct MemoryDemand {
     pub shed: BTreeSet<ViewId>,
 }
 
-/// Definitions whose last incremental run needed more memory than it may have, and what it said.
+/// Definitions whose last incremental run failed in a way that the next one will too, until somebody does something about
+/// it or other events come.
 #[derive(Debug, Default)]
-pub(crate) struct Outgrown(Mutex<HashMap<(ViewId, u64), String>>);
+pub(crate) struct Stuck(Mutex<HashMap<(ViewId, u64), Obstacle>>);
 
-impl Outgrown {
+/// What stands against incremental runs of a view, with the way out.
+#[derive(Debug, Clone)]
+enum Obstacle {
+    /// They need more memory than they may have.
+    Memory(String),
+    /// The select list fails on a group.
+    Group(String),
+}
+
+impl Stuck {
     /// Notes how bringing a definition of a view forward ended.
     pub(crate) fn note<T>(&self, view: &ViewId, version: u64, result: &Result<T, BatchError>) {
         let key = (view.clone(), version);
@@ -48,20 +58,23 @@ impl Outgrown {
             Ok(_) => {
                 self.0.lock().remove(&key);
             }
-            // The way out is said with it, for the view and not for one run.
             Err(BatchError::Memory { limit, reason, .. }) => {
                 let lacks = format!(
-                    "a run may have {} MiB, its share of --batch-memory: {reason}",
+                    "a run may have {} MiB, its share of --batch-memory: {reason}; start the server with more --batch-memory, or redefine the view so that its groups keep less",
                     limit >> 20
                 );
-                self.0.lock().insert(key, lacks);
+                self.0.lock().insert(key, Obstacle::Memory(lacks));
             }
-            // It says nothing about memory.
+            Err(error @ BatchError::Finish { .. }) => {
+                let fails = error.to_string();
+                self.0.lock().insert(key, Obstacle::Group(fails));
+            }
+            // It says nothing about the next one.
             Err(_) => {}
         }
     }
 
-    fn reason(&self, view: &ViewId, version: u64) -> Option<String> {
+    fn obstacle(&self, view: &ViewId, version: u64) -> Option<Obstacle> {
         self.0.lock().get(&(view.clone(), version)).cloned()
     }
 }
@@ -74,7 +87,7 @@ struct Sheddable {
     version: u64,
     bytes: usize,
     /// Why no run takes them over; none of a definition that is being built, whose runs no answer needs yet.
-    outgrown: Option<String>,
+    obstacle: Option<Obstacle>,
 }
 
 impl BatchLayer {
@@ -89,7 +102,7 @@ impl BatchLayer {
         let cells: Vec<Arc<StreamCell>> = streams.map(|stream| stream.cell).collect();
         if memory.is_full() {
             let sheddable = cells.iter().flat_map(|cell| self.sheddable(cell));
-            let first = sheddable.max_by_key(|runs| (runs.outgrown.is_none(), runs.bytes));
+            let first = sheddable.max_by_key(|runs| (runs.obstacle.is_none(), runs.bytes));
             if let Some(runs) = first {
                 runs.let_go(memory);
             }
@@ -106,11 +119,20 @@ impl BatchLayer {
         }
     }
 
+    /// The group that the last incremental run of a definition failed on, in words with the way out: queries that ask for
+    /// it fail too.
+    pub fn failing_group(&self, view: &ViewId, version: u64) -> Option<String> {
+        match self.stuck.obstacle(view, version)? {
+            Obstacle::Group(why) => Some(why),
+            Obstacle::Memory(_) => None,
+        }
+    }
+
     fn sheddable(&self, cell: &Arc<StreamCell>) -> Vec<Sheddable> {
         let cut = cell.load();
         let sheddable = cut.all_views().filter_map(|(id, view)| {
-            let outgrown = match &view.generation {
-                Some(_) => Some(self.outgrown.reason(id, view.version)?),
+            let obstacle = match &view.generation {
+                Some(_) => Some(self.stuck.obstacle(id, view.version)?),
                 None => None,
             };
             Some(Sheddable {
@@ -119,7 +141,7 @@ impl BatchLayer {
                 name: view.name.clone(),
                 version: view.version,
                 bytes: view.bytes(),
-                outgrown,
+                obstacle,
             })
         });
         sheddable.filter(|runs| runs.bytes > 0).collect()
@@ -132,9 +154,9 @@ impl Sheddable {
             "its runs took {} MiB when the speed layer's memory was at its limit",
             self.bytes >> 20
         );
-        let reason = match &self.outgrown {
-            Some(outgrown) => {
-                format!("{held}, and no incremental run can take them over ({outgrown})")
+        let reason = match &self.obstacle {
+            Some(Obstacle::Memory(why) | Obstacle::Group(why)) => {
+                format!("{held}, and no incremental run can take them over: {why}")
             }
             None => format!("{held}, and no answer needed them while it was being built"),
         };

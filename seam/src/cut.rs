@@ -37,7 +37,8 @@ pub enum Poison {
     /// An expression fails on some event: what the engine said. It fails until the event is excluded or the view
     /// redefined.
     Event(String),
-    /// They took more memory than there is: who needed how much, and for what. The next incremental run may heal it.
+    /// They took more memory than there is: who needed how much, for what, and the way out. The next incremental run may
+    /// heal it.
     Memory(String),
     /// A segment of the raw log is not what was written: which. An incremental run heals it once the file is restored.
     Damage(String),
@@ -61,7 +62,7 @@ impl Poisoned {
                 self.named_span()
             ),
             Poison::Memory(reason) => format!(
-                "view `{view}` holds nothing of stream `{stream}` in {}: {reason}; it answers again once an incremental run has succeeded, which is tried by itself; start the server with more --batch-memory, or redefine the view so that its groups keep less",
+                "view `{view}` holds nothing of stream `{stream}` in {}: {reason}; it answers again once an incremental run has succeeded, which is tried by itself",
                 self.named_span()
             ),
             Poison::Damage(reason) => format!(

@@ -179,6 +179,9 @@ impl Node {
         if let Some(poisoned) = in_cut.poisoned.iter().find(matters) {
             notes.push(poisoned.explain(&def.name, &stream.name));
         }
+        if let Some(fails) = self.0.batch.failing_group(&def.id, in_cut.version) {
+            notes.push(format!("the last incremental run failed: {fails}"));
+        }
         let phase = match &in_cut.generation {
             None => ViewPhase::Building,
             Some(generation) if !generation.is_mergeable() => ViewPhase::Batch,

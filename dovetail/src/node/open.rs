@@ -615,15 +615,19 @@ impl Node {
     }
 }
 
+/// The way out for a view that needs too much memory.
+const KEEP_LESS: &str =
+    "start the server with more of it, or redefine the view so that its groups keep less";
+
 /// What the engine said, without where it was asked.
 fn poison(error: &SpeedError) -> Poison {
     match error {
         SpeedError::Rebuild { source, .. } if error.is_out_of_memory() => Poison::Memory(format!(
-            "its runs need more memory at a start than --batch-memory gives ({})",
+            "its runs need more memory at a start than --batch-memory gives ({}); {KEEP_LESS}",
             words_of(source)
         )),
         SpeedError::RunTooLarge { most_bytes, .. } => Poison::Memory(format!(
-            "its runs need more memory than --speed-memory leaves at a start, {} MiB",
+            "its runs need more memory than --speed-memory leaves at a start, {} MiB; {KEEP_LESS}",
             most_bytes >> 20
         )),
         SpeedError::Rebuild { source, .. } if is_damage(error) => Poison::Damage(words_of(source)),

@@ -4,8 +4,8 @@
 use std::time::Duration;
 
 use dovetail::node::{Node, NodeConfig};
-use dovetail_model::ProblemKind;
-use dovetail_serving_layer::ports::{Control as _, OnError, ViewPhase};
+use dovetail_model::{ProblemKind, RunMode};
+use dovetail_serving_layer::ports::{Control as _, OnError, RecomputeRequest, ViewPhase};
 use reqwest::Method;
 use serde_json::{Value, json};
 
@@ -113,6 +113,71 @@ async fn a_view_that_no_run_can_take_over_stops_no_append() {
     let node = open(&data).await;
     let seen = integers(&node, "SELECT seen, cardinality(a) FROM lists", None).await;
     assert_eq!(seen, [[sent, sent]]);
+    node.shutdown().await;
+}
+
+/// Runs of a view whose select list fails on one group have nowhere to go: they hold up nobody, and nothing of them is lost.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_group_that_cannot_be_computed_stops_no_append() {
+    const SHARES: &str = "CREATE VIEW shares AS SELECT n, 10 / (sum(n) - 3) AS r, sum(part) AS p, count(*) AS seen FROM events GROUP BY n";
+    const STEP: i64 = 5_000;
+    let home = tempfile::tempdir().unwrap();
+    let data = home.path().join("data");
+    let node = Node::open(config(&data).with_speed_memory(4 * MIB))
+        .await
+        .unwrap();
+    for sql in [EVENTS, PARTS, SHARES] {
+        define(&node, sql).await.unwrap();
+    }
+    let mut sent = 0;
+    let filling = async {
+        while phase(&node, "shares").await != ViewPhase::OutOfMemory {
+            insist(&node, "events", &lines(sent, sent + STEP)).await;
+            sent += STEP;
+        }
+    };
+    tokio::time::timeout(2 * PATIENCE, filling)
+        .await
+        .expect("it lets go of its runs");
+    let end = append(&node, "events", &lines(sent, sent + STEP), OnError::Reject)
+        .await
+        .position;
+    sent += STEP;
+    let seen = integers(&node, "SELECT sum(seen) FROM parts", Some(&end)).await;
+    assert_eq!(seen, [[sent]]);
+    let refused = try_integers(&node, "SELECT seen FROM shares WHERE n = 7", None).await;
+    let problem = refused.unwrap_err();
+    assert_eq!(problem.kind, ProblemKind::Unavailable, "{problem}");
+    for part in [
+        "no incremental run can take them over",
+        "column `r`",
+        "for the group n = 3",
+        "dovetail exclude events",
+    ] {
+        assert!(problem.detail.contains(part), "{part}: {problem}");
+    }
+
+    // An event that makes the group one that can be computed.
+    let end = append(&node, "events", &lines(3, 4), OnError::Reject)
+        .await
+        .position;
+    let healing = async {
+        while phase(&node, "shares").await != ViewPhase::Live {
+            let request = RecomputeRequest {
+                mode: RunMode::Incremental,
+                ..RecomputeRequest::default()
+            };
+            // Refused while another run is under way, as those are that the scheduler starts.
+            let _ = node.recompute("shares", request).await;
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    tokio::time::timeout(2 * PATIENCE, healing)
+        .await
+        .expect("a run heals it");
+    let all = "SELECT count(*), sum(seen) FROM shares WHERE r IS NOT NULL";
+    let all = integers(&node, all, Some(&end)).await;
+    assert_eq!(all, [[sent, sent + 1]]);
     node.shutdown().await;
 }
 

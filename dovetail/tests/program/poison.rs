@@ -289,6 +289,7 @@ async fn a_select_list_that_fails_on_a_group_is_named_and_heals() {
     names_all(&problem["detail"]);
     assert_eq!(problem["view"], "share");
     assert_eq!(problem["column"], "r");
+    assert_eq!(problem["retry_after_s"], 60);
     append_from(&calls, "LAX", &[4]).await;
     for filter in ["origin <> 'SFO'", "length(origin) = 3 AND origin < 'M'"] {
         let others = format!("SELECT * FROM share WHERE {filter}");
@@ -308,6 +309,11 @@ async fn a_select_list_that_fails_on_a_group_is_named_and_heals() {
             "{run}"
         );
     }
+    let notes = async || {
+        let status = calls.get("/v1/views/share/status").await.unwrap();
+        status["notes"].clone()
+    };
+    names_all(&notes().await[0]);
 
     append(&calls, &[5]).await;
     let share = "SELECT r, n FROM share ORDER BY n";
@@ -318,6 +324,7 @@ async fn a_select_list_that_fails_on_a_group_is_named_and_heals() {
         .await
         .unwrap();
     assert_eq!(run["outcome"], "promoted", "{run}");
+    assert_eq!(notes().await, Value::Null);
     server.kill().await;
 }
 

@@ -41,6 +41,7 @@ use futures::stream::{self, BoxStream, StreamExt as _, TryStreamExt as _};
 use super::external;
 use super::interrupt::Interrupt;
 use super::replaced::replaced;
+use super::snapshot::USERS_PAUSE_S;
 
 /// A generation and the runs to merge with it.
 #[derive(Debug, Clone)]
@@ -267,7 +268,8 @@ impl Shared {
                 external(
                     problem
                         .with("view", self.name.as_str())
-                        .with("column", failed.column),
+                        .with("column", failed.column)
+                        .with("retry_after_s", USERS_PAUSE_S),
                 )
             }
             error => external(error),

@@ -29,7 +29,7 @@ const MEMORY_PAUSE_S: u64 = 5;
 /// Bytes that a column of a file, once decoded, or of a run may take without any rows: few rows are not wide for that.
 const EMPTY_COLUMN_BYTES: usize = 16 * 1024;
 /// What an event has spoiled heals when somebody excludes it or redefines the view.
-const USERS_PAUSE_S: u64 = 60;
+pub(super) const USERS_PAUSE_S: u64 = 60;
 
 /// The cuts of one question and what was taken from them.
 pub(crate) struct Snapshot {
