@@ -102,7 +102,7 @@ fn what_was_let_go_says_so_until_an_event_fails_in_it() {
     assert_eq!(pieces(&cut), vec![(span(0, 20), false)]);
     assert!(cut.is_out_of_memory());
     let text = cut.poisoned[0].explain("v", "s");
-    for part in ["`v`", "[0@0, 0@20)", "900 MiB", "--batch-memory"] {
+    for part in ["`v`", "[0@0, 0@20)", "900 MiB", "an incremental run"] {
         assert!(text.contains(part), "{part}: {text}");
     }
     cut.push(&span(20, 30), made(&view, &span(20, 30), false), |_| false);
