@@ -65,6 +65,13 @@ install_system() { # PACKAGE...
     fi
 }
 
+# What a slow disk is made with.
+need_strace() {
+    local missing=()
+    have strace || missing+=(strace)
+    install_system "${missing[@]}"
+}
+
 # The balancers that replicas are tested behind, as Debian packages them. The tests start their own; where there is systemd,
 # Debian starts a service of each besides.
 need_balancers() {

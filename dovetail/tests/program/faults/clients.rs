@@ -22,7 +22,7 @@ const MIB: usize = 1 << 20;
 /// What clients that are told to come again heard.
 const BUSY: [u16; 2] = [429, 503];
 
-async fn client(calls: Calls, feed: Arc<Mutex<Feed>>) -> usize {
+pub(super) async fn client(calls: Calls, feed: Arc<Mutex<Feed>>) -> usize {
     let mut refused = 0;
     for _ in 0..TURNS {
         let (number, request) = {
@@ -103,7 +103,7 @@ async fn a_server_without_file_descriptors_left_loses_nothing() {
 
 /// Each holds an answer of gigabytes, of which it reads a byte at a time. The server holds none of them, and serves others.
 #[tokio::test]
-async fn clients_that_read_a_byte_at_a_time_cost_no_memory_and_keep_nobody_waiting() {
+pub(super) async fn clients_that_read_a_byte_at_a_time_cost_no_memory_and_keep_nobody_waiting() {
     const SLOW: usize = 32;
     const EVENTS: i64 = 20_000;
     let home = tempfile::tempdir().unwrap();

@@ -161,7 +161,8 @@ impl Server {
         kill_process(self.pid(), signal).unwrap();
     }
 
-    fn pid(&self) -> Pid {
+    /// Its process.
+    pub(crate) fn pid(&self) -> Pid {
         let pid = self.child.id().and_then(|id| i32::try_from(id).ok());
         pid.and_then(Pid::from_raw).expect("it runs")
     }
