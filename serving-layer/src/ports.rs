@@ -35,9 +35,9 @@ pub use ingest::{
 pub use metrics::{BatchRunCount, Holds, Measurements};
 pub use runs::{RecomputeRequest, Rollback, RunInfo, RunsQuery, ScopeInfo, Settled, SpanInfo};
 pub use status::{
-    BuildProgress, ColumnInfo, EventTimeInfo, FailingInfo, GenerationInfo, HoleInfo, IngestInfo,
-    MemoryStatus, PartitionInfo, SkippedHole, SourceInfo, StageStatus, Status, StreamInfo,
-    ViewInfo, ViewPhase, ViewStatus, WorkerInfo, WorkerTaskInfo,
+    BuildProgress, ColumnInfo, DiskStatus, EventTimeInfo, FailingInfo, GenerationInfo, HoleInfo,
+    IngestInfo, MemoryStatus, PartitionInfo, SkippedHole, SourceInfo, StageStatus, Status,
+    StreamInfo, ViewInfo, ViewPhase, ViewStatus, WorkerInfo, WorkerTaskInfo,
 };
 
 use crate::sql::Definition;

@@ -55,6 +55,15 @@ fn render(status: &Value) -> String {
             bytes(&memory["hard_limit_bytes"]),
         ));
     }
+    let disk = &status["disk"];
+    if !disk.is_null() {
+        shown.push_str(&format!(
+            "disk: {} of {} free, for {}\n",
+            bytes(&disk["free_bytes"]),
+            bytes(&disk["all_bytes"]),
+            text(&disk["directory"]),
+        ));
+    }
     let lists: [(&str, &str, &[Column]); 6] = [
         ("Stages", "stages", STAGES),
         ("Streams", "streams", STREAMS),
@@ -244,6 +253,7 @@ mod tests {
         let status = json!({
             "version": "0.1.0", "uptime_s": 61, "catalog_sequence": 12, "bottleneck": "accumulate of flights",
             "memory": {"used_bytes": 1048576, "soft_limit_bytes": 536870912u64, "hard_limit_bytes": 1073741824u64},
+            "disk": {"directory": "/var/lib/dovetail", "free_bytes": 5368709120u64, "all_bytes": 53687091200u64},
             "stages": [
                 {"stage": "ingest", "stream": "flights", "per_second": 51234.56, "waiting": 0, "busy": 0.254, "limited_by": null},
                 {"stage": "queries", "stream": null, "per_second": 2.5, "waiting": 0, "busy": 0.0012, "limited_by": null},
@@ -268,6 +278,7 @@ mod tests {
         insta::assert_snapshot!(render(&status), @r#"
         dovetail 0.1.0, up 61 s, catalog at 12
         speed layer: 1.00 MiB of 512.00 MiB (hard limit 1.00 GiB)
+        disk: 5.00 GiB of 50.00 GiB free, for /var/lib/dovetail
 
         Stages
         ┌─────────┬─────────┬────────────┬─────────┬────────┬────────────┐

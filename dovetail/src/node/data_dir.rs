@@ -149,6 +149,11 @@ impl DataDir {
         Ok(Some(aside))
     }
 
+    /// The directory itself.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
     /// Where the object store lives, if it is not elsewhere.
     pub fn store(&self) -> PathBuf {
         self.root.join("store")

@@ -21,6 +21,7 @@ use futures::future::try_join_all;
 
 use super::letter_count::LetterCount;
 use super::load;
+use super::measures::disk;
 use super::open_stream::OpenStream;
 use super::{Duty, Node};
 
@@ -274,6 +275,7 @@ impl Node {
                 soft_limit_bytes: inner.memory.soft_bytes() as u64,
                 hard_limit_bytes: inner.memory.hard_bytes() as u64,
             }),
+            disk: disk(inner.data_dir.root()),
             bottleneck: load::bottleneck(&stages),
             stages,
             streams: self.describe_streams().await?,

@@ -2,6 +2,7 @@
 //! What each process measures of itself, for `/metrics`.
 
 use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -10,10 +11,13 @@ use dovetail_log::catalog::Catalog;
 use dovetail_log::object::{BlockCache, StoreRequests};
 use dovetail_model::{CatalogState, Clock, Outcome, Problem, RunMode};
 use dovetail_seam::Meter;
-use dovetail_serving_layer::ports::{BatchRunCount, Holds, Measurements, Measures, Status};
+use dovetail_serving_layer::ports::{
+    BatchRunCount, DiskStatus, Holds, Measurements, Measures, Status,
+};
 use dovetail_serving_layer::time::iso_us;
 
 use super::load::queries;
+use super::spill::Room;
 use super::{Duty, Node};
 
 #[async_trait]
@@ -33,6 +37,16 @@ impl Measures for Node {
     }
 }
 
+/// The disk that a data directory is on, if the system says.
+pub(super) fn disk(directory: &Path) -> Option<DiskStatus> {
+    let room = Room::of(directory).ok()?;
+    Some(DiskStatus {
+        directory: directory.display().to_string(),
+        free_bytes: room.free_bytes,
+        all_bytes: room.all_bytes,
+    })
+}
+
 /// What a process measures that has neither the store nor runs.
 #[derive(Debug, Clone)]
 pub(super) struct ReaderMeasures {
@@ -40,6 +54,8 @@ pub(super) struct ReaderMeasures {
     pub(super) clock: Arc<dyn Clock>,
     pub(super) started_at: DateTime<Utc>,
     pub(super) queries: Arc<Meter>,
+    /// The data directory.
+    pub(super) data: PathBuf,
     /// What the store was asked.
     pub(super) requests: Arc<StoreRequests>,
     pub(super) cache: Option<BlockCache>,
@@ -56,6 +72,7 @@ impl Measures for ReaderMeasures {
                 uptime_s: u64::try_from(up.num_seconds()).unwrap_or(0),
                 catalog_sequence: self.catalog.state().sequence,
                 memory: None,
+                disk: disk(&self.data),
                 bottleneck: None,
                 stages: vec![queries(&self.queries)],
                 streams: vec![],

@@ -126,6 +126,7 @@ impl Replica {
             clock: Arc::clone(&clock),
             started_at: clock.now(),
             queries: Arc::default(),
+            data: data_dir.root().to_owned(),
             requests,
             cache,
         };

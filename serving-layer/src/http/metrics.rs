@@ -151,6 +151,19 @@ fn server(sheet: &mut Sheet<'_>, status: &Status) -> fmt::Result {
         "dovetail_catalog_sequence",
         "Sequence of the catalog's last commit.",
         status.catalog_sequence,
+    )?;
+    let Some(disk) = &status.disk else {
+        return Ok(());
+    };
+    sheet.gauge(
+        "dovetail_disk_free_bytes",
+        "What may still be written to the disk of the data directory.",
+        disk.free_bytes,
+    )?;
+    sheet.gauge(
+        "dovetail_disk_bytes",
+        "Size of the disk of the data directory.",
+        disk.all_bytes,
     )
 }
 

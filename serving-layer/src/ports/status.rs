@@ -421,6 +421,17 @@ pub struct MemoryStatus {
     pub hard_limit_bytes: u64,
 }
 
+/// Room of the disk that a data directory is on: for the log, what is spilled, and a store in it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct DiskStatus {
+    /// The data directory.
+    pub directory: String,
+    /// What may still be written.
+    pub free_bytes: u64,
+    /// All of it.
+    pub all_bytes: u64,
+}
+
 /// Everything `dovetail status` shows.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Status {
@@ -434,6 +445,8 @@ pub struct Status {
     pub catalog_sequence: u64,
     /// Memory of the speed layer; none where other processes take the events: `ingest` says what each holds.
     pub memory: Option<MemoryStatus>,
+    /// The disk of the data directory; none where the system does not say.
+    pub disk: Option<DiskStatus>,
     /// The stage that is busiest, or that a limit holds up; none when all are idle.
     pub bottleneck: Option<String>,
     /// Every stage.

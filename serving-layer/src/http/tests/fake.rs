@@ -513,6 +513,11 @@ impl Control for Fake {
             uptime_s: 5,
             catalog_sequence: 9,
             memory: Some(MemoryStatus::default()),
+            disk: Some(DiskStatus {
+                directory: "/data".to_owned(),
+                free_bytes: 1000,
+                all_bytes: 4000,
+            }),
             bottleneck: None,
             stages: vec![],
             streams: vec![stream_info()],
