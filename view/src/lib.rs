@@ -30,6 +30,7 @@ mod functions;
 mod group_key;
 mod hooked;
 mod identity;
+pub mod json_value;
 mod keyed;
 mod ops;
 mod places;
