@@ -45,7 +45,7 @@ pub use growth::SchemaGrowth;
 pub use hex::{hex, unhex};
 pub use hole::Hole;
 pub use ids::{
-    ExclusionId, GenerationNumber, IdError, Offset, PartitionId, RunId, StreamId, ViewId,
+    ExclusionId, GenerationNumber, IdError, Offset, PartitionId, RunId, StreamId, ViewId, digits,
 };
 pub use position::Position;
 pub use problem::{Problem, ProblemKind, way_to_find};
