@@ -175,5 +175,8 @@ async fn of_decimals_has_an_exact_diff() {
     assert_eq!(run.outcome, Outcome::Staged, "{:?}", run.error);
     let diff = rig.batch.diff(run.id).await.unwrap();
     let before = &diff.largest[0].before;
-    assert_eq!(before["total"], "12345678901234567890.0100000000", "{before}");
+    assert_eq!(
+        before["total"], "12345678901234567890.0100000000",
+        "{before}"
+    );
 }

@@ -413,6 +413,9 @@ async fn a_token_says_which_stream_and_how_far() {
         refused(&calls, Method::GET, &path, &[], "", expected).await
     };
     rows(&other, (400, "but the question does not read that stream")).await;
+    let none = ours.replace("0@0", "7@5");
+    let problem = rows(&none, (400, "that stream has no partition 7")).await;
+    assert_eq!(problem["after"], json!(none));
     let ahead = ours.replace("@0", "@99");
     let begun = Instant::now();
     let problem = rows(&ahead, (408, "waited 300 ms for")).await;
