@@ -22,6 +22,7 @@ mod aggregates;
 mod checks;
 mod common_keys;
 mod compile;
+mod computable;
 mod engine;
 mod equality;
 mod error;

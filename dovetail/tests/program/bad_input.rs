@@ -452,6 +452,16 @@ async fn a_run_that_cannot_be_promoted_says_why() {
     refused(&calls, Method::GET, &diff, &[], "", expected).await;
 
     let stale = staged().await;
+    let never = json!({"where": "n / 0 = 1", "reason": "a slip"});
+    let (status, problem) = calls
+        .post("/v1/streams/events/exclusions", &never)
+        .await
+        .unwrap();
+    let said = problem["detail"].as_str().unwrap();
+    assert!(
+        status == 400 && said.contains("it divides by 0"),
+        "{problem}"
+    );
     let exclusion = json!({"where": "n = 7", "reason": "a broken clock"});
     let (status, _) = calls
         .post("/v1/streams/events/exclusions", &exclusion)
