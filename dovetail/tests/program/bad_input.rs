@@ -515,3 +515,38 @@ async fn a_start_that_cannot_be_says_what_is_in_its_way() {
         newer.err
     );
 }
+
+/// Nobody waits for what would take minutes, and nothing goes on with it.
+#[tokio::test]
+async fn what_is_too_wide_to_plan_is_refused() {
+    let home = tempfile::tempdir().unwrap();
+    let (_server, calls) = declared(home.path()).await;
+    let list =
+        |n: usize, item: fn(usize) -> String| (0..n).map(item).collect::<Vec<_>>().join(", ");
+    let columns = list(100_000, |i| format!("c{i} INT"));
+    let sums = list(50_000, |i| format!("sum(n + {i}) AS s{i}"));
+    let added = list(1000, |i| format!("ADD COLUMN c{i} INT"));
+    for (sql, said) in [
+        (
+            format!("CREATE STREAM wide ({columns})"),
+            "at most 1000 columns",
+        ),
+        (
+            format!("ALTER STREAM events {added}"),
+            "at most 1000 columns",
+        ),
+        (
+            format!("CREATE VIEW wide AS SELECT {sums} FROM events"),
+            "at most 1000 columns",
+        ),
+        (format!("SELECT {sums} FROM events"), "at most 20000"),
+        (
+            format!("SELECT {} FROM events", list(2001, |_| "n".to_owned())),
+            "at most 2000",
+        ),
+    ] {
+        let (status, problem) = calls.post("/v1/sql", &json!({"sql": sql})).await.unwrap();
+        let detail = problem["detail"].as_str().unwrap();
+        assert!(status == 400 && detail.contains(said), "{status}: {detail}");
+    }
+}
