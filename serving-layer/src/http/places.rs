@@ -2,9 +2,9 @@
 //! The places of connections, and who gives way when all are taken.
 //!
 //! ```text
-//!  connected ──► Head ──► Body ──► Answer ──┐      Head, Body: the client is waited for
-//!                 ▲  └──────────────►       │      Answer: it waits for us
-//!                 └─────────────────────────┘
+//!  connected ──► Head ──► Answer ◄──► Body      Head, Body: the client is waited for
+//!                 ▲         │                   Answer: it waits for us
+//!                 └─────────┘
 //! ```
 //! Purpose: clients that begin a request and go no further, or stay connected and ask nothing, take no place from one that
 //! asks, least of all from a probe. Where all places are taken, the connection whose client has been waited for longest is
@@ -15,7 +15,7 @@
 use std::convert::Infallible;
 use std::pin::Pin;
 use std::sync::{Arc, Weak};
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use axum::Router;
@@ -156,10 +156,7 @@ impl Place {
         router: Router,
         request: Request<Incoming>,
     ) -> Result<Response<Answer>, Infallible> {
-        self.awaits(match request.body().is_end_stream() {
-            true => Awaited::Answer,
-            false => Awaited::Body,
-        });
+        self.awaits(Awaited::Answer);
         let request = request.map(|body| {
             Body::new(Asked {
                 body,
@@ -172,7 +169,8 @@ impl Place {
     }
 }
 
-/// The body of a request: until its end, or until nobody reads it any more, the client is waited for.
+/// The body of a request: while somebody waits for more of it, the client is waited for. While nobody reads, it may be the
+/// client that waits.
 struct Asked {
     body: Incoming,
     place: Arc<Place>,
@@ -186,11 +184,15 @@ impl HttpBody for Asked {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
-        if frame.is_none() || self.body.is_end_stream() {
-            self.place.awaits(Awaited::Answer);
+        let frame = Pin::new(&mut self.body).poll_frame(cx);
+        let awaited = match frame.is_pending() {
+            true => Awaited::Body,
+            false => Awaited::Answer,
+        };
+        if self.place.awaited() != awaited {
+            self.place.awaits(awaited);
         }
-        Poll::Ready(frame)
+        frame
     }
 
     fn is_end_stream(&self) -> bool {
