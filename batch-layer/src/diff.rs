@@ -13,7 +13,7 @@ use datafusion::error::DataFusionError;
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use dovetail_model::{DataFile, DiffSummary, LargestChange, Outcome, RunId};
 use dovetail_seam::{FileColumns, Generation};
-use dovetail_view::View;
+use dovetail_view::{View, json_value};
 use futures::StreamExt as _;
 use serde_json::Value;
 
@@ -343,7 +343,7 @@ impl<'a> Side<'a> {
         Ok(())
     }
 
-    /// The present row's `columns` as a JSON object.
+    /// The present row's `columns` as a JSON object, as answers show them.
     fn json(&self, columns: &[usize]) -> Result<Value, BatchError> {
         let Some(page) = &self.page else {
             return Ok(Value::Null);
@@ -353,12 +353,6 @@ impl<'a> Side<'a> {
             .slice(self.row, 1)
             .project(columns)
             .map_err(DataFusionError::from)?;
-        let mut writer = arrow::json::WriterBuilder::new()
-            .with_explicit_nulls(true)
-            .build::<_, arrow::json::writer::LineDelimited>(Vec::new());
-        writer.write(&row).map_err(DataFusionError::from)?;
-        let text = writer.into_inner();
-        serde_json::from_slice(&text)
-            .map_err(|error| BatchError::Refused(format!("a row cannot be shown: {error}")))
+        Ok(json_value::object(&row, 0).map_err(DataFusionError::from)?)
     }
 }

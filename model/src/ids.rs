@@ -93,6 +93,20 @@ text_id! {
     ViewId
 }
 
+/// A number in digits alone.
+pub fn digits<T: FromStr>(text: &str) -> Option<T> {
+    unsigned(text).parse().ok()
+}
+
+/// `text`, or what is no number if it has a plus sign, which the standard library reads over: one thing would have two
+/// names.
+fn unsigned(text: &str) -> &str {
+    match text.strip_prefix('+') {
+        Some(_) => "+",
+        None => text,
+    }
+}
+
 macro_rules! number_id {
     ($(#[$doc:meta])* $name:ident($inner:ty)) => {
         $(#[$doc])*
@@ -110,7 +124,7 @@ macro_rules! number_id {
             type Err = std::num::ParseIntError;
 
             fn from_str(text: &str) -> Result<Self, Self::Err> {
-                text.parse().map(Self)
+                unsigned(text).parse().map(Self)
             }
         }
     };
@@ -154,6 +168,28 @@ mod tests {
             assert!(bad.parse::<StreamId>().is_err(), "{bad}");
         }
         assert_eq!("k3f".parse::<StreamId>().unwrap().as_str(), "k3f");
+    }
+
+    #[test]
+    fn a_number_is_digits_and_nothing_else() {
+        for bad in [
+            "+1",
+            "-1",
+            " 1",
+            "1 ",
+            "1_0",
+            "0x1",
+            "1e3",
+            "1.0",
+            "١",
+            "",
+            "+",
+            "18446744073709551616",
+        ] {
+            assert!(bad.parse::<RunId>().is_err(), "{bad}");
+            assert_eq!(digits::<u64>(bad), None, "{bad}");
+        }
+        assert_eq!("10".parse(), Ok(RunId(10)));
     }
 
     #[test]

@@ -45,13 +45,13 @@ pub use growth::SchemaGrowth;
 pub use hex::{hex, unhex};
 pub use hole::Hole;
 pub use ids::{
-    ExclusionId, GenerationNumber, IdError, Offset, PartitionId, RunId, StreamId, ViewId,
+    ExclusionId, GenerationNumber, IdError, Offset, PartitionId, RunId, StreamId, ViewId, digits,
 };
 pub use position::Position;
 pub use problem::{Problem, ProblemKind, way_to_find};
 pub use schema::{
-    ARRIVED_AT, Column, ColumnType, EXCLUDED, EpochUnit, EventTime, MAX_NAME_BYTES, NameError,
-    OFFSET, PARTITION, SYSTEM_COLUMNS, StreamSchema, UnknownColumns, check_name,
+    ARRIVED_AT, Column, ColumnType, EXCLUDED, EpochUnit, EventTime, MAX_COLUMNS, MAX_NAME_BYTES,
+    NameError, OFFSET, PARTITION, SYSTEM_COLUMNS, StreamSchema, UnknownColumns, check_name,
 };
 pub use share::{IngestEpoch, IngestMember, IngestMembers, Share};
 pub use source::{

@@ -235,6 +235,19 @@ impl StreamSchema {
         Arc::new(Schema::new(fields))
     }
 
+    /// Checks that there are not more columns than a stream may get. Those that are declared already are not asked.
+    ///
+    /// # Errors
+    /// A sentence with both numbers and the way out.
+    pub fn check_width(&self) -> Result<(), String> {
+        match width(&self.columns) {
+            ..=MAX_COLUMNS => Ok(()),
+            more => Err(format!(
+                "a stream has at most {MAX_COLUMNS} columns, fields of STRUCTs among them, and these are {more}: leave out what nothing reads, or keep groups of values as LIST"
+            )),
+        }
+    }
+
     /// Checks names, types and the event time.
     ///
     /// # Errors
@@ -271,6 +284,21 @@ impl StreamSchema {
         }
         Ok(())
     }
+}
+
+/// Most columns of a stream, each field of a STRUCT being one. Each costs with every batch and every query: the engine
+/// takes seconds to plan an aggregation over some thousands.
+pub const MAX_COLUMNS: usize = 1000;
+
+fn width(columns: &[Column]) -> usize {
+    fn inner(column_type: &ColumnType) -> usize {
+        match column_type {
+            ColumnType::Struct(fields) => width(fields),
+            ColumnType::List(item) => inner(item),
+            _ => 0,
+        }
+    }
+    columns.iter().map(|c| 1 + inner(&c.column_type)).sum()
 }
 
 /// Deepest nesting of STRUCT and LIST.
@@ -393,6 +421,21 @@ mod tests {
             let error = schema.check().unwrap_err();
             assert!(error.contains(part), "{error}");
         }
+    }
+
+    #[test]
+    fn a_stream_is_only_so_wide() {
+        let columns = |n: usize| (0..n).map(|i| column(&format!("c{i}"), ColumnType::Int));
+        let columns = |n: usize| columns(n).collect::<Vec<_>>();
+        assert_eq!(schema(columns(1000)).check_width(), Ok(()));
+        let error = schema(columns(1001)).check_width().unwrap_err();
+        assert!(
+            error.contains("at most 1000") && error.contains("1001"),
+            "{error}"
+        );
+        let nested = ColumnType::List(Box::new(ColumnType::Struct(columns(1000))));
+        let error = schema(vec![column("s", nested)]).check_width().unwrap_err();
+        assert!(error.contains("1001"), "{error}");
     }
 
     #[test]

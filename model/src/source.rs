@@ -8,7 +8,7 @@ use std::str::FromStr;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
-use crate::{Offset, PartitionId, Position};
+use crate::{Offset, PartitionId, Position, digits};
 
 /// The log below a stream.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -189,8 +189,8 @@ fn offsets(text: &str) -> Option<Position> {
     let mut seen = Vec::new();
     for part in text.split(',') {
         let (partition, offset) = part.trim().split_once('@')?;
-        let partition = PartitionId(partition.parse().ok()?);
-        let offset: u64 = offset.parse().ok().filter(|offset| *offset > 0)?;
+        let partition = PartitionId(digits(partition)?);
+        let offset: u64 = digits(offset).filter(|offset| *offset > 0)?;
         if seen.contains(&partition) {
             return None;
         }

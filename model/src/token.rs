@@ -68,7 +68,7 @@ fn parse(text: &str) -> Result<PositionToken, String> {
         stream,
         position,
     };
-    // Signs, leading zeros, and partitions that stand at 0 beside others: two tokens of one position would differ.
+    // Leading zeros, and partitions that stand at 0 beside others: two tokens of one position would differ.
     if token.to_string() != text {
         return Err(format!("this position reads `{token}`"));
     }
@@ -104,7 +104,7 @@ mod tests {
             ("flights~k:x@1", "not a partition"),
             ("flights~k:0@-1", "not an offset"),
             ("flights~k:1@1,0@1", "out of order"),
-            ("flights~k:+0@7", "this position reads `flights~k:0@7`"),
+            ("flights~k:+0@7", "`+0` is not a partition"),
             ("flights~k:0@007", "this position reads `flights~k:0@7`"),
             ("flights~k:0@0,1@5", "this position reads `flights~k:1@5`"),
             ("flights~k:3@0", "this position reads `flights~k:0@0`"),

@@ -21,6 +21,7 @@ mod snapshot;
 mod stream_table;
 mod view_table;
 mod watched;
+mod width;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -31,6 +31,7 @@ mod openapi;
 mod origin;
 mod params;
 mod patience;
+mod places;
 mod problem;
 mod router;
 mod routes;

@@ -157,3 +157,26 @@ async fn of_a_view_of_keys_alone_has_a_diff() {
     let diff = rig.batch.diff(run.id).await.unwrap();
     assert_eq!((diff.added, diff.removed, diff.changed), (0, 1, 0));
 }
+
+/// A report of money is compared to the cent, and an answer shows it so.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_decimals_has_an_exact_diff() {
+    let rig = rig().await;
+    let sql = "SELECT origin, sum(distance * DECIMAL '12345678901234567890.01') AS total FROM flights GROUP BY origin";
+    let view = refreshed(&rig, "totals", sql).await;
+    rig.exclude("origin = 'JFK'").await;
+    let request = StartRequest {
+        mode: RunMode::Full,
+        dry_run: true,
+        trigger: "user",
+        ..StartRequest::default()
+    };
+    let run = rig.run(&view, request).await;
+    assert_eq!(run.outcome, Outcome::Staged, "{:?}", run.error);
+    let diff = rig.batch.diff(run.id).await.unwrap();
+    let before = &diff.largest[0].before;
+    assert_eq!(
+        before["total"], "12345678901234567890.0100000000",
+        "{before}"
+    );
+}

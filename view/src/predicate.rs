@@ -20,6 +20,7 @@ use datafusion::sql::sqlparser::dialect::GenericDialect;
 use datafusion::sql::sqlparser::parser::Parser;
 use dovetail_model::StreamSchema;
 
+use crate::computable::failing_part;
 use crate::engine::session;
 use crate::functions::{BoundedCalls, ExactNumbers, keep_digits, unbounded, wraps};
 use crate::ops::boolean;
@@ -129,6 +130,21 @@ impl Predicate {
             read,
             expr,
         })
+    }
+
+    /// Whether there can be a row that it can be computed for. For those that are declared: one that is kept is as it is.
+    ///
+    /// # Errors
+    /// The part that fails whatever a row says, and why.
+    pub fn check_computable(&self) -> Result<(), ViewError> {
+        match failing_part(&self.expr) {
+            None => Ok(()),
+            Some((expression, reason)) => Err(ViewError::Refused {
+                expression,
+                what: "a predicate",
+                reason: format!("it fails for every row that has a value there: {reason}"),
+            }),
+        }
     }
 
     /// Its canonical text.

@@ -60,6 +60,15 @@ impl From<Problem> for CliError {
 }
 
 impl CliError {
+    /// The same error in other words, where the words are ours.
+    pub(super) fn map_text(self, map: impl FnOnce(&str) -> String) -> Self {
+        match self {
+            Self::Usage(text) => Self::Usage(map(&text)),
+            Self::Failed(text) => Self::Failed(map(&text)),
+            other => other,
+        }
+    }
+
     /// Says what happened on stderr and gives the exit code.
     pub(super) fn report(&self, console: &mut Console) -> ExitCode {
         if let Self::Output(error) = self

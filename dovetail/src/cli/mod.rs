@@ -19,6 +19,7 @@ mod grid;
 mod infer;
 mod ingest;
 mod logging;
+mod origin;
 mod panics;
 mod prompt;
 mod replay;
@@ -99,7 +100,7 @@ fn parse(args: Vec<OsString>) -> Result<(Cli, Option<Effective>), NotParsed> {
     let mut grammar = command();
     let read = |grammar: &mut clap::Command| {
         let matches = grammar.try_get_matches_from_mut(&args);
-        matches.map_err(NotParsed::Arguments)
+        matches.map_err(|error| NotParsed::Arguments(origin::named(error, grammar, &args)))
     };
     let matches = read(&mut grammar)?;
     let (matches, settings) =
@@ -143,8 +144,14 @@ async fn dispatch(
     let settings = || settings.as_ref().expect("the command takes settings");
     let client = || Client::new(&cli.global.url, cli.global.token.clone()).map_err(CliError::from);
     match cli.command {
-        Command::Up(args) => up::run(*args, settings(), console, server).await,
-        Command::Config(args) => config::run(&args, settings(), console),
+        Command::Up(args) => {
+            let ended = up::run(*args, settings(), console, server).await;
+            ended.map_err(|error| error.map_text(|text| settings().with_sources(text)))
+        }
+        Command::Config(args) => {
+            let shown = config::run(*args, settings(), console, server);
+            shown.map_err(|error| error.map_text(|text| settings().with_sources(text)))
+        }
         Command::Demo(args) => demo::run(args, console, server).await,
         Command::Sql(args) => sql::run(args, &client()?, console).await,
         Command::Infer(args) => infer::run(args, console).await,

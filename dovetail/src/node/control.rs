@@ -87,6 +87,7 @@ impl Control for Node {
     ) -> Result<ExclusionInfo, Problem> {
         let open = self.stream_named(stream)?;
         Predicate::over_events(&request.predicate, &open.def().schema)
+            .and_then(|predicate| predicate.check_computable())
             .map_err(|error| Problem::new(error.kind(), error.to_string()))?;
         open.catch_up().await?;
         let now = self.0.config.clock.now();

@@ -355,7 +355,8 @@ impl Node {
                 }
             })
         };
-        let directory = self.0.data_dir.log(&def.id);
+        let place = self.0.data_dir.log(&def.id);
+        let directory = place.clone();
         let (schema, clock) = (def.schema.clone(), Arc::clone(&self.0.config.clock));
         let options = LogOptions {
             key_ttl: self.0.config.key_ttl,
@@ -367,7 +368,11 @@ impl Node {
                 .map_err(|error| error.to_string())
         });
         let (log, recovered) = opening.await.map_err(|error| error.to_string())??;
-        info!(stream = %def.name, events = recovered.next.0, oldest = recovered.oldest.0, dropped = ?recovered.dropped, "opened the log");
+        if let Some(torn) = &recovered.dropped {
+            let file = place.join(&torn.file);
+            warn!(stream = %def.name, file = %file.display(), position = torn.position, bytes = torn.bytes, offset = torn.offset.0, reason = torn.reason, "dropped a torn last frame, which was never acknowledged");
+        }
+        info!(stream = %def.name, events = recovered.next.0, oldest = recovered.oldest.0, "opened the log");
         check_continuous(cell.load().raw(), recovered.oldest, recovered.next)?;
         Ok(log)
     }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use dovetail_exchange::{Greeted, PeerToken};
 use dovetail_model::{Problem, ProblemKind};
 use dovetail_serving_layer::http::{self, ApiConfig, AuthConfig, ServerConfig};
-use dovetail_serving_layer::ports::{Ports, ReadPorts, Served};
+use dovetail_serving_layer::ports::{LocatedDefinition, Ports, ReadPorts, Served};
 use dovetail_serving_layer::sql::parse_directory;
 use futures::future::BoxFuture;
 use tokio::net::TcpListener;
@@ -19,8 +19,9 @@ use super::membership::OfMember;
 use super::peers::{Joined, Peers};
 use super::replica::{Replica, ReplicaConfig};
 use super::standby::stand_by;
+use super::storage::check_settings;
 use super::worker::{WorkerConfig, open_worker};
-use super::{Duty, Node, NodeConfig};
+use super::{Duty, Node, NodeConfig, NodeError};
 use crate::cli::{CutsPlace, DefinitionFile, RequestLimits, Role, Server, Serving, UpOptions};
 
 /// Starts nodes for `dovetail up` and `dovetail demo`.
@@ -28,16 +29,20 @@ use crate::cli::{CutsPlace, DefinitionFile, RequestLimits, Role, Server, Serving
 pub struct NodeServer;
 
 impl Server for NodeServer {
+    fn check(&self, options: &UpOptions) -> Result<(), Problem> {
+        check(options)
+    }
+
     fn serve(&self, options: UpOptions, serving: Serving) -> BoxFuture<'_, Result<(), Problem>> {
         Box::pin(serve(options, serving))
     }
 }
 
 async fn serve(options: UpOptions, serving: Serving) -> Result<(), Problem> {
+    check(&options)?;
     let auth = AuthConfig {
         tokens: options.tokens,
     };
-    check_reachable(&auth, options.listen, "--listen")?;
     // Bound first: a taken port is known before a data directory is touched.
     let mut listener = bind(options.listen).await?;
     let limits = options.limits;
@@ -89,7 +94,6 @@ async fn serve(options: UpOptions, serving: Serving) -> Result<(), Problem> {
     let address = listener.local_addr().map_err(Problem::internal)?;
     let peers = match cuts {
         Some(CutsPlace { listen, advertise }) => {
-            check_reachable(answering.auth(), listen, "--cuts")?;
             Some(Peers::bind(listen, advertise.as_deref(), address).await?)
         }
         None => None,
@@ -279,9 +283,23 @@ fn let_in(greeted: Greeted) -> Result<(), Problem> {
     }
 }
 
+/// Whether the options can hold together on any machine, whatever stands in the data directory and in the store.
+fn check(options: &UpOptions) -> Result<(), Problem> {
+    let is_open = options.tokens.is_empty();
+    check_reachable(is_open, options.listen, "--listen")?;
+    if let Some(cuts) = options.role.cuts() {
+        check_reachable(is_open, cuts.listen, "--cuts")?;
+    }
+    if let Some(place) = &options.store {
+        check_settings(place).map_err(NodeError::from)?;
+    }
+    parse_files(&options.apply)?;
+    Ok(())
+}
+
 /// Without tokens everyone is admin, so nobody may come from elsewhere.
-fn check_reachable(auth: &AuthConfig, listen: SocketAddr, option: &str) -> Result<(), Problem> {
-    if !auth.is_open() || listen.ip().is_loopback() {
+fn check_reachable(is_open: bool, listen: SocketAddr, option: &str) -> Result<(), Problem> {
+    if !is_open || listen.ip().is_loopback() {
         return Ok(());
     }
     Err(Problem::new(
@@ -290,6 +308,11 @@ fn check_reachable(auth: &AuthConfig, listen: SocketAddr, option: &str) -> Resul
             "`{listen}` ({option}) can be reached from other machines: give --tokens, or listen on 127.0.0.1"
         ),
     ))
+}
+
+fn parse_files(files: &[DefinitionFile]) -> Result<Vec<LocatedDefinition>, Problem> {
+    let files = files.iter();
+    parse_directory(files.map(|f| (f.name.clone(), f.sql.clone())).collect())
 }
 
 /// What `start` comes to, or None when `shutdown` comes first. It is left where it stands then, as a crash would leave
@@ -307,8 +330,7 @@ async fn unless_stopped<T: Send + 'static>(
 }
 
 async fn bring_into_force(node: &Node, files: &[DefinitionFile]) -> Result<(), Problem> {
-    let files = files.iter();
-    let definitions = parse_directory(files.map(|f| (f.name.clone(), f.sql.clone())).collect())?;
+    let definitions = parse_files(files)?;
     // What it changes, each definition says in the log itself.
     node.apply_definitions(definitions).await?;
     Ok(())

@@ -54,6 +54,16 @@ pub(super) fn open_place(
     Ok(store)
 }
 
+/// Whether what is said of the store at `place` is complete and does not contradict itself. Nobody is asked, and nothing is
+/// made.
+pub(super) fn check_settings(place: &StorePlace) -> Result<(), StoreError> {
+    if place.url.is_remote() || !place.options.is_empty() {
+        let requests = Arc::new(StoreRequests::default());
+        open_at(&place.url, place, Usage::Reading, &requests)?;
+    }
+    Ok(())
+}
+
 /// The store at `url`, reached as that at `place` is.
 fn open_at(
     url: &StoreUrl,

@@ -413,6 +413,9 @@ async fn a_token_says_which_stream_and_how_far() {
         refused(&calls, Method::GET, &path, &[], "", expected).await
     };
     rows(&other, (400, "but the question does not read that stream")).await;
+    let none = ours.replace("0@0", "7@5");
+    let problem = rows(&none, (400, "that stream has no partition 7")).await;
+    assert_eq!(problem["after"], json!(none));
     let ahead = ours.replace("@0", "@99");
     let begun = Instant::now();
     let problem = rows(&ahead, (408, "waited 300 ms for")).await;
@@ -449,6 +452,16 @@ async fn a_run_that_cannot_be_promoted_says_why() {
     refused(&calls, Method::GET, &diff, &[], "", expected).await;
 
     let stale = staged().await;
+    let never = json!({"where": "n / 0 = 1", "reason": "a slip"});
+    let (status, problem) = calls
+        .post("/v1/streams/events/exclusions", &never)
+        .await
+        .unwrap();
+    let said = problem["detail"].as_str().unwrap();
+    assert!(
+        status == 400 && said.contains("it divides by 0"),
+        "{problem}"
+    );
     let exclusion = json!({"where": "n = 7", "reason": "a broken clock"});
     let (status, _) = calls
         .post("/v1/streams/events/exclusions", &exclusion)
@@ -501,4 +514,39 @@ async fn a_start_that_cannot_be_says_what_is_in_its_way() {
         "{}",
         newer.err
     );
+}
+
+/// Nobody waits for what would take minutes, and nothing goes on with it.
+#[tokio::test]
+async fn what_is_too_wide_to_plan_is_refused() {
+    let home = tempfile::tempdir().unwrap();
+    let (_server, calls) = declared(home.path()).await;
+    let list =
+        |n: usize, item: fn(usize) -> String| (0..n).map(item).collect::<Vec<_>>().join(", ");
+    let columns = list(100_000, |i| format!("c{i} INT"));
+    let sums = list(50_000, |i| format!("sum(n + {i}) AS s{i}"));
+    let added = list(1000, |i| format!("ADD COLUMN c{i} INT"));
+    for (sql, said) in [
+        (
+            format!("CREATE STREAM wide ({columns})"),
+            "at most 1000 columns",
+        ),
+        (
+            format!("ALTER STREAM events {added}"),
+            "at most 1000 columns",
+        ),
+        (
+            format!("CREATE VIEW wide AS SELECT {sums} FROM events"),
+            "at most 1000 columns",
+        ),
+        (format!("SELECT {sums} FROM events"), "at most 20000"),
+        (
+            format!("SELECT {} FROM events", list(2001, |_| "n".to_owned())),
+            "at most 2000",
+        ),
+    ] {
+        let (status, problem) = calls.post("/v1/sql", &json!({"sql": sql})).await.unwrap();
+        let detail = problem["detail"].as_str().unwrap();
+        assert!(status == 400 && detail.contains(said), "{status}: {detail}");
+    }
 }

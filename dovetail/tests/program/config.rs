@@ -190,6 +190,124 @@ async fn a_file_that_is_wrong_starts_nothing_and_says_where() {
     assert_eq!(run(&[&["config"], &worker[..]].concat(), b"").await.code, 0);
 }
 
+/// What would end a start is known before: in the words of the start, and without a trace on the disk.
+#[tokio::test]
+async fn what_a_start_would_refuse_is_refused_when_it_is_shown() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().join("data");
+    let tokens = write(
+        dir.path(),
+        "tokens.txt",
+        "# ours\nops:root:c1b8f0d6e7a94c02\n",
+    );
+    let none = write(dir.path(), "none.txt", "# none yet\n");
+    let wrong = write(
+        dir.path(),
+        "definitions/a.sql",
+        "CREATE STREEM a (b INT);\n",
+    );
+    let definitions = Path::new(&wrong).parent().unwrap().to_str().unwrap();
+    for (arguments, said) in [
+        (&["--tokens", &tokens][..], "line 2"),
+        (&["--tokens", &none], "has no token"),
+        (
+            &["--tokens", "/no/such.txt"],
+            "--tokens: cannot read `/no/such.txt`",
+        ),
+        (
+            &["--listen", "0.0.0.0:0"],
+            "(--listen) can be reached from other machines",
+        ),
+        (
+            &["--cuts", "0.0.0.0:0", "--advertise", "here"],
+            "(--cuts) can be reached from other machines",
+        ),
+        (&["--apply", "/no/such"], "--apply: cannot read `/no/such`"),
+        (&["--apply", definitions], "a.sql"),
+        (
+            &["--store", "az://events"],
+            "the store `az://events` cannot be opened",
+        ),
+        (
+            &[
+                "--store",
+                "s3://events",
+                "--store-option",
+                "endpoint=http://127.0.0.1:1",
+            ],
+            "cannot be opened",
+        ),
+        (&["--roles", "ingest"], "needs --cuts"),
+        (
+            &["--speed-memory", "64MiB", "--speed-memory-soft", "65MiB"],
+            "is more than --speed-memory 64MiB",
+        ),
+    ] {
+        let data = ["--data", data.to_str().unwrap()];
+        let shown = run(&[&["config"], &data[..], arguments].concat(), b"").await;
+        assert!(
+            shown.code != 0 && shown.out.is_empty(),
+            "{arguments:?}: {shown:?}"
+        );
+        assert!(shown.err.contains(said), "{arguments:?}: {shown:?}");
+        let started = run(&[&["up"], &data[..], arguments].concat(), b"").await;
+        assert_eq!((started.code, &started.err), (shown.code, &shown.err));
+    }
+    assert!(!data.exists());
+}
+
+#[tokio::test]
+async fn what_is_wrong_says_where_it_came_from() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = write(dir.path(), "conf.toml", "\nbatch_runs = 9\n");
+    for command in ["up", "config"] {
+        let refused = async |arguments: &[&str], variables: &[(&str, &str)]| {
+            let output = program(&[&[command, "--data", "/no/such/data"], arguments].concat())
+                .envs(variables.iter().copied())
+                .output();
+            let output = output.await.unwrap();
+            assert_eq!(output.status.code(), Some(2), "{output:?}");
+            String::from_utf8(output.stderr).unwrap()
+        };
+        let said = refused(&[], &[("DOVETAIL_BATCH_RUNS", "many")]).await;
+        let expected = "invalid value 'many' for 'DOVETAIL_BATCH_RUNS': it is a whole number";
+        assert!(said.contains(expected), "{said}");
+        assert!(!said.contains("--batch-runs"), "{said}");
+        let said = refused(
+            &["--batch-runs", "many"],
+            &[("DOVETAIL_BATCH_RUNS", "2"), ("DOVETAIL_QUERIES", "2")],
+        );
+        let said = said.await;
+        assert!(said.contains("'many' for '--batch-runs <N>'"), "{said}");
+        let said = refused(&[], &[("DOVETAIL_LOG_FORMAT", "xml")]).await;
+        assert!(said.contains("'xml' for 'DOVETAIL_LOG_FORMAT'"), "{said}");
+        // Each is right, and they do not fit together.
+        let said = refused(&["--config", &file], &[]).await;
+        let from = format!("(--batch-runs comes from {file}:2)");
+        assert!(said.trim_end().ends_with(&from), "{said}");
+        let variables = [
+            ("DOVETAIL_BATCH_RUNS", "8"),
+            ("DOVETAIL_BATCH_MEMORY", "65MiB"),
+        ];
+        let said = refused(&["--batch-runs", "7"], &variables).await;
+        assert!(said.contains("--batch-runs 7"), "{said}");
+        assert!(
+            said.contains("(--batch-memory comes from DOVETAIL_BATCH_MEMORY)"),
+            "{said}"
+        );
+        let said = refused(&[], &[("DOVETAIL_TOKENS", "/no/such.txt")]).await;
+        assert!(
+            said.contains("(--tokens comes from DOVETAIL_TOKENS)"),
+            "{said}"
+        );
+        let said = refused(&[], &[("DOVETAIL_CONFIG", "/no/such.toml")]).await;
+        assert!(
+            said.contains("`/no/such.toml`, which DOVETAIL_CONFIG names"),
+            "{said}"
+        );
+    }
+}
+
 #[tokio::test]
 async fn a_server_runs_within_the_file_of_its_data_directory() {
     let home = tempfile::tempdir().unwrap();

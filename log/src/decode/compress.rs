@@ -5,6 +5,7 @@ use std::io::{self, Read};
 use std::str::FromStr;
 
 use bytes::Bytes;
+use flate2::bufread::GzDecoder;
 
 use super::DecodeError;
 
@@ -67,22 +68,52 @@ pub fn decompress(
         ContentEncoding::Identity if body.len() > limit => Err(too_large(limit)),
         ContentEncoding::Identity => Ok(body),
         ContentEncoding::Gzip => {
-            check_magic("gzip", &body, begins_as(&body, GZIP_MAGIC))?;
-            let reader = flate2::bufread::MultiGzDecoder::new(&body[..]);
-            read_all("gzip", reader, body.len(), limit)
+            let begins = |part: &[u8]| begins_as(part, GZIP_MAGIC);
+            each_part("gzip", &body, limit, begins, |part, out| {
+                let mut reader = GzDecoder::new(part);
+                read_all("gzip", &mut reader, out, limit)?;
+                Ok(reader.into_inner())
+            })
         }
-        ContentEncoding::Zstd => {
-            let skippable = matches!(body[..], [first, ..] if first & 0xf0 == 0x50)
-                && begins_as(&body[1..], ZSTD_SKIPPABLE);
-            check_magic("zstd", &body, begins_as(&body, ZSTD_MAGIC) || skippable)?;
-            let mut reader = zstd::stream::read::Decoder::with_buffer(&body[..])
-                .map_err(|error| damaged("zstd", &error))?;
-            reader
-                .window_log_max(ZSTD_WINDOW_LOG_MAX)
-                .map_err(|error| damaged("zstd", &error))?;
-            read_all("zstd", reader, body.len(), limit)
-        }
+        ContentEncoding::Zstd => each_part("zstd", &body, limit, begins_zstd, |part, out| {
+            let failed = |error: io::Error| damaged("zstd", &error);
+            let mut reader = zstd::stream::read::Decoder::with_buffer(part).map_err(failed)?;
+            reader.window_log_max(ZSTD_WINDOW_LOG_MAX).map_err(failed)?;
+            let mut reader = reader.single_frame();
+            read_all("zstd", &mut reader, out, limit)?;
+            Ok(reader.finish())
+        }),
     }
+}
+
+fn begins_zstd(body: &[u8]) -> bool {
+    let is_skippable = matches!(body, [first, rest @ ..] if first & 0xf0 == 0x50 && begins_as(rest, ZSTD_SKIPPABLE));
+    begins_as(body, ZSTD_MAGIC) || is_skippable
+}
+
+/// Undoes the members or frames of a body one after the other. `undo` appends what one of them was, and answers what is
+/// behind it: what does not begin as one is said to be that, and not damage of a further one.
+fn each_part<'a>(
+    name: &str,
+    body: &'a [u8],
+    limit: usize,
+    begins: impl Fn(&[u8]) -> bool,
+    mut undo: impl FnMut(&'a [u8], &mut Vec<u8>) -> Result<&'a [u8], DecodeError>,
+) -> Result<Bytes, DecodeError> {
+    check_magic(name, body, begins(body))?;
+    let mut out = Vec::with_capacity(body.len().saturating_mul(4).min(limit));
+    let mut rest = body;
+    while !rest.is_empty() {
+        if !begins(rest) {
+            return Err(DecodeError::body(format!(
+                "the {name} body ends after {} of its {} bytes, and what is behind it is not {name}: send nothing there",
+                body.len() - rest.len(),
+                body.len()
+            )));
+        }
+        rest = undo(rest, &mut out)?;
+    }
+    Ok(out.into())
 }
 
 /// How a body is compressed, told by how it begins: no body of a format that is read begins so.
@@ -117,15 +148,14 @@ fn check_magic(name: &str, body: &[u8], matches: bool) -> Result<(), DecodeError
 
 fn read_all(
     name: &str,
-    mut reader: impl Read,
-    compressed: usize,
+    reader: &mut impl Read,
+    out: &mut Vec<u8>,
     limit: usize,
-) -> Result<Bytes, DecodeError> {
-    let mut out = Vec::with_capacity(compressed.saturating_mul(4).min(limit));
+) -> Result<(), DecodeError> {
     let mut chunk = vec![0; CHUNK];
     loop {
         match reader.read(&mut chunk) {
-            Ok(0) => return Ok(out.into()),
+            Ok(0) => return Ok(()),
             Ok(length) if out.len() + length > limit => return Err(too_large(limit)),
             Ok(length) => out.extend_from_slice(&chunk[..length]),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -224,6 +254,24 @@ mod tests {
                 let may_be = encoding == ContentEncoding::Zstd && never_compressed == "P";
                 assert_eq!(told, !may_be, "{error}");
             }
+        }
+    }
+
+    #[test]
+    fn what_is_behind_the_end_is_said_to_be_that() {
+        let text = b"{\"a\":1}\n".repeat(1000);
+        for (encoding, compress) in both() {
+            let body = compress(&text);
+            for behind in [&b"\n"[..], b"junk", b"\0\0\0\0", &[b'x'; 10_000]] {
+                let sent = [&body, behind].concat();
+                let said = format!("ends after {} of its {} bytes", body.len(), sent.len());
+                let error = decompress(encoding, sent.into(), 1 << 20).unwrap_err();
+                assert!(error.to_string().contains(&said), "{error}");
+            }
+            let further = compress(&text);
+            let cut = [&body, &further[..further.len() / 2]].concat();
+            let error = decompress(encoding, cut.into(), 1 << 20).unwrap_err();
+            assert!(error.to_string().contains("cut off"), "{error}");
         }
     }
 

@@ -33,7 +33,7 @@ pub struct Recovered {
     pub bytes: u64,
     /// Idempotency keys that live.
     pub keys: usize,
-    /// The last frame, if a crash tore it. It was never acknowledged.
+    /// The last frame, if a crash tore it. It was never acknowledged. Whoever opens the log is to say so: it knows whose it is.
     pub dropped: Option<TornTail>,
 }
 
@@ -48,6 +48,8 @@ pub struct TornTail {
     pub bytes: u64,
     /// Offset of its first event.
     pub offset: Offset,
+    /// How it was told from a whole one.
+    pub reason: &'static str,
 }
 
 /// A verified log, ready to be appended to.
@@ -320,7 +322,7 @@ impl Verifier<'_> {
         file: &mut dyn DiskFile,
         at: Cursor,
         end: u64,
-        reason: &str,
+        reason: &'static str,
     ) -> Result<(), LogError> {
         let name = &segment.name;
         let len = usize::try_from(end - at.position).unwrap_or(usize::MAX);
@@ -333,21 +335,13 @@ impl Verifier<'_> {
         file.truncate(at.position)
             .and_then(|()| file.sync())
             .map_err(LogError::io("truncate", name))?;
-        let torn = TornTail {
+        self.dropped = Some(TornTail {
             file: name.clone(),
             position: at.position,
             bytes: end - at.position,
             offset: at.next,
-        };
-        tracing::warn!(
-            file = torn.file,
-            position = torn.position,
-            bytes = torn.bytes,
-            offset = torn.offset.0,
             reason,
-            "dropped a torn last frame, which was never acknowledged"
-        );
-        self.dropped = Some(torn);
+        });
         Ok(())
     }
 

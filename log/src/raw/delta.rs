@@ -10,6 +10,7 @@
 //! Non-goals: resolving conflicts (the caller follows, checks its own conditions again and retries), data files.
 
 mod changes;
+pub(super) mod damage;
 
 use std::collections::HashMap;
 use std::future::ready;
@@ -37,10 +38,11 @@ use serde_json::{Value, json};
 use url::Url;
 
 use super::error::kind_of;
-use super::ordered::OrderedStore;
+use super::replay::ReplayStore;
 use crate::object::Sightings;
 
 pub use changes::Changes;
+use damage::{CHECKSUM_KEY, Finding};
 
 /// Where commitInfo keeps the nonce that tells our own commit from another's.
 const NONCE_KEY: &str = "dovetailNonce";
@@ -74,8 +76,20 @@ pub enum DeltaLogError {
         #[source]
         source: Box<object_store::Error>,
     },
+    /// A file of the table's log is not what was written: asking again does not help.
+    #[error(
+        "`{file}` of the delta table `{table}` is damaged: {reason}; restore the file from a copy"
+    )]
+    Damaged {
+        /// The table's root.
+        table: Path,
+        /// The file.
+        file: Path,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// The table cannot be read, or is not one that we may write to.
-    #[error("delta table `{table}` cannot be used: {source}")]
+    #[error("delta table `{table}` cannot be used: {}", first_line(source))]
     Table {
         /// The table's root.
         table: Path,
@@ -90,6 +104,7 @@ impl DeltaLogError {
     pub fn kind(&self) -> ProblemKind {
         match self {
             Self::NotWritten { .. } | Self::Unknown { .. } => ProblemKind::Unavailable,
+            Self::Damaged { .. } => ProblemKind::Internal,
             Self::Table { source, .. } => kind_of(source.as_ref()),
         }
     }
@@ -122,8 +137,7 @@ pub struct DeltaCommit {
 /// A Delta table as it stood at one version.
 #[derive(Debug)]
 pub struct LoadedTable {
-    log_store: LogStoreRef,
-    root: Path,
+    log: DeltaLog,
     state: DeltaTableState,
 }
 
@@ -151,7 +165,7 @@ impl DeltaLog {
             let source = DeltaTableError::InvalidTableLocation(root.to_string());
             table_error(&root)(source)
         })?;
-        let ordered: Arc<dyn ObjectStore> = Arc::new(OrderedStore(Arc::clone(&store)));
+        let ordered: Arc<dyn ObjectStore> = Arc::new(ReplayStore::over(Arc::clone(&store)));
         let prefixed = Arc::new(PrefixStore::new(Arc::clone(&ordered), root.clone()));
         let log_store = default_logstore(prefixed, ordered, &url, &StorageConfig::default());
         Ok(Self {
@@ -191,14 +205,13 @@ impl DeltaLog {
         let state = match DeltaTableState::try_new(self.log_store.as_ref(), version).await {
             Ok(state) => state,
             Err(DeltaTableError::NotATable(_)) => return Ok(None),
-            Err(error) => return Err(table_error(&self.root)(error)),
+            Err(error) => return Err(self.cause(error, version).await),
         };
         PROTOCOL
             .can_write_to(&state)
             .map_err(|error| table_error(&self.root)(error.into()))?;
         Ok(Some(LoadedTable {
-            log_store: Arc::clone(&self.log_store),
-            root: self.root.clone(),
+            log: self.clone(),
             state,
         }))
     }
@@ -304,7 +317,7 @@ impl DeltaLog {
     fn serialize(&self, version: u64, commit: DeltaCommit) -> Result<Bytes, DeltaLogError> {
         let mut info = commit.info;
         info.insert(NONCE_KEY.to_owned(), Value::String(commit.nonce));
-        let commit_info = CommitInfo {
+        let mut commit_info = CommitInfo {
             timestamp: Some(self.clock.now().timestamp_millis()),
             operation: Some(commit.operation.to_owned()),
             operation_parameters: Some(HashMap::new()),
@@ -317,14 +330,20 @@ impl DeltaLog {
             .transactions
             .into_iter()
             .map(|(id, version)| Action::Txn(Transaction::new(id, version)));
-        let mut lines = Vec::new();
-        let actions = std::iter::once(Action::CommitInfo(commit_info))
-            .chain(transactions)
-            .chain(commit.actions);
-        for action in actions {
-            serde_json::to_writer(&mut lines, &action).map_err(|e| self.json_error(e))?;
+        let line = |lines: &mut Vec<u8>, action: &Action| {
+            serde_json::to_writer(&mut *lines, action).map_err(|e| self.json_error(e))?;
             lines.push(b'\n');
+            Ok(())
+        };
+        let mut actions = Vec::new();
+        for action in transactions.chain(commit.actions) {
+            line(&mut actions, &action)?;
         }
+        let sum = Value::String(damage::checksum(&actions));
+        commit_info.info.insert(CHECKSUM_KEY.to_owned(), sum);
+        let mut lines = Vec::new();
+        line(&mut lines, &Action::CommitInfo(commit_info))?;
+        lines.append(&mut actions);
         Ok(lines.into())
     }
 
@@ -338,12 +357,48 @@ impl DeltaLog {
         match table.load().await {
             Ok(()) => {}
             Err(DeltaTableError::NotATable(_)) => return Ok(None),
-            Err(error) => return Err(table_error(&self.root)(error)),
+            Err(error) => return Err(self.cause(error, None).await),
         }
-        create_checkpoint(&table, None)
-            .await
-            .map_err(table_error(&self.root))?;
-        Ok(table.version())
+        let Some(version) = table.version() else {
+            return Ok(None);
+        };
+        let path = self.data_path(&format!("_delta_log/{version:020}.checkpoint.parquet"));
+        let sum = damage::sum_of_checkpoint(&path);
+        let failed = |source: object_store::Error| table_error(&self.root)(source.into());
+        // At no time does a checksum lie beside another file than its own: this one may be written a second time.
+        match self.store.delete(&sum).await {
+            Ok(()) | Err(object_store::Error::NotFound { .. }) => {}
+            Err(error) => return Err(failed(error)),
+        }
+        if let Err(error) = create_checkpoint(&table, None).await {
+            return Err(self.cause(error, None).await);
+        }
+        let written = self.store.get(&path).await.map_err(failed)?;
+        let written = written.bytes().await.map_err(failed)?;
+        let put = self
+            .store
+            .put(&sum, damage::checksum(&written).into())
+            .await;
+        put.map_err(failed)?;
+        Ok(Some(version))
+    }
+
+    /// Why the table could not be read up to `version`: the file that is damaged, if one is, as deltalake does not name it.
+    async fn cause(&self, error: DeltaTableError, version: Option<u64>) -> DeltaLogError {
+        let log = self.root.clone().join("_delta_log");
+        match damage::find(self.store.as_ref(), &log, version).await {
+            Ok(Some(found)) => self.damaged(found),
+            // What keeps us from looking kept deltalake from reading, too.
+            Ok(None) | Err(_) => table_error(&self.root)(error),
+        }
+    }
+
+    fn damaged(&self, Finding { file, reason }: Finding) -> DeltaLogError {
+        DeltaLogError::Damaged {
+            table: self.root.clone(),
+            file,
+            reason,
+        }
     }
 
     /// Deletes commits and checkpoints that a later checkpoint makes superfluous, and has for at least `grace` at `now`:
@@ -457,13 +512,14 @@ impl LoadedTable {
     /// When the log cannot be read.
     pub async fn removed_since(&self, cutoff: DateTime<Utc>) -> Result<Vec<String>, DeltaLogError> {
         let cutoff = cutoff.timestamp_millis();
-        self.state
-            .all_tombstones(self.log_store.as_ref())
+        let removed = self
+            .state
+            .all_tombstones(self.log.log_store.as_ref())
             .try_filter(|file| ready(file.deletion_timestamp().is_none_or(|at| at > cutoff)))
             .map_ok(|file| file.path().into_owned())
             .try_collect()
-            .await
-            .map_err(table_error(&self.root))
+            .await;
+        self.read(removed).await
     }
 
     /// The version of an application's last transaction.
@@ -471,16 +527,31 @@ impl LoadedTable {
     /// # Errors
     /// When the log cannot be read.
     pub async fn transaction(&self, id: &str) -> Result<Option<i64>, DeltaLogError> {
-        self.state
-            .transaction_version(self.log_store.as_ref(), id)
-            .await
-            .map_err(table_error(&self.root))
+        let read = self
+            .state
+            .transaction_version(self.log.log_store.as_ref(), id)
+            .await;
+        self.read(read).await
+    }
+
+    /// What was read of the log, or why it was not.
+    async fn read<T>(&self, read: Result<T, DeltaTableError>) -> Result<T, DeltaLogError> {
+        match read {
+            Ok(read) => Ok(read),
+            Err(error) => Err(self.log.cause(error, Some(self.version())).await),
+        }
     }
 }
 
 /// Where the file that the table at `root` names by `relative` is.
 pub(super) fn data_path(root: &Path, relative: &str) -> Path {
     root.parts().chain(Path::from(relative).parts()).collect()
+}
+
+/// What an error says, without the trace that deltalake's kernel puts behind it where the environment asks for traces.
+fn first_line(error: &DeltaTableError) -> String {
+    let text = error.to_string();
+    text.lines().next().unwrap_or_default().to_owned()
 }
 
 fn table_error(table: &Path) -> impl Fn(DeltaTableError) -> DeltaLogError + '_ {
@@ -494,6 +565,8 @@ fn table_error(table: &Path) -> impl Fn(DeltaTableError) -> DeltaLogError + '_ {
 enum EntryKind {
     Commit,
     Checkpoint,
+    /// The checksum of a checkpoint.
+    Sum,
 }
 
 /// Which version a file of a Delta log is about, if it is one of those that we write.
@@ -502,6 +575,7 @@ fn entry(path: &Path) -> Option<(u64, EntryKind)> {
     let kind = match rest {
         "json" => EntryKind::Commit,
         "checkpoint.parquet" => EntryKind::Checkpoint,
+        "checkpoint.parquet.blake3" => EntryKind::Sum,
         _ => return None,
     };
     Some((digits.parse().ok()?, kind))

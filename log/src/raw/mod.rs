@@ -20,8 +20,9 @@ pub mod delta;
 mod error;
 mod log;
 mod nonce;
-mod ordered;
+
 mod reader;
+mod replay;
 mod scan;
 mod schema;
 mod segment;

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What the raw log protects: exactly once, no hole, any span, every column type.
 
+mod damage;
 mod dead_letters;
 mod evolve;
 mod exactly_once;

@@ -6,6 +6,7 @@
 //! is written as. Non-goals: plain columns, which keep their names, and texts that stand twice in one select list,
 //! which the planner refuses.
 
+use std::collections::HashMap;
 use std::ops::ControlFlow;
 
 use datafusion::sql::parser::Statement;
@@ -78,9 +79,13 @@ impl VisitorMut for Named {
 /// The name that each item gets; none for those that have one, or whose text stands there twice.
 fn names(items: &[SelectItem]) -> Vec<Option<String>> {
     let texts: Vec<Option<String>> = items.iter().map(computed).collect();
-    let once = |text: &&Option<String>| texts.iter().filter(|other| other == text).count() == 1;
-    let names = texts.iter().map(|text| Some(text).filter(once));
-    names.map(|name| name.cloned().flatten()).collect()
+    let mut counts: HashMap<&str, usize> = HashMap::new();
+    for text in texts.iter().flatten() {
+        *counts.entry(text).or_default() += 1;
+    }
+    let once = |text: &&String| counts.get(text.as_str()) == Some(&1);
+    let names = texts.iter().map(|text| text.as_ref().filter(once));
+    names.map(Option::<&String>::cloned).collect()
 }
 
 /// The text of an unnamed item that is no plain column.

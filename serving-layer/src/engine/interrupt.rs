@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Stopping a query in the middle of a scan or a join.
+//! Stopping a query in the middle of its planning, of a scan or of a join.
+//!
+//! A plan is optimised in one go, rule by rule: between two of them the interrupt is looked at.
 //!
 //! A task is stopped where it yields. Operators yield once for many batches that a scan reads, so scans look at the
 //! interrupt themselves, batch by batch. But a join may make millions of batches out of one, and a nested loop join
@@ -10,11 +12,15 @@ use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
 use arrow::array::RecordBatch;
+use datafusion::common::config::ConfigOptions;
 use datafusion::common::tree_node::{Transformed, TreeNode};
 use datafusion::error::{DataFusionError, Result};
-use datafusion::execution::SendableRecordBatchStream;
-use datafusion::logical_expr::ColumnarValue;
+use datafusion::execution::context::SessionState;
+use datafusion::execution::{SendableRecordBatchStream, SessionStateBuilder};
+use datafusion::logical_expr::{ColumnarValue, LogicalPlan};
+use datafusion::optimizer::{OptimizerConfig, OptimizerRule};
 use datafusion::physical_expr::PhysicalExpr;
+use datafusion::physical_optimizer::PhysicalOptimizerRule;
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::coop::CooperativeExec;
 use datafusion::physical_plan::joins::utils::JoinFilter;
@@ -74,6 +80,55 @@ impl Interrupt {
             deadline: Instant::now() + std::time::Duration::from_secs(600),
             late: Problem::invalid("too late"),
         }
+    }
+}
+
+/// `state` that stops optimising a plan between two rules.
+pub(super) fn interruptible_planning(state: SessionState, interrupt: &Interrupt) -> SessionState {
+    let look = Arc::new(interrupt.clone());
+    let rules = state.optimizers().iter();
+    let rules = rules.flat_map(|rule| [Arc::clone(&look) as _, Arc::clone(rule)]);
+    let rules = rules.collect();
+    let physical = state.physical_optimizers().iter();
+    let physical = physical.flat_map(|rule| [Arc::clone(&look) as _, Arc::clone(rule)]);
+    let physical = physical.collect();
+    SessionStateBuilder::new_from_existing(state)
+        .with_optimizer_rules(rules)
+        .with_physical_optimizer_rules(physical)
+        .build()
+}
+
+impl OptimizerRule for Interrupt {
+    fn name(&self) -> &str {
+        "interrupt"
+    }
+
+    fn rewrite(
+        &self,
+        plan: LogicalPlan,
+        _config: &dyn OptimizerConfig,
+    ) -> Result<Transformed<LogicalPlan>> {
+        self.check()?;
+        Ok(Transformed::no(plan))
+    }
+}
+
+impl PhysicalOptimizerRule for Interrupt {
+    fn name(&self) -> &str {
+        "interrupt"
+    }
+
+    fn optimize(
+        &self,
+        plan: Arc<dyn ExecutionPlan>,
+        _config: &ConfigOptions,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        self.check()?;
+        Ok(plan)
+    }
+
+    fn schema_check(&self) -> bool {
+        true
     }
 }
 
@@ -166,6 +221,33 @@ mod tests {
         let plan = interruptible(plan.unwrap(), interrupt).unwrap();
         let shown = displayable(plan.as_ref()).indent(false).to_string();
         (shown, collect(plan, ctx.task_ctx()).await)
+    }
+
+    #[tokio::test]
+    async fn planning_stops_between_two_rules() {
+        let ctx = SessionContext::new();
+        let plan = ctx.state().create_logical_plan("SELECT 1 AS a").await;
+        let plan = plan.unwrap();
+        let interrupt = Interrupt::idle();
+        let state = interruptible_planning(ctx.state(), &interrupt);
+        let rules = ctx.state().optimizers().len();
+        assert_eq!(state.optimizers().len(), 2 * rules);
+        let optimized = state.optimize(&plan).unwrap();
+        let planner = state.query_planner();
+        assert!(
+            planner
+                .create_physical_plan(&optimized, &state)
+                .await
+                .is_ok()
+        );
+        interrupt.gone.cancel();
+        assert!(state.optimize(&plan).is_err());
+        assert!(
+            planner
+                .create_physical_plan(&optimized, &state)
+                .await
+                .is_err()
+        );
     }
 
     #[tokio::test]

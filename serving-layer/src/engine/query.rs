@@ -24,11 +24,11 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio_util::sync::CancellationToken;
 
 use super::column_names::name_columns;
-use super::interrupt::{Interrupt, interruptible};
+use super::interrupt::{Interrupt, interruptible, interruptible_planning};
 use super::lookup::one_batch;
 use super::session::{QuerySession, read_only};
 use super::snapshot::Snapshot;
-use super::{Engine, problem_of};
+use super::{Engine, problem_of, width};
 use crate::ports::{Answer, Limits, Queries, QueryRequest, RowsAnswer, RowsRequest};
 use crate::rows::RowsPlan;
 
@@ -40,6 +40,7 @@ impl Queries for Engine {
     async fn query(&self, request: QueryRequest) -> Result<Answer, Problem> {
         let place = self.place(&request.limits).await?;
         let mut statement = self.parse(&request.sql)?;
+        check_width(&statement, 0)?;
         let names = self.names(&statement)?;
         let system_columns = names_system_columns(&statement);
         if system_columns {
@@ -50,6 +51,13 @@ impl Queries for Engine {
         let snapshot = self
             .snapshot(&names, &request.limits, system_columns)
             .await?;
+        if let Some(statement) = sql_of(&statement) {
+            let tables = snapshot.tables();
+            let widths = tables
+                .iter()
+                .map(|(_, table)| table.schema().fields().len());
+            width::check(statement, widths.max().unwrap_or(0))?;
+        }
         let state = self
             .session
             // A text of the statement may stand in every row.
@@ -184,6 +192,8 @@ impl Engine {
             self.runtime.spawn(async move {
                 let frame = planning.await?;
                 let (state, plan) = frame.into_parts();
+                interrupt.check()?;
+                let state = interruptible_planning(state, &interrupt);
                 let plan = state.optimize(&plan)?;
                 interrupt.check()?;
                 let state = QuerySession::with_constants(state, &plan)?;
@@ -246,6 +256,13 @@ impl Engine {
                 .map(|batch| (batch, (receiver, pulling)))
         });
         Box::pin(RecordBatchStreamAdapter::new(schema, stream))
+    }
+}
+
+fn check_width(statement: &Statement, widest: usize) -> Result<(), Problem> {
+    match sql_of(statement) {
+        Some(statement) => width::check(statement, widest),
+        None => Ok(()),
     }
 }
 

@@ -13,8 +13,8 @@ use std::sync::Arc;
 use chrono::{DateTime, Utc};
 use datafusion::catalog::TableProvider;
 use dovetail_model::{
-    CatalogState, GenerationNumber, Outcome, Position, PositionToken, Problem, ProblemKind,
-    StreamId, ViewState,
+    CatalogState, GenerationNumber, Outcome, PartitionId, Position, PositionToken, Problem,
+    ProblemKind, StreamId, ViewState,
 };
 use dovetail_seam::{AgeUnknown, Generation, HeldCut, HeldView, Runs, Wanted, token};
 
@@ -72,7 +72,7 @@ impl Engine {
         for _ in 0..RESOLVE_TRIES {
             let before = self.known(names).await?;
             let resolved = resolve_all(&before, names)?;
-            check_after(&resolved, limits)?;
+            check_after(&before, &resolved, limits)?;
             check_generation(&resolved, limits)?;
             let mut cuts = BTreeMap::new();
             for wanted in wanted(&resolved, limits) {
@@ -211,14 +211,29 @@ fn resolve<'a>(catalog: &'a CatalogState, name: &str) -> Result<Resolved<'a>, Pr
     .with("name", name))
 }
 
-/// A position that is awaited must be of a stream that the question reads.
-fn check_after(resolved: &[Resolved<'_>], limits: &Limits) -> Result<(), Problem> {
+/// A position that is awaited must be of a stream that the question reads, and of partitions that it can ever have. A
+/// stream with a log of its own has one for good. A topic may get more, and who holds the token may have heard of them
+/// before us: those are waited for.
+fn check_after(
+    catalog: &CatalogState,
+    resolved: &[Resolved<'_>],
+    limits: &Limits,
+) -> Result<(), Problem> {
     for awaited in &limits.after {
+        let refuse = |what: String| {
+            let detail = format!("`after` names `{awaited}`, but {what}");
+            Err(Problem::invalid(detail).with("after", awaited.to_string()))
+        };
         if !resolved.iter().any(|name| *name.stream() == awaited.stream) {
-            return Err(Problem::invalid(format!(
-                "`after` names `{awaited}`, but the question does not read that stream"
-            ))
-            .with("after", awaited.to_string()));
+            return refuse("the question does not read that stream".to_owned());
+        }
+        let stream = catalog.streams.get(&awaited.stream);
+        let has_one = stream.is_some_and(|stream| stream.def.source.is_embedded());
+        let mut partitions = awaited.position.iter().map(|(partition, _)| partition);
+        if has_one && let Some(none) = partitions.find(|partition| *partition != PartitionId(0)) {
+            return refuse(format!(
+                "that stream has no partition {none}: 0 is its only one; give a token as an append or an answer gave it"
+            ));
         }
     }
     Ok(())

@@ -1,28 +1,46 @@
 // SPDX-License-Identifier: Apache-2.0
 //! A connection that neither waits for ever nor slams the door.
 //!
-//! A client that reads nothing of its answer would hold it, and the cut below it, for ever: writes that
+//! A client that begins the head of a request and does not end it would hold its connection for long: it is told so (408)
+//! after a while, by hand, since nobody answers a request that there is not. A client that reads nothing of its answer would hold it, and the cut below it, for ever: writes that
 //! make no progress fail after a while. A client that is still sending when it is refused would lose the
 //! refusal to a reset: before the connection closes, what it sends is read and thrown away, up to 80 MiB (many
 //! programs send a body to its end before they read) and two seconds.
 
 use std::io;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use dovetail_model::{Problem, ProblemKind};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Sleep, sleep};
+
+use super::places::{Awaited, Place};
+use super::problem::problem_text;
 
 /// Most bytes thrown away before closing.
 const DRAIN_BYTES: usize = 80 * 1024 * 1024;
 /// Longest time that closing takes.
 const DRAIN_TIME: Duration = Duration::from_secs(2);
 
-/// A stream with patient writes and a lingering close.
+/// How long a client is waited for.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Waits {
+    /// From the first byte of a head to its end.
+    pub(super) head: Duration,
+    /// While it reads nothing of its answer.
+    pub(super) reader: Duration,
+}
+
+/// A stream with bounded heads, patient writes and a lingering close.
 pub(super) struct ConnectionIo<S> {
     stream: S,
-    stall_timeout: Duration,
+    place: Arc<Place>,
+    waits: Waits,
+    /// Runs while a head is on its way.
+    head: Option<Pin<Box<Sleep>>>,
     /// Runs while a write waits.
     alarm: Option<Pin<Box<Sleep>>>,
     closing: Option<Closing>,
@@ -35,11 +53,13 @@ struct Closing {
 }
 
 impl<S> ConnectionIo<S> {
-    /// Guards `stream`; a write may wait for `stall_timeout`.
-    pub(super) fn new(stream: S, stall_timeout: Duration) -> Self {
+    /// Guards `stream`, the connection at `place`.
+    pub(super) fn new(stream: S, place: Arc<Place>, waits: Waits) -> Self {
         Self {
             stream,
-            stall_timeout,
+            place,
+            waits,
+            head: None,
             alarm: None,
             closing: None,
         }
@@ -55,7 +75,7 @@ impl<S> ConnectionIo<S> {
             self.alarm = None;
             return written;
         }
-        let patience = self.stall_timeout;
+        let patience = self.waits.reader;
         let alarm = self.alarm.get_or_insert_with(|| Box::pin(sleep(patience)));
         ready!(alarm.as_mut().poll(cx));
         let message = "the client reads nothing of its answer";
@@ -63,13 +83,60 @@ impl<S> ConnectionIo<S> {
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for ConnectionIo<S> {
+/// What a client gets whose head did not come to an end.
+fn head_timed_out(patience: Duration) -> Vec<u8> {
+    let detail = format!(
+        "the head of the request did not come to its end within {} ms",
+        patience.as_millis()
+    );
+    let body = problem_text(Problem::new(ProblemKind::Timeout, detail));
+    let head = format!(
+        "HTTP/1.1 408 Request Timeout\r\ncontent-type: application/problem+json\r\nconnection: close\r\ncontent-length: {}\r\n\r\n",
+        body.len()
+    );
+    [head.into_bytes(), body].concat()
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> ConnectionIo<S> {
+    /// Ends the connection once the head that is on its way has taken too long.
+    fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
+        let Some(head) = &mut self.head else {
+            return Poll::Pending;
+        };
+        ready!(head.as_mut().poll(cx));
+        // As much of it as the kernel takes at once: it is short, and nothing else was written since the last answer.
+        let answer = head_timed_out(self.waits.head);
+        let _ = Pin::new(&mut self.stream).poll_write(cx, &answer);
+        let _ = Pin::new(&mut self.stream).poll_shutdown(cx);
+        let message = "the head of a request did not come to its end";
+        Poll::Ready(io::Error::new(io::ErrorKind::TimedOut, message))
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for ConnectionIo<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(cx, buffer)
+        let this = &mut *self;
+        let before = buffer.filled().len();
+        let read = Pin::new(&mut this.stream).poll_read(cx, buffer);
+        let has_come = buffer.filled().len() > before;
+        if has_come {
+            this.place.heard();
+        }
+        if this.place.awaited() != Awaited::Head {
+            this.head = None;
+            return read;
+        }
+        if has_come && this.head.is_none() {
+            this.head = Some(Box::pin(sleep(this.waits.head)));
+        }
+        match this.poll_head(cx) {
+            Poll::Ready(late) => Poll::Ready(Err(late)),
+            Poll::Pending => read,
+        }
     }
 }
 

@@ -8,7 +8,6 @@
 mod arrow_ipc;
 mod csv;
 mod json;
-mod json_value;
 mod parquet;
 mod shared;
 

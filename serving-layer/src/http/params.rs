@@ -5,7 +5,7 @@ use std::fmt::Display;
 use std::str::FromStr;
 use std::time::Duration;
 
-use dovetail_model::{GenerationNumber, PositionToken, Problem};
+use dovetail_model::{GenerationNumber, PositionToken, Problem, digits};
 use tokio::time::Instant;
 
 use crate::ports::{Layer, Limits};
@@ -79,7 +79,7 @@ impl Params {
         let Some(text) = self.text(name)? else {
             return Ok(None);
         };
-        let number = text.parse().ok().filter(|n| (min..=max).contains(n));
+        let number = digits(&text).filter(|n| (min..=max).contains(n));
         let why = || {
             parameter(
                 name,
@@ -296,6 +296,12 @@ mod tests {
             ("generation=-1", "not a number from 1"),
             ("timeout_ms=0", "from 1 to 3600000"),
             ("timeout_ms=1e3", "from 1 to 3600000"),
+            ("timeout_ms=%2B5", "`+5` is not a number from 1 to 3600000"),
+            ("timeout_ms=+5", "` 5` is not a number"),
+            ("timeout_ms=1_0", "from 1 to 3600000"),
+            ("timeout_ms=0x1", "from 1 to 3600000"),
+            ("timeout_ms=%D9%A1", "from 1 to 3600000"),
+            ("generation=%2B1", "not a number from 1"),
         ] {
             let problem = limits(query).unwrap_err();
             assert!(problem.detail.contains(part), "{query}: {problem}");

@@ -32,14 +32,13 @@ impl IntoResponse for Refusal {
         }
         let status =
             StatusCode::from_u16(kind.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-        let name = serde_json::to_value(kind).ok();
-        let name = name.as_ref().and_then(Value::as_str).unwrap_or("problem");
+        let name = name_of(kind);
         let retry_after = problem
             .members
             .get("retry_after_s")
             .and_then(Value::as_f64)
             .map_or(1.0, f64::ceil);
-        let mut response = document(status, name, kind.title(), problem.detail, problem.members);
+        let mut response = document(status, &name, kind.title(), problem.detail, problem.members);
         let headers = response.headers_mut();
         match kind {
             ProblemKind::Unauthenticated => {
@@ -93,10 +92,37 @@ fn document(
         members,
     };
     let content_type = [(header::CONTENT_TYPE, "application/problem+json")];
-    let mut body = serde_json::to_vec(&document)
-        .expect("texts, numbers and JSON values are JSON, and a vector takes it");
-    body.push(b'\n');
-    (status, content_type, body).into_response()
+    (status, content_type, document.text()).into_response()
+}
+
+impl Document {
+    fn text(&self) -> Vec<u8> {
+        let mut text = serde_json::to_vec(self)
+            .expect("texts, numbers and JSON values are JSON, and a vector takes it");
+        text.push(b'\n');
+        text
+    }
+}
+
+/// The document of a problem, where there is no request to answer.
+pub(super) fn problem_text(problem: Problem) -> Vec<u8> {
+    let kind = problem.kind;
+    let document = Document {
+        r#type: format!("urn:dovetail:problem:{}", name_of(kind)),
+        title: kind.title(),
+        status: kind.status(),
+        detail: problem.detail,
+        members: problem.members,
+    };
+    document.text()
+}
+
+/// What the type of a problem of this kind ends in.
+fn name_of(kind: ProblemKind) -> String {
+    match serde_json::to_value(kind) {
+        Ok(Value::String(name)) => name,
+        _ => "problem".to_owned(),
+    }
 }
 
 /// No route has this path.

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Connections: accepting them, bounding them, ending them.
 //!
-//! `axum::serve` has no header timeout, so this accepts with hyper itself. Header timeout (it also ends idle
-//! keep-alive connections), connection cap, stalled readers and the end of the process are settled here;
-//! everything inside a request is the router's.
+//! `axum::serve` has no header timeout, so this accepts with hyper itself. Heads that do not come to an end, idle
+//! connections, connection cap, stalled readers and the end of the process are settled here; everything inside a
+//! request is the router's.
 
 use std::io;
 use std::sync::Arc;
@@ -11,18 +11,18 @@ use std::time::Duration;
 
 use axum::Router;
 use hyper::server::conn::http1;
+use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::server::graceful::GracefulShutdown;
-use hyper_util::service::TowerToHyperService;
+use hyper_util::server::graceful::{GracefulConnection, GracefulShutdown};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::pin;
-use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
-use super::connection_io::ConnectionIo;
+use super::connection_io::{ConnectionIo, Waits};
+use super::places::{Place, Places};
 use super::router::{ApiConfig, router};
 use crate::ports::Served;
 
@@ -36,10 +36,12 @@ const CUT_OFF_WAIT: Duration = Duration::from_secs(1);
 /// How connections are bounded.
 #[derive(Debug, Clone)]
 pub struct ServerConfig {
-    /// Most connections at once; more wait in the kernel's backlog.
+    /// Most connections at once; more wait in the kernel's backlog, until one ends, or gives way that waits for its client.
     pub max_connections: usize,
-    /// How long a client may take for the headers of its next request.
-    pub header_timeout: Duration,
+    /// How long a client may take from the first byte of a request's head to the last: then it gets a 408.
+    pub head_timeout: Duration,
+    /// How long a connection may be without a request.
+    pub idle_timeout: Duration,
     /// How long a client may not read what is sent to it.
     pub stall_timeout: Duration,
     /// How long queries may go on after shutdown began: then they are answered that the server ends, or break off.
@@ -52,7 +54,8 @@ impl Default for ServerConfig {
     fn default() -> Self {
         Self {
             max_connections: 1024,
-            header_timeout: Duration::from_secs(30),
+            head_timeout: Duration::from_secs(10),
+            idle_timeout: Duration::from_secs(30),
             stall_timeout: Duration::from_secs(60),
             query_grace: Duration::from_secs(2),
             shutdown_grace: Duration::from_secs(10),
@@ -72,30 +75,34 @@ pub async fn serve(
     let closing = CancellationToken::new();
     let router = router(served, api, closing.clone());
     let graceful = GracefulShutdown::new();
-    let most = config.max_connections.min(Semaphore::MAX_PERMITS);
-    let slots = Arc::new(Semaphore::new(most));
+    let places = Places::new(config.max_connections);
     let mut connections = JoinSet::new();
     pin!(shutdown);
     loop {
         let accepted = async {
-            let slot = Arc::clone(&slots).acquire_owned().await;
-            (slot, listener.accept().await)
+            let (stream, _) = listener.accept().await?;
+            Ok((stream, places.take().await))
         };
-        let (slot, accepted) = tokio::select! {
+        let accepted = tokio::select! {
             biased;
             () = &mut shutdown => break,
             accepted = accepted => accepted,
         };
         while connections.try_join_next().is_some() {}
         match accepted {
-            Ok((stream, _)) => {
-                let connection = connection(stream, router.clone(), &config);
+            Ok((stream, (place, taken))) => {
+                let connection = connection(stream, &place, router.clone(), &config);
                 let watched = graceful.watch(connection);
                 connections.spawn(async move {
-                    if let Err(error) = watched.await {
-                        debug!(%error, "a connection ended early");
+                    tokio::select! {
+                        ended = watched => {
+                            if let Err(error) = ended {
+                                debug!(%error, "a connection ended early");
+                            }
+                        }
+                        () = place.gives_way() => debug!("a connection gave way to another one"),
                     }
-                    drop(slot);
+                    drop(taken);
                 });
             }
             Err(error) if is_of_the_client(&error) => debug!(%error, "a client left at once"),
@@ -136,16 +143,25 @@ fn is_of_the_client(error: &io::Error) -> bool {
     )
 }
 
-type Connection = http1::Connection<TokioIo<ConnectionIo<TcpStream>>, TowerToHyperService<Router>>;
-
-fn connection(stream: TcpStream, router: Router, config: &ServerConfig) -> Connection {
+fn connection(
+    stream: TcpStream,
+    place: &Arc<Place>,
+    router: Router,
+    config: &ServerConfig,
+) -> impl GracefulConnection<Error = hyper::Error> + use<> {
     if let Err(error) = stream.set_nodelay(true) {
         debug!(%error, "cannot set TCP_NODELAY");
     }
-    let io = TokioIo::new(ConnectionIo::new(stream, config.stall_timeout));
+    let waits = Waits {
+        head: config.head_timeout,
+        reader: config.stall_timeout,
+    };
+    let io = TokioIo::new(ConnectionIo::new(stream, Arc::clone(place), waits));
+    let place = Arc::clone(place);
+    let service = service_fn(move |request| Arc::clone(&place).answer(router.clone(), request));
     http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(config.header_timeout)
+        .header_read_timeout(config.idle_timeout)
         .max_buf_size(MAX_HEAD_BYTES)
-        .serve_connection(io, TowerToHyperService::new(router))
+        .serve_connection(io, service)
 }

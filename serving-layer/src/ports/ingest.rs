@@ -6,7 +6,7 @@ use std::str::FromStr;
 
 use bytes::Bytes;
 use dovetail_log::Format;
-use dovetail_model::{Offset, PartitionId};
+use dovetail_model::{Offset, PartitionId, digits};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -88,7 +88,7 @@ impl FromStr for DeadLetterId {
     fn from_str(text: &str) -> Result<Self, String> {
         let parts = text
             .split_once('@')
-            .and_then(|(p, o)| Some((p.parse().ok()?, o.parse().ok()?)));
+            .and_then(|(p, o)| Some((digits(p)?, digits(o)?)));
         let (partition, offset) = parts.ok_or_else(|| {
             format!("`{text}` is not a dead letter's id: it reads `partition@offset`, as the list gives it")
         })?;

@@ -2,7 +2,9 @@
 //! `CREATE STREAM` and `CREATE VIEW`.
 
 use datafusion::sql::sqlparser::tokenizer::Token;
-use dovetail_model::{EpochUnit, EventTime, Problem, StreamSchema, UnknownColumns, VolumeTrigger};
+use dovetail_model::{
+    EpochUnit, EventTime, MAX_COLUMNS, Problem, StreamSchema, UnknownColumns, VolumeTrigger,
+};
 
 use super::column::column;
 use super::kafka_options;
@@ -33,6 +35,12 @@ fn create_stream(tokens: &mut Tokens<'_>) -> Result<CreateStream, Problem> {
     let mut columns = Vec::new();
     loop {
         columns.push(column(tokens)?);
+        // Many more are not even read.
+        if columns.len() > MAX_COLUMNS {
+            return Err(tokens.problem(format!(
+                "a stream has at most {MAX_COLUMNS} columns: leave out what nothing reads, or keep groups of values as LIST"
+            )));
+        }
         if tokens.eat(&Token::RParen) {
             break;
         }
@@ -71,6 +79,7 @@ fn create_stream(tokens: &mut Tokens<'_>) -> Result<CreateStream, Problem> {
     };
     schema
         .check()
+        .and_then(|()| schema.check_width())
         .map_err(|e| super::source::problem_at(name_at, format!("stream `{name}`: {e}")))?;
     let kafka = kafka_options::kafka_settings(&mut options, &schema)?.map(Box::new);
     Ok(CreateStream {

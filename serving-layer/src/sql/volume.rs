@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Volumes of a stream as options of a view: `recompute_after_events` and `recompute_after_bytes`.
 
-use dovetail_model::Problem;
+use dovetail_model::{Problem, digits};
 
 use super::options::OptionValue;
 
@@ -13,7 +13,7 @@ const UNITS: [(&str, u64); 3] = [("TiB", MIB << 20), ("GiB", MIB << 10), ("MiB",
 /// A number of events, at least one.
 pub(super) fn parse_events(option: &OptionValue) -> Result<u64, Problem> {
     let text = option.number()?;
-    let events = text.parse().ok().filter(|events| *events > 0);
+    let events = digits(text).filter(|events| *events > 0);
     events.ok_or_else(|| {
         option.problem(format!(
             "`recompute_after_events` cannot be '{text}': write a whole number of events from 1, such as 1000000"
@@ -34,7 +34,7 @@ pub(super) fn parse_bytes(option: &OptionValue) -> Result<u64, Problem> {
 fn bytes_of(text: &str) -> Option<u64> {
     let (count, unit) = UNITS.iter().find_map(|(name, bytes)| {
         let count = text.trim().strip_suffix(name)?.trim_end();
-        Some((count.parse::<u64>().ok()?, bytes))
+        Some((digits::<u64>(count)?, bytes))
     })?;
     count.checked_mul(*unit).filter(|bytes| *bytes > 0)
 }

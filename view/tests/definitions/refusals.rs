@@ -530,6 +530,43 @@ fn predicates_look_at_one_row_and_always_say_the_same() {
 }
 
 #[test]
+fn a_predicate_that_fails_for_every_row_is_told_from_one_that_fails_for_some() {
+    for (sql, names, says) in [
+        ("delay / 0 = 1", "delay", "it divides by 0"),
+        (
+            "abs(delay % (3 - 3)) > 1 AND origin = 'SFO'",
+            "delay",
+            "it divides by 0",
+        ),
+        ("1 / 0 = 1", "1 / 0", "divide by zero"),
+        ("delay = CAST('x' AS INT)", "x", "fails for every row"),
+        ("delay IN (1, 2 / 0)", "2 / 0", "divide by zero"),
+    ] {
+        let predicate = Predicate::over_events(sql, &stream()).unwrap();
+        let message = predicate.check_computable().unwrap_err().to_string();
+        assert!(
+            message.contains(names) && message.contains(says),
+            "{sql}: {message}"
+        );
+    }
+    for sql in [
+        "100 / delay > 5",
+        "delay / 0.0 = 1",
+        "delay / 0e0 = 1",
+        "delay <> 0 AND 100 / delay > 5",
+        "origin = 'none' AND delay / 0 = 1",
+        "CASE WHEN origin = 'none' THEN delay / 0 ELSE 1 END = 1",
+        "coalesce(delay, 1 / 0) = 1",
+        "CAST(origin AS INT) = 1",
+        "NULL",
+    ] {
+        let predicate = Predicate::over_events(sql, &stream()).unwrap();
+        let checked = predicate.check_computable();
+        assert!(checked.is_ok(), "{sql}: {checked:?}");
+    }
+}
+
+#[test]
 fn a_predicate_over_keys_knows_the_keys_only() {
     let sql = "SELECT origin AS airport, count(*) AS n FROM flights GROUP BY origin";
     let view = View::compile(sql, &streams()).unwrap();

@@ -51,6 +51,22 @@ impl Effective {
         named.any(|setting| matches!(setting.source, Source::Flag | Source::Variable))
     }
 
+    /// `text`, and of each setting that it calls by its option where the value came from, unless from there.
+    pub(in crate::cli) fn with_sources(&self, text: &str) -> String {
+        let is_elsewhere = |setting: &&EffectiveSetting| {
+            matches!(setting.source, Source::Variable | Source::File { .. })
+        };
+        let named = self.0.iter().filter(is_elsewhere);
+        let named = named.filter(|setting| names(text, &setting.option));
+        let said: Vec<_> = named
+            .map(|setting| format!("{} comes from {}", setting.option, setting.from()))
+            .collect();
+        match said.is_empty() {
+            true => text.to_owned(),
+            false => format!("{text} ({})", said.join(", ")),
+        }
+    }
+
     /// For people: name, value and source of each.
     pub(super) fn rows(&self) -> impl Iterator<Item = [String; 3]> + '_ {
         self.0.iter().map(|setting| {
@@ -74,6 +90,13 @@ impl Effective {
         let lines = self.0.iter().map(EffectiveSetting::to_toml);
         lines.collect::<Vec<_>>().join("\n")
     }
+}
+
+/// Whether `option` is a whole word of `text`.
+fn names(text: &str, option: &str) -> bool {
+    let is_part = |c: char| c == '-' || c.is_ascii_alphanumeric();
+    text.match_indices(option)
+        .any(|(at, _)| !text[at + option.len()..].starts_with(is_part))
 }
 
 fn effective(

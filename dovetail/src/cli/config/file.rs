@@ -8,10 +8,11 @@ use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::io::ErrorKind;
 use std::ops::Range;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use clap::builder::OsStr;
 use clap::error::{ContextKind, ContextValue};
+use clap::parser::ValueSource;
 use clap::{ArgMatches, Command};
 use toml_edit::{Document, Item, Value};
 
@@ -41,14 +42,23 @@ impl ConfigFile {
     pub(super) fn find(command: &Command, given: &ArgMatches) -> Result<Option<Self>, CliError> {
         if let Some(path) = given.get_one::<PathBuf>("config") {
             let text = std::fs::read_to_string(path);
-            let text = text.map_err(|error| unreadable(path, &error))?;
+            let text = text.map_err(|error| {
+                let by = match given.value_source("config") {
+                    Some(ValueSource::EnvVariable) => "DOVETAIL_CONFIG",
+                    _ => "--config",
+                };
+                let path = path.display();
+                CliError::Usage(format!("cannot read `{path}`, which {by} names: {error}"))
+            })?;
             return Self::parse(path.clone(), &text, command).map(Some);
         }
         let data = given.get_one::<PathBuf>("data");
         let path = data.expect("it has a default").join(CONFIG_FILE);
         let text = match std::fs::read_to_string(&path) {
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
-            text => text.map_err(|error| unreadable(&path, &error))?,
+            text => text.map_err(|error| {
+                CliError::Usage(format!("cannot read `{}`: {error}", path.display()))
+            })?,
         };
         let file = Self::parse(path, &text, command)?;
         if let Some(line) = file.line("data") {
@@ -109,10 +119,6 @@ impl ConfigFile {
     fn problem(&self, line: usize, reason: &str) -> CliError {
         CliError::Usage(format!("`{}`, line {line}: {reason}", self.path.display()))
     }
-}
-
-fn unreadable(path: &Path, error: &std::io::Error) -> CliError {
-    CliError::Usage(format!("cannot read `{}`: {error}", path.display()))
 }
 
 fn unknown(key: &str, command: &Command) -> String {

@@ -18,7 +18,7 @@ use clap::{ArgMatches, Args, Command, ValueEnum};
 use super::CliError;
 use super::console::Console;
 use super::grid::Grid;
-use super::up::UpArgs;
+use super::up::{Server, UpArgs};
 pub(super) use effective::Effective;
 pub use file::CONFIG_FILE;
 use file::ConfigFile;
@@ -85,13 +85,14 @@ pub(super) fn settle<E: From<CliError>>(
     Ok((matches, Some(effective)))
 }
 
-/// Shows what holds, if a server would start with it.
+/// Shows what holds, if a server would start with it: all that can be told before it starts is checked as there.
 pub(super) fn run(
-    args: &ConfigArgs,
+    args: ConfigArgs,
     effective: &Effective,
     console: &mut Console,
+    server: &dyn Server,
 ) -> Result<(), CliError> {
-    args.up.check(effective)?;
+    server.check(&args.up.options(effective)?)?;
     match args.format {
         ConfigFormat::Json => console.json(&effective.to_json()),
         ConfigFormat::Toml => console.line(effective.to_toml()),

@@ -186,6 +186,10 @@ fn router(fake: Shared) -> Router {
 struct FakeServer(Fault);
 
 impl Server for FakeServer {
+    fn check(&self, _options: &UpOptions) -> Result<(), Problem> {
+        Ok(())
+    }
+
     fn serve(&self, options: UpOptions, serving: Serving) -> BoxFuture<'_, Result<(), Problem>> {
         let fake = Fake {
             fault: self.0,

@@ -127,16 +127,41 @@ pub struct Serving {
 
 /// What `up` and `demo` start.
 pub trait Server: Send + Sync {
+    /// Whether a server would start with these options, as far as that can be told without a start: nothing is written, and
+    /// nobody is asked. [`Server::serve`] refuses the same in the same words.
+    fn check(&self, options: &UpOptions) -> Result<(), Problem>;
+
     /// Serves until `serving.shutdown`, then stops in order. Ends early only with an error.
     fn serve(&self, options: UpOptions, serving: Serving) -> BoxFuture<'_, Result<(), Problem>>;
 }
 
 impl UpArgs {
-    /// What the process does, if all of it fits together.
-    pub(super) fn check(&self, effective: &Effective) -> Result<Role, CliError> {
+    /// How the server is to run, if all of it fits together and the files that it names can be read.
+    pub(super) fn options(self, effective: &Effective) -> Result<UpOptions, CliError> {
         self.limits.check()?;
         self.store.check()?;
-        self.roles.role(self, effective.is_given("speed_memory"))
+        let role = self.roles.role(&self, effective.is_given("speed_memory"))?;
+        let of = |option: &'static str| {
+            move |error: CliError| error.map_text(|text| format!("{option}: {text}"))
+        };
+        let apply = self.apply.as_deref().map(definitions::read_dir);
+        let tokens = self.tokens.as_deref().map(tokens::read_tokens);
+        Ok(UpOptions {
+            role,
+            data: self.data,
+            takes_over: self.store.take_over,
+            store: self.store.place(),
+            listen: self.listen,
+            apply: apply
+                .transpose()
+                .map_err(of("--apply"))?
+                .unwrap_or_default(),
+            tokens: tokens
+                .transpose()
+                .map_err(of("--tokens"))?
+                .unwrap_or_default(),
+            limits: self.limits,
+        })
     }
 }
 
@@ -146,24 +171,9 @@ pub(super) async fn run(
     console: &mut Console,
     server: &dyn Server,
 ) -> Result<(), CliError> {
-    let role = args.check(effective)?;
-    logging::init(&args.log)?;
-    let options = UpOptions {
-        role,
-        data: args.data,
-        takes_over: args.store.take_over,
-        store: args.store.place(),
-        listen: args.listen,
-        apply: match &args.apply {
-            Some(dir) => definitions::read_dir(dir)?,
-            None => Vec::new(),
-        },
-        tokens: match &args.tokens {
-            Some(file) => tokens::read_tokens(file)?,
-            None => Vec::new(),
-        },
-        limits: args.limits,
-    };
+    let log = args.log.clone();
+    let options = args.options(effective)?;
+    logging::init(&log)?;
     let (ready, listening) = oneshot::channel();
     let shutdown = CancellationToken::new();
     on_signals(shutdown.clone())?;

@@ -83,6 +83,17 @@ pub enum Role {
     },
 }
 
+impl Role {
+    /// Where others reach the process, if they do.
+    pub fn cuts(&self) -> Option<&CutsPlace> {
+        match self {
+            Self::All { cuts } => cuts.as_ref(),
+            Self::Decides { cuts, .. } | Self::Ingests { cuts, .. } => Some(cuts),
+            Self::Replica { .. } => None,
+        }
+    }
+}
+
 /// Where replicas reach a process.
 #[derive(Debug, Clone)]
 pub struct CutsPlace {

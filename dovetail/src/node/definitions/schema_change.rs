@@ -8,7 +8,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use dovetail_model::{
-    CatalogState, Column, Problem, SchemaGrowth, StreamSchema, StreamState, ViewState,
+    CatalogState, Column, MAX_COLUMNS, Problem, SchemaGrowth, StreamSchema, StreamState, ViewState,
 };
 use dovetail_serving_layer::sql::{AddColumn, AlterStream};
 use dovetail_view::View;
@@ -24,7 +24,11 @@ pub(super) fn altered(schema: &StreamSchema, alter: &AlterStream) -> Result<Stre
     for add in &alter.add {
         let there = next.columns.iter().any(|c| c.name == add.column.name);
         match (there, add.if_not_exists) {
-            (false, _) => next.columns.push(add.column.clone()),
+            (false, _) if next.columns.len() <= MAX_COLUMNS => {
+                next.columns.push(add.column.clone());
+            }
+            // One too many is enough to know.
+            (false, _) => break,
             (true, true) => {}
             (true, false) => {
                 return Err(Problem::conflict(format!(
@@ -33,6 +37,9 @@ pub(super) fn altered(schema: &StreamSchema, alter: &AlterStream) -> Result<Stre
                 )));
             }
         }
+    }
+    if !alter.add.is_empty() {
+        next.check_width().map_err(Problem::invalid)?;
     }
     Ok(next)
 }

@@ -97,9 +97,14 @@ async fn half_a_write_at_the_end_of_a_log_is_dropped_and_said() {
         .lines()
         .find(|line| line.contains("dropped a torn last frame"));
     let said = said.unwrap_or_else(|| panic!("{log}"));
-    for part in [name_of(segment), &whole.to_string(), "offset=63"] {
+    let at = format!("position={whole}");
+    let file = segment.to_str().unwrap();
+    for part in ["WARN", "stream=events", file, &at, "bytes=100", "offset=63"] {
         assert!(said.contains(part), "{part}: {said}");
     }
+    // Once, and not among what every start says.
+    assert_eq!(log.matches("bytes=100").count(), 1, "{log}");
+    assert!(!log.contains("dropped="), "{log}");
     feed.verify(&server.calls()).await;
     append(&server.calls(), &mut feed, 5, 0).await.unwrap();
     feed.verify(&server.calls()).await;
@@ -214,4 +219,38 @@ async fn a_flipped_bit_in_a_generation_is_named_and_a_full_run_mends_it() {
     let run = calls.recompute("hourly", &json!({})).await.unwrap();
     assert_eq!(run["outcome"], "promoted", "{run}");
     feed.verify(&calls).await;
+}
+
+#[tokio::test]
+async fn a_damaged_commit_of_the_raw_log_keeps_the_server_from_starting_and_is_named() {
+    let home = tempfile::tempdir().unwrap();
+    let mut feed = Feed::default();
+    let server = start(home.path()).await;
+    let calls = server.calls();
+    declare(&calls).await.unwrap();
+    append(&calls, &mut feed, 3000, 0).await.unwrap();
+    let run = calls.recompute("hourly", &json!({})).await.unwrap();
+    assert_eq!(run["outcome"], "promoted", "{run}");
+    server.kill().await;
+    let commits = files(&home.path().join("data/store/streams"), ".json");
+    let is_of_events = |path: &&PathBuf| path.to_str().unwrap().contains("/raw/_delta_log/");
+    let commit = commits.iter().rfind(is_of_events).unwrap();
+    flip(commit);
+    // Whoever debugs it has this in the environment; what an operator reads stays a line.
+    let traces = [("RUST_BACKTRACE", "1")];
+    let ended = Server::start_with(home.path(), &QUIET, &traces).await.err();
+    assert_eq!(ended.expect("it does not start").code(), Some(1));
+    let log = std::fs::read_to_string(home.path().join("server.log")).unwrap();
+    let said = log.lines().last().unwrap();
+    for part in [
+        "stream `events` cannot be opened",
+        name_of(commit),
+        "is damaged: ",
+        "restore the file from a copy",
+    ] {
+        assert!(said.contains(part), "{part}: {said}");
+    }
+    flip(commit);
+    let server = start(home.path()).await;
+    feed.verify(&server.calls()).await;
 }

@@ -14,6 +14,7 @@ use object_store::{Error, ObjectStoreExt};
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 
+use super::damage::check_commit;
 use super::{DeltaLog, DeltaLogError, data_path, table_error};
 
 /// So many commits are read one by one. A table that is further ahead is loaded, from its newest checkpoint on.
@@ -65,6 +66,10 @@ impl Changes {
 
     /// Adds the next commit. False when it does something else, too: they are of no use any more then.
     fn apply(&mut self, commit: &[u8]) -> bool {
+        // Who loads the table instead hears which file is damaged.
+        if check_commit(commit).is_err() {
+            return false;
+        }
         for action in serde_json::Deserializer::from_slice(commit).into_iter::<Action>() {
             match action {
                 Ok(Action::Add(add)) => {

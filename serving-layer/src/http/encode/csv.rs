@@ -9,9 +9,10 @@ use arrow::datatypes::{DataType, SchemaRef};
 use arrow::json::writer::{EncoderOptions, NullableEncoder};
 use arrow::util::display::{ArrayFormatter, FormatOptions};
 use dovetail_model::Problem;
+use dovetail_view::json_value;
 
 use super::super::format::AnswerFormat;
-use super::{RowEncoder, encode_problem, json_value};
+use super::{RowEncoder, encode_problem};
 
 /// The CSV encoder.
 pub(super) struct Csv {

@@ -5,12 +5,13 @@ use arrow::array::{ArrayRef, RecordBatch};
 use arrow::datatypes::SchemaRef;
 use arrow::json::writer::{EncoderOptions, NullableEncoder};
 use dovetail_model::Problem;
+use dovetail_view::json_value;
 use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::{Map, Value};
 
 use super::super::format::AnswerFormat;
-use super::{Frame, RowEncoder, encode_problem, json_value};
+use super::{Frame, RowEncoder, encode_problem};
 use crate::ports::Provenance;
 use crate::sql::sql_type;
 

@@ -99,6 +99,43 @@ const CASES: &[Case] = &[
         400,
         "`abc` is not a batch run's number",
     ),
+    // Of a number there is one spelling.
+    (
+        "GET /v1/runs/+1",
+        &[],
+        "",
+        400,
+        "`+1` is not a batch run's number",
+    ),
+    (
+        "POST /v1/runs/%201/promote",
+        &[],
+        "",
+        400,
+        "` 1` is not a batch run's number",
+    ),
+    (
+        "GET /v1/runs/%D9%A1",
+        &[],
+        "",
+        400,
+        "is not a batch run's number",
+    ),
+    (
+        "DELETE /v1/streams/flights/exclusions/+1",
+        &[],
+        "",
+        400,
+        "`+1` is not an exclusion's number",
+    ),
+    ("GET /v1/runs?limit=%2B1", &[], "", 400, "from 1 to 1000"),
+    (
+        "GET /v1/streams/flights/dead-letters?cursor=%2B0@5",
+        &[],
+        "",
+        400,
+        "`partition@offset`",
+    ),
     (
         "GET /v1/streams/flights/dead-letters?cursor=5",
         &[],

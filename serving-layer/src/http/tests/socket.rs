@@ -159,11 +159,37 @@ async fn a_client_that_reads_a_byte_at_a_time_is_cut_off() {
 #[tokio::test]
 async fn slow_and_huge_headers_are_cut_off() {
     let server = Server::start(&Fake::default(), |c| {
-        c.header_timeout = Duration::from_millis(200)
+        c.head_timeout = Duration::from_millis(200);
+        c.idle_timeout = Duration::from_millis(400);
     })
     .await;
-    let mut slow = server.send("GET /healthz HTTP/1.1\r\nhost: loc").await;
-    assert!(!read_all(&mut slow).await.contains("200 OK"));
+    let whole = "GET /healthz HTTP/1.1\r\nhost: localhost\r\n\r\n";
+    // At the first request of a connection and at a later one, and however the bytes come.
+    for (begin, rest) in [
+        ("GET /healthz HTTP/1.1\r\nhost: loc", ""),
+        (whole, "GET /heal"),
+        ("GET", " "),
+    ] {
+        let mut slow = server.send(begin).await;
+        slow.write_all(rest.as_bytes()).await.unwrap();
+        let answers = read_all(&mut slow).await;
+        let (before, cut) = answers
+            .split_once("HTTP/1.1 408 ")
+            .unwrap_or_else(|| panic!("{answers}"));
+        assert_eq!(before.contains("200 OK"), begin == whole, "{answers}");
+        assert!(cut.contains("urn:dovetail:problem:timeout"), "{cut}");
+        assert!(
+            cut.contains("did not come to its end within 200 ms"),
+            "{cut}"
+        );
+    }
+    let mut trickles = server.send("GET /").await;
+    let trickle = async {
+        while trickles.write_all(b"a").await.is_ok() {
+            sleep(Duration::from_millis(20)).await;
+        }
+    };
+    timeout(HANG, trickle).await.expect("it may go on for ever");
     let mut idle = server.connect().await;
     assert_eq!(read_all(&mut idle).await, "");
     let huge = format!(
@@ -179,6 +205,38 @@ async fn slow_and_huge_headers_are_cut_off() {
         read_all(&mut well).await.contains("200 OK"),
         "the server still answers others"
     );
+}
+
+/// Clients that stop in the middle of a head or of a body, or that stay and ask nothing, keep nobody out, and a probe
+/// least of all.
+#[tokio::test]
+async fn stalled_clients_take_no_place_from_those_who_ask() {
+    const PLACES: usize = 64;
+    let fake = Fake::default();
+    let server = Server::start(&fake, |c| c.max_connections = PLACES).await;
+    let asks = query("gated").replace("2000", "3600000");
+    let mut asking = server.send(&asks).await;
+    fake.at_gate().await;
+    let body = "POST /v1/streams/flights HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/x-ndjson\r\ncontent-length: 60000000\r\n\r\n{";
+    let mut stalled = vec![];
+    for _ in 0..80 {
+        for begin in ["GET /v1/sta", body, ""] {
+            stalled.push(server.send(begin).await);
+        }
+    }
+    // The fake is never ready.
+    for (path, status) in [("healthz", 200), ("readyz", 503)] {
+        let probe = format!("GET /{path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n");
+        let answer = read_all(&mut server.send(&probe).await).await;
+        assert!(
+            answer.starts_with(&format!("HTTP/1.1 {status} ")),
+            "{answer}"
+        );
+    }
+    // Who waits for an answer keeps its place.
+    let mut byte = [0];
+    let waits = timeout(Duration::from_millis(10), asking.read(&mut byte)).await;
+    assert!(waits.is_err(), "it was cut off: {waits:?}");
 }
 
 /// One line of 200 MB, announced or not: refused, and the client that is still sending hears it.

@@ -217,6 +217,32 @@ fn queries_pass_as_they_are_and_where_they_stand() {
 }
 
 #[test]
+fn what_is_too_wide_is_refused_before_anything_is_made_of_it() {
+    let list =
+        |n: usize, item: fn(usize) -> String| (0..n).map(item).collect::<Vec<_>>().join(", ");
+    let refused = |sql: &str| parse(sql).unwrap_err().detail;
+    let stream = |n| format!("CREATE STREAM s ({})", list(n, |i| format!("c{i} INT")));
+    assert!(parse(&stream(1000)).is_ok());
+    for n in [1001, 100_000] {
+        let said = refused(&stream(n));
+        assert!(said.contains("at most 1000 columns"), "{said}");
+    }
+    let fields = list(1000, |i| format!("c{i} INT"));
+    let said = refused(&format!("CREATE STREAM s (a STRUCT<{fields}>)"));
+    assert!(said.contains("these are 1001"), "{said}");
+    let view = |n| {
+        let sums = list(n, |i| format!("sum(c{i}) AS s{i}"));
+        format!("CREATE VIEW v AS SELECT {sums} FROM s")
+    };
+    assert!(parse(&view(1000)).is_ok());
+    let said = refused(&view(1001));
+    assert!(
+        said.contains("at most 1000 columns, and these are 1001"),
+        "{said}"
+    );
+}
+
+#[test]
 fn what_is_wrong_is_said_and_where() {
     for (sql, part) in [
         ("", "there is no statement"),

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Values of columns as JSON.
+//! Values of columns as JSON: what answers show, and what a diff shows of the same columns.
 //!
 //! ```text
 //! BOOLEAN           true
@@ -15,22 +15,26 @@
 use std::io::Write as _;
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray};
+use arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, FieldRef, Float32Type, Float64Type};
 use arrow::error::ArrowError;
 use arrow::json::writer::{Encoder, EncoderFactory, EncoderOptions, NullableEncoder, make_encoder};
 use arrow::util::display::{ArrayFormatter, FormatOptions};
+use serde_json::{Map, Number, Value};
 
 /// The options that make arrow's encoders follow the table above.
-pub(super) fn options() -> EncoderOptions {
+pub fn options() -> EncoderOptions {
     EncoderOptions::default()
         .with_explicit_nulls(true)
         .with_encoder_factory(Arc::new(OurValues))
 }
 
 /// The column as arrow's encoders read it right. Dictionaries are unpacked: their values may be null, which those do not see.
-pub(super) fn prepared(array: &ArrayRef) -> Result<ArrayRef, ArrowError> {
+///
+/// # Errors
+/// When a dictionary cannot be unpacked.
+pub fn prepared(array: &ArrayRef) -> Result<ArrayRef, ArrowError> {
     match array.data_type() {
         DataType::Dictionary(_, values) => cast(array, values),
         _ => Ok(Arc::clone(array)),
@@ -38,12 +42,51 @@ pub(super) fn prepared(array: &ArrayRef) -> Result<ArrayRef, ArrowError> {
 }
 
 /// An encoder of a prepared column.
-pub(super) fn encoder<'a>(
+///
+/// # Errors
+/// For a type that JSON cannot hold.
+pub fn encoder<'a>(
     field: &'a FieldRef,
     array: &'a dyn Array,
     options: &'a EncoderOptions,
 ) -> Result<NullableEncoder<'a>, ArrowError> {
     make_encoder(field, array, options)
+}
+
+/// The row of `batch` at `row` as an object, its keys in column order.
+///
+/// # Errors
+/// For a type that JSON cannot hold.
+pub fn object(batch: &RecordBatch, row: usize) -> Result<Value, ArrowError> {
+    let options = options();
+    let schema = batch.schema();
+    let mut object = Map::new();
+    for (field, column) in schema.fields().iter().zip(batch.columns()) {
+        let value = value(field, &prepared(&column.slice(row, 1))?, &options)?;
+        object.insert(field.name().clone(), value);
+    }
+    Ok(Value::Object(object))
+}
+
+/// The one value of a prepared column.
+fn value(
+    field: &FieldRef,
+    column: &ArrayRef,
+    options: &EncoderOptions,
+) -> Result<Value, ArrowError> {
+    let mut encoder = encoder(field, column.as_ref(), options)?;
+    if encoder.is_null(0) {
+        return Ok(Value::Null);
+    }
+    // Read back from its text a double may end in another digit.
+    if let Some(doubles) = column.as_primitive_opt::<Float64Type>()
+        && let Some(number) = Number::from_f64(doubles.value(0))
+    {
+        return Ok(Value::Number(number));
+    }
+    let mut text = Vec::new();
+    encoder.encode(0, &mut text);
+    serde_json::from_slice(&text).map_err(|error| ArrowError::JsonError(error.to_string()))
 }
 
 /// Where our values differ from arrow's.
@@ -114,5 +157,41 @@ impl<F: Fn(usize) -> f64> Encoder for WideFloat<F> {
             b"\"-Infinity\""
         };
         out.extend_from_slice(text);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use arrow::array::{Decimal128Array, Float64Array, Int64Array};
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_row_is_an_object_of_exact_values() {
+        let total = Decimal128Array::from(vec![0, 12_345_678_901_234_567_890_123_456]);
+        let total = total.with_precision_and_scale(38, 2).unwrap();
+        let double = f64::from_bits(0x3FD5_5555_5555_5557);
+        let batch = RecordBatch::try_from_iter([
+            ("total", Arc::new(total) as ArrayRef),
+            ("count", Arc::new(Int64Array::from(vec![0, i64::MAX]))),
+            ("share", Arc::new(Float64Array::from(vec![0.0, double]))),
+            ("ratio", Arc::new(Float64Array::from(vec![0.0, f64::NAN]))),
+            ("none", Arc::new(Int64Array::from(vec![Some(0), None]))),
+        ])
+        .unwrap();
+        let shown = object(&batch, 1).unwrap();
+        assert_eq!(
+            shown,
+            json!({
+                "total": "123456789012345678901234.56",
+                "count": i64::MAX,
+                "share": double,
+                "ratio": "NaN",
+                "none": null,
+            })
+        );
+        let names: Vec<_> = shown.as_object().unwrap().keys().collect();
+        assert_eq!(names, ["total", "count", "share", "ratio", "none"]);
     }
 }
