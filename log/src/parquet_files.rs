@@ -9,6 +9,7 @@
 //! maximum); what is read through a registered store is what was written, or an error ([`Damaged`]). Non-goals: which files make up a table, and retention.
 
 mod checked;
+mod decoded;
 mod dictionaries;
 mod paged;
 mod scan;

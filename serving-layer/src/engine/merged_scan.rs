@@ -632,6 +632,7 @@ mod tests {
             path: "files/one.parquet".to_owned(),
             rows: rows.num_rows() as u64,
             bytes: file.len() as u64,
+            decoded_bytes: None,
             checksum: String::new(),
             first_key: key(0),
             last_key: key(rows.num_rows() - 1),
