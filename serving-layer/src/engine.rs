@@ -32,6 +32,7 @@ use dovetail_seam::{CutSource, GroupFinder, Meter};
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 
+use crate::held::ReadersShare;
 pub use crate::problem::problem_of;
 pub use provenance::freshness_ms;
 pub use session::QuerySession;
@@ -49,6 +50,7 @@ pub struct Engine {
     finder: GroupFinder,
     runtime: Handle,
     places: Arc<Semaphore>,
+    readers: ReadersShare,
     meter: Arc<Meter>,
     direct_lookups: Arc<AtomicU64>,
 }
@@ -68,6 +70,7 @@ impl Engine {
             cuts,
             clock,
             finder: lookup::finder(&session, &runtime),
+            readers: ReadersShare::of(session.memory_pool()),
             session: Arc::new(session),
             runtime,
             places,

@@ -4,6 +4,7 @@
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
+use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use async_trait::async_trait;
 use datafusion::dataframe::DataFrame;
@@ -11,7 +12,7 @@ use datafusion::error::DataFusionError;
 use datafusion::execution::context::SessionState;
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::logical_expr::LogicalPlanBuilder;
-use datafusion::physical_plan::execute_stream;
+use datafusion::physical_plan::ExecutionPlanProperties as _;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::sql::parser::Statement;
 use datafusion::sql::sqlparser::ast::{
@@ -21,19 +22,19 @@ use datafusion::sql::sqlparser::ast::{
 use dovetail_model::{Problem, ProblemKind, SYSTEM_COLUMNS};
 use futures::StreamExt as _;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
-use tokio_util::sync::CancellationToken;
+use tokio::task::JoinSet;
+use tokio::time::timeout_at;
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::column_names::name_columns;
 use super::interrupt::{Interrupt, interruptible};
 use super::lookup::one_batch;
 use super::session::{QuerySession, read_only};
 use super::snapshot::Snapshot;
-use super::{Engine, problem_of};
+use super::{Engine, external, problem_of};
+use crate::held::{AnswerMemory, Held};
 use crate::ports::{Answer, Limits, Queries, QueryRequest, RowsAnswer, RowsRequest};
 use crate::rows::RowsPlan;
-
-/// Batches that may wait for a slow reader.
-const BATCHES_AHEAD: usize = 2;
 
 #[async_trait]
 impl Queries for Engine {
@@ -93,10 +94,12 @@ impl Queries for Engine {
         let page = plan.page.clone();
         if let Some(rows) = self.looked_up(&snapshot, &plan, &request.limits).await? {
             let provenance = snapshot.provenance();
+            let memory = self.readers.answer_of(&rows);
             let batches = one_batch(rows);
             let answer = Answer {
                 batches,
                 provenance,
+                memory,
             };
             return Ok(RowsAnswer { answer, page });
         }
@@ -119,7 +122,7 @@ impl Engine {
             Problem::new(ProblemKind::Busy, "too many queries run at once; try again")
                 .with("retry_after_s", 1)
         };
-        let place = tokio::time::timeout_at(limits.deadline, waiting)
+        let place = timeout_at(limits.deadline, waiting)
             .await
             .map_err(|_| busy())?;
         place.map_err(|_| busy())
@@ -190,61 +193,127 @@ impl Engine {
                 let planner = state.query_planner();
                 let plan = planner.create_physical_plan(&plan, &state).await?;
                 interrupt.check()?;
-                execute_stream(interruptible(plan, &interrupt)?, task)
+                let plan = interruptible(plan, &interrupt)?;
+                let parts = 0..plan.output_partitioning().partition_count();
+                let parts = parts.map(|part| plan.execute(part, Arc::clone(&task)));
+                Ok::<_, DataFusionError>((plan.schema(), parts.collect::<Result<Vec<_>, _>>()?))
             })
         };
         let starting = AbortOnDrop(starting, interrupt.gone.clone());
-        let rows = tokio::time::timeout_at(deadline, starting)
+        let started = timeout_at(deadline, starting)
             .await
             .map_err(|_| timed_out(limits))?;
-        let rows = rows
+        let (schema, parts) = started
             .map_err(Problem::internal)?
             .map_err(|error| problem_of(&error))?;
-        let schema = rows.schema();
         let provenance = snapshot.provenance();
+        let memory = self.readers.answer();
         let held = (place, snapshot);
-        let batches = self.forward(schema, rows, interrupt, held);
         Ok(Answer {
-            batches,
+            batches: self.forward(schema, parts, memory.clone(), &interrupt, held),
             provenance,
+            memory,
         })
     }
 
-    /// Pulls rows on the query threads and hands them over a short queue. Dropping the result stops the work.
-    /// `held` is let go at the end: the query's place, and its cuts, whose files must not be deleted before.
+    /// Pulls rows on the query threads, those of each of `parts` by themselves, and hands them over as far as `memory` has
+    /// room. Dropping the result stops the work. `held` is let go at the end: the query's place, and its cuts, whose files
+    /// must not be deleted before.
     fn forward(
         &self,
         schema: SchemaRef,
-        mut rows: SendableRecordBatchStream,
-        interrupt: Interrupt,
+        parts: Vec<SendableRecordBatchStream>,
+        memory: AnswerMemory,
+        interrupt: &Interrupt,
         held: (OwnedSemaphorePermit, Snapshot),
     ) -> SendableRecordBatchStream {
-        let (sender, receiver) = mpsc::channel(BATCHES_AHEAD);
-        let gone = interrupt.gone.clone();
-        let pulling = self.runtime.spawn(async move {
-            let _held = held;
-            // Of its tasks some may still be in the middle of a batch when this one ends.
-            let _gone = interrupt.gone.drop_guard();
-            loop {
-                let next = match tokio::time::timeout_at(interrupt.deadline, rows.next()).await {
-                    Ok(Some(next)) => next,
-                    Ok(None) => return,
-                    Err(_) => Err(DataFusionError::External(Box::new(interrupt.late.clone()))),
-                };
-                let failed = next.is_err();
-                if sender.send(next).await.is_err() || failed {
-                    return;
-                }
-            }
-        });
-        let state = (receiver, AbortOnDrop(pulling, gone));
-        let stream = futures::stream::unfold(state, |(mut receiver, pulling)| async move {
-            receiver
-                .recv()
-                .await
-                .map(|batch| (batch, (receiver, pulling)))
-        });
+        // The memory is its bound.
+        let (sender, receiver) = mpsc::unbounded_channel();
+        // When the parts have ended, some of their tasks may still be in the middle of a batch.
+        let held = Arc::new((held, interrupt.gone.clone().drop_guard()));
+        let mut pulling = JoinSet::new();
+        for rows in parts {
+            let part = Part {
+                rows,
+                memory: memory.clone(),
+                interrupt: interrupt.clone(),
+                sender: sender.clone(),
+                _held: Arc::clone(&held),
+            };
+            pulling.spawn_on(part.pull(), &self.runtime);
+        }
+        let reading = Reading {
+            receiver,
+            current: None,
+            pulling,
+            _gone: interrupt.gone.clone().drop_guard(),
+        };
+        let stream = futures::stream::unfold(reading, Reading::next);
         Box::pin(RecordBatchStreamAdapter::new(schema, stream))
+    }
+}
+
+/// Rows, and the room that they take.
+type Piece = Result<(RecordBatch, Held), DataFusionError>;
+
+/// One of the parts that an answer comes in.
+struct Part {
+    rows: SendableRecordBatchStream,
+    memory: AnswerMemory,
+    interrupt: Interrupt,
+    sender: mpsc::UnboundedSender<Piece>,
+    _held: Arc<((OwnedSemaphorePermit, Snapshot), DropGuard)>,
+}
+
+impl Part {
+    async fn pull(mut self) {
+        loop {
+            let piece = match timeout_at(self.interrupt.deadline, self.rows.next()).await {
+                Ok(Some(Ok(rows))) => {
+                    let room = self.memory.rows(&rows).await;
+                    room.map(|room| (rows, room))
+                }
+                Ok(Some(Err(error))) => Err(error),
+                Ok(None) => return,
+                Err(_) => Err(DataFusionError::External(Box::new(
+                    self.interrupt.late.clone(),
+                ))),
+            };
+            let failed = piece.is_err();
+            if self.sender.send(piece).is_err() || failed {
+                return;
+            }
+        }
+    }
+}
+
+/// The reader's end of an answer.
+struct Reading {
+    receiver: mpsc::UnboundedReceiver<Piece>,
+    /// The room of the rows that were handed over last.
+    current: Option<Held>,
+    /// Aborted with it where they yield; those in the middle of a batch look at the token.
+    pulling: JoinSet<()>,
+    _gone: DropGuard,
+}
+
+impl Reading {
+    async fn next(mut self) -> Option<(Result<RecordBatch, DataFusionError>, Self)> {
+        self.current = None;
+        if let Some(piece) = self.receiver.recv().await {
+            let rows = piece.map(|(rows, room)| {
+                self.current = Some(room);
+                rows
+            });
+            return Some((rows, self));
+        }
+        // A part that panicked has come to no end: what there is would look whole.
+        while let Some(ended) = self.pulling.join_next().await {
+            if let Err(error) = ended {
+                return Some((Err(external(Problem::internal(error))), self));
+            }
+        }
+        None
     }
 }
 
