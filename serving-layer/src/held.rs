@@ -2,17 +2,18 @@
 //! Memory of what is held for the readers of answers, who may be slow.
 //!
 //! ```text
-//! plan ─► rows ─► up to AHEAD_BYTES that wait ─► rows that are encoded ─► a chunk ─► socket
-//!         └───────────────── on the account of all queries ──────────────────────┘
-//!                 └── share of all answers: half of it ──┘
+//! files ─► fetched ─► plan ─► rows ─► up to AHEAD_BYTES that wait ─► rows that are encoded ─► a chunk ─► socket
+//!          └────────── the share of all answers: half of the memory of queries ──────────┘
 //! ```
-//! Purpose: whatever a reader does not read is on the account of the queries, and bounded by bytes. Collaborators: the
-//! engine asks for room for the rows that it made, [`crate::http`] for what it encodes them into.
-//! Invariants: an answer has at most [`AHEAD_BYTES`] ahead of its reader, or one batch. Once all answers hold their
-//! share, one that has not begun is refused, and one that has waits until its reader has read what it holds: it always
-//! goes on then, so that no answer waits for the reader of another.
+//! Purpose: whatever a reader does not read is bounded by bytes, and on the account of the queries. Collaborators: the
+//! engine asks for room for the rows that it made, its scans for what they fetched, [`crate::http`] for what it encodes.
+//! Invariants: an answer has at most [`AHEAD_BYTES`] ahead of its reader, or one batch. What has room is on the account.
+//! Once all answers hold their share, one that has not begun is refused, and one that has waits until its reader has
+//! read what it holds: it always goes on then, so that no answer waits for the reader of another. What it does beyond
+//! the share is one batch, those that its parts have made next, and the row groups that they are in.
 //! Non-goals: what operators hold, which ask the pool themselves.
 
+use std::any::Any;
 use std::sync::Arc;
 
 use arrow::array::RecordBatch;
@@ -20,6 +21,7 @@ use datafusion::error::{DataFusionError, Result};
 use datafusion::execution::memory_pool::{
     MemoryConsumer, MemoryLimit, MemoryPool, MemoryReservation, human_readable_size,
 };
+use dovetail_log::parquet_files::Holder;
 use dovetail_model::Problem;
 use dovetail_view::bytes_of;
 use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore};
@@ -31,7 +33,7 @@ const AHEAD_BYTES: usize = 4 << 20;
 /// Of the memory of all queries, all answers may hold one in so many bytes for their readers: the rest is for computing.
 const SHARE: usize = 2;
 /// The first rows of an answer are never refused where they take no more than this.
-const SMALL_BYTES: usize = 256 << 10;
+const SMALL_BYTES: usize = 1 << 20;
 /// What permits count.
 const KIB: usize = 1024;
 
@@ -50,7 +52,9 @@ struct Share {
 impl ReadersShare {
     /// A share of what `pool` may give to queries.
     pub(crate) fn of(pool: &Arc<dyn MemoryPool>) -> Self {
-        let most = (Semaphore::MAX_PERMITS.min(u32::MAX as usize)).saturating_mul(KIB);
+        let most = Semaphore::MAX_PERMITS
+            .min(u32::MAX as usize)
+            .saturating_mul(KIB);
         let bytes = match pool.memory_limit() {
             MemoryLimit::Finite(bytes) => (bytes / SHARE).clamp(KIB, most),
             _ => most,
@@ -62,6 +66,15 @@ impl ReadersShare {
         }))
     }
 
+    /// The memory of a new answer.
+    pub(crate) fn answer(&self) -> AnswerMemory {
+        AnswerMemory(Some(Arc::new(One {
+            share: Arc::clone(&self.0),
+            ahead: Arc::new(Semaphore::new(AHEAD_BYTES / KIB)),
+            begun: Mutex::new(false),
+        })))
+    }
+
     /// The memory of an answer that consists of `rows`, which were looked up: most are nothing to speak of.
     pub(crate) fn answer_of(&self, rows: &RecordBatch) -> AnswerMemory {
         match rows.get_array_memory_size() {
@@ -69,23 +82,39 @@ impl ReadersShare {
             _ => self.answer(),
         }
     }
+}
 
-    /// The memory of a new answer.
-    pub(crate) fn answer(&self) -> AnswerMemory {
-        AnswerMemory(Some(Arc::new(One {
-            share: self.clone(),
-            ahead: Arc::new(Semaphore::new(AHEAD_BYTES / KIB)),
-            begun: Mutex::new(false),
-        })))
+impl Share {
+    fn kib(&self, bytes: usize) -> u32 {
+        kib(bytes, self.bytes)
+    }
+
+    fn account(&self, bytes: usize) -> MemoryReservation {
+        let account = self.account.new_empty();
+        account.grow(bytes);
+        account
+    }
+
+    fn try_room(&self, bytes: usize) -> Option<Room> {
+        let room = Arc::clone(&self.room).try_acquire_many_owned(self.kib(bytes));
+        Some((room.ok()?, self.account(bytes)))
+    }
+
+    async fn room(&self, bytes: usize) -> Option<Room> {
+        let room = acquired(&self.room, self.kib(bytes)).await;
+        Some((room?, self.account(bytes)))
     }
 
     fn full(&self, bytes: usize) -> DataFusionError {
-        let [bytes, most] = [bytes, self.0.bytes].map(human_readable_size);
+        let [bytes, most] = [bytes, self.bytes].map(human_readable_size);
         DataFusionError::ResourcesExhausted(format!(
             "the answer has no room for {bytes} of rows, as readers of all answers may have {most} wait for them"
         ))
     }
 }
+
+/// A part of the share, on the account.
+type Room = (OwnedSemaphorePermit, MemoryReservation);
 
 /// Memory of one answer; by default of one that is made of what is there anyway, which counts nothing. Cheap to clone.
 #[derive(Debug, Clone, Default)]
@@ -93,28 +122,18 @@ pub struct AnswerMemory(Option<Arc<One>>);
 
 #[derive(Debug)]
 struct One {
-    share: ReadersShare,
+    share: Arc<Share>,
     /// In KiB.
     ahead: Arc<Semaphore>,
     /// Whether some rows were given room. Who waits for room holds it: the parts of an answer wait in turn.
     begun: Mutex<bool>,
 }
 
-/// Room that something takes, until this is dropped.
+/// What something takes, until this is dropped.
 #[derive(Debug, Default)]
 pub(crate) struct Held {
-    account: Option<MemoryReservation>,
-    _room: Option<OwnedSemaphorePermit>,
+    _room: Option<Room>,
     _ahead: Option<OwnedSemaphorePermit>,
-}
-
-impl Held {
-    /// Makes it so many bytes on the account, whatever there is.
-    pub(crate) fn resize(&self, bytes: usize) {
-        if let Some(account) = &self.account {
-            account.resize(bytes);
-        }
-    }
 }
 
 impl AnswerMemory {
@@ -127,27 +146,24 @@ impl AnswerMemory {
             return Ok(Held::default());
         };
         let bytes = bytes_of(rows);
-        let account = self.account(bytes);
-        let (needed, of_share) = (kib(bytes, AHEAD_BYTES), one.share.kib(bytes));
-        let room = &one.share.0.room;
         let mut begun = one.begun.lock().await;
-        let mut taken = Arc::clone(room).try_acquire_many_owned(of_share).ok();
-        if taken.is_none() && !*begun && bytes > SMALL_BYTES {
+        let mut room = one.share.try_room(bytes);
+        if room.is_none() && !*begun && bytes > SMALL_BYTES {
             return Err(one.share.full(bytes));
         }
         *begun = true;
+        let needed = kib(bytes, AHEAD_BYTES);
         let ahead = acquired(&one.ahead, needed).await;
-        if taken.is_none() {
-            let all_others = (AHEAD_BYTES / KIB) as u32 - needed;
-            taken = tokio::select! {
+        if room.is_none() {
+            let all_others = kib(AHEAD_BYTES, AHEAD_BYTES) - needed;
+            room = tokio::select! {
                 biased;
-                taken = acquired(room, of_share) => taken,
+                room = one.share.room(bytes) => room,
                 _ = acquired(&one.ahead, all_others) => None,
             };
         }
         Ok(Held {
-            account,
-            _room: taken,
+            _room: room,
             _ahead: ahead,
         })
     }
@@ -161,40 +177,32 @@ impl AnswerMemory {
             return Ok(Held::default());
         };
         let bytes = bytes_of(rows);
-        let account = one.share.0.account.new_empty();
-        let room = Arc::clone(&one.share.0.room).try_acquire_many_owned(one.share.kib(bytes));
-        match room {
-            Ok(room) => {
-                account.try_grow(bytes).map_err(|e| problem_of(&e))?;
-                Ok(Held {
-                    account: Some(account),
-                    _room: Some(room),
-                    _ahead: None,
-                })
-            }
-            Err(_) if bytes <= SMALL_BYTES => Ok(self.encoded(bytes)),
-            Err(_) => Err(problem_of(&one.share.full(bytes))),
+        match one.share.try_room(bytes) {
+            None if bytes > SMALL_BYTES => Err(problem_of(&one.share.full(bytes))),
+            room => Ok(Held {
+                _room: room,
+                _ahead: None,
+            }),
         }
     }
 
-    /// What rows were encoded into: so many bytes, which are there already.
-    pub(crate) fn encoded(&self, bytes: usize) -> Held {
+    /// What was fetched for the answer takes room if there is some: it is bounded by what files are made of.
+    fn fetched(&self, bytes: usize) -> Held {
         Held {
-            account: self.account(bytes),
-            ..Held::default()
+            _room: self.0.as_ref().and_then(|one| one.share.try_room(bytes)),
+            _ahead: None,
         }
     }
 
-    fn account(&self, bytes: usize) -> Option<MemoryReservation> {
-        let account = self.0.as_ref()?.share.0.account.new_empty();
-        account.grow(bytes);
-        Some(account)
+    /// What rows are encoded into: so many bytes, which are there already, and on the account in any case.
+    pub(crate) fn encoded(&self, bytes: usize) -> Option<MemoryReservation> {
+        Some(self.0.as_ref()?.share.account(bytes))
     }
 }
 
-impl ReadersShare {
-    fn kib(&self, bytes: usize) -> u32 {
-        kib(bytes, self.0.bytes)
+impl Holder for AnswerMemory {
+    fn hold(&self, bytes: usize) -> Box<dyn Any + Send + Sync> {
+        Box::new(self.fetched(bytes))
     }
 }
 
@@ -207,4 +215,113 @@ fn kib(bytes: usize, most: usize) -> u32 {
 async fn acquired(room: &Arc<Semaphore>, kib: u32) -> Option<OwnedSemaphorePermit> {
     // Nobody closes it.
     Arc::clone(room).acquire_many_owned(kib).await.ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use arrow::array::{ArrayRef, UInt8Array};
+    use datafusion::execution::memory_pool::GreedyMemoryPool;
+    use dovetail_model::ProblemKind;
+    use futures::FutureExt as _;
+
+    use super::*;
+
+    const MIB: usize = 1 << 20;
+
+    fn batch(bytes: usize) -> RecordBatch {
+        let column: ArrayRef = Arc::new(UInt8Array::from(vec![0; bytes]));
+        RecordBatch::try_from_iter([("x", column)]).unwrap()
+    }
+
+    /// Two answers may hold as much as one may have ahead.
+    fn of_two() -> (Arc<dyn MemoryPool>, ReadersShare) {
+        let pool = GreedyMemoryPool::new(SHARE * 2 * AHEAD_BYTES);
+        let pool: Arc<dyn MemoryPool> = Arc::new(pool);
+        (Arc::clone(&pool), ReadersShare::of(&pool))
+    }
+
+    #[tokio::test]
+    async fn an_answer_has_so_many_bytes_ahead_of_its_reader_or_one_batch() {
+        let (pool, share) = of_two();
+        let answer = share.answer();
+        let (half, large) = (batch(AHEAD_BYTES / 2), batch(AHEAD_BYTES));
+        let first = answer.rows(&half).await.unwrap();
+        let second = answer.rows(&half).await.unwrap();
+        let mut third = Box::pin(answer.rows(&large));
+        assert!(third.as_mut().now_or_never().is_none());
+        // What waits is there, too.
+        assert_eq!(pool.reserved(), 2 * AHEAD_BYTES);
+        drop(first);
+        assert!(third.as_mut().now_or_never().is_none());
+        drop(second);
+        let third = third.await.unwrap();
+        assert!(answer.rows(&batch(1)).now_or_never().is_none());
+        assert_eq!(pool.reserved(), AHEAD_BYTES);
+        drop(third);
+        assert_eq!(pool.reserved(), 0);
+    }
+
+    #[tokio::test]
+    async fn where_readers_hold_their_share_no_answer_begins_and_others_wait_for_their_own_reader()
+    {
+        let (pool, share) = of_two();
+        let [slow, other, begun, late] = [(); 4].map(|()| share.answer());
+        let piece = batch(3 * MIB / 2);
+        let mine = begun.rows(&piece).await.unwrap();
+        let _slow = slow.rows(&batch(AHEAD_BYTES)).await.unwrap();
+        let others = other.rows(&batch(AHEAD_BYTES - 3 * MIB / 2)).await.unwrap();
+
+        let refused = late.rows(&piece).await.unwrap_err();
+        let problem = problem_of(&refused);
+        assert_eq!(problem.kind, ProblemKind::Busy);
+        for part in ["--query-memory", "readers of all answers may have 8.0 MB"] {
+            assert!(problem.detail.contains(part), "{problem}");
+        }
+        let refused = late.collected(&piece).unwrap_err();
+        assert_eq!(refused.kind, ProblemKind::Busy);
+        // Of what is small there cannot be much.
+        late.rows(&batch(SMALL_BYTES)).await.unwrap();
+        late.collected(&batch(SMALL_BYTES)).unwrap();
+        drop(late.hold(MIB));
+        // The other half is for computing.
+        assert_eq!(pool.reserved(), 2 * AHEAD_BYTES);
+
+        // Its reader has not read it: no more for now.
+        let mut more = Box::pin(begun.rows(&piece));
+        assert!(more.as_mut().now_or_never().is_none());
+        drop(mine);
+        let mine = tokio::time::timeout(Duration::from_secs(60), more).await;
+        let mine = mine.expect("others do not hold it up").unwrap();
+        // Or until others have.
+        let mut more = Box::pin(begun.rows(&piece));
+        assert!(more.as_mut().now_or_never().is_none());
+        drop(others);
+        let _more = more.await.unwrap();
+        assert!(late.rows(&piece).await.is_ok());
+        drop(mine);
+        assert_eq!(pool.reserved(), AHEAD_BYTES + 3 * MIB / 2);
+    }
+
+    /// Each part may have made its next rows; they must not wait for each other.
+    #[tokio::test]
+    async fn the_parts_of_an_answer_wait_in_turn() {
+        let (_pool, share) = of_two();
+        let [slow, other] = [(); 2].map(|()| share.answer());
+        let answer = share.answer();
+        let piece = batch(MIB);
+        let mine = answer.rows(&piece).await.unwrap();
+        let _slow = slow.rows(&batch(AHEAD_BYTES)).await.unwrap();
+        let _other = other.rows(&batch(AHEAD_BYTES - MIB)).await.unwrap();
+        let mut parts = [(); 2].map(|()| Box::pin(answer.rows(&piece)));
+        for part in &mut parts {
+            assert!(part.as_mut().now_or_never().is_none());
+        }
+        drop(mine);
+        for part in parts {
+            let room = tokio::time::timeout(Duration::from_secs(60), part).await;
+            drop(room.expect("it is its turn").unwrap());
+        }
+    }
 }

@@ -32,8 +32,8 @@ use super::sums::{SUMMED, Summing};
 /// Rows encoded between two chances for other tasks to run: about a millisecond's worth.
 const ROWS_PER_POLL: usize = 8 * 1024;
 
-/// Wide rows end a row group sooner, so that writing one needs little memory.
-const ROW_GROUP_MAX_BYTES: usize = 64 * 1024 * 1024;
+/// Wide rows end a row group sooner: writing one takes its memory, and reading too, however slowly it is read.
+const ROW_GROUP_MAX_BYTES: usize = 8 * 1024 * 1024;
 
 /// Bytes on their way to the store: a part that fills up, and those that are sent. Parts are made one after the other,
 /// so more of them in flight would mostly be more memory.
@@ -184,7 +184,7 @@ impl ParquetFileWriter {
         (self.writer.bytes_written() + self.writer.in_progress_size()) as u64
     }
 
-    /// Memory that it holds: the row group that is being encoded (64 MiB of it end one), and what is on its way to
+    /// Memory that it holds: the row group that is being encoded (8 MiB of it end one), and what is on its way to
     /// the store (at most 30 MiB).
     pub fn memory_bytes(&self) -> usize {
         let on_its_way = (PARTS_IN_FLIGHT + 1) * PART_BYTES;

@@ -181,8 +181,10 @@ impl Engine {
             deadline,
             late: timed_out(limits),
         };
+        let memory = self.readers.answer();
         let starting = {
             let interrupt = interrupt.clone();
+            let holder = Arc::new(memory.clone()) as _;
             self.runtime.spawn(async move {
                 let frame = planning.await?;
                 let (state, plan) = frame.into_parts();
@@ -193,7 +195,7 @@ impl Engine {
                 let planner = state.query_planner();
                 let plan = planner.create_physical_plan(&plan, &state).await?;
                 interrupt.check()?;
-                let plan = interruptible(plan, &interrupt)?;
+                let plan = interruptible(plan, &interrupt, &task, &holder)?;
                 let parts = 0..plan.output_partitioning().partition_count();
                 let parts = parts.map(|part| plan.execute(part, Arc::clone(&task)));
                 Ok::<_, DataFusionError>((plan.schema(), parts.collect::<Result<Vec<_>, _>>()?))
@@ -207,7 +209,6 @@ impl Engine {
             .map_err(Problem::internal)?
             .map_err(|error| problem_of(&error))?;
         let provenance = snapshot.provenance();
-        let memory = self.readers.answer();
         let held = (place, snapshot);
         Ok(Answer {
             batches: self.forward(schema, parts, memory.clone(), &interrupt, held),

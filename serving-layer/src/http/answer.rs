@@ -15,6 +15,7 @@ use axum::http::{HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use datafusion::execution::SendableRecordBatchStream;
+use datafusion::execution::memory_pool::MemoryReservation;
 use dovetail_model::Problem;
 use dovetail_view::bytes_of;
 use futures::{StreamExt, stream};
@@ -24,7 +25,6 @@ use super::encode::{Frame, RowEncoder, encoder, unique_names};
 use super::format::AnswerFormat;
 use super::patience::Patience;
 use super::{CURSOR_HEADER, FRESHNESS_HEADER, GENERATION_HEADER, HOLES_HEADER, POSITION_HEADER};
-use crate::held::Held;
 use crate::ports::{Answer, AnswerMemory, HoleInfo, Provenance};
 
 /// A chunk of a body is sent once it has so many bytes.
@@ -109,14 +109,14 @@ struct Rows {
     patience: Patience,
     memory: AnswerMemory,
     /// What the encoder keeps.
-    in_encoder: Held,
+    in_encoder: Option<MemoryReservation>,
     done: bool,
 }
 
 /// Bytes on their way to the socket, on the account until they are sent.
 struct Chunk {
     bytes: Vec<u8>,
-    _held: Held,
+    _held: Option<MemoryReservation>,
 }
 
 impl AsRef<[u8]> for Chunk {
@@ -133,7 +133,9 @@ impl Rows {
                 Some((batch, from)) => {
                     let slice = next_slice(&batch, from);
                     self.encoder.rows(&slice, out)?;
-                    self.in_encoder.resize(self.encoder.held_bytes());
+                    if let Some(account) = &self.in_encoder {
+                        account.resize(self.encoder.held_bytes());
+                    }
                     let to = from + slice.num_rows();
                     if to < batch.num_rows() {
                         self.current = Some((batch, to));
