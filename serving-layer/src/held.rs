@@ -132,27 +132,47 @@ struct One {
 /// What something takes, until this is dropped.
 #[derive(Debug, Default)]
 pub(crate) struct Held {
-    _room: Option<Room>,
+    _room: Option<Arc<Room>>,
     _ahead: Option<OwnedSemaphorePermit>,
 }
 
-impl AnswerMemory {
+/// Memory of one of the parts that an answer comes in.
+#[derive(Debug)]
+pub(crate) struct PartMemory {
+    one: Option<Arc<One>>,
+    cuts: bool,
+    /// What the rows before were cut from, and its room.
+    whole: Option<(usize, Arc<Room>)>,
+}
+
+impl PartMemory {
     /// Room for rows that were made: waits until the reader has come near enough.
     ///
     /// # Errors
     /// `ResourcesExhausted` for the first rows, where readers of others hold too much.
-    pub(crate) async fn rows(&self, rows: &RecordBatch) -> Result<Held> {
-        let Some(one) = &self.0 else {
+    pub(crate) async fn rows(&mut self, rows: &RecordBatch) -> Result<Held> {
+        let Some(one) = &self.one else {
             return Ok(Held::default());
         };
         let bytes = bytes_of(rows);
+        let needed = kib(bytes, AHEAD_BYTES);
+        let whole = self.cuts.then(|| whole_of(rows, bytes)).flatten();
+        if let (Some((known, room)), Some((at, _))) = (&self.whole, whole)
+            && *known == at
+        {
+            return Ok(Held {
+                _room: Some(Arc::clone(room)),
+                _ahead: acquired(&one.ahead, needed).await,
+            });
+        }
+        self.whole = None;
+        let bytes = whole.map_or(bytes, |(_, bytes)| bytes);
         let mut begun = one.begun.lock().await;
         let mut room = one.share.try_room(bytes);
         if room.is_none() && !*begun && bytes > SMALL_BYTES {
             return Err(one.share.full(bytes));
         }
         *begun = true;
-        let needed = kib(bytes, AHEAD_BYTES);
         let ahead = acquired(&one.ahead, needed).await;
         if room.is_none() {
             let all_others = kib(AHEAD_BYTES, AHEAD_BYTES) - needed;
@@ -162,10 +182,38 @@ impl AnswerMemory {
                 _ = acquired(&one.ahead, all_others) => None,
             };
         }
+        let room = room.map(Arc::new);
+        if let (Some((at, _)), Some(room)) = (whole, &room) {
+            self.whole = Some((at, Arc::clone(room)));
+        }
         Ok(Held {
             _room: room,
             _ahead: ahead,
         })
+    }
+}
+
+/// Where something much larger is that `rows`, which take so many bytes, were cut from, and how large. It is there for
+/// as long as any of its rows is.
+fn whole_of(rows: &RecordBatch, bytes: usize) -> Option<(usize, usize)> {
+    let whole = rows.get_array_memory_size();
+    // What grew as it was filled has room for twice as much.
+    if whole <= 2 * bytes + SMALL_BYTES {
+        return None;
+    }
+    let first = rows.columns().first()?.to_data();
+    let at = first.buffers().first()?.data_ptr();
+    Some((at.as_ptr() as usize, whole))
+}
+
+impl AnswerMemory {
+    /// For one of its parts; `cuts` says that batches are cut from larger ones that nobody has an account of.
+    pub(crate) fn part(&self, cuts: bool) -> PartMemory {
+        PartMemory {
+            one: self.0.clone(),
+            cuts,
+            whole: None,
+        }
     }
 
     /// Room for rows that are collected before an answer begins.
@@ -180,18 +228,15 @@ impl AnswerMemory {
         match one.share.try_room(bytes) {
             None if bytes > SMALL_BYTES => Err(problem_of(&one.share.full(bytes))),
             room => Ok(Held {
-                _room: room,
+                _room: room.map(Arc::new),
                 _ahead: None,
             }),
         }
     }
 
     /// What was fetched for the answer takes room if there is some: it is bounded by what files are made of.
-    fn fetched(&self, bytes: usize) -> Held {
-        Held {
-            _room: self.0.as_ref().and_then(|one| one.share.try_room(bytes)),
-            _ahead: None,
-        }
+    fn fetched(&self, bytes: usize) -> Option<Room> {
+        self.0.as_ref()?.share.try_room(bytes)
     }
 
     /// What rows are encoded into: so many bytes, which are there already, and on the account in any case.
@@ -245,7 +290,7 @@ mod tests {
     #[tokio::test]
     async fn an_answer_has_so_many_bytes_ahead_of_its_reader_or_one_batch() {
         let (pool, share) = of_two();
-        let answer = share.answer();
+        let mut answer = share.answer().part(true);
         let (half, large) = (batch(AHEAD_BYTES / 2), batch(AHEAD_BYTES));
         let first = answer.rows(&half).await.unwrap();
         let second = answer.rows(&half).await.unwrap();
@@ -267,7 +312,9 @@ mod tests {
     async fn where_readers_hold_their_share_no_answer_begins_and_others_wait_for_their_own_reader()
     {
         let (pool, share) = of_two();
-        let [slow, other, begun, late] = [(); 4].map(|()| share.answer());
+        let answers = [(); 4].map(|()| share.answer());
+        let [mut slow, mut other, mut begun, mut late] = answers.clone().map(|a| a.part(true));
+        let [.., waiting] = answers;
         let piece = batch(3 * MIB / 2);
         let mine = begun.rows(&piece).await.unwrap();
         let _slow = slow.rows(&batch(AHEAD_BYTES)).await.unwrap();
@@ -279,12 +326,12 @@ mod tests {
         for part in ["--query-memory", "readers of all answers may have 8.0 MB"] {
             assert!(problem.detail.contains(part), "{problem}");
         }
-        let refused = late.collected(&piece).unwrap_err();
+        let refused = waiting.collected(&piece).unwrap_err();
         assert_eq!(refused.kind, ProblemKind::Busy);
         // Of what is small there cannot be much.
         late.rows(&batch(SMALL_BYTES)).await.unwrap();
-        late.collected(&batch(SMALL_BYTES)).unwrap();
-        drop(late.hold(MIB));
+        waiting.collected(&batch(SMALL_BYTES)).unwrap();
+        drop(waiting.hold(MIB));
         // The other half is for computing.
         assert_eq!(pool.reserved(), 2 * AHEAD_BYTES);
 
@@ -308,13 +355,14 @@ mod tests {
     #[tokio::test]
     async fn the_parts_of_an_answer_wait_in_turn() {
         let (_pool, share) = of_two();
-        let [slow, other] = [(); 2].map(|()| share.answer());
+        let [mut slow, mut other] = [(); 2].map(|()| share.answer().part(true));
         let answer = share.answer();
+        let [mut first, mut second] = [(); 2].map(|()| answer.part(true));
         let piece = batch(MIB);
-        let mine = answer.rows(&piece).await.unwrap();
+        let mine = first.rows(&piece).await.unwrap();
         let _slow = slow.rows(&batch(AHEAD_BYTES)).await.unwrap();
         let _other = other.rows(&batch(AHEAD_BYTES - MIB)).await.unwrap();
-        let mut parts = [(); 2].map(|()| Box::pin(answer.rows(&piece)));
+        let mut parts = [Box::pin(first.rows(&piece)), Box::pin(second.rows(&piece))];
         for part in &mut parts {
             assert!(part.as_mut().now_or_never().is_none());
         }
@@ -323,5 +371,32 @@ mod tests {
             let room = tokio::time::timeout(Duration::from_secs(60), part).await;
             drop(room.expect("it is its turn").unwrap());
         }
+    }
+
+    /// An aggregate cuts its result into batches once it has let go of its account.
+    #[tokio::test]
+    async fn what_batches_are_cut_from_is_there_until_the_last_one_is_read() {
+        let (pool, share) = of_two();
+        let answer = share.answer();
+        let whole = batch(AHEAD_BYTES);
+        let rows = whole.num_rows() / 8;
+        let mut part = answer.part(true);
+        let mut held = vec![];
+        for cut in 0..8 {
+            let room = part.rows(&whole.slice(cut * rows, rows)).await.unwrap();
+            // It takes a little more than its values.
+            assert_eq!(pool.reserved() / KIB, AHEAD_BYTES / KIB);
+            held.push(room);
+        }
+        drop(part);
+        let last = held.pop();
+        drop(held);
+        assert_eq!(pool.reserved() / KIB, AHEAD_BYTES / KIB);
+        drop(last);
+        assert_eq!(pool.reserved(), 0);
+
+        // Unless somebody has an account of it.
+        let _cut = answer.part(false).rows(&whole.slice(0, rows)).await;
+        assert_eq!(pool.reserved(), rows);
     }
 }

@@ -8,12 +8,15 @@ use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use async_trait::async_trait;
 use datafusion::dataframe::DataFrame;
+use datafusion::datasource::memory::MemorySourceConfig;
+use datafusion::datasource::source::DataSourceExec;
 use datafusion::error::DataFusionError;
 use datafusion::execution::context::SessionState;
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::logical_expr::LogicalPlanBuilder;
-use datafusion::physical_plan::ExecutionPlanProperties as _;
+use datafusion::physical_plan::execution_plan::EmissionType;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
+use datafusion::physical_plan::{ExecutionPlan, ExecutionPlanProperties as _};
 use datafusion::sql::parser::Statement;
 use datafusion::sql::sqlparser::ast::{
     ExceptSelectItem, Ident, SelectItem, Statement as SqlStatement, Visit as _, VisitMut as _,
@@ -29,10 +32,11 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use super::column_names::name_columns;
 use super::interrupt::{Interrupt, interruptible};
 use super::lookup::one_batch;
+use super::merged_scan::MergedScan;
 use super::session::{QuerySession, read_only};
 use super::snapshot::Snapshot;
 use super::{Engine, external, problem_of};
-use crate::held::{AnswerMemory, Held};
+use crate::held::{Held, PartMemory};
 use crate::ports::{Answer, Limits, Queries, QueryRequest, RowsAnswer, RowsRequest};
 use crate::rows::RowsPlan;
 
@@ -184,7 +188,7 @@ impl Engine {
         let memory = self.readers.answer();
         let starting = {
             let interrupt = interrupt.clone();
-            let holder = Arc::new(memory.clone()) as _;
+            let memory = memory.clone();
             self.runtime.spawn(async move {
                 let frame = planning.await?;
                 let (state, plan) = frame.into_parts();
@@ -195,36 +199,40 @@ impl Engine {
                 let planner = state.query_planner();
                 let plan = planner.create_physical_plan(&plan, &state).await?;
                 interrupt.check()?;
-                let plan = interruptible(plan, &interrupt, &task, &holder)?;
+                let plan =
+                    interruptible(plan, &interrupt, &task, &(Arc::new(memory.clone()) as _))?;
+                let cuts = !lends(plan.as_ref());
                 let parts = 0..plan.output_partitioning().partition_count();
+                let memory = parts.clone().map(|_| memory.part(cuts)).collect();
                 let parts = parts.map(|part| plan.execute(part, Arc::clone(&task)));
-                Ok::<_, DataFusionError>((plan.schema(), parts.collect::<Result<Vec<_>, _>>()?))
+                let parts = parts.collect::<Result<Vec<_>, DataFusionError>>()?;
+                Ok::<_, DataFusionError>((plan.schema(), parts, memory))
             })
         };
         let starting = AbortOnDrop(starting, interrupt.gone.clone());
         let started = timeout_at(deadline, starting)
             .await
             .map_err(|_| timed_out(limits))?;
-        let (schema, parts) = started
+        let (schema, parts, of_parts) = started
             .map_err(Problem::internal)?
             .map_err(|error| problem_of(&error))?;
         let provenance = snapshot.provenance();
         let held = (place, snapshot);
         Ok(Answer {
-            batches: self.forward(schema, parts, memory.clone(), &interrupt, held),
+            batches: self.forward(schema, parts, of_parts, &interrupt, held),
             provenance,
             memory,
         })
     }
 
-    /// Pulls rows on the query threads, those of each of `parts` by themselves, and hands them over as far as `memory` has
-    /// room. Dropping the result stops the work. `held` is let go at the end: the query's place, and its cuts, whose files
+    /// Pulls rows on the query threads, those of each of `parts` by themselves, and hands them over as far as its `memory`
+    /// has room. Dropping the result stops the work. `held` is let go at the end: the query's place, and its cuts, whose files
     /// must not be deleted before.
     fn forward(
         &self,
         schema: SchemaRef,
         parts: Vec<SendableRecordBatchStream>,
-        memory: AnswerMemory,
+        memory: Vec<PartMemory>,
         interrupt: &Interrupt,
         held: (OwnedSemaphorePermit, Snapshot),
     ) -> SendableRecordBatchStream {
@@ -233,10 +241,10 @@ impl Engine {
         // When the parts have ended, some of their tasks may still be in the middle of a batch.
         let held = Arc::new((held, interrupt.gone.clone().drop_guard()));
         let mut pulling = JoinSet::new();
-        for rows in parts {
+        for (rows, memory) in parts.into_iter().zip(memory) {
             let part = Part {
                 rows,
-                memory: memory.clone(),
+                memory,
                 interrupt: interrupt.clone(),
                 sender: sender.clone(),
                 _held: Arc::clone(&held),
@@ -260,7 +268,7 @@ type Piece = Result<(RecordBatch, Held), DataFusionError>;
 /// One of the parts that an answer comes in.
 struct Part {
     rows: SendableRecordBatchStream,
-    memory: AnswerMemory,
+    memory: PartMemory,
     interrupt: Interrupt,
     sender: mpsc::UnboundedSender<Piece>,
     _held: Arc<((OwnedSemaphorePermit, Snapshot), DropGuard)>,
@@ -316,6 +324,19 @@ impl Reading {
         }
         None
     }
+}
+
+/// Whether rows of `plan` may be cut from what is in memory anyway, on the account of streams and views.
+fn lends(plan: &dyn ExecutionPlan) -> bool {
+    if plan.is::<MergedScan>() {
+        return true;
+    }
+    if let Some(scan) = plan.downcast_ref::<DataSourceExec>() {
+        return scan.data_source().is::<MemorySourceConfig>();
+    }
+    // Others hand rows on that they were given, perhaps.
+    plan.properties().emission_type != EmissionType::Final
+        && plan.children().iter().any(|child| lends(child.as_ref()))
 }
 
 fn rows_frame(
