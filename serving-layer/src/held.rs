@@ -7,8 +7,8 @@
 //! ```
 //! Purpose: whatever a reader does not read is bounded by bytes, and on the account of the queries. Collaborators: the
 //! engine asks for room for the rows that it made, its scans for what they fetched, [`crate::http`] for what it encodes.
-//! Invariants: an answer has at most [`AHEAD_BYTES`] ahead of its reader, or one batch. What has room is on the account.
-//! Once all answers hold their share, one that has not begun is refused, and one that has waits until its reader has
+//! Invariants: an answer has at most [`AHEAD_BYTES`] ahead of its reader, or one batch. What has room is on the account,
+//! as far as that is not full: it never goes past its limit for readers. Once all answers hold their share, one that has not begun is refused, and one that has waits until its reader has
 //! read what it holds: it always goes on then, so that no answer waits for the reader of another. What it does beyond
 //! the share is one batch, those that its parts have made next, and the row groups that they are in.
 //! Non-goals: what operators hold, which ask the pool themselves.
@@ -89,10 +89,11 @@ impl Share {
         kib(bytes, self.bytes)
     }
 
-    fn account(&self, bytes: usize) -> MemoryReservation {
+    /// As far as computing has left so much: past its limit, the pool would refuse even steps that need nothing.
+    fn account(&self, bytes: usize) -> Option<MemoryReservation> {
         let account = self.account.new_empty();
-        account.grow(bytes);
-        account
+        account.try_grow(bytes).ok()?;
+        Some(account)
     }
 
     fn try_room(&self, bytes: usize) -> Option<Room> {
@@ -114,7 +115,7 @@ impl Share {
 }
 
 /// A part of the share, on the account.
-type Room = (OwnedSemaphorePermit, MemoryReservation);
+type Room = (OwnedSemaphorePermit, Option<MemoryReservation>);
 
 /// Memory of one answer; by default of one that is made of what is there anyway, which counts nothing. Cheap to clone.
 #[derive(Debug, Clone, Default)]
@@ -239,9 +240,9 @@ impl AnswerMemory {
         self.0.as_ref()?.share.try_room(bytes)
     }
 
-    /// What rows are encoded into: so many bytes, which are there already, and on the account in any case.
+    /// What rows are encoded into: so many bytes, which are there already.
     pub(crate) fn encoded(&self, bytes: usize) -> Option<MemoryReservation> {
-        Some(self.0.as_ref()?.share.account(bytes))
+        self.0.as_ref()?.share.account(bytes)
     }
 }
 
@@ -398,5 +399,24 @@ mod tests {
         // Unless somebody has an account of it.
         let _cut = answer.part(false).rows(&whole.slice(0, rows)).await;
         assert_eq!(pool.reserved(), rows);
+    }
+
+    /// Then even a step that needs nothing would be refused.
+    #[tokio::test]
+    async fn an_account_that_is_full_gets_no_fuller() {
+        let (pool, share) = of_two();
+        let computing = MemoryConsumer::new("sort").register(&pool);
+        let limit = SHARE * 2 * AHEAD_BYTES;
+        computing.grow(limit - MIB);
+        let answer = share.answer();
+        let mut part = answer.part(true);
+        let rows = part.rows(&batch(2 * MIB)).await.unwrap();
+        let chunk = answer.encoded(2 * MIB);
+        assert_eq!(pool.reserved(), limit - MIB);
+        computing.shrink(4 * MIB);
+        let more = part.rows(&batch(2 * MIB)).await.unwrap();
+        assert_eq!(pool.reserved(), limit - 3 * MIB);
+        drop((rows, chunk, more));
+        assert_eq!(pool.reserved(), limit - 5 * MIB);
     }
 }

@@ -87,8 +87,14 @@ async fn slow_readers_of_wide_rows_hold_no_more_than_the_memory_of_queries() {
         // Others are answered, or told what to do.
         let counting = json!({"sql": "SELECT count(*) AS n FROM events", "after": position});
         let (status, counted) = calls.post("/v1/sql", &counting).await.unwrap();
-        assert_eq!(status, 200, "{counted}");
-        assert_eq!(counted["rows"], json!([{"n": EVENTS}]));
+        if grouped && status == 429 {
+            // Those of them that still compute have the other half.
+            let detail = counted["detail"].as_str().unwrap();
+            assert!(detail.contains("--query-memory"), "{detail}");
+        } else {
+            assert_eq!(status, 200, "{counted}");
+            assert_eq!(counted["rows"], json!([{"n": EVENTS}]));
+        }
 
         // What was begun comes to its end, at whatever speed; what was not says why.
         let mut whole = 0;
@@ -108,10 +114,10 @@ async fn slow_readers_of_wide_rows_hold_no_more_than_the_memory_of_queries() {
                 }
             }
         }
-        assert!((1..=READERS).contains(&whole), "{whole}");
+        assert!(grouped || whole > 0, "none was answered");
     }
     let grown = server.peak_memory() - before;
-    assert!(grown < 220 * MIB, "{} MiB", grown / MIB);
+    assert!(grown < 200 * MIB, "{} MiB", grown / MIB);
 }
 
 /// What nobody reads any more is on no account.

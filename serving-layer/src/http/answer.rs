@@ -134,7 +134,8 @@ impl Rows {
                     let slice = next_slice(&batch, from);
                     self.encoder.rows(&slice, out)?;
                     if let Some(account) = &self.in_encoder {
-                        account.resize(self.encoder.held_bytes());
+                        // It is there in any case, and never much.
+                        let _ = account.try_resize(self.encoder.held_bytes());
                     }
                     let to = from + slice.num_rows();
                     if to < batch.num_rows() {
