@@ -4,39 +4,29 @@
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
-use arrow::array::RecordBatch;
-use arrow::datatypes::SchemaRef;
 use async_trait::async_trait;
 use datafusion::dataframe::DataFrame;
-use datafusion::datasource::memory::MemorySourceConfig;
-use datafusion::datasource::source::DataSourceExec;
 use datafusion::error::DataFusionError;
+use datafusion::execution::TaskContext;
 use datafusion::execution::context::SessionState;
-use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::logical_expr::LogicalPlanBuilder;
-use datafusion::physical_plan::execution_plan::EmissionType;
-use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
-use datafusion::physical_plan::{ExecutionPlan, ExecutionPlanProperties as _};
 use datafusion::sql::parser::Statement;
 use datafusion::sql::sqlparser::ast::{
     ExceptSelectItem, Ident, SelectItem, Statement as SqlStatement, Visit as _, VisitMut as _,
     Visitor, VisitorMut,
 };
 use dovetail_model::{Problem, ProblemKind, SYSTEM_COLUMNS};
-use futures::StreamExt as _;
-use tokio::sync::{OwnedSemaphorePermit, mpsc};
-use tokio::task::JoinSet;
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::timeout_at;
-use tokio_util::sync::{CancellationToken, DropGuard};
+use tokio_util::sync::CancellationToken;
 
 use super::column_names::name_columns;
 use super::interrupt::{Interrupt, interruptible};
 use super::lookup::one_batch;
-use super::merged_scan::MergedScan;
+use super::parts::Parts;
 use super::session::{QuerySession, read_only};
 use super::snapshot::Snapshot;
-use super::{Engine, external, problem_of};
-use crate::held::{Held, PartMemory};
+use super::{Engine, problem_of};
 use crate::ports::{Answer, Limits, Queries, QueryRequest, RowsAnswer, RowsRequest};
 use crate::rows::RowsPlan;
 
@@ -199,144 +189,27 @@ impl Engine {
                 let planner = state.query_planner();
                 let plan = planner.create_physical_plan(&plan, &state).await?;
                 interrupt.check()?;
-                let plan =
-                    interruptible(plan, &interrupt, &task, &(Arc::new(memory.clone()) as _))?;
-                let cuts = !lends(plan.as_ref());
-                let parts = 0..plan.output_partitioning().partition_count();
-                let memory = parts.clone().map(|_| memory.part(cuts)).collect();
-                let parts = parts.map(|part| plan.execute(part, Arc::clone(&task)));
-                let parts = parts.collect::<Result<Vec<_>, DataFusionError>>()?;
-                Ok::<_, DataFusionError>((plan.schema(), parts, memory))
+                let holder = Arc::new(memory.clone()) as _;
+                let plan = interruptible(plan, &interrupt, &task, &holder)?;
+                Parts::of(plan.as_ref(), &task, &memory)
             })
         };
         let starting = AbortOnDrop(starting, interrupt.gone.clone());
         let started = timeout_at(deadline, starting)
             .await
             .map_err(|_| timed_out(limits))?;
-        let (schema, parts, of_parts) = started
+        let parts = started
             .map_err(Problem::internal)?
             .map_err(|error| problem_of(&error))?;
         let provenance = snapshot.provenance();
-        let held = (place, snapshot);
+        // The query's place, and its cuts, whose files must not be deleted before.
+        let kept = Box::new((place, snapshot));
         Ok(Answer {
-            batches: self.forward(schema, parts, of_parts, &interrupt, held),
+            batches: parts.hand_over(&self.runtime, &interrupt, kept),
             provenance,
             memory,
         })
     }
-
-    /// Pulls rows on the query threads, those of each of `parts` by themselves, and hands them over as far as its `memory`
-    /// has room. Dropping the result stops the work. `held` is let go at the end: the query's place, and its cuts, whose files
-    /// must not be deleted before.
-    fn forward(
-        &self,
-        schema: SchemaRef,
-        parts: Vec<SendableRecordBatchStream>,
-        memory: Vec<PartMemory>,
-        interrupt: &Interrupt,
-        held: (OwnedSemaphorePermit, Snapshot),
-    ) -> SendableRecordBatchStream {
-        // The memory is its bound.
-        let (sender, receiver) = mpsc::unbounded_channel();
-        // When the parts have ended, some of their tasks may still be in the middle of a batch.
-        let held = Arc::new((held, interrupt.gone.clone().drop_guard()));
-        let mut pulling = JoinSet::new();
-        for (rows, memory) in parts.into_iter().zip(memory) {
-            let part = Part {
-                rows,
-                memory,
-                interrupt: interrupt.clone(),
-                sender: sender.clone(),
-                _held: Arc::clone(&held),
-            };
-            pulling.spawn_on(part.pull(), &self.runtime);
-        }
-        let reading = Reading {
-            receiver,
-            current: None,
-            pulling,
-            _gone: interrupt.gone.clone().drop_guard(),
-        };
-        let stream = futures::stream::unfold(reading, Reading::next);
-        Box::pin(RecordBatchStreamAdapter::new(schema, stream))
-    }
-}
-
-/// Rows, and the room that they take.
-type Piece = Result<(RecordBatch, Held), DataFusionError>;
-
-/// One of the parts that an answer comes in.
-struct Part {
-    rows: SendableRecordBatchStream,
-    memory: PartMemory,
-    interrupt: Interrupt,
-    sender: mpsc::UnboundedSender<Piece>,
-    _held: Arc<((OwnedSemaphorePermit, Snapshot), DropGuard)>,
-}
-
-impl Part {
-    async fn pull(mut self) {
-        loop {
-            let piece = match timeout_at(self.interrupt.deadline, self.rows.next()).await {
-                Ok(Some(Ok(rows))) => {
-                    let room = self.memory.rows(&rows).await;
-                    room.map(|room| (rows, room))
-                }
-                Ok(Some(Err(error))) => Err(error),
-                Ok(None) => return,
-                Err(_) => Err(DataFusionError::External(Box::new(
-                    self.interrupt.late.clone(),
-                ))),
-            };
-            let failed = piece.is_err();
-            if self.sender.send(piece).is_err() || failed {
-                return;
-            }
-        }
-    }
-}
-
-/// The reader's end of an answer.
-struct Reading {
-    receiver: mpsc::UnboundedReceiver<Piece>,
-    /// The room of the rows that were handed over last.
-    current: Option<Held>,
-    /// Aborted with it where they yield; those in the middle of a batch look at the token.
-    pulling: JoinSet<()>,
-    _gone: DropGuard,
-}
-
-impl Reading {
-    async fn next(mut self) -> Option<(Result<RecordBatch, DataFusionError>, Self)> {
-        self.current = None;
-        if let Some(piece) = self.receiver.recv().await {
-            let rows = piece.map(|(rows, room)| {
-                self.current = Some(room);
-                rows
-            });
-            return Some((rows, self));
-        }
-        // A part that panicked has come to no end: what there is would look whole.
-        while let Some(ended) = self.pulling.join_next().await {
-            if let Err(error) = ended {
-                return Some((Err(external(Problem::internal(error))), self));
-            }
-        }
-        None
-    }
-}
-
-/// Whether rows of `plan` may be cut from what is in memory anyway, on the account of streams and views.
-fn lends(plan: &dyn ExecutionPlan) -> bool {
-    if plan.is::<MergedScan>() {
-        return true;
-    }
-    if let Some(scan) = plan.downcast_ref::<DataSourceExec>() {
-        return scan.data_source().is::<MemorySourceConfig>();
-    }
-    // Others hand rows on that they were given, perhaps.
-    plan.properties().emission_type != EmissionType::Final
-        && plan.children().iter().any(|child| lends(child.as_ref()))
 }
 
 fn rows_frame(
@@ -373,7 +246,7 @@ pub(super) fn timed_out(limits: &Limits) -> Problem {
     )
 }
 
-/// A task that ends with the answer that it works for: where it yields, or where it looks at the token.
+/// A task that ends with the question that it works for: where it yields, or where it looks at the token.
 struct AbortOnDrop<T>(tokio::task::JoinHandle<T>, CancellationToken);
 
 impl<T> Future for AbortOnDrop<T> {
@@ -389,7 +262,7 @@ impl<T> Future for AbortOnDrop<T> {
 
 impl<T> Drop for AbortOnDrop<T> {
     fn drop(&mut self) {
-        // The task that started the work has ended; the one that pulls goes on with the token.
+        // Once it has ended, its rows go on with the token.
         if !self.0.is_finished() {
             self.1.cancel();
         }
