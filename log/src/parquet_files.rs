@@ -2,7 +2,7 @@
 //! Parquet files on the object store: how every layer writes and reads them.
 //!
 //! Purpose: one way to stream batches into a checksummed file ([`ParquetFileWriter`]), one way to plan a
-//! scan over files ([`parquet_scan`], for queries [`accounted`]), one way to read a few rows ([`PagedFile`]), and the one URL under which a DataFusion runtime finds the store
+//! scan over files ([`parquet_scan`], for queries [`accounted()`]), one way to read a few rows ([`PagedFile`]), and the one URL under which a DataFusion runtime finds the store
 //! ([`store_url`], [`register_store`]). Collaborators: the raw log's segments and the generations' files.
 //! Invariants: files are immutable once finished; a missing file fails a scan, it never shrinks it; statistics
 //! never prune a row that a predicate would keep (so DOUBLE columns carry none: their NaNs escape minimum and
