@@ -2,13 +2,15 @@
 //! Parquet files on the object store: how every layer writes and reads them.
 //!
 //! Purpose: one way to stream batches into a checksummed file ([`ParquetFileWriter`]), one way to plan a
-//! scan over files ([`parquet_scan`]), one way to read a few rows ([`PagedFile`]), and the one URL under which a DataFusion runtime finds the store
+//! scan over files ([`parquet_scan`], for queries [`accounted()`]), one way to read a few rows ([`PagedFile`]), and the one URL under which a DataFusion runtime finds the store
 //! ([`store_url`], [`register_store`]). Collaborators: the raw log's segments and the generations' files.
 //! Invariants: files are immutable once finished; a missing file fails a scan, it never shrinks it; statistics
 //! never prune a row that a predicate would keep (so DOUBLE columns carry none: their NaNs escape minimum and
 //! maximum); what is read through a registered store is what was written, or an error ([`Damaged`]). Non-goals: which files make up a table, and retention.
 
+mod accounted;
 mod checked;
+mod decoded;
 mod dictionaries;
 mod paged;
 mod scan;
@@ -24,6 +26,7 @@ use datafusion::execution::object_store::ObjectStoreUrl;
 use datafusion::execution::runtime_env::RuntimeEnv;
 use object_store::ObjectStore;
 
+pub use accounted::{Holder, accounted};
 pub use checked::{Damaged, is_damage};
 pub use dictionaries::Dictionaries;
 pub use paged::PagedFile;

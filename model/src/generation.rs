@@ -15,6 +15,9 @@ pub struct DataFile {
     pub rows: u64,
     /// Size of the file.
     pub bytes: u64,
+    /// About what its rows take in memory; none where its writer did not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub decoded_bytes: Option<u64>,
     /// BLAKE3 of the whole file, hex.
     pub checksum: String,
     /// Smallest sort key, as the hex of its Arrow row encoding. Files of a generation are in key order and

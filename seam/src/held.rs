@@ -239,6 +239,14 @@ pub enum HeldTail {
 }
 
 impl HeldTail {
+    /// Rows and bytes; none where it is in another process, which does not say.
+    pub fn size(&self) -> Option<(u64, usize)> {
+        match self {
+            Self::Here(tail) => Some((tail.rows() as u64, tail.bytes())),
+            Self::Elsewhere(_) => None,
+        }
+    }
+
     /// The events in order, of them the columns of `StreamSchema::events()` that are named, in this order. What has to
     /// be brought here is on `account`.
     ///

@@ -13,6 +13,7 @@ const CHUNK: usize = 64;
 #[derive(Debug, Clone, Default)]
 pub struct Tail {
     chunks: Vec<Arc<Vec<Arc<CommittedBatch>>>>,
+    rows: usize,
     bytes: usize,
 }
 
@@ -27,6 +28,11 @@ impl Tail {
         self.chunks.is_empty()
     }
 
+    /// How many events they hold.
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
     /// Bytes of their columns in memory.
     pub fn bytes(&self) -> usize {
         self.bytes
@@ -34,6 +40,7 @@ impl Tail {
 
     /// The same list with `batch` at its end.
     pub(crate) fn push(&mut self, batch: Arc<CommittedBatch>) {
+        self.rows += batch.events.num_rows();
         self.bytes += batch.bytes();
         match self.chunks.last_mut() {
             Some(last) if last.len() < CHUNK => Arc::make_mut(last).push(batch),

@@ -12,6 +12,7 @@ mod fetched;
 mod interrupt;
 mod lookup;
 mod merged_scan;
+mod parts;
 mod provenance;
 mod query;
 mod replaced;
@@ -33,6 +34,7 @@ use dovetail_seam::{CutSource, GroupFinder, Meter};
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 
+use crate::held::ReadersShare;
 pub use crate::problem::problem_of;
 pub use provenance::freshness_ms;
 pub use session::QuerySession;
@@ -50,6 +52,7 @@ pub struct Engine {
     finder: GroupFinder,
     runtime: Handle,
     places: Arc<Semaphore>,
+    readers: ReadersShare,
     meter: Arc<Meter>,
     direct_lookups: Arc<AtomicU64>,
 }
@@ -69,6 +72,7 @@ impl Engine {
             cuts,
             clock,
             finder: lookup::finder(&session, &runtime),
+            readers: ReadersShare::of(session.memory_pool()),
             session: Arc::new(session),
             runtime,
             places,

@@ -8,6 +8,7 @@
 //! answer that fails half-way never looks whole. Non-goals: storage, batch runs, command line.
 
 pub mod engine;
+mod held;
 pub mod http;
 pub mod ports;
 pub mod problem;

@@ -40,6 +40,7 @@ pub use status::{
     StreamInfo, ViewInfo, ViewPhase, ViewStatus, WorkerInfo, WorkerTaskInfo,
 };
 
+pub use crate::held::AnswerMemory;
 use crate::sql::Definition;
 
 /// Reads: SQL and key lookups.

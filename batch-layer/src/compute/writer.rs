@@ -251,6 +251,7 @@ impl GenerationFile {
             path,
             rows: written.rows,
             bytes: written.bytes,
+            decoded_bytes: Some(written.decoded_bytes),
             checksum: written.checksum,
             first_key,
             last_key,

@@ -17,6 +17,7 @@ fn manifest(number: u64, files: &[&str]) -> Arc<Manifest> {
         path: (*path).to_owned(),
         rows: 1,
         bytes: 1,
+        decoded_bytes: None,
         checksum: String::new(),
         first_key: String::new(),
         last_key: String::new(),

@@ -71,6 +71,7 @@ impl MeteredQueries {
                 began,
             }),
             provenance: answer.provenance,
+            memory: answer.memory,
         }
     }
 }

@@ -36,6 +36,7 @@ mod roles_append;
 mod roles_metrics;
 #[cfg(feature = "kafka")]
 mod roles_tokens;
+mod slow_readers;
 mod soak;
 mod sql_files;
 mod support;

@@ -262,7 +262,10 @@ async fn a_join_with_long_lists_is_made_in_small_batches() {
 }
 
 /// A server whose queries have 64 MiB together, and where in its stream these events end.
-async fn with_little_memory(home: &tempfile::TempDir, events: String) -> (Server, Value) {
+pub(crate) async fn with_little_memory(
+    home: &tempfile::TempDir,
+    events: String,
+) -> (Server, Value) {
     let arguments = ["--query-memory", "64MiB"];
     let server = Server::start_with(home.path(), &arguments, &[]).await;
     let server = server.expect("it starts");

@@ -216,6 +216,7 @@ async fn every_kind_of_entry_survives_its_file() {
             path: "files/x.parquet".to_owned(),
             rows: 1,
             bytes: 2,
+            decoded_bytes: None,
             checksum: "00".to_owned(),
             first_key: "00".to_owned(),
             last_key: "ff".to_owned(),

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+use std::any::Any;
 use std::sync::Arc;
 
 use arrow::array::{
@@ -8,13 +9,15 @@ use arrow::compute::{cast, concat_batches};
 use arrow::datatypes::{DataType, Field, Int32Type, Int64Type, Schema, SchemaRef};
 use datafusion::error::DataFusionError;
 use datafusion::execution::TaskContext;
+use datafusion::execution::memory_pool::{MemoryConsumer, MemoryPool};
 use datafusion::execution::runtime_env::RuntimeEnv;
 use datafusion::logical_expr::Operator;
 use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_expr::expressions::{BinaryExpr, Column, lit};
 use datafusion::physical_plan::{ExecutionPlan, ExecutionPlanProperties, collect};
+use datafusion::prelude::SessionConfig;
 use datafusion::scalar::ScalarValue;
-use futures::stream;
+use futures::{StreamExt as _, stream};
 use object_store::memory::InMemory;
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt};
@@ -387,4 +390,42 @@ async fn a_failed_write_leaves_nothing() {
     .await;
     assert!(error.unwrap_err().to_string().contains("the source broke"));
     assert!(store.head(&path).await.is_err());
+}
+
+#[derive(Debug)]
+struct Pooled(Arc<dyn MemoryPool>);
+
+impl Holder for Pooled {
+    fn hold(&self, bytes: usize) -> Box<dyn Any + Send + Sync> {
+        let account = MemoryConsumer::new("files").register(&self.0);
+        account.grow(bytes);
+        Box::new(account)
+    }
+}
+
+#[tokio::test]
+async fn what_a_scan_has_fetched_is_noted_until_it_has_passed() {
+    let store: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
+    // Two row groups; the pages of the first stay until its last row.
+    let file = write(&store, "a", vec![batch(0..20)]).await;
+    let runtime = Arc::new(RuntimeEnv::default());
+    register_store(&runtime, Arc::clone(&store));
+    let config = SessionConfig::new().with_batch_size(4);
+    let context = TaskContext::default().with_runtime(runtime);
+    let context = Arc::new(context.with_session_config(config));
+    let pool = Arc::clone(context.memory_pool());
+    let holder: Arc<dyn Holder> = Arc::new(Pooled(Arc::clone(&pool)));
+    let plan = parquet_scan(all(&whole(&[file]))).unwrap();
+    let plan = accounted(plan, &context, &holder).unwrap();
+    let mut rows = plan.execute(0, Arc::clone(&context)).unwrap();
+    let mut read = vec![];
+    while let Some(batch) = rows.next().await {
+        read.extend(ids(&batch.unwrap()));
+        if read.len() < 10 {
+            assert!(pool.reserved() > 0, "{} rows", read.len());
+        }
+    }
+    drop(rows);
+    assert_eq!(read, (0..20).collect::<Vec<_>>());
+    assert_eq!(pool.reserved(), 0);
 }

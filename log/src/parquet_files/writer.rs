@@ -26,13 +26,14 @@ use parquet::file::properties::{
 };
 use parquet::schema::types::ColumnPath;
 
+use super::decoded::decoded_bytes;
 use super::sums::{SUMMED, Summing};
 
 /// Rows encoded between two chances for other tasks to run: about a millisecond's worth.
 const ROWS_PER_POLL: usize = 8 * 1024;
 
-/// Wide rows end a row group sooner, so that writing one needs little memory.
-const ROW_GROUP_MAX_BYTES: usize = 64 * 1024 * 1024;
+/// Wide rows end a row group sooner: writing one takes its memory, and reading too, however slowly it is read.
+const ROW_GROUP_MAX_BYTES: usize = 8 * 1024 * 1024;
 
 /// Bytes on their way to the store: a part that fills up, and those that are sent. Parts are made one after the other,
 /// so more of them in flight would mostly be more memory.
@@ -91,6 +92,8 @@ pub struct WrittenFile {
     pub rows: u64,
     /// Size of the file.
     pub bytes: u64,
+    /// About what its rows take in memory.
+    pub decoded_bytes: u64,
     /// BLAKE3 of the whole file, hex.
     pub checksum: String,
     /// By top-level column of the schema.
@@ -106,6 +109,7 @@ pub struct ParquetFileWriter {
     path: Path,
     schema: SchemaRef,
     rows: u64,
+    decoded_bytes: usize,
     null_counts: Vec<u64>,
 }
 
@@ -144,6 +148,7 @@ impl ParquetFileWriter {
             summing,
             path,
             rows: 0,
+            decoded_bytes: 0,
             null_counts: vec![0; schema.fields().len()],
             schema,
         })
@@ -165,6 +170,7 @@ impl ParquetFileWriter {
             *count += column.logical_null_count() as u64;
         }
         self.rows += batch.num_rows() as u64;
+        self.decoded_bytes += decoded_bytes(batch);
         Ok(())
     }
 
@@ -178,7 +184,7 @@ impl ParquetFileWriter {
         (self.writer.bytes_written() + self.writer.in_progress_size()) as u64
     }
 
-    /// Memory that it holds: the row group that is being encoded (64 MiB of it end one), and what is on its way to
+    /// Memory that it holds: the row group that is being encoded (8 MiB of it end one), and what is on its way to
     /// the store (at most 30 MiB).
     pub fn memory_bytes(&self) -> usize {
         let on_its_way = (PARTS_IN_FLIGHT + 1) * PART_BYTES;
@@ -209,6 +215,7 @@ impl ParquetFileWriter {
             path: self.path,
             rows: self.rows,
             bytes: sink.bytes,
+            decoded_bytes: self.decoded_bytes as u64,
             checksum: sink.hasher.finalize().to_hex().to_string(),
             columns,
             row_groups,

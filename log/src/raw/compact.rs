@@ -214,6 +214,7 @@ mod tests {
                 path: Path::from(format!("{index}.parquet")),
                 rows: 1,
                 bytes: *bytes,
+                decoded_bytes: None,
                 span: Span::new(at(index), at(index + 1)).unwrap(),
                 event_time: None,
                 arrived: None,

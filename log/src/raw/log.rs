@@ -551,6 +551,7 @@ pub(super) fn segment_of(file: &WrittenFile, span: Span, schema: &StreamSchema) 
         path: file.path.clone(),
         rows: file.rows,
         bytes: file.bytes,
+        decoded_bytes: Some(file.decoded_bytes),
         span,
         event_time: schema.event_time.as_ref().and_then(|t| bounds(&t.column)),
         arrived: bounds(ARRIVED_AT),

@@ -31,6 +31,8 @@ pub struct Segment {
     pub rows: u64,
     /// Size of the file.
     pub bytes: u64,
+    /// About what its events take in memory; none where its writer did not say.
+    pub decoded_bytes: Option<u64>,
     /// What it covers, in all partitions of the stream.
     pub span: Span,
     /// Smallest and largest event time, microseconds, both inclusive; none without event times.
@@ -42,6 +44,8 @@ pub struct Segment {
 #[derive(Debug, Serialize, Deserialize)]
 struct Tag {
     rows: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    decoded_bytes: Option<u64>,
     span: Span,
     #[serde(skip_serializing_if = "Option::is_none")]
     event_time: Option<(i64, i64)>,
@@ -75,6 +79,7 @@ impl Segment {
     ) -> Add {
         let tag = Tag {
             rows: self.rows,
+            decoded_bytes: self.decoded_bytes,
             span: self.span.clone(),
             event_time: self.event_time,
             arrived: self.arrived,
@@ -105,6 +110,7 @@ impl Segment {
             path: data_path(root, &add.path),
             rows: tag.rows,
             bytes: add.size.unsigned_abs(),
+            decoded_bytes: tag.decoded_bytes,
             span: tag.span,
             event_time: tag.event_time,
             arrived: tag.arrived,

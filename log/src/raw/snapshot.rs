@@ -193,6 +193,7 @@ mod tests {
             path: Path::from("part"),
             rows,
             bytes,
+            decoded_bytes: None,
             span: Span::new(from, to).unwrap(),
             event_time: None,
             arrived: None,

@@ -191,6 +191,7 @@ async fn file(store: &Arc<Counting>, view: &View, index: usize, states: &RecordB
         path,
         rows: written.rows,
         bytes: written.bytes,
+        decoded_bytes: Some(written.decoded_bytes),
         checksum: written.checksum,
         first_key: hex(keys.row(0).data()),
         last_key: hex(keys.row(states.num_rows() - 1).data()),

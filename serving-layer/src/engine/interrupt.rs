@@ -16,7 +16,7 @@ use datafusion::common::config::ConfigOptions;
 use datafusion::common::tree_node::{Transformed, TreeNode};
 use datafusion::error::{DataFusionError, Result};
 use datafusion::execution::context::SessionState;
-use datafusion::execution::{SendableRecordBatchStream, SessionStateBuilder};
+use datafusion::execution::{SendableRecordBatchStream, SessionStateBuilder, TaskContext};
 use datafusion::logical_expr::{ColumnarValue, LogicalPlan};
 use datafusion::optimizer::{OptimizerConfig, OptimizerRule};
 use datafusion::physical_expr::PhysicalExpr;
@@ -28,6 +28,7 @@ use datafusion::physical_plan::joins::{
     CrossJoinExec, HashJoinExec, NestedLoopJoinExec, NestedLoopJoinExecBuilder, SortMergeJoinExec,
 };
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
+use dovetail_log::parquet_files::{Holder, accounted};
 use dovetail_model::Problem;
 use dovetail_view::{Hook, Hooked};
 use futures::StreamExt as _;
@@ -133,19 +134,23 @@ impl PhysicalOptimizerRule for Interrupt {
 }
 
 /// The plan with scans that stop at their next batch and joins that yield for each batch they make; nested loops look
-/// at `interrupt` themselves.
+/// at `interrupt` themselves. `holder` takes note of what scans fetch, which
+/// `task` executes.
 pub(super) fn interruptible(
     plan: Arc<dyn ExecutionPlan>,
     interrupt: &Interrupt,
+    task: &TaskContext,
+    holder: &Arc<dyn Holder>,
 ) -> Result<Arc<dyn ExecutionPlan>> {
     let changed = plan.transform_up(|plan| {
         if let Some(scan) = plan.downcast_ref::<MergedScan>() {
-            return Ok(Transformed::yes(Arc::new(scan.watched(interrupt)) as _));
+            return Ok(Transformed::yes(
+                Arc::new(scan.watched(interrupt, holder)) as _
+            ));
         }
         if plan.children().is_empty() {
-            return Ok(Transformed::yes(
-                Arc::new(Watched::new(plan, interrupt)) as _
-            ));
+            let leaf = Watched::new(accounted(plan, task, holder)?, interrupt);
+            return Ok(Transformed::yes(Arc::new(leaf) as _));
         }
         if let Some(join) = plan.downcast_ref::<NestedLoopJoinExec>() {
             let join: Arc<dyn ExecutionPlan> = match join.filter() {
@@ -210,6 +215,11 @@ mod tests {
     use datafusion::prelude::SessionContext;
 
     use super::*;
+    use crate::held::AnswerMemory;
+
+    fn nobody() -> Arc<dyn Holder> {
+        Arc::new(AnswerMemory::default())
+    }
 
     const NESTED_LOOP: &str = "SELECT count(*) FROM numbers a JOIN numbers b ON a.n + b.n < 0";
 
@@ -218,7 +228,7 @@ mod tests {
         let numbers = "CREATE TABLE numbers AS SELECT value AS n FROM generate_series(0, 999)";
         ctx.sql(numbers).await.unwrap().collect().await.unwrap();
         let plan = ctx.sql(sql).await.unwrap().create_physical_plan().await;
-        let plan = interruptible(plan.unwrap(), interrupt).unwrap();
+        let plan = interruptible(plan.unwrap(), interrupt, &ctx.task_ctx(), &nobody()).unwrap();
         let shown = displayable(plan.as_ref()).indent(false).to_string();
         (shown, collect(plan, ctx.task_ctx()).await)
     }
@@ -326,7 +336,13 @@ mod tests {
             ),
         ] {
             let plan = ctx.sql(sql).await.unwrap().create_physical_plan().await;
-            let plan = interruptible(plan.unwrap(), &Interrupt::idle()).unwrap();
+            let plan = interruptible(
+                plan.unwrap(),
+                &Interrupt::idle(),
+                &ctx.task_ctx(),
+                &nobody(),
+            );
+            let plan = plan.unwrap();
             collect(Arc::clone(&plan), ctx.task_ctx()).await.unwrap();
             let shown = displayable(plan.as_ref()).indent(false).to_string();
             let scan = shown.lines().find(|line| line.contains("numbers.parquet"));

@@ -21,7 +21,7 @@ use arrow::array::{BooleanArray, RecordBatch, UInt64Array, new_empty_array};
 use arrow::compute::{filter_record_batch, take_record_batch};
 use arrow::datatypes::SchemaRef;
 use datafusion::common::cast::as_boolean_array;
-use datafusion::common::tree_node::TreeNodeRecursion;
+use datafusion::common::tree_node::{Transformed, TreeNode as _, TreeNodeRecursion};
 use datafusion::error::{DataFusionError, Result};
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::physical_expr::utils::reassign_expr_columns;
@@ -33,6 +33,7 @@ use datafusion::physical_plan::{
     ChildrenPropertiesMode, DisplayAs, DisplayFormatType, ExecutionPlan, Partitioning,
     PlanProperties, ReplaceChildrenOptions,
 };
+use dovetail_log::parquet_files::{Holder, accounted};
 use dovetail_model::{DataFile, Problem, ProblemKind};
 use dovetail_seam::{FileColumns, Generation};
 use dovetail_view::{CommonKeys, Run, View, ViewError};
@@ -61,7 +62,7 @@ pub(crate) struct MergedScan {
     groups: Vec<Vec<FileSlot>>,
     limit: Option<usize>,
     /// None for a plan that is always run to its end.
-    interrupt: Option<Interrupt>,
+    watch: Option<(Interrupt, Arc<dyn Holder>)>,
     properties: Arc<PlanProperties>,
     metrics: ExecutionPlanMetricsSet,
 }
@@ -102,12 +103,13 @@ struct Shared {
 #[derive(Debug, Clone)]
 struct Reading {
     context: Arc<TaskContext>,
-    interrupt: Option<Interrupt>,
+    watch: Option<(Interrupt, Arc<dyn Holder>)>,
 }
 
 impl Reading {
     fn check(&self) -> Result<()> {
-        self.interrupt.as_ref().map_or(Ok(()), Interrupt::check)
+        let watch = self.watch.as_ref();
+        watch.map_or(Ok(()), |(interrupt, _)| interrupt.check())
     }
 
     /// The rows of one file of the generation.
@@ -120,11 +122,15 @@ impl Reading {
         let files = std::slice::from_ref(file);
         let plan = source.generation.scan(files, columns, None, 1);
         let plan = plan.map_err(external)?;
-        let rows = plan.execute(0, Arc::clone(&self.context))?;
-        Ok(match &self.interrupt {
-            Some(interrupt) => interrupt.watch(rows),
-            None => rows,
-        })
+        let Some((interrupt, holder)) = &self.watch else {
+            return plan.execute(0, Arc::clone(&self.context));
+        };
+        let plan = plan.transform_up(|part| match part.children().is_empty() {
+            true => accounted(part, &self.context, holder).map(Transformed::yes),
+            false => Ok(Transformed::no(part)),
+        });
+        let rows = plan?.data.execute(0, Arc::clone(&self.context))?;
+        Ok(interrupt.watch(rows))
     }
 }
 
@@ -159,16 +165,17 @@ impl MergedScan {
             shared: Arc::new(shared),
             groups,
             limit,
-            interrupt: None,
+            watch: None,
             properties: Arc::new(properties),
             metrics: ExecutionPlanMetricsSet::new(),
         })
     }
 
-    /// The same, looking at `interrupt` between the batches of a file and before what takes long.
-    pub(super) fn watched(&self, interrupt: &Interrupt) -> Self {
+    /// The same, looking at `interrupt` between the batches of a file and before what takes long; `holder` takes note of
+    /// what it fetches.
+    pub(super) fn watched(&self, interrupt: &Interrupt, holder: &Arc<dyn Holder>) -> Self {
         Self {
-            interrupt: Some(interrupt.clone()),
+            watch: Some((interrupt.clone(), Arc::clone(holder))),
             ..self.clone()
         }
     }
@@ -520,7 +527,7 @@ impl ExecutionPlan for MergedScan {
         let slots = self.groups[partition].clone();
         let reading = Reading {
             context,
-            interrupt: self.interrupt.clone(),
+            watch: self.watch.clone(),
         };
         let batches = stream::iter(slots)
             .then(move |slot| {
@@ -573,6 +580,7 @@ mod tests {
     use dovetail_seam::Generation;
 
     use super::*;
+    use crate::held::AnswerMemory;
 
     const SQL: &str = "SELECT n, count(*) AS c FROM events GROUP BY n";
     /// More groups than a batch of a scan has rows.
@@ -634,6 +642,7 @@ mod tests {
             path: "files/one.parquet".to_owned(),
             rows: rows.num_rows() as u64,
             bytes: file.len() as u64,
+            decoded_bytes: None,
             checksum: String::new(),
             first_key: key(0),
             last_key: key(rows.num_rows() - 1),
@@ -663,7 +672,8 @@ mod tests {
         for is_touched in [false, true] {
             let (scan, context) = scan(is_touched).await;
             let interrupt = Interrupt::idle();
-            let scan = scan.watched(&interrupt);
+            let nobody: Arc<dyn Holder> = Arc::new(AnswerMemory::default());
+            let scan = scan.watched(&interrupt, &nobody);
             let whole: Vec<RecordBatch> = scan
                 .execute(0, Arc::clone(&context))
                 .unwrap()

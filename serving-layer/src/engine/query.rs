@@ -4,36 +4,31 @@
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
-use arrow::datatypes::SchemaRef;
 use async_trait::async_trait;
 use datafusion::dataframe::DataFrame;
 use datafusion::error::DataFusionError;
+use datafusion::execution::TaskContext;
 use datafusion::execution::context::SessionState;
-use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::logical_expr::LogicalPlanBuilder;
-use datafusion::physical_plan::execute_stream;
-use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::sql::parser::Statement;
 use datafusion::sql::sqlparser::ast::{
     ExceptSelectItem, Ident, SelectItem, Statement as SqlStatement, Visit as _, VisitMut as _,
     Visitor, VisitorMut,
 };
 use dovetail_model::{Problem, ProblemKind, SYSTEM_COLUMNS};
-use futures::StreamExt as _;
-use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::timeout_at;
 use tokio_util::sync::CancellationToken;
 
 use super::column_names::name_columns;
 use super::interrupt::{Interrupt, interruptible, interruptible_planning};
 use super::lookup::one_batch;
+use super::parts::Parts;
 use super::session::{QuerySession, read_only};
 use super::snapshot::Snapshot;
 use super::{Engine, problem_of, width};
 use crate::ports::{Answer, Limits, Queries, QueryRequest, RowsAnswer, RowsRequest};
 use crate::rows::RowsPlan;
-
-/// Batches that may wait for a slow reader.
-const BATCHES_AHEAD: usize = 2;
 
 #[async_trait]
 impl Queries for Engine {
@@ -102,10 +97,12 @@ impl Queries for Engine {
         let page = plan.page.clone();
         if let Some(rows) = self.looked_up(&snapshot, &plan, &request.limits).await? {
             let provenance = snapshot.provenance();
+            let memory = self.readers.answer_of(&rows);
             let batches = one_batch(rows);
             let answer = Answer {
                 batches,
                 provenance,
+                memory,
             };
             return Ok(RowsAnswer { answer, page });
         }
@@ -128,7 +125,7 @@ impl Engine {
             Problem::new(ProblemKind::Busy, "too many queries run at once; try again")
                 .with("retry_after_s", 1)
         };
-        let place = tokio::time::timeout_at(limits.deadline, waiting)
+        let place = timeout_at(limits.deadline, waiting)
             .await
             .map_err(|_| busy())?;
         place.map_err(|_| busy())
@@ -187,8 +184,10 @@ impl Engine {
             deadline,
             late: timed_out(limits),
         };
+        let memory = self.readers.answer();
         let starting = {
             let interrupt = interrupt.clone();
+            let memory = memory.clone();
             self.runtime.spawn(async move {
                 let frame = planning.await?;
                 let (state, plan) = frame.into_parts();
@@ -201,61 +200,26 @@ impl Engine {
                 let planner = state.query_planner();
                 let plan = planner.create_physical_plan(&plan, &state).await?;
                 interrupt.check()?;
-                execute_stream(interruptible(plan, &interrupt)?, task)
+                let holder = Arc::new(memory.clone()) as _;
+                let plan = interruptible(plan, &interrupt, &task, &holder)?;
+                Parts::of(plan.as_ref(), &task, &memory)
             })
         };
         let starting = AbortOnDrop(starting, interrupt.gone.clone());
-        let rows = tokio::time::timeout_at(deadline, starting)
+        let started = timeout_at(deadline, starting)
             .await
             .map_err(|_| timed_out(limits))?;
-        let rows = rows
+        let parts = started
             .map_err(Problem::internal)?
             .map_err(|error| problem_of(&error))?;
-        let schema = rows.schema();
         let provenance = snapshot.provenance();
-        let held = (place, snapshot);
-        let batches = self.forward(schema, rows, interrupt, held);
+        // The query's place, and its cuts, whose files must not be deleted before.
+        let kept = Box::new((place, snapshot));
         Ok(Answer {
-            batches,
+            batches: parts.hand_over(&self.runtime, &interrupt, kept),
             provenance,
+            memory,
         })
-    }
-
-    /// Pulls rows on the query threads and hands them over a short queue. Dropping the result stops the work.
-    /// `held` is let go at the end: the query's place, and its cuts, whose files must not be deleted before.
-    fn forward(
-        &self,
-        schema: SchemaRef,
-        mut rows: SendableRecordBatchStream,
-        interrupt: Interrupt,
-        held: (OwnedSemaphorePermit, Snapshot),
-    ) -> SendableRecordBatchStream {
-        let (sender, receiver) = mpsc::channel(BATCHES_AHEAD);
-        let gone = interrupt.gone.clone();
-        let pulling = self.runtime.spawn(async move {
-            let _held = held;
-            // Of its tasks some may still be in the middle of a batch when this one ends.
-            let _gone = interrupt.gone.drop_guard();
-            loop {
-                let next = match tokio::time::timeout_at(interrupt.deadline, rows.next()).await {
-                    Ok(Some(next)) => next,
-                    Ok(None) => return,
-                    Err(_) => Err(DataFusionError::External(Box::new(interrupt.late.clone()))),
-                };
-                let failed = next.is_err();
-                if sender.send(next).await.is_err() || failed {
-                    return;
-                }
-            }
-        });
-        let state = (receiver, AbortOnDrop(pulling, gone));
-        let stream = futures::stream::unfold(state, |(mut receiver, pulling)| async move {
-            receiver
-                .recv()
-                .await
-                .map(|batch| (batch, (receiver, pulling)))
-        });
-        Box::pin(RecordBatchStreamAdapter::new(schema, stream))
     }
 }
 
@@ -300,7 +264,7 @@ pub(super) fn timed_out(limits: &Limits) -> Problem {
     )
 }
 
-/// A task that ends with the answer that it works for: where it yields, or where it looks at the token.
+/// A task that ends with the question that it works for: where it yields, or where it looks at the token.
 struct AbortOnDrop<T>(tokio::task::JoinHandle<T>, CancellationToken);
 
 impl<T> Future for AbortOnDrop<T> {
@@ -316,7 +280,7 @@ impl<T> Future for AbortOnDrop<T> {
 
 impl<T> Drop for AbortOnDrop<T> {
     fn drop(&mut self) {
-        // The task that started the work has ended; the one that pulls goes on with the token.
+        // Once it has ended, its rows go on with the token.
         if !self.0.is_finished() {
             self.1.cancel();
         }

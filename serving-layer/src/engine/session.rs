@@ -27,7 +27,7 @@ const SCHEMA: &str = "public";
 
 /// Bytes that a batch of rows may take. Operators count rows, and a join puts each row of one side out with every row of
 /// the other that goes with it: of lists, a batch of the usual 8192 rows may be more than the machine has.
-const BATCH_BYTES: usize = 16 * 1024 * 1024;
+const BATCH_BYTES: usize = 2 * 1024 * 1024;
 
 /// Makes the session state of each query.
 #[derive(Debug)]

@@ -173,12 +173,11 @@ fn wanted(resolved: &[Resolved<'_>], limits: &Limits) -> Vec<Wanted> {
     of_streams.into_values().collect()
 }
 
-/// About how much a file of so many `bytes` takes in memory.
-fn decoded_bytes(bytes: u64) -> usize {
-    const PARQUET_SAVES: usize = 8;
-    usize::try_from(bytes)
-        .unwrap_or(usize::MAX)
-        .saturating_mul(PARQUET_SAVES)
+/// About how much a file of so many `bytes` takes in memory, which `said` says where its writer did.
+fn decoded_bytes(said: Option<u64>, bytes: u64) -> usize {
+    const PARQUET_SAVES: u64 = 8;
+    let bytes = said.unwrap_or(bytes.saturating_mul(PARQUET_SAVES));
+    usize::try_from(bytes).unwrap_or(usize::MAX)
 }
 
 /// Of `pieces`, which are rows and bytes of files or runs of so many columns, the most that a row takes on average.
@@ -263,7 +262,10 @@ impl Snapshot {
         let of_views = self.views.iter().map(|view| {
             let columns = view.generation.view().file_schema().fields().len();
             let files = view.generation.manifest().files.iter();
-            let files = files.map(|file| (file.rows, decoded_bytes(file.bytes)));
+            let files = files.map(|file| {
+                let bytes = decoded_bytes(file.decoded_bytes, file.bytes);
+                (file.rows, bytes)
+            });
             row_bytes(columns, files.chain(view.runs.sizes()))
         });
         let streams = self.cuts.values();
@@ -271,7 +273,8 @@ impl Snapshot {
         let of_streams = streams.map(|(cut, events)| {
             let columns = cut.stream.schema.events().fields().len();
             let segments = events.raw.segments().iter();
-            row_bytes(columns, segments.map(|s| (s.rows, decoded_bytes(s.bytes))))
+            let segments = segments.map(|s| (s.rows, decoded_bytes(s.decoded_bytes, s.bytes)));
+            row_bytes(columns, segments.chain(events.tail.size()))
         });
         of_views.chain(of_streams).max().unwrap_or(0)
     }

@@ -15,7 +15,9 @@ use axum::http::{HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use datafusion::execution::SendableRecordBatchStream;
+use datafusion::execution::memory_pool::MemoryReservation;
 use dovetail_model::Problem;
+use dovetail_view::bytes_of;
 use futures::{StreamExt, stream};
 use tracing::warn;
 
@@ -23,13 +25,14 @@ use super::encode::{Frame, RowEncoder, encoder, unique_names};
 use super::format::AnswerFormat;
 use super::patience::Patience;
 use super::{CURSOR_HEADER, FRESHNESS_HEADER, GENERATION_HEADER, HOLES_HEADER, POSITION_HEADER};
-use crate::ports::{Answer, HoleInfo, Provenance};
+use crate::ports::{Answer, AnswerMemory, HoleInfo, Provenance};
 
 /// A chunk of a body is sent once it has so many bytes.
 const CHUNK_BYTES: usize = 64 * 1024;
-/// Rows encoded between two looks at the chunk's size: bounds a chunk of wide rows, and how long encoding
+/// Rows encoded between two looks at the chunk's size, and how much they may take: bounds a chunk, and how long encoding
 /// holds its thread.
 const SLICE_ROWS: usize = 1024;
+const SLICE_BYTES: usize = 256 * 1024;
 
 /// Responds with the rows of `answer`, streamed.
 ///
@@ -44,6 +47,7 @@ pub(super) async fn respond(
     let Answer {
         batches,
         provenance,
+        memory,
     } = answer;
     let mut response = Response::new(Body::empty());
     let headers = response.headers_mut();
@@ -78,15 +82,18 @@ pub(super) async fn respond(
         batches,
         current: None,
         patience,
+        in_encoder: memory.encoded(0),
+        memory,
         done: false,
     };
     let mut first = Vec::new();
     rows.encoder.start(&mut first)?;
     rows.fill(&mut first).await?;
+    let first = rows.chunk(first);
     *response.body_mut() = if rows.done {
         Body::from(first)
     } else {
-        let first = stream::iter([Ok(Bytes::from(first))]);
+        let first = stream::iter([Ok(first)]);
         Body::from_stream(first.chain(rows.into_chunks()))
     };
     Ok(response)
@@ -100,7 +107,22 @@ struct Rows {
     /// A batch and how many of its rows are encoded.
     current: Option<(RecordBatch, usize)>,
     patience: Patience,
+    memory: AnswerMemory,
+    /// What the encoder keeps.
+    in_encoder: Option<MemoryReservation>,
     done: bool,
+}
+
+/// Bytes on their way to the socket, on the account until they are sent.
+struct Chunk {
+    bytes: Vec<u8>,
+    _held: Option<MemoryReservation>,
+}
+
+impl AsRef<[u8]> for Chunk {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
 }
 
 impl Rows {
@@ -109,10 +131,15 @@ impl Rows {
         while out.len() < CHUNK_BYTES && !self.done {
             match self.current.take() {
                 Some((batch, from)) => {
-                    let count = SLICE_ROWS.min(batch.num_rows() - from);
-                    self.encoder.rows(&batch.slice(from, count), out)?;
-                    if from + count < batch.num_rows() {
-                        self.current = Some((batch, from + count));
+                    let slice = next_slice(&batch, from);
+                    self.encoder.rows(&slice, out)?;
+                    if let Some(account) = &self.in_encoder {
+                        // It is there in any case, and never much.
+                        let _ = account.try_resize(self.encoder.held_bytes());
+                    }
+                    let to = from + slice.num_rows();
+                    if to < batch.num_rows() {
+                        self.current = Some((batch, to));
                     }
                 }
                 None => match self.next_batch().await? {
@@ -153,8 +180,29 @@ impl Rows {
                 warn!(%problem, "an answer broke off after it had begun");
                 rows.done = true;
             }
-            Some((result.map(|()| Bytes::from(chunk)), rows))
+            Some((result.map(|()| rows.chunk(chunk)), rows))
         })
+    }
+
+    fn chunk(&self, bytes: Vec<u8>) -> Bytes {
+        // A small one may as well be on no account.
+        if bytes.capacity() <= CHUNK_BYTES {
+            return Bytes::from(bytes);
+        }
+        let held = self.memory.encoded(bytes.capacity());
+        Bytes::from_owner(Chunk { bytes, _held: held })
+    }
+}
+
+/// The rows of `batch` from `from` on that are encoded at once: one at least.
+fn next_slice(batch: &RecordBatch, from: usize) -> RecordBatch {
+    let mut rows = SLICE_ROWS.min(batch.num_rows() - from);
+    loop {
+        let slice = batch.slice(from, rows);
+        if rows == 1 || bytes_of(&slice) <= SLICE_BYTES {
+            return slice;
+        }
+        rows = rows.div_ceil(2);
     }
 }
 

@@ -41,6 +41,10 @@ pub(super) trait RowEncoder: Send {
     fn rows(&mut self, batch: &RecordBatch, out: &mut Vec<u8>) -> Result<(), Problem>;
     /// What stands behind the rows.
     fn finish(&mut self, out: &mut Vec<u8>) -> Result<(), Problem>;
+    /// Memory of rows that it keeps.
+    fn held_bytes(&self) -> usize {
+        0
+    }
 }
 
 /// The encoder of `format` for batches of `schema`, which [`unique_names`] made.

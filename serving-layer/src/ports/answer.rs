@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
 use super::status::HoleInfo;
+use crate::held::AnswerMemory;
 
 /// Which layers an answer is made of.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
@@ -145,6 +146,8 @@ pub struct Answer {
     pub batches: SendableRecordBatchStream,
     /// What they were made from.
     pub provenance: Provenance,
+    /// What is held of it for its reader. A batch is on it until the next one is asked for.
+    pub memory: AnswerMemory,
 }
 
 /// Where the page of a [`RowsAnswer`] stands; made by [`crate::rows::RowsPlan`].

@@ -12,8 +12,9 @@ use super::super::format::AnswerFormat;
 use super::shared::{Sink, portable, portable_schema};
 use super::{Frame, RowEncoder, encode_problem};
 
-/// Rows of a row group: bounds the memory of an answer, since a group is written at once.
+/// Rows of a row group, and bytes: bounds the memory of an answer, since a group is written at once.
 const ROW_GROUP_ROWS: usize = 128 * 1024;
+const ROW_GROUP_BYTES: usize = 8 * 1024 * 1024;
 
 /// The Parquet encoder.
 pub(super) struct ParquetFile {
@@ -30,6 +31,7 @@ impl ParquetFile {
         let properties = WriterProperties::builder()
             .set_compression(Compression::ZSTD(ZstdLevel::default()))
             .set_max_row_group_row_count(Some(ROW_GROUP_ROWS))
+            .set_max_row_group_bytes(Some(ROW_GROUP_BYTES))
             .build();
         let writer = ArrowWriter::try_new(sink.clone(), schema.clone(), Some(properties))
             .map_err(|e| encode_problem(AnswerFormat::Parquet, e))?;
@@ -67,5 +69,9 @@ impl RowEncoder for ParquetFile {
         }
         self.sink.take_into(out);
         Ok(())
+    }
+
+    fn held_bytes(&self) -> usize {
+        self.writer.as_ref().map_or(0, ArrowWriter::memory_size)
     }
 }

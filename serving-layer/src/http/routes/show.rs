@@ -10,7 +10,9 @@ use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use dovetail_model::{Problem, ProblemKind};
 use futures::stream;
 
-use crate::ports::{Answer, ColumnInfo, DdlAnswer, Ports, Provenance, RunsQuery, StreamInfo};
+use crate::ports::{
+    Answer, AnswerMemory, ColumnInfo, DdlAnswer, Ports, Provenance, RunsQuery, StreamInfo,
+};
 use crate::sql::{ObjectKind, Show, unit_word, unknown_columns_word};
 
 /// Batch runs that `SHOW RUNS` lists.
@@ -224,6 +226,7 @@ impl Table {
         Ok(Answer {
             batches: Box::pin(batches),
             provenance: Provenance::default(),
+            memory: AnswerMemory::default(),
         })
     }
 }

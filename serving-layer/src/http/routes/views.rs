@@ -2,7 +2,6 @@
 //! `/v1/views`: what there is, and rows without SQL.
 
 use arrow::array::RecordBatch;
-use arrow::compute::concat_batches;
 use arrow::datatypes::SchemaRef;
 use axum::extract::{FromRef, State};
 use axum::http::{HeaderMap, StatusCode};
@@ -22,6 +21,7 @@ use super::super::params::{Params, parameter};
 use super::super::patience::Patience;
 use super::super::problem::Handled;
 use super::super::router::{Api, PathOf, Reads};
+use crate::held::Held;
 use crate::ports::{
     Answer, Filter, FilterOp, OrderBy, Page, RowsAnswer, RowsRequest, ViewInfo, ViewStatus,
 };
@@ -255,35 +255,44 @@ async fn paged(
     let Answer {
         mut batches,
         provenance,
+        memory,
     } = answer;
-    let schema = batches.schema();
-    let mut collected: Vec<RecordBatch> = Vec::new();
-    let mut rows = 0;
-    while rows <= limit {
-        match patience.next_batch(&mut batches).await? {
-            Some(batch) => {
-                rows += batch.num_rows();
-                collected.push(batch);
-            }
-            None => break,
-        }
-    }
-    let all = concat_batches(&schema, &collected).map_err(Problem::internal)?;
-    let cursor = if rows > limit {
-        Some(Cursor::behind(page, &all, limit - 1)?.encode())
-    } else {
-        None
-    };
     let visible: Vec<usize> = (0..page.visible).collect();
-    let shown = all
-        .slice(0, rows.min(limit))
-        .project(&visible)
-        .map_err(Problem::internal)?;
-    let schema: SchemaRef = shown.schema();
-    let stream = stream::iter([Ok(shown)]);
+    let schema = batches.schema().project(&visible);
+    let schema: SchemaRef = Arc::new(schema.map_err(Problem::internal)?);
+    let mut shown: Vec<(RecordBatch, Held)> = Vec::new();
+    let mut left = limit;
+    let mut last: Option<(RecordBatch, usize)> = None;
+    let mut cursor = None;
+    while let Some(batch) = patience.next_batch(&mut batches).await? {
+        if batch.num_rows() == 0 {
+            continue;
+        }
+        let rows = batch.num_rows().min(left);
+        let is_cut = rows < batch.num_rows();
+        if rows > 0 {
+            let part = batch.slice(0, rows);
+            let part = part.project(&visible).map_err(Problem::internal)?;
+            let held = memory.collected(&part)?;
+            shown.push((part, held));
+            last = Some((batch, rows - 1));
+        }
+        if is_cut {
+            let cursor_of = |(batch, row)| Cursor::behind(page, &batch, row);
+            cursor = last.map(cursor_of).transpose()?.map(|last| last.encode());
+            break;
+        }
+        left -= rows;
+    }
+    // Each is let go when the next one is asked for.
+    let shown = stream::unfold((shown.into_iter(), None), |(mut shown, _before)| async {
+        let (batch, held) = shown.next()?;
+        Some((Ok(batch), (shown, Some(held))))
+    });
     let answer = Answer {
-        batches: Box::pin(RecordBatchStreamAdapter::new(Arc::clone(&schema), stream)),
+        batches: Box::pin(RecordBatchStreamAdapter::new(schema, shown)),
         provenance,
+        memory,
     };
     Ok((answer, cursor))
 }

@@ -166,6 +166,7 @@ fn answer(limits: &Limits, batches: impl Stream<Item = Item> + Send + 'static) -
     Answer {
         batches: Box::pin(RecordBatchStreamAdapter::new(schema(), batches)),
         provenance: provenance(limits),
+        memory: AnswerMemory::default(),
     }
 }
 
@@ -214,6 +215,7 @@ impl Queries for Fake {
                     _told: ToldAtEnd(Arc::clone(&self.0)),
                 }),
                 provenance: provenance(&limits),
+                memory: AnswerMemory::default(),
             }),
             "panics" => panic!("the fake panics"),
             "broken" => Err(Problem::internal("the disk is on fire")),
@@ -258,6 +260,7 @@ impl Queries for Fake {
             answer: Answer {
                 batches: Box::pin(RecordBatchStreamAdapter::new(schema, batches)),
                 provenance: provenance(&request.limits),
+                memory: AnswerMemory::default(),
             },
             page: plan.page,
         })

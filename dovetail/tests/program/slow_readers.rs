@@ -1,0 +1,149 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Clients that read their answers slowly, or not at all, cost the server what its settings say, and nobody else anything.
+
+use std::net::SocketAddr;
+
+use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpSocket, TcpStream};
+
+use crate::memory::with_little_memory;
+use crate::support::server::{HANGS, Server};
+
+const MIB: usize = 1 << 20;
+const EVENTS: usize = 500;
+const GROUPS: usize = 200;
+const TEXT_BYTES: usize = 100_000;
+const READERS: usize = 12;
+
+/// A client that has asked, and of its answer has read the first byte.
+struct SlowReader {
+    socket: TcpStream,
+    read: Vec<u8>,
+}
+
+impl SlowReader {
+    async fn ask(server: &Server, question: &Value, format: &str) -> Self {
+        let address = server.url().strip_prefix("http://").unwrap();
+        let socket = TcpSocket::new_v4().unwrap();
+        // What the kernel takes off the server's hands is not what this is about.
+        socket.set_recv_buffer_size(4096).unwrap();
+        let connecting = socket.connect(address.parse::<SocketAddr>().unwrap());
+        let mut socket = connecting.await.unwrap();
+        let body = question.to_string();
+        let request = format!(
+            "POST /v1/sql?format={format} HTTP/1.1\r\nhost: {address}\r\ncontent-type: application/json\r\nconnection: close\r\ncontent-length: {}\r\n\r\n{body}",
+            body.len()
+        );
+        socket.write_all(request.as_bytes()).await.unwrap();
+        let first = tokio::time::timeout(HANGS, socket.read_u8()).await;
+        let read = vec![first.expect("it answers").unwrap()];
+        Self { socket, read }
+    }
+
+    /// The status, and all of the answer from its headers on.
+    async fn rest(mut self) -> (u16, String) {
+        let reading = self.socket.read_to_end(&mut self.read);
+        let reading = tokio::time::timeout(HANGS, reading).await;
+        reading.expect("it goes on").unwrap();
+        let answer = String::from_utf8(self.read).unwrap();
+        let status = answer["HTTP/1.1 ".len()..][..3].parse().unwrap();
+        (status, answer)
+    }
+}
+
+/// How many of the texts are in `answer`, and whether it has its end.
+fn texts(answer: &str) -> (usize, bool) {
+    let of_texts = answer.bytes().filter(|byte| *byte == b'~').count();
+    (of_texts / TEXT_BYTES, answer.ends_with("\r\n0\r\n\r\n"))
+}
+
+fn events() -> String {
+    // Nothing else in an answer has this letter.
+    let text = "~".repeat(TEXT_BYTES);
+    let line = |n| json!({"n": n, "t": text}).to_string() + "\n";
+    (0..EVENTS).map(line).collect()
+}
+
+#[tokio::test]
+async fn slow_readers_of_wide_rows_hold_no_more_than_the_memory_of_queries() {
+    let home = tempfile::tempdir().unwrap();
+    let (server, position) = with_little_memory(&home, events()).await;
+    let calls = server.calls();
+    let before = server.peak_memory();
+    // Groups are all there before the first of them is answered.
+    let groups = format!("SELECT n, max(t) AS t FROM events WHERE n < {GROUPS} GROUP BY n");
+    let all = "SELECT n, t FROM events".to_owned();
+    for (sql, format, grouped) in [
+        (&all, "ndjson", false),
+        (&all, "csv", false),
+        (&groups, "json", true),
+    ] {
+        let question = json!({"sql": sql, "after": position, "timeout_ms": 80_000});
+        let mut readers = vec![];
+        for _ in 0..READERS {
+            readers.push(SlowReader::ask(&server, &question, format).await);
+        }
+        // Others are answered, or told what to do.
+        let counting = json!({"sql": "SELECT count(*) AS n FROM events", "after": position});
+        let (status, counted) = calls.post("/v1/sql", &counting).await.unwrap();
+        if grouped && status == 429 {
+            // Those of them that still compute have the other half.
+            let detail = counted["detail"].as_str().unwrap();
+            assert!(detail.contains("--query-memory"), "{detail}");
+        } else {
+            assert_eq!(status, 200, "{counted}");
+            assert_eq!(counted["rows"], json!([{"n": EVENTS}]));
+        }
+
+        // What was begun comes to its end, at whatever speed; what was not says why.
+        let mut whole = 0;
+        for reader in readers {
+            let (status, answer) = reader.rest().await;
+            let start = &answer[..answer.len().min(2000)];
+            if status == 200 && grouped && !texts(&answer).1 {
+                // Its groups outgrew what was left when some of them were answered: it has no end.
+            } else if status == 200 {
+                let expected = if grouped { GROUPS } else { EVENTS };
+                assert_eq!(texts(&answer), (expected, true), "{start}");
+                whole += 1;
+            } else {
+                assert_eq!(status, 429, "{start}");
+                for part in ["retry-after: ", "--query-memory"] {
+                    assert!(answer.contains(part), "{part}: {start}");
+                }
+            }
+        }
+        assert!(grouped || whole > 0, "none was answered");
+    }
+    let grown = server.peak_memory() - before;
+    assert!(grown < 200 * MIB, "{} MiB", grown / MIB);
+}
+
+/// What nobody reads any more is on no account.
+#[tokio::test]
+async fn readers_that_go_away_leave_all_of_the_memory_to_others() {
+    let home = tempfile::tempdir().unwrap();
+    let (server, position) = with_little_memory(&home, events()).await;
+    let all = json!({"sql": "SELECT n, t FROM events", "after": position, "timeout_ms": 80_000});
+    for _ in 0..3 {
+        let mut readers = vec![];
+        for _ in 0..READERS {
+            readers.push(SlowReader::ask(&server, &all, "ndjson").await);
+        }
+        drop(readers);
+        // The server notices that when it writes to them next.
+        let asking = async {
+            loop {
+                let (status, answer) = SlowReader::ask(&server, &all, "ndjson").await.rest().await;
+                if status == 200 {
+                    return answer;
+                }
+                assert_eq!(status, 429, "{answer}");
+            }
+        };
+        let answer = tokio::time::timeout(HANGS, asking).await;
+        let answer = answer.expect("there is room again");
+        assert_eq!(texts(&answer), (EVENTS, true));
+    }
+}
