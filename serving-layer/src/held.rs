@@ -8,9 +8,10 @@
 //! Purpose: whatever a reader does not read is bounded by bytes, and on the account of the queries. Collaborators: the
 //! engine asks for room for the rows that it made, its scans for what they fetched, [`crate::http`] for what it encodes.
 //! Invariants: an answer has at most [`AHEAD_BYTES`] ahead of its reader, or one batch. What has room is on the account,
-//! as far as that is not full: it never goes past its limit for readers. Once all answers hold their share, one that has not begun is refused, and one that has waits until its reader has
-//! read what it holds: it always goes on then, so that no answer waits for the reader of another. What it does beyond
-//! the share is one batch, those that its parts have made next, and the row groups that they are in.
+//! as far as that is not full: it never goes past its limit for readers. Once all answers hold their share, one that has
+//! not begun is refused, and one that has waits until its reader has read what it holds: it always goes on then, so that
+//! no answer waits for the reader of another. What it does beyond the share is one batch, those that its parts have made
+//! next, and the row groups that they are in.
 //! Non-goals: what operators hold, which ask the pool themselves.
 
 use std::any::Any;

@@ -20,7 +20,6 @@ pub mod delta;
 mod error;
 mod log;
 mod nonce;
-
 mod reader;
 mod replay;
 mod scan;

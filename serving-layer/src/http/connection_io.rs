@@ -2,10 +2,10 @@
 //! A connection that neither waits for ever nor slams the door.
 //!
 //! A client that begins the head of a request and does not end it would hold its connection for long: it is told so (408)
-//! after a while, by hand, since nobody answers a request that there is not. A client that reads nothing of its answer would hold it, and the cut below it, for ever: writes that
-//! make no progress fail after a while. A client that is still sending when it is refused would lose the
-//! refusal to a reset: before the connection closes, what it sends is read and thrown away, up to 80 MiB (many
-//! programs send a body to its end before they read) and two seconds.
+//! after a while, by hand, since nobody answers a request that there is not. A client that reads nothing of its answer
+//! would hold it, and the cut below it, for ever: writes that make no progress fail after a while. A client that is still
+//! sending when it is refused would lose the refusal to a reset: before the connection closes, what it sends is read and
+//! thrown away, up to 80 MiB (many programs send a body to its end before they read) and two seconds.
 
 use std::io;
 use std::pin::Pin;
