@@ -98,6 +98,10 @@ pub fn register_functions(registry: &mut dyn FunctionRegistry) -> Result<()> {
     registry.register_udaf(Arc::new(AggregateUDF::from(Ordered::string_agg())))?;
     registry.register_udaf(Arc::new(AggregateUDF::from(Sum::new())))?;
     registry.register_udf(exact_numbers::function())?;
+    // DataFusion's own are of DOUBLE for DECIMALs, and of VARCHAR for TIMESTAMPs.
+    let coalesce = datafusion::functions::core::coalesce();
+    let coalesce = coalesce.as_ref().clone().with_aliases(["nvl", "ifnull"]);
+    registry.register_udf(Arc::new(coalesce))?;
     registry.register_expr_planner(Arc::new(CallNames))?;
     Ok(())
 }

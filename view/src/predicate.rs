@@ -11,6 +11,9 @@ use arrow::compute::prep_null_mask_filter;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
 use datafusion::common::{DFSchema, ScalarValue};
+use datafusion::execution::SessionState;
+use datafusion::logical_expr::expr::ScalarFunction;
+use datafusion::logical_expr::simplify::{ExprSimplifyResult, SimplifyContext};
 use datafusion::logical_expr::{Expr, ExprSchemable, Volatility};
 use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_expr::expressions::BinaryExpr;
@@ -109,6 +112,7 @@ impl Predicate {
         } else {
             expr
         };
+        let expr = written_out(expr, &df_schema, &state).map_err(definition)?;
         let bounded = BoundedCalls::default().bounded(expr, &df_schema);
         let expr = bounded.map_err(definition)?.data;
         let expr = state
@@ -187,6 +191,30 @@ impl Predicate {
     pub fn expr(&self) -> Arc<dyn PhysicalExpr> {
         Arc::clone(&self.expr)
     }
+}
+
+/// Calls that are other expressions: the engine computes `coalesce` as a CASE, and cannot do so otherwise.
+fn written_out(
+    expr: Expr,
+    schema: &DFSchema,
+    state: &SessionState,
+) -> datafusion::error::Result<Expr> {
+    let context = SimplifyContext::builder()
+        .with_schema(Arc::new(schema.clone()))
+        .with_config_options(Arc::clone(state.config_options()))
+        .build();
+    let written = expr.transform_up(|part| match part {
+        Expr::ScalarFunction(ScalarFunction { func, args }) => {
+            Ok(match func.simplify(args, &context)? {
+                ExprSimplifyResult::Simplified(expr) => Transformed::yes(expr),
+                ExprSimplifyResult::Original(args) => {
+                    Transformed::no(Expr::ScalarFunction(ScalarFunction { func, args }))
+                }
+            })
+        }
+        part => Ok(Transformed::no(part)),
+    });
+    Ok(written?.data)
 }
 
 /// Whole numbers that do not fit their type are an error, and do not wrap around.

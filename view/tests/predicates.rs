@@ -57,6 +57,10 @@ fn unknown_is_no() {
         ("origin = 'SFO' AND delay < 9", &[0]),
         ("delay IS NULL", &[1]),
         ("NULL", &[]),
+        ("coalesce(origin, 'none') = 'none'", &[2]),
+        ("ifnull(delay, 0) = 0", &[1]),
+        ("nvl2(origin, 'some', 'none') = 'none'", &[2]),
+        ("arrow_cast(delay, 'Int64') > 5", &[3]),
         ("true", &[0, 1, 2, 3]),
         (
             "_offset >= 12 OR _arrived_at < TIMESTAMP '1970-01-01T00:00:00.000001'",

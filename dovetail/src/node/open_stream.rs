@@ -23,7 +23,7 @@ pub(crate) const QUEUE: usize = 64;
 /// Bytes of them, so that many large appends do not pile up in front of `--speed-memory`.
 pub(crate) const QUEUE_BYTES: u32 = 32 * 1024 * 1024;
 /// Archives between two upkeeps of the raw log.
-const UPKEEP_EVERY: u32 = 32;
+const UPKEEP_EVERY: u64 = 32;
 /// Files that the raw log no longer names stay this long, for other engines that still read them.
 const FILE_GRACE: Duration = Duration::from_secs(3600);
 /// How long what was read may take to become answers before it is archived on demand.
@@ -375,7 +375,8 @@ async fn archive_loop(
     policy: ArchivePolicy,
     stop: CancellationToken,
 ) {
-    let mut archives = 0;
+    // Counted on from the start before: a process that never lives long has upkeep, too.
+    let mut archives = cell.load().raw().version() % UPKEEP_EVERY;
     let mut keeper = Keeper::new(&archiver, &policy.keeping);
     loop {
         tokio::select! {
@@ -413,7 +414,8 @@ async fn follow_loop(
     policy: ArchivePolicy,
     stop: CancellationToken,
 ) {
-    let mut kept_at = cell.load().raw().version();
+    let version = cell.load().raw().version();
+    let mut kept_at = version - version % UPKEEP_EVERY;
     let mut keeper = Keeper::new(&archiver, &policy.keeping);
     loop {
         tokio::select! {
@@ -425,7 +427,7 @@ async fn follow_loop(
             Ok::<_, SeamError>(cell.load().raw().version())
         };
         match followed.await {
-            Ok(version) if version >= kept_at + u64::from(UPKEEP_EVERY) => {
+            Ok(version) if version >= kept_at + UPKEEP_EVERY => {
                 if keeper.begin() {
                     kept_at = version;
                 }

@@ -17,7 +17,7 @@ use dovetail_model::{Problem, ProblemKind};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Sleep, sleep};
 
-use super::places::{Awaited, Place};
+use super::places::Place;
 use super::problem::problem_text;
 
 /// Most bytes thrown away before closing.
@@ -39,8 +39,9 @@ pub(super) struct ConnectionIo<S> {
     stream: S,
     place: Arc<Place>,
     waits: Waits,
-    /// Runs while a head is on its way.
-    head: Option<Pin<Box<Sleep>>>,
+    /// Runs while a head is on its way, whose number it has: it may have come to its end, and been answered, without a look
+    /// at this in between. One that began to come before that has the time of an idle connection.
+    head: Option<(u64, Pin<Box<Sleep>>)>,
     /// Runs while a write waits.
     alarm: Option<Pin<Box<Sleep>>>,
     closing: Option<Closing>,
@@ -100,7 +101,7 @@ fn head_timed_out(patience: Duration) -> Vec<u8> {
 impl<S: AsyncRead + AsyncWrite + Unpin> ConnectionIo<S> {
     /// Ends the connection once the head that is on its way has taken too long.
     fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
-        let Some(head) = &mut self.head else {
+        let Some((_, head)) = &mut self.head else {
             return Poll::Pending;
         };
         ready!(head.as_mut().poll(cx));
@@ -126,12 +127,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for ConnectionIo<S> {
         if has_come {
             this.place.heard();
         }
-        if this.place.awaited() != Awaited::Head {
-            this.head = None;
+        let next = this.place.next_head();
+        this.head.take_if(|(head, _)| Some(*head) != next);
+        let Some(next) = next else {
             return read;
-        }
+        };
         if has_come && this.head.is_none() {
-            this.head = Some(Box::pin(sleep(this.waits.head)));
+            this.head = Some((next, Box::pin(sleep(this.waits.head))));
         }
         match this.poll_head(cx) {
             Poll::Ready(late) => Poll::Ready(Err(late)),
@@ -198,5 +200,41 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for ConnectionIo<S> {
             }
         }
         Poll::Ready(Ok(()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::FutureExt as _;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, duplex};
+
+    use super::super::places::Places;
+    use super::*;
+
+    /// Nobody need read while an answer is made.
+    #[tokio::test]
+    async fn a_head_that_came_to_its_end_is_not_waited_for() {
+        let (place, _permit) = Places::new(1).take().await;
+        let waits = Waits {
+            head: Duration::from_millis(20),
+            reader: Duration::from_secs(60),
+        };
+        let (mut client, server) = duplex(1024);
+        let mut connection = ConnectionIo::new(server, Arc::clone(&place), waits);
+        let mut bytes = [0; 64];
+        for _ in 0..3 {
+            client.write_all(b"GET / HTTP/1.1\r\n\r\n").await.unwrap();
+            assert!(connection.read(&mut bytes).await.unwrap() > 0);
+            place.begins();
+            place.ends();
+            // The client keeps the connection, and comes back.
+            assert!(connection.read(&mut bytes).now_or_never().is_none());
+            sleep(2 * waits.head).await;
+            assert!(connection.read(&mut bytes).now_or_never().is_none());
+        }
+        client.write_all(b"GET").await.unwrap();
+        assert_eq!(connection.read(&mut bytes).await.unwrap(), 3);
+        let late = connection.read(&mut bytes).await.unwrap_err();
+        assert_eq!(late.kind(), io::ErrorKind::TimedOut);
     }
 }

@@ -55,6 +55,8 @@ struct State {
     awaited: Awaited,
     /// When the client sent something last.
     heard_at: Instant,
+    /// How many heads have come to their end.
+    heads: u64,
 }
 
 /// What comes next on a connection.
@@ -94,6 +96,7 @@ impl Places {
             state: Mutex::new(State {
                 awaited: Awaited::Head,
                 heard_at: Instant::now(),
+                heads: 0,
             }),
             gives_way: CancellationToken::new(),
         });
@@ -126,7 +129,9 @@ impl Places {
 impl Place {
     /// Since when the client is waited for; none while it waits for us, or is cut off already.
     fn waited_since(&self) -> Option<Instant> {
-        let State { awaited, heard_at } = *self.state.lock();
+        let State {
+            awaited, heard_at, ..
+        } = *self.state.lock();
         (awaited != Awaited::Answer && !self.gives_way.is_cancelled()).then_some(heard_at)
     }
 
@@ -140,14 +145,32 @@ impl Place {
         self.state.lock().awaited
     }
 
+    /// Which head comes next, by its number; none while something else does.
+    pub(super) fn next_head(&self) -> Option<u64> {
+        let State { awaited, heads, .. } = *self.state.lock();
+        (awaited == Awaited::Head).then_some(heads)
+    }
+
     /// Something was read.
     pub(super) fn heard(&self) {
         self.state.lock().heard_at = Instant::now();
     }
 
+    /// A head has come to its end, and the answer begins.
+    pub(super) fn begins(&self) {
+        self.awaits(Awaited::Answer);
+        self.state.lock().heads += 1;
+    }
+
+    /// The answer is over.
+    pub(super) fn ends(&self) {
+        self.awaits(Awaited::Head);
+    }
+
     fn awaits(&self, awaited: Awaited) {
-        let heard_at = Instant::now();
-        *self.state.lock() = State { awaited, heard_at };
+        let mut state = self.state.lock();
+        state.awaited = awaited;
+        state.heard_at = Instant::now();
     }
 
     /// Answers a request on this connection.
@@ -156,7 +179,7 @@ impl Place {
         router: Router,
         request: Request<Incoming>,
     ) -> Result<Response<Answer>, Infallible> {
-        self.awaits(Awaited::Answer);
+        self.begins();
         let request = request.map(|body| {
             Body::new(Asked {
                 body,
@@ -240,6 +263,6 @@ impl HttpBody for Answer {
 
 impl Drop for Answer {
     fn drop(&mut self) {
-        self.place.awaits(Awaited::Head);
+        self.place.ends();
     }
 }

@@ -27,8 +27,8 @@ use datafusion::logical_expr::expr::{
 };
 use datafusion::logical_expr::expr_schema::cast_subquery;
 use datafusion::logical_expr::{
-    BinaryExpr, ColumnarValue, Expr, ExprSchemable, Join, LogicalPlan, Operator,
-    ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Subquery, Volatility,
+    BinaryExpr, ColumnarValue, Expr, ExprSchemable, Join, LogicalPlan, Operator, Projection,
+    ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Subquery, Union, Volatility,
 };
 use datafusion::optimizer::AnalyzerRule;
 use datafusion::sql::sqlparser::ast;
@@ -43,14 +43,10 @@ const WITH_ALL_DIGITS: &str = "number with all digits";
 const DIGITS: &str = "dovetail.digits";
 
 /// Functions whose arguments are alternatives to each other.
-const ALTERNATIVES: [&str; 6] = [
-    "coalesce",
-    "greatest",
-    "least",
-    "make_array",
-    "nullif",
-    "nvl",
-];
+const ALTERNATIVES: [&str; 4] = ["coalesce", "greatest", "least", "make_array"];
+
+/// Functions that put their arguments side by side: two of them are compared argument by argument.
+const COMPOSERS: [&str; 3] = ["make_array", "named_struct", "struct"];
 
 /// Makes the numbers exact.
 #[derive(Debug)]
@@ -62,11 +58,20 @@ impl AnalyzerRule for ExactNumbers {
     }
 
     fn analyze(&self, plan: LogicalPlan, _: &ConfigOptions) -> Result<LogicalPlan> {
-        let plan = plan.transform_up_with_subqueries(|node| match node {
-            LogicalPlan::Join(join) => joined(join),
-            node => Ok(Transformed::no(node)),
+        let held = types_are_held(&plan)?;
+        let mut changed = false;
+        let plan = plan.transform_up_with_subqueries(|node| {
+            let node = match node {
+                LogicalPlan::Join(join) => joined(join)?,
+                LogicalPlan::Union(union) if !held => united(union)?,
+                node => Transformed::no(node),
+            };
+            changed |= node.transformed;
+            if changed {
+                return node.map_data(LogicalPlan::recompute_schema);
+            }
+            Ok(node)
         })?;
-        let held = types_are_held(&plan.data)?;
         rewritten(plan.data, |expr, schema| exact(expr, schema, held))
     }
 }
@@ -115,6 +120,77 @@ fn joined(mut join: Join) -> Result<Transformed<LogicalPlan>> {
         LogicalPlan::Join(join),
         changed,
     ))
+}
+
+/// What the inputs of a UNION have in one column stands beside each other.
+fn united(mut union: Union) -> Result<Transformed<LogicalPlan>> {
+    let mut changed = false;
+    for column in 0..union.schema.fields().len() {
+        let outputs = union
+            .inputs
+            .iter()
+            .map(|input| kind_of_output(input, column));
+        let kinds: Vec<Kind> = outputs.collect();
+        let decimals = match meeting(&kinds, Use::Choose) {
+            Meeting::Unlike => continue,
+            Meeting::Decimals(decimals) => decimals,
+            Meeting::Doubles => vec![None; kinds.len()],
+        };
+        let are_doubles = decimals.iter().all(Option::is_none)
+            && kinds.iter().any(|kind| matches!(kind, Kind::Floating));
+        for ((input, kind), decimal) in union.inputs.iter_mut().zip(&kinds).zip(decimals) {
+            let output = match (decimal, kind) {
+                (Some(decimal), _) => Expr::Literal(decimal, None),
+                (None, Kind::Decimal(_)) if are_doubles => {
+                    double(Expr::from(input.schema().qualified_field(column)))
+                }
+                _ => continue,
+            };
+            *input = Arc::new(with_output(input, column, output)?);
+            changed = true;
+        }
+    }
+    if changed {
+        union = Union::try_new_with_loose_types(union.inputs)?;
+    }
+    Ok(Transformed::new_transformed(
+        LogicalPlan::Union(union),
+        changed,
+    ))
+}
+
+fn kind_of_output(plan: &LogicalPlan, column: usize) -> Kind {
+    if let LogicalPlan::Projection(projection) = plan {
+        return Kind::of(
+            &projection.expr[column].clone().unalias(),
+            projection.input.schema(),
+        );
+    }
+    if let LogicalPlan::Values(values) = plan
+        && let [row] = &values.values[..]
+    {
+        return Kind::of(&row[column], &values.schema);
+    }
+    let output = Expr::from(plan.schema().qualified_field(column));
+    Kind::of(&output, plan.schema())
+}
+
+/// `plan` with another output in the place of one, under its name.
+fn with_output(plan: &Arc<LogicalPlan>, column: usize, output: Expr) -> Result<LogicalPlan> {
+    let outputs = plan.schema().iter().enumerate().map(|(index, field)| {
+        if index == column {
+            output
+                .clone()
+                .alias_qualified(field.0.cloned(), field.1.name())
+        } else {
+            Expr::from(field)
+        }
+    });
+    let outputs = outputs.collect();
+    Ok(LogicalPlan::Projection(Projection::try_new(
+        outputs,
+        Arc::clone(plan),
+    )?))
 }
 
 fn exact(expr: Expr, schema: &DFSchema, types_are_held: bool) -> Result<Transformed<Expr>> {
@@ -215,7 +291,12 @@ fn beside_decimals(part: Expr, schema: &DFSchema) -> Result<Transformed<Expr>> {
             together(args, Use::Choose, schema)
                 .update_data(|args| Expr::ScalarFunction(ScalarFunction::new_udf(func, args)))
         }
-        Expr::ScalarFunction(call) if call.func.name() == "nvl2" => of_nvl2(call, schema),
+        Expr::ScalarFunction(call) => match call.func.name() {
+            "nvl2" => of_nvl2(call, schema),
+            "nullif" => of_nullif(call, schema),
+            "round" => of_round(call),
+            _ => Transformed::no(Expr::ScalarFunction(call)),
+        },
         Expr::Cast(Cast { expr, field }) if field.data_type().is_decimal() => {
             written_decimal(*expr).update_data(|expr| {
                 let expr = Box::new(expr);
@@ -312,6 +393,36 @@ fn of_nvl2(call: ScalarFunction, schema: &DFSchema) -> Transformed<Expr> {
     }
 }
 
+/// `nullif(a, b)` is `a` or nothing: it compares with `b` and never is it.
+fn of_nullif(call: ScalarFunction, schema: &DFSchema) -> Transformed<Expr> {
+    let [first, second] = &call.args[..] else {
+        return Transformed::no(Expr::ScalarFunction(call));
+    };
+    let sides = [first.clone(), second.clone()];
+    let sides = together(sides, Use::Compare, schema);
+    if !sides.transformed {
+        return Transformed::no(Expr::ScalarFunction(call));
+    }
+    let [left, right] = sides.data;
+    let null = Expr::Literal(ScalarValue::Null, None);
+    let when = (Box::new(left.eq(right)), Box::new(null));
+    let otherwise = Some(Box::new(first.clone()));
+    Transformed::yes(Expr::Case(Case::new(None, vec![when], otherwise)))
+}
+
+/// The digits that `round` keeps decide its type, and DataFusion knows of them only where they need no cast: then it takes
+/// the result for another type than it has, and cannot compare it.
+fn of_round(mut call: ScalarFunction) -> Transformed<Expr> {
+    let digits = match call.args.get(1) {
+        Some(Expr::Literal(ScalarValue::Int64(Some(digits)), _)) => i32::try_from(*digits).ok(),
+        _ => None,
+    };
+    if let Some(digits) = digits {
+        call.args[1] = Expr::Literal(ScalarValue::Int32(Some(digits)), None);
+    }
+    Transformed::new_transformed(Expr::ScalarFunction(call), digits.is_some())
+}
+
 /// A DECIMAL is looked for among DOUBLEs as a DOUBLE, and the other way round.
 fn of_subquery(
     expr: Expr,
@@ -394,28 +505,84 @@ fn number(expr: &Expr) -> Option<(Written, NumberType)> {
 }
 
 /// The parts with one type where a DECIMAL is among them: its own and that of the numbers, or DOUBLE.
-fn together<P>(parts: P, used: Use, schema: &DFSchema) -> Transformed<P>
+fn together<P>(mut parts: P, used: Use, schema: &DFSchema) -> Transformed<P>
 where
     P: AsMut<[Expr]> + AsRef<[Expr]>,
 {
+    if let Some(width) = width_of_rows(parts.as_ref()) {
+        let mut changed = false;
+        for column in 0..width {
+            let cells: Vec<Expr> = parts
+                .as_mut()
+                .iter_mut()
+                .map(|row| cell(row, column))
+                .collect();
+            let cells = together(cells, used, schema);
+            changed |= cells.transformed;
+            for (row, part) in parts.as_mut().iter_mut().zip(cells.data) {
+                if let Expr::ScalarFunction(row) = row {
+                    row.args[column] = part;
+                }
+            }
+        }
+        return Transformed::new_transformed(parts, changed);
+    }
     let kinds: Vec<Kind> = parts
         .as_ref()
         .iter()
         .map(|part| Kind::of(part, schema))
         .collect();
-    if !kinds.iter().any(|kind| matches!(kind, Kind::Decimal(_))) {
-        return Transformed::no(parts);
+    match meeting(&kinds, used) {
+        Meeting::Unlike => Transformed::no(parts),
+        Meeting::Decimals(decimals) => with_decimals(parts, decimals),
+        Meeting::Doubles => as_doubles(parts, &kinds),
     }
-    let floating = kinds.iter().any(|kind| matches!(kind, Kind::Floating));
-    let decimals = if floating {
-        None
-    } else {
-        decimals(&kinds, used)
+}
+
+/// How many cells each of the parts has, if they are rows or lists that are written out, and have as many.
+fn width_of_rows(parts: &[Expr]) -> Option<usize> {
+    let width = |part: &Expr| match part {
+        Expr::ScalarFunction(call) if COMPOSERS.contains(&call.func.name()) => {
+            Some(call.args.len())
+        }
+        _ => None,
     };
-    match decimals {
-        Some(decimals) => with_decimals(parts, decimals),
+    let first = width(parts.first()?)?;
+    parts
+        .iter()
+        .all(|part| width(part) == Some(first))
+        .then_some(first)
+}
+
+/// A cell, taken out of its row.
+fn cell(row: &mut Expr, column: usize) -> Expr {
+    match row {
+        Expr::ScalarFunction(row) => std::mem::take(&mut row.args[column]),
+        _ => Expr::default(),
+    }
+}
+
+/// What becomes of parts that stand beside each other.
+enum Meeting {
+    /// They stay as they are.
+    Unlike,
+    /// For each part that becomes one, the DECIMAL that it is.
+    Decimals(Vec<Option<ScalarValue>>),
+    /// The DECIMALs become DOUBLEs.
+    Doubles,
+}
+
+fn meeting(kinds: &[Kind], used: Use) -> Meeting {
+    if !kinds.iter().any(|kind| matches!(kind, Kind::Decimal(_))) {
+        return Meeting::Unlike;
+    }
+    if kinds.iter().any(|kind| matches!(kind, Kind::Floating)) {
+        return Meeting::Doubles;
+    }
+    match decimals(kinds, used) {
+        Some(decimals) => Meeting::Decimals(decimals),
         // Or a number is so large or so small that no DECIMAL has it.
-        None => as_doubles(parts, &kinds),
+        None => Meeting::Doubles,
     }
 }
 
@@ -423,30 +590,51 @@ where
 fn decimals(kinds: &[Kind], used: Use) -> Option<Vec<Option<ScalarValue>>> {
     let mut common = (0, 0);
     for kind in kinds {
-        let own = match kind {
-            Kind::Decimal(data_type) => places_of(data_type)?,
-            Kind::Number { written, .. } => written.places(),
-            _ => continue,
-        };
-        common = (common.0.max(own.0), common.1.max(own.1));
+        if let Kind::Decimal(data_type) = kind {
+            common = wider(common, places_of(data_type)?);
+        }
     }
-    let decimal = |kind: &Kind| match (kind, used) {
-        (Kind::Number { written, .. }, Use::Compare) => written.decimal(common).map(Some),
+    // Compared with the first part alone, a number that no such DECIMAL has may as well be another that none has.
+    let others = kinds.iter().skip(1);
+    let others = others.filter(|kind| matches!(kind, Kind::Number { .. }));
+    let is_first = matches!(kinds.first(), Some(Kind::Number { .. })) && others.count() > 0;
+    let in_sight = |written: &Written| match is_first {
+        true => written.clone(),
+        false => written.among(common),
+    };
+    let numbers: Vec<Option<Written>> = kinds
+        .iter()
+        .map(|kind| match (kind, used) {
+            (Kind::Number { written, .. }, Use::Compare) => Some(in_sight(written)),
+            // Whole numbers keep the type that DataFusion gives them.
+            (
+                Kind::Number {
+                    written,
+                    of: NumberType::Double | NumberType::Text,
+                },
+                Use::Choose,
+            ) => Some(written.clone()),
+            _ => None,
+        })
+        .collect();
+    for number in numbers.iter().flatten() {
+        common = wider(common, number.places());
+    }
+    let decimal = |number: Option<Written>| match (number, used) {
+        (None, _) => Some(None),
+        (Some(number), Use::Compare) => number.decimal(common).map(Some),
         // What is larger would be the type of the result, and SQL has none as large.
-        (
-            Kind::Number {
-                written,
-                of: NumberType::Double,
-            },
-            Use::Choose,
-        ) => written
-            .decimal(written.places())
+        (Some(number), Use::Choose) => number
+            .decimal(number.places())
             .filter(|decimal| matches!(decimal, ScalarValue::Decimal128(..)))
             .map(Some),
-        // Texts and whole numbers keep the type that DataFusion gives them.
-        _ => Some(None),
     };
-    kinds.iter().map(decimal).collect()
+    numbers.into_iter().map(decimal).collect()
+}
+
+/// Digits before and behind the point that hold both.
+fn wider(one: (usize, usize), other: (usize, usize)) -> (usize, usize) {
+    (one.0.max(other.0), one.1.max(other.1))
 }
 
 fn places_of(data_type: &DataType) -> Option<(usize, usize)> {

@@ -89,6 +89,15 @@ async fn a_decimal_is_compared_with_the_number_that_is_written() {
         "CAST(1.005 AS DECIMAL(10, 2)) = 1.01",
         "TRY_CAST(12345678901234567890123 AS DECIMAL(38, 0)) = w",
         "nullif(d, 4.48) IS NULL",
+        "(d, i) = (4.48, 5) AND (d, i) IN ((4.47, 5), (4.48, 5)) AND NOT (d, i) <> (4.48, 5)",
+        "[d] = [4.48] AND struct(d) = struct(4.48)",
+        // One that is far away takes nothing from the others.
+        "w BETWEEN 1e-70 AND 12345678901234567890123 AND NOT w BETWEEN 1e-70 AND 12345678901234567890122.9",
+        "w NOT IN (12345678901234567890124, 1e90, 1e-400)",
+        "t BETWEEN 1e-400 AND 1e41 AND NOT t BETWEEN 0.00000000000000000001000000000000000000001 AND 1e41",
+        "nullif(w, 0.5) = w AND nullif(w, 1e-320) = w AND nullif(d, 4.48) IS NULL",
+        "round(d, 1) = 4.5 AND round(d, 1) <> d AND round(d, 1) BETWEEN 4.5 AND 4.5",
+        "ifnull(w, 0) = w AND nvl(w, w) = 12345678901234567890123",
         // With the DOUBLE of a column, as DOUBLEs.
         "d = x AND x = d AND w < huge AND d IN (x, 1.0) AND NOT d BETWEEN huge AND x",
         "d IN (SELECT column1 FROM (VALUES (4.48)))",
@@ -155,6 +164,44 @@ async fn an_alternative_to_a_decimal_is_the_number_that_is_written() {
         ("coalesce(d, 1e300)", DataType::Float64, "4.48"),
     ] {
         assert_eq!(value(expr).await, (data_type, shown.to_owned()), "{expr}");
+    }
+}
+
+#[tokio::test]
+async fn a_union_has_the_numbers_that_are_written() {
+    for (sql, data_type, shown) in [
+        (
+            "SELECT d FROM {s} UNION SELECT 4.48",
+            DataType::Decimal128(10, 2),
+            "4.48",
+        ),
+        (
+            "SELECT 4.48 UNION SELECT d FROM {s}",
+            DataType::Decimal128(10, 2),
+            "4.48",
+        ),
+        (
+            "SELECT d FROM {s} UNION VALUES (4.48)",
+            DataType::Decimal128(10, 2),
+            "4.48",
+        ),
+        (
+            "SELECT d FROM {s} UNION SELECT x FROM {s}",
+            DataType::Float64,
+            "4.48",
+        ),
+        (
+            "SELECT max(v) FROM (SELECT d AS v FROM {s} UNION ALL SELECT 4.485) WHERE v <> 4.48",
+            DataType::Decimal128(11, 3),
+            "4.485",
+        ),
+    ] {
+        let sql = sql.replace("{s}", ROW);
+        let batch = ask(&sql).await.unwrap_or_else(|e| panic!("{sql}: {e}"));
+        assert_eq!(batch.num_rows(), 1, "{sql}");
+        assert_eq!(batch.column(0).data_type(), &data_type, "{sql}");
+        let value = arrow::util::display::array_value_to_string(batch.column(0), 0);
+        assert_eq!(value.expect("it can be shown"), shown, "{sql}");
     }
 }
 

@@ -15,7 +15,7 @@ pub(super) struct Written {
 }
 
 impl Written {
-    /// Of `12`, `-4.48`, `.5`, `1e-7`, with `_` between digits; nothing of another text.
+    /// Of `12`, `-4.48`, `.5`, `1e-7`; nothing of another text.
     pub(super) fn parse(text: &str) -> Option<Self> {
         let (negative, text) = match text.as_bytes().first()? {
             b'-' => (true, &text[1..]),
@@ -27,15 +27,10 @@ impl Written {
             None => (text, 0),
         };
         let (whole, fraction) = mantissa.split_once('.').unwrap_or((mantissa, ""));
-        let digits: String = whole
-            .chars()
-            .chain(fraction.chars())
-            .filter(|c| *c != '_')
-            .collect();
+        let digits = format!("{whole}{fraction}");
         if digits.is_empty() || !digits.bytes().all(|digit| digit.is_ascii_digit()) {
             return None;
         }
-        let places = fraction.bytes().filter(u8::is_ascii_digit).count();
         let significant = digits.trim_end_matches('0');
         let zeros = digits.len() - significant.len();
         let significant = significant.trim_start_matches('0');
@@ -45,7 +40,7 @@ impl Written {
         Some(Self {
             negative,
             digits: significant.to_owned(),
-            exponent: i64::from(exponent) - i64::try_from(places).ok()?
+            exponent: i64::from(exponent) - i64::try_from(fraction.len()).ok()?
                 + i64::try_from(zeros).ok()?,
         })
     }
@@ -77,6 +72,26 @@ impl Written {
         let before = digits.saturating_add(self.exponent);
         let count = |places: i64| usize::try_from(places.max(0)).unwrap_or(usize::MAX);
         (count(before), count(self.exponent.saturating_neg()))
+    }
+
+    /// The number, or another one in its place among those with so many digits before and behind the point: above and below
+    /// the same of them, and equal to none.
+    pub(super) fn among(&self, (before, behind): (usize, usize)) -> Self {
+        let own = self.places();
+        let (digits, exponent) = if own.0 > before {
+            ("1".to_owned(), i64::try_from(before))
+        } else if own.1 > behind {
+            let kept = self.digits.len().saturating_sub(own.1 - behind);
+            let exponent = i64::try_from(behind).map(|behind| -behind - 1);
+            (format!("{}5", &self.digits[..kept]), exponent)
+        } else {
+            return self.clone();
+        };
+        Self {
+            negative: self.negative,
+            digits,
+            exponent: exponent.unwrap_or_default(),
+        }
     }
 
     /// The same number as a DECIMAL with so many digits before and behind the point, none of which may be missing.
@@ -140,7 +155,6 @@ mod tests {
             ("5.", (1, 0), Some("5")),
             ("1e3", (4, 0), Some("1000")),
             ("12.5E-1", (1, 2), Some("1.25")),
-            ("1_000.5", (4, 1), Some("1000.5")),
             ("0.000", (1, 1), Some("0.0")),
             ("-0", (1, 0), Some("0")),
             ("4.48", (8, 1), None),
@@ -155,6 +169,21 @@ mod tests {
             "", "-", ".", "e5", "1e", "1.2.3", "0x1", "NaN", "1 ", "--1", "١",
         ] {
             assert_eq!(Written::parse(text), None, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn a_number_that_is_out_of_sight_is_where_it_was() {
+        for (text, same) in [
+            ("4.48", "4.48"),
+            ("4.4801", "4.485"),
+            ("-0.00000001", "-0.005"),
+            ("100", "100"),
+            ("-123456789e300", "-100"),
+            ("99.999999", "99.995"),
+        ] {
+            let among = Written::parse(text).map(|written| written.among((2, 2)));
+            assert_eq!(among, Written::parse(same), "{text}");
         }
     }
 
