@@ -67,7 +67,7 @@ pub fn problem_of(error: &DataFusionError) -> Problem {
         DataFusionError::ArrowError(error, _) => kind_of_arrow(error),
         DataFusionError::ResourcesExhausted(_) => {
             let detail = format!(
-                "the query needs more memory than `query_memory` (--query-memory) leaves it: {message}; ask for fewer groups or columns, try again when other queries have ended, or start the server with more of it"
+                "the query needs more memory than `query_memory` (--query-memory) leaves it: {message}; ask for fewer groups, rows or columns, try again when other queries have ended, or start the server with more of it"
             );
             return Problem::new(ProblemKind::Busy, detail);
         }

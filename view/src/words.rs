@@ -67,6 +67,8 @@ fn words(error: &DataFusionError, allowed: impl Fn(&str) -> bool) -> String {
         .or_else(|| incompatible(&text))
         .or_else(|| exhausted(&text))
         .or_else(|| broken(&text))
+        .or_else(|| misplaced_subquery(&text))
+        .or_else(|| too_deep(&text))
         .unwrap_or_else(|| with_sql_types(&text));
     let line = said
         .split('\n')
@@ -111,6 +113,32 @@ fn outside_groups(text: &str) -> Option<String> {
                 "`{column}` is neither in GROUP BY nor in an aggregate: add it to GROUP BY, or write an aggregate of it, such as max({column})"
             )
         })
+}
+
+/// A subquery that the engine can only compute as a join, where it is none.
+fn misplaced_subquery(text: &str) -> Option<String> {
+    const SAID: &str = "physical plan does not support logical expression ";
+    let (before, expression) = text.split_at_checked(SAID.len())?;
+    let kind = expression.split(['(', '{', ' ']).next()?;
+    let written = match kind {
+        "InSubquery" => "x IN (SELECT …)",
+        "Exists" => "EXISTS (SELECT …)",
+        "SetComparison" => "x > ALL (SELECT …)",
+        "ScalarSubquery" | "OuterReferenceColumn" => "(SELECT …) that names an outer column",
+        _ => return None,
+    };
+    before.eq_ignore_ascii_case(SAID).then(|| {
+        format!("`{written}` cannot be computed here: write it in WHERE, or join the tables")
+    })
+}
+
+/// The parser's limit of parentheses and subqueries within each other.
+fn too_deep(text: &str) -> Option<String> {
+    let (_, limit) = text.split_once("ecursionLimitExceeded (current limit: ")?;
+    let (limit, _) = limit.split_once(')')?;
+    Some(format!(
+        "parentheses and subqueries stand too deep within each other: at most about {limit}"
+    ))
 }
 
 fn nested_aggregates(text: &str) -> Option<String> {
@@ -199,6 +227,26 @@ mod tests {
     use datafusion::error::DataFusionError;
 
     use super::words_of;
+
+    #[test]
+    fn what_stands_in_the_wrong_place_is_named_as_it_is_written() {
+        for (text, said) in [
+            (
+                "Physical plan does not support logical expression InSubquery(InSubquery { expr: Column(…",
+                "`x IN (SELECT …)` cannot be computed here: write it in WHERE, or join the tables",
+            ),
+            (
+                "physical plan does not support logical expression ScalarSubquery(<subquery>)",
+                "`(SELECT …) that names an outer column` cannot be computed here: write it in WHERE, or join the tables",
+            ),
+            (
+                "sql parser error: RecursionLimitExceeded (current limit: 50)",
+                "parentheses and subqueries stand too deep within each other: at most about 50",
+            ),
+        ] {
+            assert_eq!(words_of(&DataFusionError::Plan(text.to_owned())), said);
+        }
+    }
 
     #[test]
     fn prefixes_advertisement_and_full_stop_are_left_out() {
