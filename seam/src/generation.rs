@@ -11,6 +11,7 @@ use dovetail_log::parquet_files::{FileToScan, ParquetScan, parquet_scan};
 use dovetail_model::{DataFile, GenerationNumber, Manifest, Position, StreamDef, ViewId};
 use dovetail_view::{View, ViewError};
 use object_store::path::Path;
+use parking_lot::Mutex;
 
 /// Which columns of a generation's files to read.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,6 +29,8 @@ pub struct Generation {
     view: Arc<View>,
     /// Of its files, in key order; made when a group is first looked for.
     ranges: Arc<OnceLock<Vec<KeyRange>>>,
+    /// What the last answer that failed on a group said, for whoever asks how the view does.
+    failed: Arc<Mutex<Option<String>>>,
 }
 
 /// A file of a generation, as a group finds it.
@@ -43,12 +46,23 @@ pub(crate) struct KeyRange {
 }
 
 impl Generation {
+    /// Notes that an answer from it and the runs behind it failed: the select list cannot be computed for some group.
+    pub fn note_failed(&self, said: &str) {
+        *self.failed.lock() = Some(said.to_owned());
+    }
+
+    /// What the last answer that failed said, if one has.
+    pub fn failed(&self) -> Option<String> {
+        self.failed.lock().clone()
+    }
+
     /// Opens a generation under the definition that it answers. Reads nothing yet.
     pub fn new(manifest: Arc<Manifest>, view: Arc<View>) -> Self {
         Self {
             manifest,
             view,
             ranges: Arc::default(),
+            failed: Arc::default(),
         }
     }
 

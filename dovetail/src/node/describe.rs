@@ -180,8 +180,13 @@ impl Node {
         if let Some(poisoned) = in_cut.poisoned.iter().find(matters) {
             notes.push(poisoned.explain(&def.name, &stream.name));
         }
+        let generation = in_cut.generation.as_ref();
         if let Some(fails) = self.0.batch.failing_group(&def.id, in_cut.version) {
             notes.push(format!("the last incremental run failed: {fails}"));
+        } else if let Some(fails) = generation.and_then(|generation| generation.failed()) {
+            notes.push(format!(
+                "an answer failed since the last batch run: {fails}"
+            ));
         }
         let phase = match &in_cut.generation {
             None => ViewPhase::Building,

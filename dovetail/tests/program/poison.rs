@@ -290,6 +290,11 @@ async fn a_select_list_that_fails_on_a_group_is_named_and_heals() {
     assert_eq!(problem["view"], "share");
     assert_eq!(problem["column"], "r");
     assert_eq!(problem["retry_after_s"], 60);
+    let notes = async || {
+        let status = calls.get("/v1/views/share/status").await.unwrap();
+        status["notes"].clone()
+    };
+    names_all(&notes().await[0]);
     append_from(&calls, "LAX", &[4]).await;
     for filter in ["origin <> 'SFO'", "length(origin) = 3 AND origin < 'M'"] {
         let others = format!("SELECT * FROM share WHERE {filter}");
@@ -309,10 +314,6 @@ async fn a_select_list_that_fails_on_a_group_is_named_and_heals() {
             "{run}"
         );
     }
-    let notes = async || {
-        let status = calls.get("/v1/views/share/status").await.unwrap();
-        status["notes"].clone()
-    };
     names_all(&notes().await[0]);
 
     append(&calls, &[5]).await;

@@ -271,6 +271,7 @@ impl Shared {
             ViewError::Finish(failed) => {
                 // As with a view that is poisoned: the question is right, and may be answered later.
                 let explained = failed.explain(&self.name, self.view().stream());
+                self.source.generation.note_failed(&explained);
                 let problem = Problem::new(ProblemKind::Unavailable, explained);
                 external(
                     problem
