@@ -606,11 +606,11 @@ fn decimals(kinds: &[Kind], used: Use) -> Option<Vec<Option<ScalarValue>>> {
         .iter()
         .map(|kind| match (kind, used) {
             (Kind::Number { written, .. }, Use::Compare) => Some(in_sight(written)),
-            // Whole numbers keep the type that DataFusion gives them.
+            // Texts and whole numbers keep the type that DataFusion gives them.
             (
                 Kind::Number {
                     written,
-                    of: NumberType::Double | NumberType::Text,
+                    of: NumberType::Double,
                 },
                 Use::Choose,
             ) => Some(written.clone()),

@@ -42,15 +42,13 @@ async fn ask(sql: &str) -> Result<RecordBatch> {
 }
 
 /// The type and the only value of the answer.
-async fn value(expr: &str) -> (DataType, String) {
-    let sql = format!("SELECT {expr} AS r FROM {ROW}");
-    let batch = ask(&sql).await.unwrap_or_else(|e| panic!("{expr}: {e}"));
-    assert_eq!(batch.num_rows(), 1, "{expr}");
-    let shown = arrow::util::display::array_value_to_string(batch.column(0), 0);
-    (
-        batch.column(0).data_type().clone(),
-        shown.expect("a value can be shown"),
-    )
+async fn only_value(sql: &str) -> (DataType, String) {
+    let batch = ask(sql).await.unwrap_or_else(|e| panic!("{sql}: {e}"));
+    assert_eq!(batch.num_rows(), 1, "{sql}");
+    let column = batch.column(0);
+    let shown = arrow::util::display::array_value_to_string(column, 0);
+    let shown = shown.expect("a value can be shown");
+    (column.data_type().clone(), shown)
 }
 
 const ROW: &str = "(SELECT CAST('4.48' AS DECIMAL(10, 2)) AS d, CAST('12345678901234567890123' AS DECIMAL(38, 0)) AS w,
@@ -163,7 +161,9 @@ async fn an_alternative_to_a_decimal_is_the_number_that_is_written() {
         ("coalesce(d, x)", DataType::Float64, "4.48"),
         ("coalesce(d, 1e300)", DataType::Float64, "4.48"),
     ] {
-        assert_eq!(value(expr).await, (data_type, shown.to_owned()), "{expr}");
+        let sql = format!("SELECT {expr} AS r FROM {ROW}");
+        let expected = (data_type, shown.to_owned());
+        assert_eq!(only_value(&sql).await, expected, "{expr}");
     }
 }
 
@@ -197,11 +197,11 @@ async fn a_union_has_the_numbers_that_are_written() {
         ),
     ] {
         let sql = sql.replace("{s}", ROW);
-        let batch = ask(&sql).await.unwrap_or_else(|e| panic!("{sql}: {e}"));
-        assert_eq!(batch.num_rows(), 1, "{sql}");
-        assert_eq!(batch.column(0).data_type(), &data_type, "{sql}");
-        let value = arrow::util::display::array_value_to_string(batch.column(0), 0);
-        assert_eq!(value.expect("it can be shown"), shown, "{sql}");
+        assert_eq!(
+            only_value(&sql).await,
+            (data_type, shown.to_owned()),
+            "{sql}"
+        );
     }
 }
 
