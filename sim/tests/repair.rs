@@ -5,7 +5,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
 
 use dovetail_batch_layer::StartRequest;
-use dovetail_model::{BatchRun, Outcome, RepairScope, RunMode};
+use dovetail_model::{BatchRun, DiffSummary, Outcome, RepairScope, RunMode, ViewId};
 use dovetail_sim::{Event, Rig};
 
 const DAY_US: i64 = 86_400_000_000;
@@ -38,7 +38,7 @@ async fn rig() -> Rig {
     rig
 }
 
-async fn repair(rig: &Rig, view: &dovetail_model::ViewId, scope: RepairScope) -> BatchRun {
+async fn repair(rig: &Rig, view: &ViewId, scope: RepairScope) -> BatchRun {
     let request = StartRequest {
         mode: RunMode::Repair,
         scope,
@@ -139,6 +139,19 @@ async fn of_a_range_without_events_changes_nothing() {
     rig.check("daily").await;
 }
 
+/// What a full run would change.
+async fn diff_of_full_run(rig: &Rig, view: &ViewId) -> DiffSummary {
+    let request = StartRequest {
+        mode: RunMode::Full,
+        dry_run: true,
+        trigger: "user",
+        ..StartRequest::default()
+    };
+    let run = rig.run(view, request).await;
+    assert_eq!(run.outcome, Outcome::Staged, "{:?}", run.error);
+    rig.batch.diff(run.id).await.unwrap()
+}
+
 /// A run of a view that has keys and nothing else can be looked at before it is promoted.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn of_a_view_of_keys_alone_has_a_diff() {
@@ -146,15 +159,7 @@ async fn of_a_view_of_keys_alone_has_a_diff() {
     let sql = "SELECT origin FROM flights GROUP BY origin";
     let view = refreshed(&rig, "origins", sql).await;
     rig.exclude("origin = 'JFK'").await;
-    let request = StartRequest {
-        mode: RunMode::Full,
-        dry_run: true,
-        trigger: "user",
-        ..StartRequest::default()
-    };
-    let run = rig.run(&view, request).await;
-    assert_eq!(run.outcome, Outcome::Staged, "{:?}", run.error);
-    let diff = rig.batch.diff(run.id).await.unwrap();
+    let diff = diff_of_full_run(&rig, &view).await;
     assert_eq!((diff.added, diff.removed, diff.changed), (0, 1, 0));
 }
 
@@ -165,15 +170,7 @@ async fn of_decimals_has_an_exact_diff() {
     let sql = "SELECT origin, sum(distance * DECIMAL '12345678901234567890.01') AS total FROM flights GROUP BY origin";
     let view = refreshed(&rig, "totals", sql).await;
     rig.exclude("origin = 'JFK'").await;
-    let request = StartRequest {
-        mode: RunMode::Full,
-        dry_run: true,
-        trigger: "user",
-        ..StartRequest::default()
-    };
-    let run = rig.run(&view, request).await;
-    assert_eq!(run.outcome, Outcome::Staged, "{:?}", run.error);
-    let diff = rig.batch.diff(run.id).await.unwrap();
+    let diff = diff_of_full_run(&rig, &view).await;
     let before = &diff.largest[0].before;
     assert_eq!(
         before["total"], "12345678901234567890.0100000000",

@@ -131,21 +131,20 @@ fn united(mut union: Union) -> Result<Transformed<LogicalPlan>> {
             .iter()
             .map(|input| kind_of_output(input, column));
         let kinds: Vec<Kind> = outputs.collect();
-        let decimals = match meeting(&kinds, Use::Choose) {
+        let mut decimals = match meeting(&kinds, Use::Choose) {
             Meeting::Unlike => continue,
-            Meeting::Decimals(decimals) => decimals,
-            Meeting::Doubles => vec![None; kinds.len()],
+            Meeting::Decimals(decimals) => Some(decimals.into_iter()),
+            Meeting::Doubles => None,
         };
-        let are_doubles = decimals.iter().all(Option::is_none)
-            && kinds.iter().any(|kind| matches!(kind, Kind::Floating));
-        for ((input, kind), decimal) in union.inputs.iter_mut().zip(&kinds).zip(decimals) {
-            let output = match (decimal, kind) {
-                (Some(decimal), _) => Expr::Literal(decimal, None),
-                (None, Kind::Decimal(_)) if are_doubles => {
-                    double(Expr::from(input.schema().qualified_field(column)))
+        for (input, kind) in union.inputs.iter_mut().zip(&kinds) {
+            let output = match (&mut decimals, kind) {
+                (Some(decimals), _) => decimals.next().flatten().map(|d| Expr::Literal(d, None)),
+                (None, Kind::Decimal(_)) => {
+                    Some(double(Expr::from(input.schema().qualified_field(column))))
                 }
-                _ => continue,
+                (None, _) => None,
             };
+            let Some(output) = output else { continue };
             *input = Arc::new(with_output(input, column, output)?);
             changed = true;
         }
@@ -689,7 +688,7 @@ fn written_decimal(expr: Expr) -> Transformed<Expr> {
 
 /// Whether the DOUBLE of this text, which is no BIGINT, lacks some of its digits.
 fn lacks_digits(text: &str) -> bool {
-    let (Some(written), Ok(double)) = (Written::parse(text), text.replace('_', "").parse()) else {
+    let (Some(written), Ok(double)) = (Written::parse(text), text.parse()) else {
         return false;
     };
     Written::shortest(double).is_none_or(|shortest| shortest != written)

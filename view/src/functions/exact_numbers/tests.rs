@@ -186,6 +186,11 @@ async fn a_union_has_the_numbers_that_are_written() {
             "4.48",
         ),
         (
+            "SELECT min(v) FROM (SELECT d AS v FROM {s} UNION SELECT 1e300)",
+            DataType::Float64,
+            "4.48",
+        ),
+        (
             "SELECT d FROM {s} UNION SELECT x FROM {s}",
             DataType::Float64,
             "4.48",
