@@ -123,6 +123,9 @@ pub(super) fn nearest(total: i128, count: i64) -> f64 {
     const EXACT: u64 = 1 << f64::MANTISSA_DIGITS;
     let magnitude = total.unsigned_abs();
     let count = count.unsigned_abs();
+    if magnitude == 0 {
+        return 0.0;
+    }
     if magnitude <= u128::from(EXACT) && count <= EXACT {
         // IEEE 754 rounds the quotient of two doubles once.
         return total as f64 / count as f64;

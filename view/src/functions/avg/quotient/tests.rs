@@ -97,5 +97,6 @@ fn halves_at_the_ends_of_doubles_go_to_the_even_one() {
         assert_eq!(nearest(total, count), expected as f64, "{total} / {count}");
     }
     assert_eq!(nearest(0, 7), 0.0);
+    assert_eq!(nearest(0, i64::MAX), 0.0);
     assert_eq!(nearest(1, i64::MAX), 2.0_f64.powi(-63));
 }
