@@ -120,6 +120,7 @@ impl Keeper {
             task.abort();
             // It ends at its next step.
             let _ = task.await;
+            self.archiver.raw().released().await;
         }
     }
 }

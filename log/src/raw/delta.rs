@@ -35,6 +35,7 @@ use object_store::path::Path;
 use object_store::prefix::PrefixStore;
 use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutOptions};
 use serde_json::{Value, json};
+use tokio_util::task::TaskTracker;
 use url::Url;
 
 use super::error::kind_of;
@@ -148,6 +149,8 @@ pub struct DeltaLog {
     root: Path,
     log_store: LogStoreRef,
     clock: Arc<dyn Clock>,
+    /// deltalake's work on the log.
+    working: TaskTracker,
 }
 
 impl DeltaLog {
@@ -173,7 +176,25 @@ impl DeltaLog {
             root,
             log_store,
             clock,
+            working: TaskTracker::new(),
         })
+    }
+
+    /// Runs `work` to its end, also when nobody waits for it any more: deltalake reads logs on threads that nothing cuts
+    /// off, and that have the store meanwhile.
+    async fn whole<T: Send + 'static>(
+        &self,
+        work: impl Future<Output = Result<T, DeltaTableError>> + Send + 'static,
+    ) -> Result<T, DeltaTableError> {
+        let done = self.working.spawn(work).await;
+        done.unwrap_or_else(|error| Err(DeltaTableError::generic(error.to_string())))
+    }
+
+    /// Waits for the end of what was cut off while it read the log or wrote a checkpoint. A runtime must not end before.
+    pub async fn released(&self) {
+        // Closed, it takes work as before, and can be waited for.
+        self.working.close();
+        self.working.wait().await;
     }
 
     /// Where the table is.
@@ -202,7 +223,9 @@ impl DeltaLog {
         &self,
         version: Option<u64>,
     ) -> Result<Option<LoadedTable>, DeltaLogError> {
-        let state = match DeltaTableState::try_new(self.log_store.as_ref(), version).await {
+        let log_store = Arc::clone(&self.log_store);
+        let read = async move { DeltaTableState::try_new(log_store.as_ref(), version).await };
+        let state = match self.whole(read).await {
             Ok(state) => state,
             Err(DeltaTableError::NotATable(_)) => return Ok(None),
             Err(error) => return Err(self.cause(error, version).await),
@@ -354,11 +377,12 @@ impl DeltaLog {
     /// When the table cannot be read or the store fails; the table itself is as before then.
     pub async fn checkpoint(&self) -> Result<Option<u64>, DeltaLogError> {
         let mut table = DeltaTable::new(Arc::clone(&self.log_store));
-        match table.load().await {
-            Ok(()) => {}
+        let loaded = self.whole(async move { table.load().await.map(|()| table) });
+        let table = match loaded.await {
+            Ok(table) => table,
             Err(DeltaTableError::NotATable(_)) => return Ok(None),
             Err(error) => return Err(self.cause(error, None).await),
-        }
+        };
         let Some(version) = table.version() else {
             return Ok(None);
         };
@@ -370,7 +394,8 @@ impl DeltaLog {
             Ok(()) | Err(object_store::Error::NotFound { .. }) => {}
             Err(error) => return Err(failed(error)),
         }
-        if let Err(error) = create_checkpoint(&table, None).await {
+        let made = self.whole(async move { create_checkpoint(&table, None).await });
+        if let Err(error) = made.await {
             return Err(self.cause(error, None).await);
         }
         let written = self.store.get(&path).await.map_err(failed)?;

@@ -56,6 +56,13 @@ impl RawLog {
         Ok(())
     }
 
+    /// Waits for the end of what was cut off and still has the store: see [`DeltaLog::released`].
+    pub async fn released(&self) {
+        self.events.released().await;
+        let letters = self.dead.lock().await.log().clone();
+        letters.released().await;
+    }
+
     /// Deletes data files that are in no table any more since `older_than`, or never were since this raw log saw them
     /// first so long ago, unless a [`super::RawSnapshot`] in this process still refers to them, and log entries of that
     /// age that a checkpoint has made superfluous. `older_than` protects readers and writers in other processes.

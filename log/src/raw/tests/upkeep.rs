@@ -185,6 +185,34 @@ async fn a_checkpoint_replaces_the_log_before_it() {
     );
 }
 
+/// A process that stops its upkeep, and opens the store again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_checkpoint_that_is_cut_off_lets_go_of_the_store() {
+    let faulty = FaultyStore::new(Arc::new(InMemory::new()));
+    let store: Arc<dyn ObjectStore> = Arc::new(faulty.clone());
+    drop(many_segments(&store).await);
+    let holders = Arc::strong_count(&store);
+    // Reads of the table, and of the checkpoint's maker.
+    for behind in 0..12 {
+        let log = Arc::new(open(&store, &every_type()).await.unwrap());
+        let held = faulty.hold_read(behind);
+        let ours = Arc::clone(&log);
+        let checkpoint = tokio::spawn(async move { ours.checkpoint().await });
+        held.is_there.notified().await;
+        checkpoint.abort();
+        let _ = checkpoint.await;
+        let mut released = Box::pin(log.released());
+        assert!(futures::poll!(&mut released).is_pending(), "{behind}");
+        held.goes_on.notify_one();
+        released.await;
+        drop(log);
+        // What deltalake read ahead ends at its next step.
+        while Arc::strong_count(&store) > holders {
+            tokio::task::yield_now().await;
+        }
+    }
+}
+
 /// As one that computes for hours in another process, from what this one holds for it.
 #[tokio::test]
 async fn a_reader_elsewhere_reads_the_very_version_that_is_held_here() {

@@ -13,6 +13,7 @@ use object_store::{
     ObjectStore, PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
 };
 use parking_lot::Mutex;
+use tokio::sync::Notify;
 
 /// What happens to one put.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,7 +37,17 @@ struct State {
     armed: Option<(String, Fault)>,
     fired: bool,
     fail_read: bool,
+    held: Option<(usize, Held)>,
     late: Option<(Path, PutPayload, PutOptions)>,
+}
+
+/// A read that is held up.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Held {
+    /// Told when it is there.
+    pub(crate) is_there: Arc<Notify>,
+    /// Lets it go on.
+    pub(crate) goes_on: Arc<Notify>,
 }
 
 /// Passes everything on, but for one put at a time.
@@ -65,6 +76,24 @@ impl FaultyStore {
     /// Makes the next read fail.
     pub(crate) fn fail_read(&self) {
         self.state.lock().fail_read = true;
+    }
+
+    /// Holds up the read that comes behind so many others.
+    pub(crate) fn hold_read(&self, behind: usize) -> Held {
+        let held = Held::default();
+        self.state.lock().held = Some((behind, held.clone()));
+        held
+    }
+
+    /// The read that is to be held up, if it is its turn.
+    fn is_held(&self) -> Option<Held> {
+        let mut state = self.state.lock();
+        let (behind, _) = state.held.as_mut()?;
+        match behind.checked_sub(1) {
+            Some(left) => *behind = left,
+            None => return state.held.take().map(|(_, held)| held),
+        }
+        None
     }
 
     /// Ends all faults.
@@ -153,6 +182,10 @@ impl ObjectStore for FaultyStore {
     async fn get_opts(&self, path: &Path, options: GetOptions) -> Result<GetResult> {
         if std::mem::take(&mut self.state.lock().fail_read) {
             return Err(failed());
+        }
+        if let Some(held) = self.is_held() {
+            held.is_there.notify_one();
+            held.goes_on.notified().await;
         }
         self.inner.get_opts(path, options).await
     }
