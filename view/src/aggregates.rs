@@ -5,6 +5,9 @@
 //! its result might depend on the order of events. Invariants: every entry is covered by the cut law's
 //! property test. Collaborators: `checks` (order), `equality` (classes).
 
+use datafusion::logical_expr::utils::format_state_name;
+use datafusion::physical_expr::aggregate::AggregateFunctionExpr;
+
 /// How two results over the same events may differ when the events were cut differently.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Precision {
@@ -87,6 +90,22 @@ pub(crate) fn is_order_sensitive(name: &str) -> bool {
 /// Whether the finished value of the (not DISTINCT) aggregate is its own state.
 pub(crate) fn is_own_state(name: &str) -> bool {
     matches!(name, "count" | "sum" | "min" | "max")
+}
+
+/// Which of the columns of an aggregate's state counts the values that are not NULL, if one does.
+pub(crate) fn count_in_state(aggregate: &AggregateFunctionExpr) -> Option<usize> {
+    if aggregate.is_distinct() {
+        return None;
+    }
+    match aggregate.fun().name() {
+        "count" => Some(0),
+        "avg" => {
+            let count = format_state_name(aggregate.name(), "count");
+            let fields = aggregate.state_fields().ok()?;
+            fields.iter().position(|field| *field.name() == count)
+        }
+        _ => None,
+    }
 }
 
 /// Whether the (not DISTINCT) aggregate keeps the lists that its states are made of as they are.

@@ -18,7 +18,7 @@ mod table;
 use std::ops::Range;
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, BooleanArray, RecordBatch};
+use arrow::array::{ArrayRef, BooleanArray, RecordBatch, UInt64Array};
 use arrow::compute::{filter_record_batch, interleave, take};
 use arrow::datatypes::{Field, Schema, SchemaRef};
 use datafusion::error::Result;
@@ -277,18 +277,43 @@ impl Operators {
     }
 
     /// The finished rows of one batch of states whose keys are unique, in the same order, with others merged into them:
-    /// for each of their rows the row of `states` is given that is of its group.
+    /// for each of their rows, which have no keys, the row of `states` is given that is of its group.
     pub(crate) fn finish_with(
         &self,
         states: &RecordBatch,
         others: Vec<(RecordBatch, Vec<usize>)>,
     ) -> Result<RecordBatch, ViewError> {
-        let all = || std::iter::once(states).chain(others.iter().map(|(batch, _)| batch));
         if self.groups.is_empty() {
-            return self.finish(&all().cloned().collect::<Vec<_>>());
+            let others = others.into_iter().map(|(batch, _)| batch);
+            let all: Vec<RecordBatch> = std::iter::once(states.clone()).chain(others).collect();
+            return self.finish(&all);
         }
         let finished = self.finish_each_with(states, &others);
-        finished.map_err(|error| self.blamed(error, || self.reduce(all())))
+        finished.map_err(|error| {
+            self.blamed(error, || {
+                let mut all = vec![states.clone()];
+                for (measured, rows) in &others {
+                    all.push(self.with_keys_of(states, rows, measured)?);
+                }
+                self.reduce(&all)
+            })
+        })
+    }
+
+    /// States of which `measured` has all but the keys, which stand in these rows of `states`.
+    fn with_keys_of(
+        &self,
+        states: &RecordBatch,
+        rows: &[usize],
+        measured: &RecordBatch,
+    ) -> Result<RecordBatch, ViewError> {
+        let rows = UInt64Array::from_iter_values(rows.iter().map(|row| *row as u64));
+        let keys = states.columns()[..self.groups.len()].iter();
+        let mut columns = keys
+            .map(|key| take(key, &rows, None))
+            .collect::<Result<Vec<_>, _>>()?;
+        columns.extend_from_slice(measured.columns());
+        batch(&self.state_schema, columns, rows.len())
     }
 
     fn finish_all(&self, states: &[RecordBatch]) -> Result<RecordBatch, ViewError> {
@@ -317,9 +342,9 @@ impl Operators {
         let mut table = self.table_of(Groups::Told(0))?;
         table.tell_each(states.num_rows());
         self.merge_into(&mut table, states)?;
-        for (batch, rows) in others {
+        for (measured, rows) in others {
             table.tell(rows.clone(), states.num_rows());
-            self.merge_into(&mut table, batch)?;
+            self.merge_columns(&mut table, measured.columns())?;
         }
         self.emit_output(table, states.columns()[..self.groups.len()].to_vec())
     }
@@ -351,8 +376,15 @@ impl Operators {
     }
 
     fn merge_into(&self, table: &mut Table, states: &RecordBatch) -> Result<()> {
+        self.merge_columns(table, &states.columns()[self.groups.len()..])
+    }
+
+    /// Merges the columns of states behind the keys.
+    fn merge_columns(&self, table: &mut Table, columns: &[ArrayRef]) -> Result<()> {
+        let keys = self.groups.len();
         for (index, measure) in self.measures.iter().enumerate() {
-            table.merge(index, &states.columns()[measure.states.clone()])?;
+            let states = measure.states.start - keys..measure.states.end - keys;
+            table.merge(index, &columns[states])?;
         }
         Ok(())
     }

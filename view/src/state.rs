@@ -8,16 +8,21 @@
 //! ```
 //!
 //! A finished `sum` is its own state too, in a narrower type: a file holds it once, for an `avg` that shares it as well.
+//! What counts the values of a column that may be NULL is kept as how many fewer they are than the events that `count(*)`
+//! shows: mostly none, which takes no room, and no time to read.
 //!
 //! Invariants: a row of a file holds everything a state holds; types in files are Delta's.
 
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, RecordBatchOptions};
+use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, RecordBatchOptions, UInt64Array};
+use arrow::compute::kernels::numeric::sub_wrapping;
+use arrow::compute::take;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use arrow::error::ArrowError;
 use datafusion::physical_expr::expressions::Column;
 
-use crate::aggregates::is_own_state;
+use crate::aggregates::{count_in_state, is_own_state};
 use crate::compile::{Parts, stage_fields};
 use crate::ops::Operators;
 use crate::storage::{from_stored, stored_type, to_stored, widened, widens};
@@ -30,6 +35,8 @@ enum Kept {
     Output(usize),
     /// In a column of its own, at this index of the file, in its stored type.
     State(usize),
+    /// In a column of its own, at `column` of the file: how many fewer than in the output column `than`.
+    Fewer { column: usize, than: usize },
 }
 
 /// The three schemas and how a file maps to the other two.
@@ -37,6 +44,8 @@ pub(crate) struct Layout {
     pub(crate) state: SchemaRef,
     pub(crate) output: SchemaRef,
     pub(crate) file: SchemaRef,
+    /// The states without the keys.
+    pub(crate) measured: SchemaRef,
     /// For each column of the state, where a file keeps it.
     kept: Vec<Kept>,
     /// `0..outputs`: finished columns come first in a file.
@@ -73,25 +82,37 @@ impl Layout {
             .iter()
             .map(|key| Kept::Output(key.output_index))
             .collect();
+        let events = (0..parts.measures.len())
+            .filter(|index| parts.measures[*index].counts_events(&parts.input.schema()))
+            .find_map(|index| bare_output(parts, index, &output));
         for (index, measure) in parts.measures.iter().enumerate() {
             let bare = bare_output(parts, index, &output);
+            let counted = measure
+                .filter
+                .is_none()
+                .then(|| count_in_state(&measure.function));
             let first = kept.len();
             for position in 0..measure.function.state_fields()?.len() {
+                if let Some(column) = bare {
+                    kept.push(Kept::Output(column));
+                    continue;
+                }
                 let field = state.field(first + position);
-                kept.push(match bare {
-                    Some(column) => Kept::Output(column),
-                    None => {
-                        fields.push(stored_field(field, measure.function.name())?);
-                        Kept::State(fields.len() - 1)
-                    }
+                fields.push(stored_field(field, measure.function.name())?);
+                let column = fields.len() - 1;
+                kept.push(match events {
+                    Some(than) if counted == Some(Some(position)) => Kept::Fewer { column, than },
+                    _ => Kept::State(column),
                 });
             }
         }
+        let measured = Schema::new(state.fields()[parts.keys.len()..].to_vec());
         let file_outputs = (0..output.fields().len()).collect();
         Ok(Self {
             state,
             output,
             file: Arc::new(Schema::new(fields)),
+            measured: Arc::new(measured),
             kept,
             file_outputs,
         })
@@ -105,8 +126,13 @@ impl Layout {
     ) -> Result<RecordBatch, ViewError> {
         let mut columns: Vec<ArrayRef> = output.columns().to_vec();
         for (kept, column) in self.kept.iter().zip(states.columns()) {
-            if let Kept::State(_) = kept {
-                columns.push(to_stored(column)?);
+            match kept {
+                Kept::Output(_) => {}
+                Kept::State(_) => columns.push(to_stored(column)?),
+                Kept::Fewer { than, .. } => {
+                    let fewer = sub_wrapping(output.column(*than), &to_stored(column)?)?;
+                    columns.push(fewer);
+                }
             }
         }
         Ok(RecordBatch::try_new(Arc::clone(&self.file), columns)?)
@@ -115,16 +141,41 @@ impl Layout {
     /// The states that a file's rows hold.
     pub(crate) fn states_of_file(&self, file: &RecordBatch) -> Result<RecordBatch, ViewError> {
         expect_schema("a file", &self.file, file.schema_ref())?;
-        let columns: Result<Vec<ArrayRef>, _> = self
-            .kept
-            .iter()
-            .zip(self.state.fields())
-            .map(|(kept, field)| match kept {
-                Kept::Output(index) => widened(file.column(*index), field.data_type()),
-                Kept::State(index) => from_stored(file.column(*index), field.data_type()),
-            })
-            .collect();
-        batch(&self.state, columns?, file.num_rows())
+        let columns = self.read(0, |column| Ok(Arc::clone(file.column(column))))?;
+        batch(&self.state, columns, file.num_rows())
+    }
+
+    /// The same of these rows alone, without the keys.
+    pub(crate) fn measured_of_file(
+        &self,
+        file: &RecordBatch,
+        rows: &UInt64Array,
+    ) -> Result<RecordBatch, ViewError> {
+        expect_schema("a file", &self.file, file.schema_ref())?;
+        let keys = self.state.fields().len() - self.measured.fields().len();
+        let columns = self.read(keys, |column| take(file.column(column), rows, None))?;
+        batch(&self.measured, columns, rows.len())
+    }
+
+    /// The columns of the state from the one at `first` on, of what `column` gives for those of a file.
+    fn read(
+        &self,
+        first: usize,
+        column: impl Fn(usize) -> Result<ArrayRef, ArrowError>,
+    ) -> Result<Vec<ArrayRef>, ArrowError> {
+        let columns = self.kept.iter().zip(self.state.fields()).skip(first);
+        let columns = columns.map(|(kept, field)| match *kept {
+            Kept::Output(index) => widened(&column(index)?, field.data_type()),
+            Kept::State(index) => from_stored(&column(index)?, field.data_type()),
+            Kept::Fewer {
+                column: fewer,
+                than,
+            } => {
+                let stored = sub_wrapping(&column(than)?, &column(fewer)?)?;
+                from_stored(&stored, field.data_type())
+            }
+        });
+        columns.collect()
     }
 
     /// The finished rows of a file, of which at least the output columns were read.

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, RecordBatch, new_null_array};
+use arrow::array::{ArrayRef, RecordBatch, UInt64Array, new_null_array};
 use arrow::datatypes::{Schema, SchemaRef};
 use arrow::row::Rows;
 use datafusion::physical_expr::LexOrdering;
@@ -293,8 +293,8 @@ impl View {
     }
 
     /// The finished rows of `states` with `others` merged into them, in the order of `states`, whose keys are unique.
-    /// With each batch of others comes, for each of its rows, the row of `states` that is of the same group. Nothing is
-    /// hashed.
+    /// The others are as [`Self::measured_of_file`] has them; with each batch comes, for each of its rows, the row of
+    /// `states` that is of the same group. Nothing is hashed.
     ///
     /// # Errors
     /// As [`Self::finish_unique`].
@@ -303,8 +303,9 @@ impl View {
         states: &RecordBatch,
         others: Vec<(RecordBatch, Vec<usize>)>,
     ) -> Result<RecordBatch, ViewError> {
-        for batch in std::iter::once(states).chain(others.iter().map(|(batch, _)| batch)) {
-            expect_schema("states", &self.layout.state, batch.schema_ref())?;
+        expect_schema("states", &self.layout.state, states.schema_ref())?;
+        for (measured, _) in &others {
+            expect_schema("states", &self.layout.measured, measured.schema_ref())?;
         }
         self.operators.finish_with(states, others)
     }
@@ -338,6 +339,18 @@ impl View {
     /// When the batch is not in [`Self::file_schema`].
     pub fn states_of_file(&self, file: &RecordBatch) -> Result<RecordBatch, ViewError> {
         self.layout.states_of_file(file)
+    }
+
+    /// The states that these rows of a file hold, without their keys.
+    ///
+    /// # Errors
+    /// When the batch is not one of the file, or has no such rows.
+    pub fn measured_of_file(
+        &self,
+        file: &RecordBatch,
+        rows: &UInt64Array,
+    ) -> Result<RecordBatch, ViewError> {
+        self.layout.measured_of_file(file, rows)
     }
 
     /// The finished rows in rows of a file, in their order. The batch may hold the whole file or only

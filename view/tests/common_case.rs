@@ -8,9 +8,9 @@ use std::sync::Arc;
 
 use arrow::array::{
     ArrayRef, AsArray, Float64Array, Int32Array, Int64Array, RecordBatch, StringArray,
-    TimestampMicrosecondArray,
+    TimestampMicrosecondArray, UInt64Array,
 };
-use arrow::datatypes::Float64Type;
+use arrow::datatypes::{DataType, Float64Type, Int64Type};
 use arrow::util::pretty::pretty_format_batches;
 use dovetail_model::{Column, ColumnType, EventTime, Offset, Position, Span, StreamSchema};
 use dovetail_view::{Run, View};
@@ -154,6 +154,46 @@ fn a_file_holds_what_calls_share_once() {
     assert_eq!(&view.states_of_file(&file).unwrap(), &merged.states()[0]);
     let whole = view.finish_unique(&merged.states()[0]).unwrap();
     assert_eq!(view.output_of_file(&file).unwrap(), whole);
+}
+
+/// Of three groups, the one from Oakland has a flight without a delay.
+#[test]
+fn a_file_keeps_how_many_values_are_missing_beside_a_count_of_all_events() {
+    for (counts, expected) in [
+        ("count(*) AS flights, avg(delay) AS mean", [0, 1, 0]),
+        (
+            "avg(CAST(delay AS DOUBLE)) AS mean, count(date) AS flights",
+            [0, 1, 0],
+        ),
+        ("count(*) AS flights, count(delay) + 1 AS delays", [0, 1, 0]),
+        // There is nothing that all events are counted in, or not these.
+        ("count(delay) + 1 AS delays", [1, 0, 3]),
+        ("count(*) + 1 AS flights, avg(delay) AS mean", [1, 0, 3]),
+        (
+            "count(*) FILTER (WHERE delay > 7) AS late, avg(delay) AS mean",
+            [1, 0, 3],
+        ),
+    ] {
+        let sql = format!("SELECT origin, {counts} FROM flights GROUP BY origin");
+        let view = View::compile(&sql, &flights()).unwrap();
+        let (early, late) = two_runs(&view);
+        let merged = view.merge(&[early, late]).unwrap();
+        let states = &merged.states()[0];
+        let file = view.to_file(states).unwrap();
+        let kept = file.schema_ref().fields().iter().rposition(|field| {
+            field.name().starts_with("_state") && *field.data_type() == DataType::Int64
+        });
+        let kept = file.column(kept.unwrap()).as_primitive::<Int64Type>();
+        assert_eq!(kept.values(), &expected, "{counts}");
+        assert_eq!(&view.states_of_file(&file).unwrap(), states, "{counts}");
+        let last = UInt64Array::from(vec![2]);
+        let measured = view.measured_of_file(&file, &last).unwrap();
+        assert_eq!(
+            measured.columns(),
+            &states.slice(2, 1).columns()[1..],
+            "{counts}"
+        );
+    }
 }
 
 #[test]

@@ -18,7 +18,7 @@ use std::mem::replace;
 use std::sync::{Arc, OnceLock};
 
 use arrow::array::{BooleanArray, RecordBatch, UInt64Array, new_empty_array};
-use arrow::compute::{filter_record_batch, take_record_batch};
+use arrow::compute::filter_record_batch;
 use arrow::datatypes::SchemaRef;
 use datafusion::common::cast::as_boolean_array;
 use datafusion::common::tree_node::{Transformed, TreeNode as _, TreeNodeRecursion};
@@ -397,8 +397,7 @@ impl Shared {
         let mut touched = vec![];
         if !pairs.is_empty() {
             let of_file = UInt64Array::from_iter_values(pairs.iter().map(|(row, _)| *row as u64));
-            let states = take_record_batch(&batch, &of_file)?;
-            let states = view.states_of_file(&states).map_err(external)?;
+            let states = view.measured_of_file(&batch, &of_file).map_err(external)?;
             touched.push((states, pairs.iter().map(|(_, row)| *row).collect()));
         }
         let finished = view.finish_with(&incoming.slice(0, passed), touched);

@@ -102,6 +102,12 @@ impl Measure {
             && self.decisive(input) == other.decisive(input)
     }
 
+    /// Whether it counts all events, as `count(*)` does.
+    pub(crate) fn counts_events(&self, input: &SchemaRef) -> bool {
+        let is_count = self.function.fun().name() == "count" && !self.function.is_distinct();
+        is_count && self.filter.is_none() && self.decisive(input).is_empty()
+    }
+
     /// The arguments that decide its state: a `count` counts whatever cannot be NULL alike.
     fn decisive(&self, input: &SchemaRef) -> Vec<Arc<dyn PhysicalExpr>> {
         let mut arguments = self.function.expressions();

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use arrow::array::{BooleanArray, RecordBatch};
+use arrow::array::{BooleanArray, RecordBatch, UInt64Array};
 use arrow::compute::{concat_batches, filter_record_batch, not};
 use datafusion::error::DataFusionError;
 use datafusion::parquet::arrow::ArrowWriter;
@@ -135,7 +135,8 @@ fn merged_read(
     let mask: BooleanArray = (0..file.num_rows())
         .map(|row| Some(is_common(row)))
         .collect();
-    let touched = view.states_of_file(&filter_record_batch(&file, &mask).unwrap())?;
+    let rows = UInt64Array::from_iter_values(pairs.iter().map(|(row, _)| *row as u64));
+    let touched = view.measured_of_file(&file, &rows)?;
     let untouched = filter_record_batch(&file, &not(&mask).unwrap()).unwrap();
     let places = pairs.iter().map(|(_, other)| *other).collect();
     let finished = match incoming.num_rows() {

@@ -127,8 +127,8 @@ pub(super) fn nearest(total: i128, count: i64) -> f64 {
         return 0.0;
     }
     if magnitude <= u128::from(EXACT) && count <= EXACT {
-        // IEEE 754 rounds the quotient of two doubles once.
-        return total as f64 / count as f64;
+        // IEEE 754 rounds the quotient of two doubles once. Of 64 bits, a processor converts the total itself.
+        return (total as i64) as f64 / count as f64;
     }
     // With its highest bit in front, the quotient has 64 bits or more. The last one stands for all that follow it, so
     // that what the conversion rounds lies on the same side of every tie.
