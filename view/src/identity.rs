@@ -7,7 +7,7 @@ use datafusion::physical_expr::aggregate::AggregateFunctionExpr;
 use crate::compile::Parts;
 
 /// Counts changes of what our own code stores: the layout of files, our sketches, and what a definition's SQL means.
-const FORMAT_VERSION: u32 = 3;
+const FORMAT_VERSION: u32 = 4;
 
 /// Hash of the SELECT and of the stream columns it reads.
 pub(crate) fn definition_hash(parts: &Parts) -> String {
