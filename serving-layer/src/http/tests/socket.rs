@@ -193,7 +193,7 @@ async fn slow_and_huge_headers_are_cut_off() {
     let mut ahead = server.send(&format!("{whole}GET /heal")).await;
     let answers = read_all(&mut ahead).await;
     assert!(answers.starts_with("HTTP/1.1 200 OK"), "{answers}");
-    assert!(answers.ends_with('}'), "{answers}");
+    assert!(answers.trim_end().ends_with('}'), "{answers}");
     let mut trickles = server.send("GET /").await;
     let trickle = async {
         while trickles.write_all(b"a").await.is_ok() {

@@ -27,9 +27,7 @@ impl Reads {
         let mut carried = vec![];
         for input in node.inputs() {
             for (index, field) in input.schema().iter().enumerate() {
-                if field.1.data_type().is_floating()
-                    && let Some(numbers) = numbers_of(input, index)
-                {
+                if let Some(numbers) = numbers_of(input, index) {
                     carried.push((Column::from(field), numbers));
                 }
             }
@@ -109,8 +107,14 @@ impl Numbers {
     }
 }
 
-/// What a column of a plan carries.
+/// What a column of a plan carries that is a DOUBLE.
 pub(super) fn numbers_of(plan: &LogicalPlan, column: usize) -> Option<Numbers> {
+    let data_type = plan.schema().field(column).data_type();
+    data_type.is_floating().then(|| numbers_in(plan, column))?
+}
+
+/// The same of a column that may become one, as that of a UNION does.
+fn numbers_in(plan: &LogicalPlan, column: usize) -> Option<Numbers> {
     match plan {
         LogicalPlan::Values(values) => {
             Numbers::of_rows(values.values.iter().map(|row| &row[column]))
@@ -118,12 +122,12 @@ pub(super) fn numbers_of(plan: &LogicalPlan, column: usize) -> Option<Numbers> {
         LogicalPlan::Projection(projection) => match unaliased(&projection.expr[column]) {
             Expr::Column(column) => {
                 let input = &projection.input;
-                numbers_of(input, input.schema().maybe_index_of_column(column)?)
+                numbers_in(input, input.schema().maybe_index_of_column(column)?)
             }
             row => Numbers::of_rows([row]),
         },
         LogicalPlan::Union(union) => {
-            let inputs = union.inputs.iter().map(|input| numbers_of(input, column));
+            let inputs = union.inputs.iter().map(|input| numbers_in(input, column));
             inputs.reduce(|one, other| {
                 let (mut one, other) = (one?, other?);
                 one.written.extend(other.written);
@@ -133,8 +137,8 @@ pub(super) fn numbers_of(plan: &LogicalPlan, column: usize) -> Option<Numbers> {
         }
         LogicalPlan::Join(join) => {
             let left = join.left.schema().fields().len();
-            let of_left = || numbers_of(&join.left, column);
-            let of_right = || numbers_of(&join.right, column - left);
+            let of_left = || numbers_in(&join.left, column);
+            let of_right = || numbers_in(&join.right, column - left);
             match join.join_type {
                 JoinType::Inner if column < left => of_left(),
                 JoinType::Inner => of_right(),
@@ -152,10 +156,10 @@ pub(super) fn numbers_of(plan: &LogicalPlan, column: usize) -> Option<Numbers> {
         | LogicalPlan::Filter(_)
         | LogicalPlan::Sort(_)
         | LogicalPlan::Limit(_)
-        | LogicalPlan::Distinct(Distinct::All(_)) => numbers_of(plan.inputs().first()?, column),
+        | LogicalPlan::Distinct(Distinct::All(_)) => numbers_in(plan.inputs().first()?, column),
         LogicalPlan::Window(window) => {
             let is_of_input = column < window.input.schema().fields().len();
-            is_of_input.then(|| numbers_of(&window.input, column))?
+            is_of_input.then(|| numbers_in(&window.input, column))?
         }
         _ => None,
     }

@@ -3,7 +3,6 @@
 
 use std::sync::Arc;
 
-use arrow::datatypes::DataType;
 use datafusion::common::tree_node::Transformed;
 use datafusion::error::Result;
 use datafusion::logical_expr::{Expr, ExprSchemable, Join, LogicalPlan, Projection, Union};
@@ -15,38 +14,30 @@ use super::meeting::{Kind, Meeting, Use, double, meeting};
 pub(super) fn joined(mut join: Join) -> Result<Transformed<LogicalPlan>> {
     let mut changed = false;
     for (left, right) in &mut join.on {
-        let types = (
-            left.get_type(join.left.schema())?,
-            right.get_type(join.right.schema())?,
-        );
-        if !(types.0.is_decimal() && types.1.is_floating())
-            && !(types.0.is_floating() && types.1.is_decimal())
-        {
-            continue;
-        }
         let kinds = [
-            kind_of_side(left, &join.left, &types.0),
-            kind_of_side(right, &join.right, &types.1),
+            kind_of_side(left, &join.left)?,
+            kind_of_side(right, &join.right)?,
         ];
-        let sides = [&mut *left, &mut *right];
+        let sides = [left, right].into_iter();
         match meeting(&kinds, Use::Compare) {
-            Meeting::Unlike => continue,
+            Meeting::Unlike => {}
             Meeting::Decimals(decimals) => {
-                for (side, decimal) in sides.into_iter().zip(decimals) {
+                for (side, decimal) in sides.zip(decimals) {
                     if let Some(decimal) = decimal {
                         *side = decimal.of(std::mem::take(side));
+                        changed = true;
                     }
                 }
             }
             Meeting::Doubles => {
-                for (side, kind) in sides.into_iter().zip(&kinds) {
+                for (side, kind) in sides.zip(&kinds) {
                     if matches!(kind, Kind::Decimal(_)) {
                         *side = double(std::mem::take(side));
+                        changed = true;
                     }
                 }
             }
         }
-        changed = true;
     }
     Ok(Transformed::new_transformed(
         LogicalPlan::Join(join),
@@ -55,14 +46,14 @@ pub(super) fn joined(mut join: Join) -> Result<Transformed<LogicalPlan>> {
 }
 
 /// A side of a pair, which stays an expression over the columns of `plan`.
-fn kind_of_side(side: &Expr, plan: &LogicalPlan, data_type: &DataType) -> Kind {
+fn kind_of_side(side: &Expr, plan: &LogicalPlan) -> Result<Kind> {
     let column = side.try_as_col();
     let column = column.and_then(|column| plan.schema().maybe_index_of_column(column));
     let numbers = column.and_then(|column| numbers_of(plan, column));
-    match numbers.and_then(|numbers| numbers.places()) {
+    Ok(match numbers.and_then(|numbers| numbers.places()) {
         Some(places) => Kind::Carried(places),
-        None => Kind::of_type(data_type),
-    }
+        None => Kind::of_type(&side.get_type(plan.schema())?),
+    })
 }
 
 /// What the inputs of a UNION have in one column stands beside each other.
@@ -101,11 +92,9 @@ pub(super) fn united(mut union: Union) -> Result<Transformed<LogicalPlan>> {
 }
 
 fn kind_of_output(plan: &LogicalPlan, column: usize) -> Kind {
-    let data_type = plan.schema().field(column).data_type();
-    let numbers = data_type.is_floating().then(|| numbers_of(plan, column));
-    match numbers.flatten() {
+    match numbers_of(plan, column) {
         Some(numbers) => Kind::of_numbers(&numbers),
-        None => Kind::of_type(data_type),
+        None => Kind::of_type(plan.schema().field(column).data_type()),
     }
 }
 
