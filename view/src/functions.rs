@@ -43,6 +43,7 @@ pub use exact_numbers::{ExactNumbers, keep_digits, number_of_json};
 pub use median::Median;
 pub use min_max::MinMax;
 pub use ordered::Ordered;
+pub(crate) use rewriting::schema_read;
 pub use sum::Sum;
 
 /// Functions that can make a value of any size out of a few bytes of SQL: the memory pool does not see them.

@@ -67,4 +67,4 @@ pub use run::Run;
 pub use state::bytes_of;
 pub use types::sql_type;
 pub use view::View;
-pub use words::{is_of_a_pattern, words_of};
+pub use words::{DecimalParts, is_of_a_pattern, words_of};

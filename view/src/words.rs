@@ -20,6 +20,7 @@ pub(crate) use functions::allowed_in_views;
 use functions::{mismatch, null_argument, unknown_function};
 use memory::exhausted;
 use operators::incompatible;
+pub use overflows::DecimalParts;
 use overflows::does_not_fit;
 use patterns::broken;
 pub use patterns::is_of_a_pattern;

@@ -38,7 +38,7 @@ pub(super) fn rewritten_reading<R>(
 }
 
 /// The schema that the expressions of a node read.
-pub(super) fn schema_read(node: &LogicalPlan) -> Result<DFSchema> {
+pub(crate) fn schema_read(node: &LogicalPlan) -> Result<DFSchema> {
     let mut schema = merge_schema(&node.inputs());
     if let LogicalPlan::TableScan(scan) = node {
         schema.merge(&DFSchema::try_from_qualified_schema(

@@ -1,7 +1,122 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Numbers that do not fit the DECIMAL that they are to be.
 
+use arrow::datatypes::DataType;
+use datafusion::common::tree_node::{TreeNode as _, TreeNodeRecursion};
+use datafusion::error::{DataFusionError, Result};
+use datafusion::logical_expr::expr::Cast;
+use datafusion::logical_expr::{BinaryExpr, Expr, ExprSchemable as _, LogicalPlan, Operator};
+
+use super::bare;
 use super::typed::with_sql_types;
+use crate::functions::schema_read;
+use crate::sql_type;
+
+/// More of them than that do not tell which one it was.
+const NAMED: usize = 3;
+/// Characters of one that are shown.
+const SHOWN: usize = 200;
+
+/// What a plan makes DECIMALs by that may not fit, as it is written: casts, and calculations. To be taken before the plan is
+/// optimized.
+#[derive(Debug, Clone, Default)]
+pub struct DecimalParts {
+    casts: Vec<(DataType, String)>,
+    calculations: Vec<(Operator, String)>,
+}
+
+impl DecimalParts {
+    /// Those of a plan and its subqueries.
+    ///
+    /// # Errors
+    /// When the plan cannot be read.
+    pub fn of_plan(plan: &LogicalPlan) -> Result<Self> {
+        let mut parts = Self::default();
+        plan.apply_with_subqueries(|node| {
+            let schema = schema_read(node)?;
+            node.apply_expressions(|expr| {
+                expr.apply(|part| {
+                    match part {
+                        Expr::Cast(Cast { expr, field }) if field.data_type().is_decimal() => {
+                            let to = field.data_type();
+                            let written = format!("CAST({} AS {})", shown(expr), sql_type(to));
+                            parts.casts.push((to.clone(), written));
+                        }
+                        Expr::BinaryExpr(BinaryExpr { op, .. })
+                            if part.get_type(&schema).is_ok_and(|t| t.is_decimal()) =>
+                        {
+                            parts.calculations.push((*op, shown(part)));
+                        }
+                        _ => {}
+                    }
+                    Ok(TreeNodeRecursion::Continue)
+                })
+            })
+        })?;
+        Ok(parts)
+    }
+
+    /// The error of computing the plan, with what it may be about where it is one of a DECIMAL that does not fit.
+    pub fn named(&self, error: DataFusionError) -> DataFusionError {
+        let text = bare(&error);
+        let Some(said) = does_not_fit(&text) else {
+            return error;
+        };
+        let mut named: Vec<&str> = match (type_of(&text), operator_of(&text)) {
+            (Some(data_type), _) => {
+                let casts = self.casts.iter().filter(|(to, _)| *to == data_type);
+                casts.map(|(_, shown)| shown.as_str()).collect()
+            }
+            (None, Some(operator)) => {
+                let of_it = self.calculations.iter().filter(|(op, _)| *op == operator);
+                of_it.map(|(_, shown)| shown.as_str()).collect()
+            }
+            (None, None) => return error,
+        };
+        named.sort_unstable();
+        named.dedup();
+        if named.is_empty() || named.len() > NAMED {
+            return error;
+        }
+        let named = named.iter().map(|part| format!("`{part}`"));
+        let named = named.collect::<Vec<_>>().join(" or ");
+        DataFusionError::Execution(format!("{named} cannot be computed: {said}"))
+    }
+}
+
+fn shown(part: &Expr) -> String {
+    let shown = with_sql_types(&part.human_display().to_string());
+    match shown.char_indices().nth(SHOWN) {
+        Some((end, _)) => format!("{}…", &shown[..end]),
+        None => shown,
+    }
+}
+
+/// The DECIMAL that something does not fit.
+fn type_of(text: &str) -> Option<DataType> {
+    if let Some((_, rest)) = text.split_once("Cannot cast to ") {
+        return rest.split_once(". Overflowing on ")?.0.parse().ok();
+    }
+    let (_, precision, scale) = value_of(text)?;
+    let (precision, scale) = (u8::try_from(precision).ok()?, i8::try_from(scale).ok()?);
+    Some(match precision {
+        ..=38 => DataType::Decimal128(precision, scale),
+        _ => DataType::Decimal256(precision, scale),
+    })
+}
+
+fn operator_of(text: &str) -> Option<Operator> {
+    let (_, numbers) = text.split_once("Overflow happened on: ")?;
+    let (_, rest) = numbers.split_once(' ')?;
+    Some(match rest.split_once(' ')?.0 {
+        "*" => Operator::Multiply,
+        "+" => Operator::Plus,
+        "-" => Operator::Minus,
+        "/" => Operator::Divide,
+        "%" => Operator::Modulo,
+        _ => return None,
+    })
+}
 
 /// What does not fit, and a type that may hold it. Arrow names neither the expression nor, of a DECIMAL that is cast or computed
 /// with, where the point is.
@@ -27,19 +142,24 @@ fn of_cast(text: &str) -> Option<String> {
     ))
 }
 
-/// `1234.56 is too large to store in a Decimal128 of precision 5. Max is 999.99`
 fn of_value(text: &str) -> Option<String> {
-    let (value, rest) = ["large", "small"]
-        .iter()
-        .find_map(|size| text.split_once(&format!(" is too {size} to store in a Decimal")))?;
-    let value = value.rsplit(' ').next()?;
-    let (_, rest) = rest.split_once(" of precision ")?;
-    let precision = rest.split('.').next()?.parse().ok()?;
-    let scale = value.split_once('.').map_or(0, |(_, behind)| behind.len());
+    let (value, precision, scale) = value_of(text)?;
     Some(format!(
         "`{value}` does not fit DECIMAL({precision}, {scale}): {}",
         way_out(precision, scale)
     ))
+}
+
+/// `1234.56 is too large to store in a Decimal128 of precision 5. Max is 999.99`: the value, and the type's digits.
+fn value_of(text: &str) -> Option<(&str, usize, usize)> {
+    let (before, rest) = ["large", "small"]
+        .iter()
+        .find_map(|size| text.split_once(&format!(" is too {size} to store in a Decimal")))?;
+    let value = before.rsplit(' ').next()?;
+    let (_, precision) = rest.split_once(" of precision ")?;
+    let precision = precision.split('.').next()?.parse().ok()?;
+    let scale = value.split_once('.').map_or(0, |(_, behind)| behind.len());
+    Some((value, precision, scale))
 }
 
 /// `Overflow happened on: 123 * 456`, each a DECIMAL's digits: other numbers are computed by functions of our own.

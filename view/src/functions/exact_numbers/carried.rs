@@ -5,7 +5,7 @@
 //! that was written, all the same. Invariants: a column that may hold another DOUBLE, or one that lacks digits of what
 //! was written (unless it is the same in every row), carries none. Non-goals: what is computed of such columns.
 
-use datafusion::common::{Column, DFSchema, JoinType, ScalarValue};
+use datafusion::common::{DFSchema, JoinType, ScalarValue};
 use datafusion::error::Result;
 use datafusion::logical_expr::expr::Cast;
 use datafusion::logical_expr::{Distinct, Expr, LogicalPlan};
@@ -17,29 +17,23 @@ use crate::functions::rewriting::schema_read;
 /// What the expressions of a node read.
 pub(super) struct Reads {
     schema: DFSchema,
-    carried: Vec<(Column, Numbers)>,
+    inputs: Vec<LogicalPlan>,
 }
 
 impl Reads {
     /// Of a node in a plan.
     pub(super) fn of_node(node: &LogicalPlan) -> Result<Self> {
-        let schema = schema_read(node)?;
-        let mut carried = vec![];
-        for input in node.inputs() {
-            for (index, field) in input.schema().iter().enumerate() {
-                if let Some(numbers) = numbers_of(input, index) {
-                    carried.push((Column::from(field), numbers));
-                }
-            }
-        }
-        Ok(Self { schema, carried })
+        Ok(Self {
+            schema: schema_read(node)?,
+            inputs: node.inputs().into_iter().cloned().collect(),
+        })
     }
 
     /// Of an expression by itself.
     pub(super) fn of_schema(schema: &DFSchema) -> Self {
         Self {
             schema: schema.clone(),
-            carried: vec![],
+            inputs: vec![],
         }
     }
 
@@ -50,11 +44,10 @@ impl Reads {
     /// The numbers that a column or a subquery carries.
     pub(super) fn numbers(&self, expr: &Expr) -> Option<Numbers> {
         match expr {
-            Expr::Column(column) => {
-                let mut carried = self.carried.iter();
-                let (_, numbers) = carried.find(|(other, _)| other == column)?;
-                Some(numbers.clone())
-            }
+            Expr::Column(column) => self.inputs.iter().find_map(|input| {
+                let index = input.schema().maybe_index_of_column(column)?;
+                numbers_of(input, index)
+            }),
             Expr::ScalarSubquery(subquery) => {
                 let plan = &subquery.subquery;
                 let mut numbers = numbers_of(plan, 0)?;
