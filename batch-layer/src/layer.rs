@@ -649,7 +649,7 @@ pub(crate) fn staged(run: Option<&Arc<BatchRun>>, id: RunId) -> Result<BatchRun,
 
 fn check_scope(scope: &RepairScope, schema: &StreamSchema, view: &View) -> Result<(), BatchError> {
     if let Some(predicate) = &scope.predicate {
-        Predicate::over_keys(predicate, view)?;
+        Predicate::over_keys(predicate, view)?.check_computable()?;
     }
     let timed = scope.from_us.is_some() || scope.to_us.is_some();
     if timed && schema.event_time.is_none() {

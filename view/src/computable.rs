@@ -17,7 +17,7 @@ use datafusion::physical_expr::utils::collect_columns;
 use datafusion::physical_expr::{PhysicalExpr, ScalarFunctionExpr};
 use datafusion::physical_expr_common::physical_expr::fmt_sql;
 
-use crate::words::words_of;
+use crate::words::{with_sql_types, words_of};
 
 /// The part of `expr` that every row needs and that fails for each that has values for it, and why.
 pub(crate) fn failing_part(expr: &Arc<dyn PhysicalExpr>) -> Option<(String, String)> {
@@ -69,5 +69,5 @@ fn is_zero(expr: &Arc<dyn PhysicalExpr>) -> bool {
 }
 
 fn shown(expr: &Arc<dyn PhysicalExpr>) -> String {
-    fmt_sql(expr.as_ref()).to_string()
+    with_sql_types(&fmt_sql(expr.as_ref()).to_string())
 }

@@ -117,11 +117,11 @@ impl FinishFailed {
     /// that the view reads.
     pub fn explain(&self, view: &str, stream: &str) -> String {
         let others = match self.group {
-            Some(_) => "; a query whose filter on the view's keys leaves the group out is answered",
+            Some(_) => ", or whose filter on the view's keys leaves the group out,",
             None => "",
         };
         format!(
-            "{}{others}; until later events change that, exclude the group's events (`dovetail exclude {stream} --where … --reason …`) and recompute the view (`dovetail replay {view}`), or redefine it so that its select list can be computed for every group (such as with nullif for a divisor, or a cast to a wider type)",
+            "{}; a query that does not read the column{others} is answered; until later events change that, exclude the group's events (`dovetail exclude {stream} --where … --reason …`) and recompute the view (`dovetail replay {view}`), or redefine it so that its select list can be computed for every group (such as with nullif for a divisor, or a cast to a wider type)",
             self.of(Some(view))
         )
     }

@@ -12,6 +12,7 @@ mod bounded;
 mod call_names;
 mod checked;
 mod exact_numbers;
+mod median;
 mod min_max;
 mod ordered;
 mod rewriting;
@@ -39,8 +40,10 @@ pub use bounded::BoundedCalls;
 pub use checked::CheckedNumbers;
 pub(crate) use checked::wraps;
 pub use exact_numbers::{ExactNumbers, keep_digits, number_of_json};
+pub use median::Median;
 pub use min_max::MinMax;
 pub use ordered::Ordered;
+pub(crate) use rewriting::schema_read;
 pub use sum::Sum;
 
 /// Functions that can make a value of any size out of a few bytes of SQL: the memory pool does not see them.
@@ -92,6 +95,7 @@ pub(crate) fn unbounded(call: &ScalarFunction) -> Option<String> {
 pub fn register_functions(registry: &mut dyn FunctionRegistry) -> Result<()> {
     registry.register_udaf(Arc::new(AggregateUDF::from(ApproxDistinct::new())))?;
     registry.register_udaf(Arc::new(AggregateUDF::from(Avg::new())))?;
+    registry.register_udaf(Arc::new(AggregateUDF::from(Median::new())))?;
     registry.register_udaf(Arc::new(AggregateUDF::from(MinMax::min())))?;
     registry.register_udaf(Arc::new(AggregateUDF::from(MinMax::max())))?;
     registry.register_udaf(Arc::new(AggregateUDF::from(Ordered::array_agg())))?;

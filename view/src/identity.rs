@@ -46,10 +46,11 @@ pub(crate) fn state_fingerprint(parts: &Parts, state_schema: &SchemaRef) -> Stri
     hasher.hex()
 }
 
-/// Whether `aggregate` is an `avg` that is rounded: a former one cut digits off, which the types of its states
-/// need not show.
+/// Whether `aggregate` is an `avg` or `median` that keeps its digits: a former one cut some off, which the types of its
+/// states need not show.
 fn is_rounded(aggregate: &AggregateFunctionExpr) -> bool {
-    aggregate.fun().name() == "avg" && aggregate.field().data_type() != &DataType::Float64
+    let cut_off = matches!(aggregate.fun().name(), "avg" | "median");
+    cut_off && aggregate.field().data_type() != &DataType::Float64
 }
 
 /// Hashes texts one after the other, each with its length.

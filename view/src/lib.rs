@@ -27,6 +27,7 @@ mod engine;
 mod equality;
 mod error;
 mod exclusions;
+mod finisher;
 mod functions;
 mod group_key;
 mod hooked;
@@ -52,9 +53,10 @@ pub use engine::{analyzer_rules, type_planner};
 pub use equality::Equality;
 pub use error::{FinishFailed, ViewError, engine_error_kind};
 pub use exclusions::{ExclusionFailed, exclusion_predicate};
+pub use finisher::Finisher;
 pub use functions::{
     APPROX_DISTINCT_RELATIVE_ERROR, ApproxDistinct, Avg, BoundedCalls, CheckedNumbers,
-    ExactNumbers, MinMax, Ordered, Sum, UNBOUNDED_FUNCTIONS, keep_digits, number_of_json,
+    ExactNumbers, Median, MinMax, Ordered, Sum, UNBOUNDED_FUNCTIONS, keep_digits, number_of_json,
     register_functions,
 };
 pub use group_key::{GroupKey, rows_while};
@@ -65,4 +67,4 @@ pub use run::Run;
 pub use state::bytes_of;
 pub use types::sql_type;
 pub use view::View;
-pub use words::{is_of_a_pattern, words_of};
+pub use words::{DecimalParts, is_of_a_pattern, words_of};

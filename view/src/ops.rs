@@ -12,6 +12,7 @@
 mod blame;
 mod codes;
 mod merged_keys;
+mod shown;
 mod steps;
 mod table;
 
@@ -41,6 +42,7 @@ pub(crate) use self::steps::boolean;
 pub(crate) use self::table::Table;
 
 /// One measure with what it reads.
+#[derive(Clone)]
 struct Measure {
     function: Arc<AggregateFunctionExpr>,
     /// Arguments and order expressions, over the input.
@@ -51,6 +53,7 @@ struct Measure {
 }
 
 /// An aggregate function of the select list with what it is finished from.
+#[derive(Clone)]
 struct Call {
     function: Arc<AggregateFunctionExpr>,
     /// Whose states, one after the other, are its state.
@@ -60,6 +63,7 @@ struct Call {
 }
 
 /// The three operations, ready to run any number of times and on any thread.
+#[derive(Clone)]
 pub(crate) struct Operators {
     steps: Vec<Step>,
     input_order: Option<LexOrdering>,
@@ -237,6 +241,11 @@ impl Operators {
         &self.state_schema
     }
 
+    /// Whether there is a GROUP BY.
+    pub(crate) fn has_keys(&self) -> bool {
+        !self.groups.is_empty()
+    }
+
     /// Whether there is a state that grows with every event, or with every value that is new to its group.
     pub(crate) fn states_grow(&self) -> bool {
         let functions = self.measures.iter().map(|measure| &measure.function);
@@ -406,13 +415,14 @@ impl Operators {
         if rows == 0 || (keys.is_empty() && !self.groups.is_empty()) {
             return Ok(self.no_output());
         }
-        // The value of each that is a call, the states of the others.
+        // The value of each that is a call, the states of the others that one needs.
         let mut made = Vec::with_capacity(self.measures.len());
         for (index, accumulators) in table.into_accumulators().into_iter().enumerate() {
-            let is_call = |call: &Call| call.is_measure && call.measures == [index];
-            made.push(match self.calls.iter().any(is_call) {
-                true => vec![accumulators.into_value()?],
-                false => accumulators.into_states()?,
+            let mut calls = self.calls.iter();
+            made.push(match calls.find(|call| call.measures.contains(&index)) {
+                Some(call) if call.is_measure => vec![accumulators.into_value()?],
+                Some(_) => accumulators.into_states()?,
+                None => vec![],
             });
         }
         let mut columns = keys;

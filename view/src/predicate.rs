@@ -28,6 +28,7 @@ use crate::engine::session;
 use crate::functions::{BoundedCalls, ExactNumbers, keep_digits, unbounded, wraps};
 use crate::ops::boolean;
 use crate::state::batch as batch_of;
+use crate::words::with_sql_types;
 use crate::{View, ViewError, sql_type};
 
 /// A boolean expression over one row, compiled against a schema.
@@ -300,7 +301,8 @@ fn unfit(expr: &Expr) -> Option<(String, String)> {
             Expr::Unnest(_) => "it may look at one row only, without unnest",
             _ => return Ok(TreeNodeRecursion::Continue),
         };
-        found = Some((part.human_display().to_string(), reason.to_owned()));
+        let part = with_sql_types(&part.human_display().to_string());
+        found = Some((part, reason.to_owned()));
         Ok(TreeNodeRecursion::Stop)
     })
     .expect("looking at an expression cannot fail");

@@ -12,6 +12,7 @@ use datafusion::physical_plan::ExecutionPlan;
 use dovetail_model::{Span, StreamSchema};
 
 use crate::compile::{self, Parts};
+use crate::finisher::Finisher;
 use crate::ops::Operators;
 use crate::plans::Plans;
 use crate::run::{Run, SortKey};
@@ -42,6 +43,7 @@ pub struct View {
     layout: Layout,
     sort_key: Arc<SortKey>,
     operators: Arc<Operators>,
+    finisher: Finisher,
     plans: Plans,
 }
 
@@ -86,6 +88,7 @@ impl View {
             time_key,
             time_key_function,
             equality,
+            finisher: Finisher::new(Arc::clone(&operators), &layout.measured),
             layout,
             sort_key,
             operators,
@@ -263,51 +266,36 @@ impl View {
         bytes * self.operators.merge_bytes_per_byte()
     }
 
-    /// The finished rows of any number of batches in [`Self::state_schema`], in which keys may repeat.
-    /// Groups come in no particular order. Without GROUP BY there is always one row.
+    /// Finishes states to these columns of [`Self::output_schema`], in this order.
     ///
     /// # Errors
-    /// When a batch has another schema, or the select list fails on the data.
+    /// When there is no such column.
+    pub fn finisher(&self, columns: &[usize]) -> Result<Finisher, ViewError> {
+        if columns
+            .iter()
+            .copied()
+            .eq(0..self.layout.output.fields().len())
+        {
+            return Ok(self.finisher.clone());
+        }
+        let operators = self.operators.showing(columns)?;
+        Ok(Finisher::new(Arc::new(operators), &self.layout.measured))
+    }
+
+    /// [`Finisher::finish`] to all columns.
+    ///
+    /// # Errors
+    /// As there.
     pub fn finish(&self, states: &[RecordBatch]) -> Result<RecordBatch, ViewError> {
-        for batch in states {
-            expect_schema("states", &self.layout.state, batch.schema_ref())?;
-        }
-        self.operators.finish(states)
+        self.finisher.finish(states)
     }
 
-    /// The finished rows of states whose keys are unique, in the same order: of one run, or of one merged
-    /// batch. Faster than [`Self::finish`], as nothing is hashed; of keys that repeat it would make as many
-    /// rows.
+    /// [`Finisher::finish_unique`] to all columns.
     ///
     /// # Errors
-    /// As [`Self::finish`]; also for more than one row without GROUP BY.
+    /// As there.
     pub fn finish_unique(&self, states: &RecordBatch) -> Result<RecordBatch, ViewError> {
-        expect_schema("states", &self.layout.state, states.schema_ref())?;
-        if self.keys.is_empty() && states.num_rows() != 1 {
-            return Err(ViewError::Schema {
-                what: "unique states",
-                detail: format!("it has {} rows, but there is one group", states.num_rows()),
-            });
-        }
-        self.operators.finish_unique(states)
-    }
-
-    /// The finished rows of `states` with `others` merged into them, in the order of `states`, whose keys are unique.
-    /// The others are as [`Self::measured_of_file`] has them; with each batch comes, for each of its rows, the row of
-    /// `states` that is of the same group. Nothing is hashed.
-    ///
-    /// # Errors
-    /// As [`Self::finish_unique`].
-    pub fn finish_with(
-        &self,
-        states: &RecordBatch,
-        others: Vec<(RecordBatch, Vec<usize>)>,
-    ) -> Result<RecordBatch, ViewError> {
-        expect_schema("states", &self.layout.state, states.schema_ref())?;
-        for (measured, _) in &others {
-            expect_schema("states", &self.layout.measured, measured.schema_ref())?;
-        }
-        self.operators.finish_with(states, others)
+        self.finisher.finish_unique(states)
     }
 
     /// The states of events: one partition in sort-key order, each key once. The input may hold the events in the full

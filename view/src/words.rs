@@ -8,6 +8,7 @@
 mod functions;
 mod memory;
 mod operators;
+mod overflows;
 mod patterns;
 mod typed;
 
@@ -19,9 +20,12 @@ pub(crate) use functions::allowed_in_views;
 use functions::{mismatch, null_argument, unknown_function};
 use memory::exhausted;
 use operators::incompatible;
+pub use overflows::DecimalParts;
+use overflows::does_not_fit;
 use patterns::broken;
 pub use patterns::is_of_a_pattern;
-use typed::{split_list, with_sql_types};
+use typed::split_list;
+pub(crate) use typed::with_sql_types;
 
 /// Prefixes that say which part of the engine complains.
 const PREFIXES: [&str; 12] = [
@@ -67,6 +71,7 @@ fn words(error: &DataFusionError, allowed: impl Fn(&str) -> bool) -> String {
         .or_else(|| incompatible(&text))
         .or_else(|| exhausted(&text))
         .or_else(|| broken(&text))
+        .or_else(|| does_not_fit(&text))
         .or_else(|| misplaced_subquery(&text))
         .or_else(|| too_deep(&text))
         .unwrap_or_else(|| with_sql_types(&text));
@@ -281,7 +286,7 @@ mod tests {
             ("No field named zz.", "there is no column `zz`"),
             (
                 "12.50 is too large to store in a Decimal128 of precision 3. Max is 9.99",
-                "12.50 is too large to store in a DECIMAL of precision 3. Max is 9.99",
+                "`12.50` does not fit DECIMAL(3, 2): write CAST(… AS DECIMAL(38, 2)), or CAST(… AS DOUBLE)",
             ),
             (
                 "Cannot coerce arithmetic expression Int32 + Utf8 to valid types",

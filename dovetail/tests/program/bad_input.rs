@@ -462,6 +462,16 @@ async fn a_run_that_cannot_be_promoted_says_why() {
         status == 400 && said.contains("it divides by 0"),
         "{problem}"
     );
+    let never = json!({"mode": "repair", "where": "1 / 0 = 1"});
+    let (status, problem) = calls
+        .post("/v1/views/sums/recompute", &never)
+        .await
+        .unwrap();
+    let said = problem["detail"].as_str().unwrap();
+    assert!(
+        status == 400 && said.contains("`1 / 0 = 1`") && said.contains("it fails for every row"),
+        "{problem}"
+    );
     let exclusion = json!({"where": "n = 7", "reason": "a broken clock"});
     let (status, _) = calls
         .post("/v1/streams/events/exclusions", &exclusion)

@@ -13,11 +13,12 @@
 //!   file 2: keys of M inside     ──► its rows, the touched ones replaced by finish(their states ∪ M) ∪ finish(new keys)
 //! ```
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::mem::replace;
 use std::sync::{Arc, OnceLock};
 
-use arrow::array::{BooleanArray, RecordBatch, UInt64Array, new_empty_array};
+use arrow::array::{BooleanArray, RecordBatch, RecordBatchOptions, UInt64Array, new_empty_array};
 use arrow::compute::filter_record_batch;
 use arrow::datatypes::SchemaRef;
 use datafusion::common::cast::as_boolean_array;
@@ -36,7 +37,7 @@ use datafusion::physical_plan::{
 use dovetail_log::parquet_files::{Holder, accounted};
 use dovetail_model::{DataFile, Problem, ProblemKind};
 use dovetail_seam::{FileColumns, Generation};
-use dovetail_view::{CommonKeys, Run, View, ViewError};
+use dovetail_view::{CommonKeys, Finisher, Run, View, ViewError};
 use futures::stream::{self, BoxStream, StreamExt as _, TryStreamExt as _};
 
 use super::external;
@@ -93,8 +94,14 @@ struct Shared {
     source: ViewSource,
     /// Over key columns by name.
     predicate: Option<Arc<dyn PhysicalExpr>>,
-    /// Columns of the view's output to answer.
+    /// Columns of the view's output that rows have until they are answered: those to answer, and the keys.
+    shown: Vec<usize>,
+    /// Which of them are keys.
+    is_key: Vec<bool>,
+    /// Which of them are answered, in what order.
     projection: Vec<usize>,
+    /// Makes them of states.
+    finisher: Finisher,
     schema: SchemaRef,
     merged: OnceLock<std::result::Result<Merged, String>>,
 }
@@ -143,9 +150,14 @@ impl MergedScan {
         limit: Option<usize>,
         partitions: usize,
     ) -> Result<Self> {
-        let output = source.generation.view().output_schema();
-        let projection = projection.unwrap_or_else(|| (0..output.fields().len()).collect());
-        let schema = Arc::new(output.project(&projection)?);
+        let view = Arc::clone(source.generation.view());
+        let output = view.output_schema();
+        let answered = projection.unwrap_or_else(|| (0..output.fields().len()).collect());
+        let schema = Arc::new(output.project(&answered)?);
+        let keys: Vec<usize> = view.keys().iter().map(|key| key.output_index).collect();
+        let shown: BTreeSet<usize> = answered.iter().chain(&keys).copied().collect();
+        let shown: Vec<usize> = shown.into_iter().collect();
+        let place = |column: &usize| shown.partition_point(|other| other < column);
         let groups = slots(&source, partitions);
         let properties = PlanProperties::new(
             EquivalenceProperties::new(Arc::clone(&schema)),
@@ -157,7 +169,10 @@ impl MergedScan {
             name: name.to_owned(),
             source,
             predicate,
-            projection,
+            is_key: shown.iter().map(|column| keys.contains(column)).collect(),
+            projection: answered.iter().map(place).collect(),
+            finisher: view.finisher(&shown).map_err(external)?,
+            shown,
             schema,
             merged: OnceLock::new(),
         };
@@ -258,11 +273,7 @@ impl Shared {
         Ok(Merged { states, through })
     }
 
-    /// The finished rows of `states`; where the select list fails, it says of which view.
-    fn finish(&self, states: &[RecordBatch]) -> Result<RecordBatch> {
-        self.explained(self.view().finish(states))
-    }
-
+    /// Finished rows; where the select list fails, it says of which view.
     fn explained(
         &self,
         finished: std::result::Result<RecordBatch, ViewError>,
@@ -284,15 +295,20 @@ impl Shared {
         })
     }
 
-    /// The columns of `batch`, finished and in output order, that the question asks for.
+    /// The finished rows of a batch of a file, of the columns that are shown.
+    fn rows_of_file(&self, batch: &RecordBatch) -> Result<RecordBatch> {
+        let output = self.view().output_of_file(batch).map_err(external)?;
+        Ok(output.project(&self.shown)?)
+    }
+
+    /// The columns of `batch`, finished rows, that the question asks for.
     fn projected(&self, batch: &RecordBatch) -> Result<RecordBatch> {
         let columns = self
             .projection
             .iter()
             .map(|i| Arc::clone(batch.column(*i)))
             .collect();
-        let options =
-            arrow::array::RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
+        let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
         Ok(RecordBatch::try_new_with_options(
             Arc::clone(&self.schema),
             columns,
@@ -333,9 +349,9 @@ impl Shared {
         }
         match states.as_slice() {
             [of_one_run] if runs.len() == 1 && !self.view().keys().is_empty() => {
-                self.explained(self.view().finish_unique(of_one_run))
+                self.explained(self.finisher.finish_unique(of_one_run))
             }
-            all => self.finish(all),
+            all => self.explained(self.finisher.finish(all)),
         }
     }
 
@@ -347,8 +363,8 @@ impl Shared {
         let columns = FileColumns::Some(self.view().file_output_columns().to_vec());
         let rows = reading.file(&self.source, file, &columns)?;
         let finish = move |batch: RecordBatch| {
-            let output = self.view().output_of_file(&batch).map_err(external)?;
-            self.answered(&output)
+            let rows = self.rows_of_file(&batch)?;
+            self.answered(&rows)
         };
         Ok(rows.map(move |batch| batch.and_then(&finish)).boxed())
     }
@@ -368,7 +384,7 @@ impl Shared {
                     if incoming.num_rows() == 0 {
                         return Ok(None);
                     }
-                    let last = shared.view().finish_unique(&incoming);
+                    let last = shared.finisher.finish_unique(&incoming);
                     let last = shared.answered(&shared.explained(last)?)?;
                     return Ok(Some((vec![last], (rows, incoming.slice(0, 0)))));
                 };
@@ -390,7 +406,7 @@ impl Shared {
     ) -> Result<(Vec<RecordBatch>, usize)> {
         let view = self.view();
         let CommonKeys { pairs, passed } = view.common_keys(&batch, incoming).map_err(external)?;
-        let rows = view.output_of_file(&batch).map_err(external)?;
+        let rows = self.rows_of_file(&batch)?;
         if passed == 0 {
             return Ok((vec![self.answered(&rows)?], 0));
         }
@@ -400,7 +416,9 @@ impl Shared {
             let states = view.measured_of_file(&batch, &of_file).map_err(external)?;
             touched.push((states, pairs.iter().map(|(_, row)| *row).collect()));
         }
-        let finished = view.finish_with(&incoming.slice(0, passed), touched);
+        let finished = self
+            .finisher
+            .finish_with(&incoming.slice(0, passed), touched);
         let finished = self.explained(finished)?;
         drop(batch);
         let mut output = vec![self.answered(&self.replaced(rows, &finished, &pairs)?)?];
@@ -420,16 +438,17 @@ impl Shared {
         by: &RecordBatch,
         pairs: &[(usize, usize)],
     ) -> Result<RecordBatch> {
-        let keys = self.view().keys();
-        let is_key = |column| keys.iter().any(|key| key.output_index == column);
-        let (schema, mut columns, _) = rows.into_parts();
+        let (schema, mut columns, count) = rows.into_parts();
         for (index, column) in columns.iter_mut().enumerate() {
-            if self.projection.contains(&index) && !is_key(index) {
+            if !self.is_key[index] {
                 let own = replace(column, new_empty_array(column.data_type()));
                 *column = replaced(own, by.column(index), pairs)?;
             }
         }
-        Ok(RecordBatch::try_new(schema, columns)?)
+        let options = RecordBatchOptions::new().with_row_count(Some(count));
+        Ok(RecordBatch::try_new_with_options(
+            schema, columns, &options,
+        )?)
     }
 
     /// What is answered of finished rows.

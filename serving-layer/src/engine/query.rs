@@ -9,13 +9,16 @@ use datafusion::dataframe::DataFrame;
 use datafusion::error::DataFusionError;
 use datafusion::execution::TaskContext;
 use datafusion::execution::context::SessionState;
-use datafusion::logical_expr::LogicalPlanBuilder;
+use datafusion::logical_expr::{LogicalPlan, LogicalPlanBuilder};
+use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::sql::parser::Statement;
 use datafusion::sql::sqlparser::ast::{
     ExceptSelectItem, Ident, SelectItem, Statement as SqlStatement, Visit as _, VisitMut as _,
     Visitor, VisitorMut,
 };
 use dovetail_model::{Problem, ProblemKind, SYSTEM_COLUMNS};
+use dovetail_view::DecimalParts;
+use futures::TryStreamExt as _;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::timeout_at;
 use tokio_util::sync::CancellationToken;
@@ -27,6 +30,7 @@ use super::parts::Parts;
 use super::session::{QuerySession, read_only};
 use super::snapshot::Snapshot;
 use super::{Engine, problem_of, width};
+use crate::held::AnswerMemory;
 use crate::ports::{Answer, Limits, Queries, QueryRequest, RowsAnswer, RowsRequest};
 use crate::rows::RowsPlan;
 
@@ -192,35 +196,54 @@ impl Engine {
                 let frame = planning.await?;
                 let (state, plan) = frame.into_parts();
                 interrupt.check()?;
-                let state = interruptible_planning(state, &interrupt);
-                let plan = state.optimize(&plan)?;
-                interrupt.check()?;
-                let state = QuerySession::with_constants(state, &plan)?;
-                let task = Arc::new(TaskContext::from(&state));
-                let planner = state.query_planner();
-                let plan = planner.create_physical_plan(&plan, &state).await?;
-                interrupt.check()?;
-                let holder = Arc::new(memory.clone()) as _;
-                let plan = interruptible(plan, &interrupt, &task, &holder)?;
-                Parts::of(plan.as_ref(), &task, &memory)
+                let decimals = DecimalParts::of_plan(&plan)?;
+                let parts = parts_of(state, plan, &interrupt, &memory).await;
+                match parts {
+                    Ok(parts) => Ok((parts, decimals)),
+                    Err(error) => Err(decimals.named(error)),
+                }
             })
         };
         let starting = AbortOnDrop(starting, interrupt.gone.clone());
         let started = timeout_at(deadline, starting)
             .await
             .map_err(|_| timed_out(limits))?;
-        let parts = started
+        let (parts, decimals) = started
             .map_err(Problem::internal)?
             .map_err(|error| problem_of(&error))?;
         let provenance = snapshot.provenance();
         // The query's place, and its cuts, whose files must not be deleted before.
         let kept = Box::new((place, snapshot));
+        let batches = parts.hand_over(&self.runtime, &interrupt, kept);
         Ok(Answer {
-            batches: parts.hand_over(&self.runtime, &interrupt, kept),
+            batches: Box::pin(RecordBatchStreamAdapter::new(
+                batches.schema(),
+                batches.map_err(move |error| decimals.named(error)),
+            )),
             provenance,
             memory,
         })
     }
+}
+
+/// A plan, ready to run.
+async fn parts_of(
+    state: SessionState,
+    plan: LogicalPlan,
+    interrupt: &Interrupt,
+    memory: &AnswerMemory,
+) -> Result<Parts, DataFusionError> {
+    let state = interruptible_planning(state, interrupt);
+    let plan = state.optimize(&plan)?;
+    interrupt.check()?;
+    let state = QuerySession::with_constants(state, &plan)?;
+    let task = Arc::new(TaskContext::from(&state));
+    let planner = state.query_planner();
+    let plan = planner.create_physical_plan(&plan, &state).await?;
+    interrupt.check()?;
+    let holder = Arc::new(memory.clone()) as _;
+    let plan = interruptible(plan, interrupt, &task, &holder)?;
+    Parts::of(plan.as_ref(), &task, memory)
 }
 
 fn check_width(statement: &Statement, widest: usize) -> Result<(), Problem> {

@@ -74,19 +74,30 @@ impl AnswerFormat {
         if let Some(format) = params.parsed("format")? {
             return Ok(format);
         }
-        let mut ranges = Vec::new();
+        let (mut ranges, mut others) = (vec![], vec![]);
         for value in headers.get_all(header::ACCEPT) {
             let text = value
                 .to_str()
                 .map_err(|_| Problem::invalid("`Accept` is not ASCII"))?;
-            ranges.extend(text.split(',').filter_map(Range::parse));
+            for text in text.split(',').map(str::trim) {
+                match Range::parse(text) {
+                    Some(range) => ranges.push(range),
+                    None if text.is_empty() => {}
+                    None => others.push(format!("`{text}`")),
+                }
+            }
         }
-        if ranges.is_empty() {
+        if ranges.is_empty() && others.is_empty() {
             return Ok(Self::Json);
         }
+        // A client's odd extra must not cost it the answer: only where nothing else is left of what it asks for.
         choose(&ranges).ok_or_else(|| {
             let known = Self::ALL.map(Self::media_type).join(", ");
-            let detail = format!("`Accept` allows none of our formats: {known}");
+            let others = match others.as_slice() {
+                [] => String::new(),
+                others => format!(" ({} is not a media range)", others.join(", ")),
+            };
+            let detail = format!("`Accept` allows none of our formats{others}: {known}");
             Problem::new(ProblemKind::NotAcceptable, detail)
         })
     }
@@ -120,10 +131,16 @@ struct Range {
 }
 
 impl Range {
-    /// A range, or nothing if it is not one: a client's odd extra must not cost it the answer.
+    /// A range, or nothing if it is not one. Old clients of Java write `*` for `*/*`.
     fn parse(text: &str) -> Option<Self> {
         let mut parts = text.split(';');
-        let (main, sub) = parts.next()?.trim().split_once('/')?;
+        let (main, sub) = match parts.next()?.trim() {
+            "*" => ("*", "*"),
+            range => range.split_once('/')?,
+        };
+        if !is_token(main) || !is_token(sub) {
+            return None;
+        }
         let mut weight = 1000;
         for part in parts {
             if let Some((name, value)) = part.split_once('=')
@@ -157,6 +174,12 @@ impl Range {
             None
         }
     }
+}
+
+/// RFC 9110, 5.6.2.
+fn is_token(text: &str) -> bool {
+    let is_part = |c: u8| c.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&c);
+    !text.is_empty() && text.bytes().all(is_part)
 }
 
 /// The format of the largest weight; among equals the one named most exactly, then first by the client, then by us.
@@ -222,16 +245,22 @@ mod tests {
             ("application/json, text/csv", Json),
             ("*/*, text/csv", Csv),
             ("application/json;q=0, */*;q=0.1", Ndjson),
-            ("nonsense", Json),
+            ("nonsense, text/csv", Csv),
+            ("text/html, *; q=.2, */*; q=.2", Json),
+            ("text/html, *", Json),
+            (" , ", Json),
         ] {
             assert_eq!(accept(text).unwrap(), format, "{text}");
         }
         for text in ["text/html", "application/json;q=0", "image/*"] {
-            assert_eq!(
-                accept(text).unwrap_err().kind,
-                ProblemKind::NotAcceptable,
-                "{text}"
-            );
+            let problem = accept(text).unwrap_err();
+            assert_eq!(problem.kind, ProblemKind::NotAcceptable, "{text}");
+        }
+        for text in ["bogus", "json", "text/", "/", "text/c sv", "text/csv;q=x"] {
+            let problem = accept(&format!("image/png, {text}")).unwrap_err();
+            assert_eq!(problem.kind, ProblemKind::NotAcceptable, "{text}");
+            let named = format!("(`{text}` is not a media range): application/json, ");
+            assert!(problem.detail.contains(&named), "{problem}");
         }
     }
 

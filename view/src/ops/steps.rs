@@ -20,6 +20,7 @@ use crate::compile::Parts;
 use crate::state::batch;
 
 /// One filter or projection.
+#[derive(Clone)]
 pub(super) enum Step {
     Filter {
         predicate: Arc<dyn PhysicalExpr>,

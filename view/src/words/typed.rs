@@ -7,7 +7,7 @@ use crate::sql_type;
 
 /// `text` with every type of Arrow's under its SQL name, and `Int64(1)` as `1`. What stands in quotes stays as it
 /// is: it is the user's.
-pub(super) fn with_sql_types(text: &str) -> String {
+pub(crate) fn with_sql_types(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     let mut rest = text;
     while let Some(next) = rest.chars().next() {

@@ -122,6 +122,8 @@ const AGGREGATES: &[(&str, Fits)] = &[
     ("approx_median({x})", int),
     ("median({x})", int),
     ("median({x})", double),
+    ("median({x})", decimal),
+    ("median(DISTINCT {x})", decimal),
     ("percentile_cont({x}, 0.25)", int),
     ("first_value({x} ORDER BY {y}{tie})", any),
     ("last_value({x} ORDER BY {y} DESC{tie})", any),

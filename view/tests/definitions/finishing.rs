@@ -4,7 +4,10 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, Int32Array, RecordBatch, StringArray, new_null_array};
+use arrow::array::{
+    ArrayRef, AsArray, Int32Array, Int64Array, RecordBatch, StringArray, new_null_array,
+};
+use arrow::datatypes::Int64Type;
 use dovetail_model::{Offset, Position, ProblemKind, Span};
 use dovetail_view::{FinishFailed, View, ViewError};
 
@@ -70,6 +73,55 @@ fn it_names_the_column_and_the_group() {
 }
 
 #[test]
+fn columns_that_nobody_asks_for_fail_nobody() {
+    let sql = "SELECT 10 / (sum(delay) - 2) AS r, -sum(9000000000000000000 + delay) AS s, origin, count(*) AS n, sum(delay) + 1 AS d
+        FROM flights GROUP BY origin";
+    let flights = [(Some("SFO"), 1), (Some("SFO"), 1)];
+    assert_eq!(failure(sql, &flights).column, "s");
+    let view = View::compile(sql, &streams()).unwrap();
+    let span = Span::up_to(Position::single(Offset(2)));
+    let run = view.accumulate(&events(&flights), span).unwrap();
+    let states = &run.states()[0];
+    let finisher = view.finisher(&[4, 2, 3]).unwrap();
+    let rows = finisher.finish(run.states()).unwrap();
+    let expected: [(&str, ArrayRef); 3] = [
+        ("d", Arc::new(Int64Array::from(vec![3]))),
+        ("origin", Arc::new(StringArray::from(vec!["SFO"]))),
+        ("n", Arc::new(Int64Array::from(vec![2]))),
+    ];
+    for (index, (name, column)) in expected.iter().enumerate() {
+        assert_eq!(rows.schema().field(index).name(), name);
+        assert_eq!(rows.column(index), column);
+    }
+    assert_eq!(finisher.finish_unique(states).unwrap(), rows);
+    let twice = finisher.finish_with(states, vec![(states.clone(), vec![0])]);
+    assert_eq!(
+        twice
+            .unwrap()
+            .column(2)
+            .as_primitive::<Int64Type>()
+            .value(0),
+        4
+    );
+    assert_eq!(
+        view.finisher(&[])
+            .unwrap()
+            .finish(run.states())
+            .unwrap()
+            .num_rows(),
+        1
+    );
+    let Err(ViewError::Finish(failed)) = view.finisher(&[3, 0]).unwrap().finish(run.states())
+    else {
+        panic!("the column that is asked for fails");
+    };
+    assert_eq!(
+        (failed.column.as_str(), failed.group.as_deref()),
+        ("r", Some("origin = 'SFO'"))
+    );
+}
+
+#[test]
 fn a_part_that_several_columns_share_is_found_in_one_of_them() {
     let sql = "SELECT count(*) AS n, 10 / (sum(delay) - 2) + 1 AS a, 10 / (sum(delay) - 2) + 2 AS b FROM flights";
     let failed = failure(sql, &[(None, 2)]);
@@ -81,6 +133,7 @@ fn a_part_that_several_columns_share_is_found_in_one_of_them() {
     for part in [
         "view `v`",
         "`a`",
+        "a query that does not read the column is answered",
         "divide by zero",
         "`dovetail exclude flights",
         "`dovetail replay v`",

@@ -28,8 +28,7 @@ pub(super) fn size(
     move |text| {
         let units = [("MiB", MIB), ("GiB", 1024 * MIB)];
         let found = units.iter().find_map(|(unit, bytes)| {
-            let number = text.strip_suffix(unit)?.trim_end().parse::<usize>().ok()?;
-            number.checked_mul(*bytes)
+            whole(text.strip_suffix(unit)?.trim_end())?.checked_mul(*bytes)
         });
         match found {
             None => Err("it is a whole number of MiB or GiB, such as 512MiB".to_owned()),
@@ -55,8 +54,14 @@ pub(super) fn duration(
 
 /// Reads a whole number, at least 1.
 pub(super) fn at_least_one(text: &str) -> Result<usize, String> {
-    let number = text.parse().ok().filter(|number| *number > 0);
+    let number = whole(text).filter(|number| *number > 0);
     number.ok_or_else(|| "it is a whole number, at least 1".to_owned())
+}
+
+/// A number of digits alone, without a sign.
+fn whole(text: &str) -> Option<usize> {
+    let is_number = text.bytes().all(|digit| digit.is_ascii_digit());
+    is_number.then(|| text.parse().ok())?
 }
 
 #[cfg(test)]
@@ -79,7 +84,15 @@ mod tests {
         let size = size(64 * MIB, 1024 * MIB);
         assert_eq!(size("512MiB"), Ok(512 * MIB));
         assert_eq!(size("1 GiB"), Ok(1024 * MIB));
-        for wrong in ["512", "1TB", "-1MiB", "1.5GiB", "99999999999999GiB", ""] {
+        for wrong in [
+            "512",
+            "1TB",
+            "-1MiB",
+            "+512MiB",
+            "1.5GiB",
+            "99999999999999GiB",
+            "",
+        ] {
             assert!(size(wrong).unwrap_err().contains("such as"), "{wrong}");
         }
         assert_eq!(size("63MiB"), Err("at least 64MiB".to_owned()));
@@ -101,6 +114,8 @@ mod tests {
     #[test]
     fn a_count_is_at_least_one() {
         assert_eq!(at_least_one("2"), Ok(2));
-        assert!(at_least_one("0").is_err() && at_least_one("x").is_err());
+        for wrong in ["0", "x", "+5", "-5", ""] {
+            assert!(at_least_one(wrong).is_err(), "{wrong}");
+        }
     }
 }

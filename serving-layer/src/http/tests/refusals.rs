@@ -165,6 +165,13 @@ const CASES: &[Case] = &[
         406,
         "application/vnd.apache.parquet",
     ),
+    (
+        "GET /v1/sql?q=SELECT+1",
+        &[("accept", "bogus")],
+        "",
+        406,
+        "(`bogus` is not a media range)",
+    ),
     // Statements.
     (
         "GET /v1/sql?q=SELECT+1;+SELECT+2",

@@ -52,7 +52,8 @@ async fn only_value(sql: &str) -> (DataType, String) {
 }
 
 const ROW: &str = "(SELECT CAST('4.48' AS DECIMAL(10, 2)) AS d, CAST('12345678901234567890123' AS DECIMAL(38, 0)) AS w,
-    CAST('0.00000000000000000001' AS DECIMAL(38, 38)) AS t, CAST(4.48 AS DOUBLE) AS x, CAST(1e200 AS DOUBLE) AS huge, 5 AS i) AS s";
+    CAST('0.00000000000000000001' AS DECIMAL(38, 38)) AS t, CAST(4.48 AS DOUBLE) AS x, CAST(1e200 AS DOUBLE) AS huge, 5 AS i,
+    [CAST('4.48' AS DECIMAL(10, 2))] AS l, struct(CAST('4.48' AS DECIMAL(10, 2))) AS st, concat('4.48', '1') AS word) AS s";
 
 #[tokio::test]
 async fn a_decimal_is_compared_with_the_number_that_is_written() {
@@ -102,6 +103,22 @@ async fn a_decimal_is_compared_with_the_number_that_is_written() {
         "x IN (SELECT CAST(column1 AS DECIMAL(10, 2)) FROM (VALUES ('4.48')))",
         "d = ANY (SELECT column1 FROM (VALUES (4.48)))",
         "d = (SELECT 4.48)",
+        // Subqueries and columns that hold what is written, however far away.
+        "w = (SELECT 12345678901234567890123) AND NOT w = (SELECT 12345678901234567890124)",
+        "w IN (VALUES (12345678901234567890123), (1.5), (NULL)) AND w IN (SELECT 12345678901234567890123 UNION SELECT 1.5)",
+        "w NOT IN (VALUES (12345678901234567890124), (1.5))",
+        "t IN (SELECT column1 FROM (VALUES (1e-20), (2)) WHERE column1 < 1.5)",
+        "t NOT IN (SELECT column1 FROM (VALUES (1e-21), (2.5)) WHERE column1 < 1.5)",
+        "t = ANY (SELECT column1 FROM (VALUES (1e-20), (2.5)))",
+        "t = (SELECT column1 FROM (VALUES (1e-20), (2.5)) ORDER BY column1 LIMIT 1)",
+        "-t = (SELECT -1e-20) AND t > (SELECT column1 FROM (VALUES (1e-20), (-2.5)) ORDER BY column1 LIMIT 1)",
+        "EXISTS (SELECT 1 FROM (VALUES (4.48)) AS v (y) WHERE y = s.d)",
+        // Beside rows and lists of a column, too.
+        "[4.48] = l AND l <> [4.4800000001] AND l < [4.481, 1.5] AND l IN ([4.47], [4.48])",
+        "st = struct(4.48) AND st = named_struct('c0', 4.48) AND st <> struct(4.4800000001)",
+        "array_has_any(l, [4.48, 1e90]) AND NOT array_has_all(l, [4.4800000001])",
+        // A text of a column is no other number than it says.
+        "d <> word AND d < word AND d NOT IN (word, word) AND concat(d, '') = d AND w < '12345678901234567890123.5'",
         "x = 4.48 AND x = 4.4800000000000000000001 AND huge = 1e200",
     ] {
         let sql = format!("SELECT count(*) FROM {ROW} WHERE {truth}");
@@ -138,6 +155,39 @@ async fn an_alternative_to_a_decimal_is_the_number_that_is_written() {
         ),
         ("greatest(d, 4.49)", DataType::Decimal128(10, 2), "4.49"),
         ("least(d, 4.48, -3)", DataType::Decimal128(22, 2), "-3.00"),
+        (
+            "coalesce(nullif(d, d), '1.239')",
+            DataType::Decimal128(11, 3),
+            "1.239",
+        ),
+        (
+            "greatest(d, ' 4.489')",
+            DataType::Decimal128(11, 3),
+            "4.489",
+        ),
+        (
+            "CASE WHEN i = 4 THEN d ELSE '1.239' END",
+            DataType::Utf8,
+            "1.239",
+        ),
+        (
+            "lag(d, 1, 0.1) OVER ()",
+            DataType::Decimal128(10, 2),
+            "0.10",
+        ),
+        (
+            "lag(d, 1, 0.105) OVER ()",
+            DataType::Decimal128(11, 3),
+            "0.105",
+        ),
+        (
+            "lead(d, 1, '0.105') OVER ()",
+            DataType::Decimal128(11, 3),
+            "0.105",
+        ),
+        ("lag(w, 1, 0.5) OVER ()", DataType::Decimal128(38, 1), "0.5"),
+        ("lag(d, 1, 1e300) OVER ()", DataType::Float64, "1e300"),
+        ("lag(d, 1, 5) OVER ()", DataType::Decimal128(10, 2), "5.00"),
         ("nvl2(x, d, 1.0)", DataType::Decimal128(10, 2), "4.48"),
         (
             "coalesce(w, 0.5)",
@@ -191,6 +241,11 @@ async fn a_union_has_the_numbers_that_are_written() {
             "4.48",
         ),
         (
+            "SELECT min(v) FROM (SELECT d AS v FROM {s} UNION VALUES (4.485), (5))",
+            DataType::Decimal128(11, 3),
+            "4.480",
+        ),
+        (
             "SELECT d FROM {s} UNION SELECT x FROM {s}",
             DataType::Float64,
             "4.48",
@@ -208,6 +263,52 @@ async fn a_union_has_the_numbers_that_are_written() {
             "{sql}"
         );
     }
+}
+
+#[tokio::test]
+async fn columns_of_written_numbers_are_joined_with_decimals() {
+    for (rest, rows) in [
+        ("JOIN (VALUES (1e-20), (2.5)) AS v (y) ON t = y", 1),
+        ("JOIN (VALUES (1e-21), (2.5)) AS v (y) ON t = y", 0),
+        ("JOIN (VALUES (4.48, 1), (2, 2)) AS v (d, n) USING (d)", 1),
+        (
+            "JOIN (SELECT 4.48 AS y UNION ALL SELECT 1.5) AS v ON -d = -y",
+            1,
+        ),
+        (
+            "JOIN (SELECT 12345678901234567890123 AS y) AS v ON w = y",
+            1,
+        ),
+        (
+            "JOIN (SELECT 12345678901234567890124 AS y) AS v ON w = y",
+            0,
+        ),
+        (
+            "LEFT JOIN (VALUES (1e-20), (2.5)) AS v (y) ON t = y WHERE y IS NOT NULL AND t BETWEEN y AND y",
+            1,
+        ),
+        // They are DOUBLEs to everything else, and the others are.
+        (
+            "JOIN (VALUES (4.48), (2)) AS v (y) ON d = y AND y * 2 = 8.96 AND y = x",
+            1,
+        ),
+        ("JOIN (SELECT CAST(4.48 AS DOUBLE) AS y) AS v ON d = y", 1),
+        (
+            ", (SELECT random() AS y UNION ALL SELECT 4.48) AS v WHERE d = y",
+            1,
+        ),
+        // Those of which a DOUBLE lacks digits are the DOUBLEs that they are, where there are several.
+        (
+            "JOIN (VALUES (12345678901234567890123), (2.5)) AS v (y) ON w = y",
+            1,
+        ),
+    ] {
+        let sql = format!("SELECT count(*) FROM {ROW} {rest}");
+        assert_eq!(only_value(&sql).await.1, rows.to_string(), "{rest}");
+    }
+    let sql =
+        format!("WITH v AS (SELECT 4.48 AS y) SELECT arrow_typeof(y) FROM {ROW}, v WHERE d = y");
+    assert_eq!(only_value(&sql).await.1, "Float64");
 }
 
 #[tokio::test]

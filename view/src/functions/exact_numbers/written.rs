@@ -66,6 +66,19 @@ impl Written {
         self
     }
 
+    /// Whether it is the shortest of the numbers that are nearest to their DOUBLE, and comes back from it.
+    pub(super) fn is_of_double(&self) -> bool {
+        let sign = if self.negative { "-" } else { "" };
+        let digits = if self.digits.is_empty() {
+            "0"
+        } else {
+            &self.digits
+        };
+        let double = format!("{sign}{digits}e{}", self.exponent).parse();
+        let shortest = double.ok().and_then(Self::shortest);
+        shortest.is_some_and(|shortest| shortest == *self)
+    }
+
     /// Digits before and behind the point.
     pub(super) fn places(&self) -> (usize, usize) {
         let digits = i64::try_from(self.digits.len()).unwrap_or(i64::MAX);
@@ -122,8 +135,13 @@ impl Written {
     }
 }
 
+/// Whether the DOUBLE of this text, which is no BIGINT, lacks some of its digits.
+pub(super) fn lacks_digits(text: &str) -> bool {
+    Written::parse(text).is_some_and(|written| !written.is_of_double())
+}
+
 /// The DECIMAL with so many digits before and behind the point; nothing if that is more than 76.
-fn decimal_type((before, behind): (usize, usize)) -> Option<DataType> {
+pub(super) fn decimal_type((before, behind): (usize, usize)) -> Option<DataType> {
     let precision = u8::try_from(before.checked_add(behind)?.max(1)).ok()?;
     let scale = i8::try_from(behind).ok()?;
     if precision <= DECIMAL128_MAX_PRECISION {
@@ -133,6 +151,13 @@ fn decimal_type((before, behind): (usize, usize)) -> Option<DataType> {
     } else {
         None
     }
+}
+
+/// The DECIMAL of alternatives with so many digits before and behind the point: as DataFusion has it for `coalesce`, what is
+/// more than 38 is taken from those before the point. A value that needs them is an error.
+pub(super) fn alternatives_type((before, behind): (usize, usize)) -> Option<DataType> {
+    let most = usize::from(DECIMAL128_MAX_PRECISION);
+    decimal_type((before.min(most.checked_sub(behind)?), behind))
 }
 
 #[cfg(test)]

@@ -1,0 +1,226 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Numbers that do not fit the DECIMAL that they are to be.
+
+use arrow::datatypes::DataType;
+use datafusion::common::tree_node::{TreeNode as _, TreeNodeRecursion};
+use datafusion::error::{DataFusionError, Result};
+use datafusion::logical_expr::expr::Cast;
+use datafusion::logical_expr::{BinaryExpr, Expr, ExprSchemable as _, LogicalPlan, Operator};
+
+use super::bare;
+use super::typed::with_sql_types;
+use crate::functions::schema_read;
+use crate::sql_type;
+
+/// More of them than that do not tell which one it was.
+const NAMED: usize = 3;
+/// Characters of one that are shown.
+const SHOWN: usize = 200;
+
+/// What a plan makes DECIMALs by that may not fit, as it is written: casts, and calculations. To be taken before the plan is
+/// optimized.
+#[derive(Debug, Clone, Default)]
+pub struct DecimalParts {
+    casts: Vec<(DataType, String)>,
+    calculations: Vec<(Operator, String)>,
+}
+
+impl DecimalParts {
+    /// Those of a plan and its subqueries.
+    ///
+    /// # Errors
+    /// When the plan cannot be read.
+    pub fn of_plan(plan: &LogicalPlan) -> Result<Self> {
+        let mut parts = Self::default();
+        plan.apply_with_subqueries(|node| {
+            let schema = schema_read(node)?;
+            node.apply_expressions(|expr| {
+                expr.apply(|part| {
+                    match part {
+                        Expr::Cast(Cast { expr, field }) if field.data_type().is_decimal() => {
+                            let to = field.data_type();
+                            let written = format!("CAST({} AS {})", shown(expr), sql_type(to));
+                            parts.casts.push((to.clone(), written));
+                        }
+                        Expr::BinaryExpr(BinaryExpr { op, .. })
+                            if part.get_type(&schema).is_ok_and(|t| t.is_decimal()) =>
+                        {
+                            parts.calculations.push((*op, shown(part)));
+                        }
+                        _ => {}
+                    }
+                    Ok(TreeNodeRecursion::Continue)
+                })
+            })
+        })?;
+        Ok(parts)
+    }
+
+    /// The error of computing the plan, with what it may be about where it is one of a DECIMAL that does not fit.
+    pub fn named(&self, error: DataFusionError) -> DataFusionError {
+        let text = bare(&error);
+        let Some(said) = does_not_fit(&text) else {
+            return error;
+        };
+        let mut named: Vec<&str> = match (type_of(&text), operator_of(&text)) {
+            (Some(data_type), _) => {
+                let casts = self.casts.iter().filter(|(to, _)| *to == data_type);
+                casts.map(|(_, shown)| shown.as_str()).collect()
+            }
+            (None, Some(operator)) => {
+                let of_it = self.calculations.iter().filter(|(op, _)| *op == operator);
+                of_it.map(|(_, shown)| shown.as_str()).collect()
+            }
+            (None, None) => return error,
+        };
+        named.sort_unstable();
+        named.dedup();
+        if named.is_empty() || named.len() > NAMED {
+            return error;
+        }
+        let named = named.iter().map(|part| format!("`{part}`"));
+        let named = named.collect::<Vec<_>>().join(" or ");
+        DataFusionError::Execution(format!("{named} cannot be computed: {said}"))
+    }
+}
+
+fn shown(part: &Expr) -> String {
+    let shown = with_sql_types(&part.human_display().to_string());
+    match shown.char_indices().nth(SHOWN) {
+        Some((end, _)) => format!("{}…", &shown[..end]),
+        None => shown,
+    }
+}
+
+/// The DECIMAL that something does not fit.
+fn type_of(text: &str) -> Option<DataType> {
+    if let Some((_, rest)) = text.split_once("Cannot cast to ") {
+        return rest.split_once(". Overflowing on ")?.0.parse().ok();
+    }
+    let (_, precision, scale) = value_of(text)?;
+    let (precision, scale) = (u8::try_from(precision).ok()?, i8::try_from(scale).ok()?);
+    Some(match precision {
+        ..=38 => DataType::Decimal128(precision, scale),
+        _ => DataType::Decimal256(precision, scale),
+    })
+}
+
+fn operator_of(text: &str) -> Option<Operator> {
+    let (_, numbers) = text.split_once("Overflow happened on: ")?;
+    let (_, rest) = numbers.split_once(' ')?;
+    Some(match rest.split_once(' ')?.0 {
+        "*" => Operator::Multiply,
+        "+" => Operator::Plus,
+        "-" => Operator::Minus,
+        "/" => Operator::Divide,
+        "%" => Operator::Modulo,
+        _ => return None,
+    })
+}
+
+/// What does not fit, and a type that may hold it. Arrow names neither the expression nor, of a DECIMAL that is cast or computed
+/// with, where the point is.
+pub(super) fn does_not_fit(text: &str) -> Option<String> {
+    of_cast(text)
+        .or_else(|| of_value(text))
+        .or_else(|| of_arithmetic(text))
+}
+
+/// `Cannot cast to Decimal128(5, 2). Overflowing on 123456`: of a DOUBLE the number, of a DECIMAL its digits.
+fn of_cast(text: &str) -> Option<String> {
+    let (_, rest) = text.split_once("Cannot cast to ")?;
+    let (data_type, value) = rest.split_once(". Overflowing on ")?;
+    let (precision, scale) = parts_of_decimal(data_type)?;
+    let value = match value.contains(['e', '.']) {
+        true => format!("`{value}`"),
+        false => format!("a number with the digits {value}"),
+    };
+    Some(format!(
+        "{value} does not fit {}, which it is cast to: {}",
+        with_sql_types(data_type),
+        way_out(precision, scale)
+    ))
+}
+
+fn of_value(text: &str) -> Option<String> {
+    let (value, precision, scale) = value_of(text)?;
+    Some(format!(
+        "`{value}` does not fit DECIMAL({precision}, {scale}): {}",
+        way_out(precision, scale)
+    ))
+}
+
+/// `1234.56 is too large to store in a Decimal128 of precision 5. Max is 999.99`: the value, and the type's digits.
+fn value_of(text: &str) -> Option<(&str, usize, usize)> {
+    let (before, rest) = ["large", "small"]
+        .iter()
+        .find_map(|size| text.split_once(&format!(" is too {size} to store in a Decimal")))?;
+    let value = before.rsplit(' ').next()?;
+    let (_, precision) = rest.split_once(" of precision ")?;
+    let precision = precision.split('.').next()?.parse().ok()?;
+    let scale = value.split_once('.').map_or(0, |(_, behind)| behind.len());
+    Some((value, precision, scale))
+}
+
+/// `Overflow happened on: 123 * 456`, each a DECIMAL's digits: other numbers are computed by functions of our own.
+fn of_arithmetic(text: &str) -> Option<String> {
+    let (_, digits) = text.split_once("Overflow happened on: ")?;
+    Some(format!(
+        "a calculation with DECIMALs does not fit the most digits that its type has (of the numbers with the digits {digits}): compute with CAST(… AS DECIMAL(50, …)), as an expression has room for 76 digits, or with CAST(… AS DOUBLE)"
+    ))
+}
+
+/// The numbers in `Decimal128(5, 2)`.
+fn parts_of_decimal(data_type: &str) -> Option<(usize, usize)> {
+    let (_, parts) = data_type.strip_prefix("Decimal")?.split_once('(')?;
+    let (precision, scale) = parts.strip_suffix(')')?.split_once(", ")?;
+    Some((precision.parse().ok()?, scale.parse().ok()?))
+}
+
+fn way_out(precision: usize, scale: usize) -> String {
+    let wider = match precision {
+        ..38 => 38,
+        _ => 76,
+    };
+    if precision == wider {
+        return "leave it fewer digits behind the point, or write CAST(… AS DOUBLE)".to_owned();
+    }
+    format!("write CAST(… AS DECIMAL({wider}, {scale})), or CAST(… AS DOUBLE)")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_does_not_fit_is_named_with_a_way_out() {
+        for (said, words) in [
+            (
+                "Cannot cast to Decimal128(10, 2). Overflowing on 1e300",
+                "`1e300` does not fit DECIMAL(10, 2), which it is cast to: write CAST(… AS DECIMAL(38, 2)), or CAST(… AS DOUBLE)",
+            ),
+            (
+                "Cannot cast to Decimal128(38, 38). Overflowing on 170141183460469231731687303715884105727",
+                "a number with the digits 170141183460469231731687303715884105727 does not fit DECIMAL(38, 38), which it is cast to: write CAST(… AS DECIMAL(76, 38)), or CAST(… AS DOUBLE)",
+            ),
+            (
+                "-1234.56 is too small to store in a Decimal128 of precision 5. Min is -999.99",
+                "`-1234.56` does not fit DECIMAL(5, 2): write CAST(… AS DECIMAL(38, 2)), or CAST(… AS DOUBLE)",
+            ),
+            (
+                "7 is too large to store in a Decimal256 of precision 76. Max is 9",
+                "`7` does not fit DECIMAL(76, 0): leave it fewer digits behind the point, or write CAST(… AS DOUBLE)",
+            ),
+        ] {
+            assert_eq!(does_not_fit(said).as_deref(), Some(words));
+        }
+        let product = does_not_fit("Arithmetic overflow: Overflow happened on: 12 * 34");
+        assert!(product.is_some_and(|words| words.contains("the digits 12 * 34)")));
+        for other in [
+            "Cannot cast to Interval(MonthDayNano). Overflowing on 5",
+            "Divide by zero error",
+        ] {
+            assert_eq!(does_not_fit(other), None, "{other}");
+        }
+    }
+}
