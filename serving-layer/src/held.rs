@@ -54,7 +54,7 @@ struct Waits {
     /// For a reader to ask for more of its answer, before it gives way to one that waits. More is a chunk of 64 KiB, beside
     /// what the kernel buffers.
     reader: Duration,
-    /// For room for a row group that an operator asks for: then it is fetched without.
+    /// For room for a row group of an operator that holds another one: then it is fetched without.
     operator: Duration,
 }
 
@@ -120,6 +120,7 @@ impl ReadersShare {
             begun: AtomicBool::new(false),
             group: OnceCell::new(),
             own_group: Arc::new(Semaphore::new(1)),
+            gathered: Arc::default(),
             reader: Reader::default(),
         })))
     }
@@ -208,6 +209,8 @@ struct One {
     group: OnceCell<RowGroup>,
     /// Whose row group that is for now.
     own_group: Arc<Semaphore>,
+    /// One more for each row group that its operators hold.
+    gathered: Arc<()>,
     reader: Reader,
 }
 

@@ -7,8 +7,8 @@
 //! ```
 //! Invariants: an answer whose first row group has room keeps that room to its end, so it can always fetch its next one:
 //! its parts take turns where the share has no more. Before that it waits in turn, and is refused as for its first rows.
-//! An operator that takes rows of several scans together may hold one of them while it waits for the other, so what it
-//! waits for comes in the end, with room or without.
+//! An operator that takes rows of several scans together may hold a row group of one while it waits for the other, so an
+//! answer that holds one gets the next in the end, with room or without.
 
 use std::sync::Arc;
 
@@ -97,7 +97,15 @@ impl One {
     async fn for_operator(&self, bytes: usize) -> Note {
         let bytes = bytes.min(self.share.bytes / COMPUTING);
         let room = acquired(&self.share.computing, kib(bytes, self.share.bytes));
-        Box::new(timeout(self.share.waits.operator, room).await)
+        tokio::pin!(room);
+        loop {
+            if let Ok(room) = timeout(self.share.waits.operator, &mut room).await {
+                return Box::new((room, Arc::clone(&self.gathered)));
+            }
+            if Arc::strong_count(&self.gathered) > 1 {
+                return Box::new(Arc::clone(&self.gathered));
+            }
+        }
     }
 }
 

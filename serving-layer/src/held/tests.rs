@@ -261,12 +261,13 @@ async fn what_is_fetched_for_operators_waits_for_itself_and_for_no_reader() {
     let [mut slow, mut other] = [(); 2].map(|()| share.answer().part(true));
     let _slow = slow.rows(&batch(AHEAD_BYTES)).await.unwrap();
     let _other = other.rows(&batch(AHEAD_BYTES)).await.unwrap();
-    let files = [(); 2].map(|()| share.answer().fetched_for_operator());
-    let group = files[0].hold(AHEAD_BYTES).await.unwrap();
-    let mut next = files[1].hold(AHEAD_BYTES);
-    assert!(next.as_mut().now_or_never().is_none());
-    drop(group);
-    let _group = soon(next).await.unwrap();
-    // Who takes rows of both together would wait for ever.
-    soon(files[1].hold(AHEAD_BYTES)).await.unwrap();
+    let [answer, other] = [(); 2].map(|()| share.answer().fetched_for_operator());
+    let group = answer.hold(AHEAD_BYTES).await.unwrap();
+    let next = other.hold(AHEAD_BYTES);
+    // Who takes rows of two together would wait for ever.
+    let both = soon(answer.hold(AHEAD_BYTES)).await.unwrap();
+    drop((group, both));
+    let next = soon(next).await.unwrap();
+    drop(next);
+    soon(answer.hold(AHEAD_BYTES)).await.unwrap();
 }
