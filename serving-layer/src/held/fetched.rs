@@ -72,14 +72,16 @@ impl One {
         }
         let first = self.group.get_or_try_init(|| self.first_group(bytes));
         let kept = first.await?.bytes;
-        Ok(tokio::select! {
-            biased;
-            own = acquired(&self.own_group, 1) => {
-                let beside = bytes.checked_sub(kept).filter(|bytes| *bytes > 0);
-                Box::new((own, beside.map(|bytes| self.share.try_room(bytes))))
-            }
-            room = self.share.room(bytes) => Box::new(room),
-        })
+        if self.own_group.available_permits() == 0
+            && let Some(room) = self.share.try_room(bytes)
+        {
+            return Ok(Box::new(room));
+        }
+        // What answers that have not begun wait for is not taken from under them.
+        let own = acquired(&self.own_group, 1).await;
+        let beside = bytes.checked_sub(kept).filter(|bytes| *bytes > 0);
+        let beside = beside.map(|bytes| self.share.try_room(bytes));
+        Ok(Box::new((own, beside)))
     }
 
     async fn first_group(&self, bytes: usize) -> Result<RowGroup> {
