@@ -225,7 +225,7 @@ async fn an_answer_keeps_the_room_of_a_row_group_and_its_parts_take_turns() {
     assert_eq!(pool.reserved(), 2 * AHEAD_BYTES);
     let late = share.answer();
     let refused = late.fetched_for_reader().hold(AHEAD_BYTES).await;
-    let refused = problem_of(&refused.err().expect("there is no room"));
+    let refused = problem_of(&refused.expect_err("there is no room"));
     assert_eq!(refused.kind, ProblemKind::Busy);
 
     let mut other = files[0].hold(AHEAD_BYTES);
