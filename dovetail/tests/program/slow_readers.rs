@@ -30,10 +30,14 @@ struct SlowReader {
 
 impl SlowReader {
     async fn ask(server: &Server, question: &Value, format: &str) -> Self {
-        let address = server.url().strip_prefix("http://").unwrap();
         let socket = TcpSocket::new_v4().unwrap();
         // What the kernel takes off the server's hands is not what this is about.
         socket.set_recv_buffer_size(4096).unwrap();
+        Self::ask_over(socket, server, question, format).await
+    }
+
+    async fn ask_over(socket: TcpSocket, server: &Server, question: &Value, format: &str) -> Self {
+        let address = server.url().strip_prefix("http://").unwrap();
         let connecting = socket.connect(address.parse::<SocketAddr>().unwrap());
         let mut socket = connecting.await.unwrap();
         let body = question.to_string();
@@ -58,6 +62,13 @@ impl SlowReader {
         let status = answer["HTTP/1.1 ".len()..][..3].parse().unwrap();
         (status, answer)
     }
+}
+
+/// The status and all of the answer, read as it comes.
+async fn read_at_once(server: &Server, question: &Value) -> (u16, String) {
+    let socket = TcpSocket::new_v4().unwrap();
+    let asked = SlowReader::ask_over(socket, server, question, "csv").await;
+    asked.rest().await
 }
 
 /// How many of the texts are in `answer`, and whether it has its end.
@@ -169,7 +180,7 @@ fn incompressible(rows: usize) -> String {
 /// Each holds two row groups of 8 MiB and more.
 #[tokio::test]
 async fn readers_who_read_are_served_beside_some_who_do_not() {
-    const ROWS: usize = 4_000;
+    const ROWS: usize = 3_000;
     let home = tempfile::tempdir().unwrap();
     let (server, position) = with_little_memory(&home, incompressible(ROWS)).await;
     archived(&server.calls(), "events").await;
@@ -181,7 +192,7 @@ async fn readers_who_read_are_served_beside_some_who_do_not() {
     let reading = (0..3).map(|_| async {
         // As they are told: with more of them who read, it takes its time until each has its turn.
         loop {
-            let (status, answer) = SlowReader::ask(&server, &all, "csv").await.rest().await;
+            let (status, answer) = read_at_once(&server, &all).await;
             if status == 200 {
                 return answer;
             }
@@ -201,7 +212,7 @@ async fn readers_who_read_are_served_beside_some_who_do_not() {
 /// Row groups are fetched when there is room for them, whether a reader waits for the rows or an aggregate does.
 #[tokio::test]
 async fn many_wide_answers_at_once_take_little_more_than_the_memory_of_queries() {
-    const ROWS: usize = 4_000;
+    const ROWS: usize = 3_000;
     const ASKING: usize = 40;
     let home = tempfile::tempdir().unwrap();
     let (server, position) = with_little_memory(&home, incompressible(ROWS)).await;
@@ -212,10 +223,7 @@ async fn many_wide_answers_at_once_take_little_more_than_the_memory_of_queries()
         ("SELECT n, t FROM events", false),
     ] {
         let question = json!({"sql": sql, "after": position, "timeout_ms": 80_000});
-        let asking = (0..ASKING).map(|_| async {
-            let asked = SlowReader::ask(&server, &question, "csv").await;
-            asked.rest().await
-        });
+        let asking = (0..ASKING).map(|_| read_at_once(&server, &question));
         let answers = join_all(asking).await;
         assert!(answers.iter().any(|(status, _)| *status == 200));
         for (status, answer) in answers {
