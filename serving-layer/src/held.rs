@@ -158,15 +158,12 @@ impl Share {
 
     /// Room for an answer that has not begun.
     async fn begin(&self, bytes: usize) -> Result<Room> {
+        let Self { readers, waits, .. } = self;
         let waiting = async {
-            let room = self.room(bytes);
-            tokio::pin!(room);
-            loop {
-                tokio::select! {
-                    biased;
-                    room = &mut room => return room,
-                    () = self.readers.make_room(self.waits.reader) => {}
-                }
+            tokio::select! {
+                biased;
+                room = self.room(bytes) => room,
+                never = readers.make_room(&readers.of_answers, waits.reader, One::holds_room) => match never {},
             }
         };
         let room = timeout(self.waits.begin, waiting).await.ok().flatten();

@@ -18,7 +18,7 @@ use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use tokio::time::timeout;
 
-use super::{AnswerMemory, One, Room, SMALL_BYTES, acquired, kib};
+use super::{AnswerMemory, One, Room, SMALL_BYTES, Share, acquired, kib};
 use crate::problem::problem_of;
 
 /// Of the share of readers, what is fetched for operators may take one in so many bytes besides.
@@ -98,16 +98,35 @@ impl One {
 
     async fn for_operator(&self, bytes: usize) -> Note {
         let bytes = bytes.min(self.share.bytes / COMPUTING);
-        let room = acquired(&self.share.computing, kib(bytes, self.share.bytes));
+        let Share {
+            computing,
+            readers,
+            waits,
+            ..
+        } = &*self.share;
+        let room = acquired(computing, kib(bytes, self.share.bytes));
         tokio::pin!(room);
         loop {
-            if let Ok(room) = timeout(self.share.waits.operator, &mut room).await {
+            let waiting = async {
+                tokio::select! {
+                    biased;
+                    room = &mut room => room,
+                    // Of a join whose reader stalls.
+                    never = readers.make_room(&readers.of_operators, waits.reader, Self::gathers) => match never {},
+                }
+            };
+            if let Ok(room) = timeout(waits.operator, waiting).await {
                 return Box::new((room, Arc::clone(&self.gathered)));
             }
-            if Arc::strong_count(&self.gathered) > 1 {
+            if self.gathers() {
                 return Box::new(Arc::clone(&self.gathered));
             }
         }
+    }
+
+    /// Whether its operators hold a row group.
+    fn gathers(&self) -> bool {
+        Arc::strong_count(&self.gathered) > 1
     }
 }
 

@@ -2,12 +2,13 @@
 //! Readers that take nothing of their answers, and who of them gives way to answers that wait for room.
 //!
 //! Purpose: a few clients that read a byte a second do not keep everybody else from their answers. Where an answer waits
-//! for room, the reader that has asked for nothing for longest, if that is long, is cut off: it sees that its answer is
+//! or an operator waits for room, the reader that has asked for nothing for longest, if that is long, is cut off: it sees that its answer is
 //! broken. Collaborators: [`crate::http`] says when a reader is handed something and when it asks for more, and how it is
 //! cut off. Invariants: nobody is cut off while no answer waits, nor whose next rows are being made, nor whose answer
 //! holds next to nothing. Non-goals: readers that are slow and read, which have their time; those that stall while there
 //! is room, which the connection cuts off.
 
+use std::convert::Infallible;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -26,9 +27,15 @@ const CUT_OFF_WAIT: Duration = Duration::from_millis(20);
 #[derive(Debug, Default)]
 pub(super) struct Readers {
     reading: Mutex<Vec<Weak<One>>>,
-    /// Held by the answer that looks for one who gives way: the first that waits.
-    looking: tokio::sync::Mutex<()>,
+    /// Of answers that have not begun.
+    pub(super) of_answers: Looking,
+    /// Of operators.
+    pub(super) of_operators: Looking,
 }
+
+/// Held by who looks for one who gives way: the first of its kind that waits.
+#[derive(Debug, Default)]
+pub(super) struct Looking(tokio::sync::Mutex<()>);
 
 /// That of one answer.
 #[derive(Debug, Default)]
@@ -42,22 +49,31 @@ struct State {
 }
 
 impl Readers {
-    /// Cuts off the reader that has stalled for longest, if that is `long`, and leaves it some time.
-    pub(super) async fn make_room(&self, long: Duration) {
-        let _looking = self.looking.lock().await;
-        let longest = {
-            let reading = self.reading.lock();
-            let reading = reading.iter().filter_map(Weak::upgrade);
-            let stalled = reading.filter_map(|one| Some((one.stalled_since()?, one)));
-            stalled.min_by_key(|(since, _)| *since)
-        };
-        if let Some((since, one)) = longest
-            && since.elapsed() >= long
-        {
-            one.reader.cut_off();
-            return sleep(CUT_OFF_WAIT).await;
+    /// Cuts off the readers that have stalled for `long`, the longest first, of answers that hold what is wanted, as long
+    /// as somebody waits for this.
+    pub(super) async fn make_room(
+        &self,
+        Looking(looking): &Looking,
+        long: Duration,
+        holds: impl Fn(&One) -> bool,
+    ) -> Infallible {
+        let _looking = looking.lock().await;
+        loop {
+            let longest = {
+                let reading = self.reading.lock();
+                let reading = reading.iter().filter_map(Weak::upgrade);
+                let reading = reading.filter(|one| holds(one));
+                let stalled = reading.filter_map(|one| Some((one.stalled_since()?, one)));
+                stalled.min_by_key(|(since, _)| *since)
+            };
+            match longest {
+                Some((since, one)) if since.elapsed() >= long => {
+                    one.reader.cut_off();
+                    sleep(CUT_OFF_WAIT).await;
+                }
+                _ => sleep(LOOK_EVERY).await,
+            }
         }
-        sleep(LOOK_EVERY).await;
     }
 }
 
@@ -70,16 +86,20 @@ impl Reader {
 }
 
 impl One {
-    /// Since when its reader has not asked for more; none for one who need not give way.
+    /// Since when its reader has not asked for more; none for one who cannot give way any more.
     fn stalled_since(&self) -> Option<Instant> {
         let State {
             idle_since,
             cut_off,
         } = &*self.reader.0.lock();
         cut_off.as_ref()?;
+        *idle_since
+    }
+
+    /// Whether it holds more of the share than next to nothing.
+    pub(super) fn holds_room(&self) -> bool {
         let ahead = AHEAD_BYTES / KIB - self.ahead.available_permits();
-        let holds = self.group.initialized() || ahead > SMALL_BYTES / KIB;
-        idle_since.filter(|_| holds)
+        self.group.initialized() || ahead > SMALL_BYTES / KIB
     }
 }
 

@@ -271,3 +271,31 @@ async fn what_is_fetched_for_operators_waits_for_itself_and_for_no_reader() {
     drop(next);
     soon(answer.hold(AHEAD_BYTES)).await.unwrap();
 }
+
+/// As of a join that puts out what it reads.
+#[tokio::test]
+async fn a_stalled_reader_of_what_operators_hold_gives_way_to_operators() {
+    let (_pool, share) = of_two();
+    let memory = share.answer();
+    let group = memory
+        .fetched_for_operator()
+        .hold(AHEAD_BYTES)
+        .await
+        .unwrap();
+    let [cut_off, spared] = [(); 2].map(|()| CancellationToken::new());
+    memory.gives_way_by(cut_off.clone());
+    memory.handed();
+    // That holds something else.
+    let other = share.answer();
+    let _rows = other.part(true).rows(&batch(AHEAD_BYTES)).await.unwrap();
+    other.gives_way_by(spared.clone());
+    other.handed();
+    let waiting = share.answer().fetched_for_operator();
+    let mut waiting = waiting.hold(AHEAD_BYTES);
+    tokio::select! {
+        _ = &mut waiting => panic!("there is no room"),
+        () = cut_off.cancelled() => drop(group),
+    }
+    assert!(soon(waiting).await.is_ok());
+    assert!(!spared.is_cancelled());
+}
