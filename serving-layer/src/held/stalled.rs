@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Readers that take nothing of their answers, and who of them gives way to answers that wait for room.
 //!
-//! Purpose: a few clients that read a byte a second do not keep everybody else from their answers. Where an answer waits
-//! or an operator waits for room, the reader that has asked for nothing for longest, if that is long, is cut off: it sees that its answer is
-//! broken. Collaborators: [`crate::http`] says when a reader is handed something and when it asks for more, and how it is
-//! cut off. Invariants: nobody is cut off while no answer waits, nor whose next rows are being made, nor whose answer
-//! holds next to nothing. Non-goals: readers that are slow and read, which have their time; those that stall while there
-//! is room, which the connection cuts off.
+//! Purpose: a few clients that read a byte a second do not keep everybody else from their answers. Where an answer or an
+//! operator waits for room, the reader that has asked for nothing for longest, if that is long, is cut off: it sees that
+//! its answer is broken. Collaborators: [`crate::http`] says when a reader is handed something and when it asks for more,
+//! and how it is cut off. Invariants: nobody is cut off while nothing waits, nor whose next rows are being made, nor whose
+//! answer holds nothing of what is waited for. Non-goals: readers that are slow and read, which have their time; those
+//! that stall while there is room, which the connection cuts off.
 
 use std::convert::Infallible;
 use std::sync::{Arc, Weak};
