@@ -20,6 +20,7 @@
 //! definition means.
 
 mod client;
+mod fetches;
 mod filter;
 mod server;
 mod states;

@@ -33,6 +33,7 @@ use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
 use tonic::{Request, Response, Status, Streaming};
 
+use crate::fetches::{Fetches, Fetching, Places, let_go, pieces};
 use crate::states::{Batches, batches_of, encode};
 use crate::wire::{
     Fetch, GREET, Heard, MOVED, Part, RELEASE, RELEASE_TARGET, REPORT, Report, TARGET, TakeCut,
@@ -51,6 +52,8 @@ const EDGE_GRACE: Duration = Duration::from_secs(60);
 const SWEEP_INTERVAL: Duration = Duration::from_secs(5);
 /// Requests at once on one connection.
 const REQUESTS_AT_ONCE: usize = 256;
+/// Answers that are under way on one connection.
+const ANSWERS_AT_ONCE: u32 = 1024;
 /// What a worker's answer may take, which names the files of a generation: some hundred bytes for 64 Ki groups.
 const LARGEST_REQUEST: usize = 64 << 20;
 /// A peer that is silent for so long is asked whether it lives.
@@ -69,6 +72,7 @@ pub struct CutServer {
     peers: Permits,
     role: Role,
     held: Arc<Mutex<HashMap<u64, Held>>>,
+    places: Places,
     /// Who works for this process.
     work: Option<Desk>,
 }
@@ -122,6 +126,7 @@ enum HeldFor {
 struct HeldCut {
     cut: Arc<Cut>,
     views: HashMap<ViewId, (Arc<View>, Answering)>,
+    fetches: Fetches,
 }
 
 impl fmt::Debug for CutServer {
@@ -173,6 +178,7 @@ impl CutServer {
             peers,
             role,
             held: Arc::default(),
+            places: Places::default(),
             work: None,
         }
     }
@@ -205,6 +211,7 @@ impl CutServer {
         let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
         let serving = Server::builder()
             .concurrency_limit_per_connection(REQUESTS_AT_ONCE)
+            .max_concurrent_streams(ANSWERS_AT_ONCE)
             .http2_keepalive_interval(Some(KEEPALIVE))
             .http2_keepalive_timeout(Some(KEEPALIVE))
             .add_service(FlightServiceServer::new(self).max_decoding_message_size(LARGEST_REQUEST))
@@ -265,6 +272,7 @@ impl CutServer {
         let held = HeldCut {
             cut: Arc::clone(&cut),
             views: answering,
+            fetches: Fetches::default(),
         };
         let until = Duration::from_millis(asked.hold_ms).min(LONGEST_HOLD);
         let number = self.hold(HeldFor::Question(Arc::new(held)), until)?;
@@ -354,33 +362,36 @@ impl CutServer {
             Some(HeldFor::Question(cut)) => Some(Arc::clone(cut)),
             _ => None,
         };
-        cut.ok_or_else(|| {
-            Problem::new(
-                ProblemKind::Unavailable,
-                "the cut that the question holds was let go of; ask again",
-            )
-            .with("retry_after_s", 1)
-        })
+        cut.ok_or_else(let_go)
     }
 
-    fn fetch(&self, asked: Fetch) -> Result<(SchemaRef, Batches), Problem> {
+    async fn fetch(&self, asked: Fetch) -> Result<Fetching, Problem> {
+        let place = self.places.take().await;
         let held = self.held_cut(asked.cut)?;
-        match asked.part {
+        let (schema, batches) = held.part(asked.part)?;
+        Ok(held.fetches.begin(encode(schema, batches), place))
+    }
+}
+
+impl HeldCut {
+    fn part(&self, part: Part) -> Result<(SchemaRef, Batches), Problem> {
+        match part {
             Part::Runs { view, filters } => {
-                let view = held.views.get(&view);
+                let view = self.views.get(&view);
                 let (view, under) =
                     view.ok_or_else(|| Problem::internal("the cut lacks a view"))?;
                 batches_of(view, &under.runs, &filters).map_err(Problem::internal)
             }
             Part::Tail { columns } => {
-                let cut = &held.cut;
+                let cut = &self.cut;
                 let schema = cut.stream().schema.events();
                 let schema = schema.project(&columns).map_err(Problem::internal)?;
                 let tail: Vec<_> = cut.tail().iter().cloned().collect();
                 let batches = stream::iter(tail).map(move |batch| {
                     let projected = batch.events.project(&columns);
-                    projected.map_err(DataFusionError::from)
+                    projected.map(|batch| stream::iter(pieces(batch).map(Ok)))
                 });
+                let batches = batches.map_err(DataFusionError::from).try_flatten();
                 Ok((Arc::new(schema), batches.boxed()))
             }
         }
@@ -499,9 +510,9 @@ impl FlightService for CutServer {
     ) -> Result<Response<Self::DoGetStream>, Status> {
         self.check(&request)?;
         let asked = parsed(&request.into_inner().ticket)?;
-        let (schema, batches) = self.fetch(asked).map_err(|problem| status_of(&problem))?;
-        let encoded = encode(schema, batches).map_err(Status::from);
-        Ok(Response::new(encoded.boxed()))
+        let fetching = self.fetch(asked).await;
+        let fetching = fetching.map_err(|problem| status_of(&problem))?;
+        Ok(Response::new(fetching.boxed()))
     }
 
     async fn do_action(

@@ -25,6 +25,7 @@ use futures::Stream;
 use futures::future::poll_fn;
 use futures::stream::{self, BoxStream, StreamExt, TryStreamExt};
 
+use crate::fetches::pieces;
 use crate::filter::KeyFilter;
 
 /// The column before the states that says which run a row is of: its place among those that were asked for.
@@ -61,12 +62,14 @@ pub async fn decode_runs(
     Ok(arriving.into_runs(view, spans))
 }
 
-/// Batches as messages.
+/// Batches, each of which is small, as messages.
 pub(crate) fn encode(schema: SchemaRef, batches: Batches) -> Messages {
     let external = |error: DataFusionError| FlightError::ExternalError(Box::new(error));
     FlightDataEncoderBuilder::new()
         .with_schema(schema)
         .with_dictionary_handling(DictionaryHandling::Resend)
+        // They come in pieces, of which it would not know what they were cut from.
+        .with_max_flight_data_size(usize::MAX)
         .build(batches.map_err(external))
         .boxed()
 }
@@ -96,7 +99,7 @@ pub(crate) fn batches_of(
     let made = Arc::clone(&schema);
     let batches = stream::iter(runs).flat_map(move |(place, run)| {
         // Sorted by the first who reads it, as in this process.
-        let states: Vec<_> = run.states().to_vec();
+        let states = run.states().to_vec().into_iter().flat_map(pieces);
         let (schema, filters) = (Arc::clone(&made), filters.clone());
         stream::iter(states).map(move |batch| of_run(&schema, place, &batch, &filters))
     });

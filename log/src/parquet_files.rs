@@ -26,7 +26,7 @@ use datafusion::execution::object_store::ObjectStoreUrl;
 use datafusion::execution::runtime_env::RuntimeEnv;
 use object_store::ObjectStore;
 
-pub use accounted::{Holder, accounted};
+pub use accounted::{Holder, Note, accounted};
 pub use checked::{Damaged, is_damage};
 pub use dictionaries::Dictionaries;
 pub use paged::PagedFile;

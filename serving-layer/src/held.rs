@@ -6,27 +6,33 @@
 //!          └────────── the share of all answers: half of the memory of queries ──────────┘
 //! ```
 //! Purpose: whatever a reader does not read is bounded by bytes, and on the account of the queries. Collaborators: the
-//! engine asks for room for the rows that it made, its scans for what they fetched, [`crate::http`] for what it encodes.
-//! Invariants: an answer has at most [`AHEAD_BYTES`] ahead of its reader, or one batch. What has room is on the account,
-//! as far as that is not full: it never goes past its limit for readers. Once all answers hold their share, one that has
-//! not begun is refused, and one that has waits until its reader has read what it holds: it always goes on then, so that
-//! no answer waits for the reader of another. What it does beyond the share is one batch, those that its parts have made
-//! next, and the row groups that they are in.
+//! engine asks for room for the rows that it made, its scans for what they fetch ([`fetched`]), [`crate::http`] for what
+//! it encodes. Invariants: an answer has at most [`AHEAD_BYTES`] ahead of its reader, or one batch. What has room is on the
+//! account, as far as that is not full: it never goes past its limit for readers. Once all answers hold their share, one
+//! that has not begun waits for a while, in turn, and is refused then; readers that stall give way to it ([`stalled`]).
+//! One that has begun waits until its reader has read what it holds: it always goes on then, so that no answer waits for
+//! the reader of another. What it does beyond the share is one batch, and those that its parts have made next.
 //! Non-goals: what operators hold, which ask the pool themselves.
 
-use std::any::Any;
+mod fetched;
+mod stalled;
+
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use arrow::array::RecordBatch;
 use datafusion::error::{DataFusionError, Result};
 use datafusion::execution::memory_pool::{
     MemoryConsumer, MemoryLimit, MemoryPool, MemoryReservation, human_readable_size,
 };
-use dovetail_log::parquet_files::Holder;
 use dovetail_model::Problem;
 use dovetail_view::bytes_of;
-use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{Mutex, OnceCell, OwnedSemaphorePermit, Semaphore};
+use tokio::time::timeout;
 
+use self::fetched::RowGroup;
+use self::stalled::{Reader, Readers};
 use crate::problem::problem_of;
 
 /// Bytes of rows that wait for the reader of one answer: enough for a fast one never to wait.
@@ -35,8 +41,32 @@ const AHEAD_BYTES: usize = 4 << 20;
 const SHARE: usize = 2;
 /// The first rows of an answer are never refused where they take no more than this.
 const SMALL_BYTES: usize = 1 << 20;
+/// First rows that wait are made already: of the share, all of them may take one in so many bytes.
+const WAITING: usize = 4;
 /// What permits count.
 const KIB: usize = 1024;
+
+/// What is waited for, and for how long.
+#[derive(Debug, Clone, Copy)]
+struct Waits {
+    /// For room for an answer that has not begun: longer than it takes until a reader that stalls gives way.
+    begin: Duration,
+    /// For a reader to ask for more of its answer, before it gives way to one that waits. More is a chunk of 64 KiB, beside
+    /// what the kernel buffers.
+    reader: Duration,
+    /// For room for a row group of an operator that holds another one: then it is fetched without.
+    operator: Duration,
+}
+
+impl Default for Waits {
+    fn default() -> Self {
+        Self {
+            begin: Duration::from_secs(5),
+            reader: Duration::from_secs(3),
+            operator: Duration::from_secs(5),
+        }
+    }
+}
 
 /// The share of all answers. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -48,11 +78,21 @@ struct Share {
     bytes: usize,
     /// In KiB.
     room: Arc<Semaphore>,
+    /// First rows that wait for room, in KiB.
+    waiting: Semaphore,
+    /// What scans may fetch for operators, in KiB.
+    computing: Arc<Semaphore>,
+    readers: Readers,
+    waits: Waits,
 }
 
 impl ReadersShare {
     /// A share of what `pool` may give to queries.
     pub(crate) fn of(pool: &Arc<dyn MemoryPool>) -> Self {
+        Self::with_waits(pool, Waits::default())
+    }
+
+    fn with_waits(pool: &Arc<dyn MemoryPool>, waits: Waits) -> Self {
         let most = Semaphore::MAX_PERMITS
             .min(u32::MAX as usize)
             .saturating_mul(KIB);
@@ -64,6 +104,10 @@ impl ReadersShare {
             account: MemoryConsumer::new("Answers").register(pool),
             bytes,
             room: Arc::new(Semaphore::new(bytes / KIB)),
+            waiting: Semaphore::new(kib(bytes / WAITING, bytes) as usize),
+            computing: Arc::new(Semaphore::new(fetched::computing_kib(bytes) as usize)),
+            readers: Readers::default(),
+            waits,
         }))
     }
 
@@ -72,7 +116,12 @@ impl ReadersShare {
         AnswerMemory(Some(Arc::new(One {
             share: Arc::clone(&self.0),
             ahead: Arc::new(Semaphore::new(AHEAD_BYTES / KIB)),
-            begun: Mutex::new(false),
+            turn: Mutex::default(),
+            begun: AtomicBool::new(false),
+            group: OnceCell::new(),
+            own_group: Arc::new(Semaphore::new(1)),
+            gathered: Arc::default(),
+            reader: Reader::default(),
         })))
     }
 
@@ -107,6 +156,28 @@ impl Share {
         Some((room?, self.account(bytes)))
     }
 
+    /// Room for an answer that has not begun.
+    async fn begin(&self, bytes: usize) -> Result<Room> {
+        let Self { readers, waits, .. } = self;
+        let waiting = async {
+            tokio::select! {
+                biased;
+                room = self.room(bytes) => room,
+                never = readers.make_room(&readers.of_answers, waits.reader, One::holds_room) => match never {},
+            }
+        };
+        let room = timeout(self.waits.begin, waiting).await.ok().flatten();
+        room.ok_or_else(|| self.full(bytes))
+    }
+
+    /// Room for the first rows of an answer.
+    async fn begin_with_rows(&self, bytes: usize) -> Result<Room> {
+        let waits = kib(bytes, self.bytes / WAITING);
+        let waits = self.waiting.try_acquire_many(waits);
+        let _waits = waits.map_err(|_| self.full(bytes))?;
+        self.begin(bytes).await
+    }
+
     fn full(&self, bytes: usize) -> DataFusionError {
         let [bytes, most] = [bytes, self.bytes].map(human_readable_size);
         DataFusionError::ResourcesExhausted(format!(
@@ -127,8 +198,27 @@ struct One {
     share: Arc<Share>,
     /// In KiB.
     ahead: Arc<Semaphore>,
-    /// Whether some rows were given room. Who waits for room holds it: the parts of an answer wait in turn.
-    begun: Mutex<bool>,
+    /// Who waits for room for rows holds it: the parts of an answer wait in turn.
+    turn: Mutex<()>,
+    /// Whether something was given room.
+    begun: AtomicBool,
+    /// What it keeps of the share for one of its row groups, so that it can go on.
+    group: OnceCell<RowGroup>,
+    /// Whose row group that is for now.
+    own_group: Arc<Semaphore>,
+    /// One more for each row group that its operators hold.
+    gathered: Arc<()>,
+    reader: Reader,
+}
+
+impl One {
+    fn has_begun(&self) -> bool {
+        self.begun.load(Ordering::Relaxed)
+    }
+
+    fn begins(&self) {
+        self.begun.store(true, Ordering::Relaxed);
+    }
 }
 
 /// What something takes, until this is dropped.
@@ -169,12 +259,12 @@ impl PartMemory {
         }
         self.whole = None;
         let bytes = whole.map_or(bytes, |(_, bytes)| bytes);
-        let mut begun = one.begun.lock().await;
+        let _turn = one.turn.lock().await;
         let mut room = one.share.try_room(bytes);
-        if room.is_none() && !*begun && bytes > SMALL_BYTES {
-            return Err(one.share.full(bytes));
+        if room.is_none() && !one.has_begun() && bytes > SMALL_BYTES {
+            room = Some(one.share.begin_with_rows(bytes).await?);
         }
-        *begun = true;
+        one.begins();
         let ahead = acquired(&one.ahead, needed).await;
         if room.is_none() {
             let all_others = kib(AHEAD_BYTES, AHEAD_BYTES) - needed;
@@ -222,34 +312,25 @@ impl AnswerMemory {
     ///
     /// # Errors
     /// `Busy` where there is none.
-    pub(crate) fn collected(&self, rows: &RecordBatch) -> Result<Held, Problem> {
+    pub(crate) async fn collected(&self, rows: &RecordBatch) -> Result<Held, Problem> {
         let Some(one) = &self.0 else {
             return Ok(Held::default());
         };
         let bytes = bytes_of(rows);
-        match one.share.try_room(bytes) {
-            None if bytes > SMALL_BYTES => Err(problem_of(&one.share.full(bytes))),
-            room => Ok(Held {
-                _room: room.map(Arc::new),
-                _ahead: None,
-            }),
+        let mut room = one.share.try_room(bytes);
+        if room.is_none() && bytes > SMALL_BYTES {
+            let waited = one.share.begin_with_rows(bytes).await;
+            room = Some(waited.map_err(|full| problem_of(&full))?);
         }
-    }
-
-    /// What was fetched for the answer takes room if there is some: it is bounded by what files are made of.
-    fn fetched(&self, bytes: usize) -> Option<Room> {
-        self.0.as_ref()?.share.try_room(bytes)
+        Ok(Held {
+            _room: room.map(Arc::new),
+            _ahead: None,
+        })
     }
 
     /// What rows are encoded into: so many bytes, which are there already.
     pub(crate) fn encoded(&self, bytes: usize) -> Option<MemoryReservation> {
         self.0.as_ref()?.share.account(bytes)
-    }
-}
-
-impl Holder for AnswerMemory {
-    fn hold(&self, bytes: usize) -> Box<dyn Any + Send + Sync> {
-        Box::new(self.fetched(bytes))
     }
 }
 
@@ -265,159 +346,4 @@ async fn acquired(room: &Arc<Semaphore>, kib: u32) -> Option<OwnedSemaphorePermi
 }
 
 #[cfg(test)]
-mod tests {
-    use std::time::Duration;
-
-    use arrow::array::{ArrayRef, UInt8Array};
-    use datafusion::execution::memory_pool::GreedyMemoryPool;
-    use dovetail_model::ProblemKind;
-    use futures::FutureExt as _;
-
-    use super::*;
-
-    const MIB: usize = 1 << 20;
-
-    fn batch(bytes: usize) -> RecordBatch {
-        let column: ArrayRef = Arc::new(UInt8Array::from(vec![0; bytes]));
-        RecordBatch::try_from_iter([("x", column)]).unwrap()
-    }
-
-    /// Two answers may hold as much as one may have ahead.
-    fn of_two() -> (Arc<dyn MemoryPool>, ReadersShare) {
-        let pool = GreedyMemoryPool::new(SHARE * 2 * AHEAD_BYTES);
-        let pool: Arc<dyn MemoryPool> = Arc::new(pool);
-        (Arc::clone(&pool), ReadersShare::of(&pool))
-    }
-
-    #[tokio::test]
-    async fn an_answer_has_so_many_bytes_ahead_of_its_reader_or_one_batch() {
-        let (pool, share) = of_two();
-        let mut answer = share.answer().part(true);
-        let (half, large) = (batch(AHEAD_BYTES / 2), batch(AHEAD_BYTES));
-        let first = answer.rows(&half).await.unwrap();
-        let second = answer.rows(&half).await.unwrap();
-        let mut third = Box::pin(answer.rows(&large));
-        assert!(third.as_mut().now_or_never().is_none());
-        // What waits is there, too.
-        assert_eq!(pool.reserved(), 2 * AHEAD_BYTES);
-        drop(first);
-        assert!(third.as_mut().now_or_never().is_none());
-        drop(second);
-        let third = third.await.unwrap();
-        assert!(answer.rows(&batch(1)).now_or_never().is_none());
-        assert_eq!(pool.reserved(), AHEAD_BYTES);
-        drop(third);
-        assert_eq!(pool.reserved(), 0);
-    }
-
-    #[tokio::test]
-    async fn where_readers_hold_their_share_no_answer_begins_and_others_wait_for_their_own_reader()
-    {
-        let (pool, share) = of_two();
-        let answers = [(); 4].map(|()| share.answer());
-        let [mut slow, mut other, mut begun, mut late] = answers.clone().map(|a| a.part(true));
-        let [.., waiting] = answers;
-        let piece = batch(3 * MIB / 2);
-        let mine = begun.rows(&piece).await.unwrap();
-        let _slow = slow.rows(&batch(AHEAD_BYTES)).await.unwrap();
-        let others = other.rows(&batch(AHEAD_BYTES - 3 * MIB / 2)).await.unwrap();
-
-        let refused = late.rows(&piece).await.unwrap_err();
-        let problem = problem_of(&refused);
-        assert_eq!(problem.kind, ProblemKind::Busy);
-        for part in ["--query-memory", "readers of all answers may have 8.0 MB"] {
-            assert!(problem.detail.contains(part), "{problem}");
-        }
-        let refused = waiting.collected(&piece).unwrap_err();
-        assert_eq!(refused.kind, ProblemKind::Busy);
-        // Of what is small there cannot be much.
-        late.rows(&batch(SMALL_BYTES)).await.unwrap();
-        waiting.collected(&batch(SMALL_BYTES)).unwrap();
-        drop(waiting.hold(MIB));
-        // The other half is for computing.
-        assert_eq!(pool.reserved(), 2 * AHEAD_BYTES);
-
-        // Its reader has not read it: no more for now.
-        let mut more = Box::pin(begun.rows(&piece));
-        assert!(more.as_mut().now_or_never().is_none());
-        drop(mine);
-        let mine = tokio::time::timeout(Duration::from_secs(60), more).await;
-        let mine = mine.expect("others do not hold it up").unwrap();
-        // Or until others have.
-        let mut more = Box::pin(begun.rows(&piece));
-        assert!(more.as_mut().now_or_never().is_none());
-        drop(others);
-        let _more = more.await.unwrap();
-        assert!(late.rows(&piece).await.is_ok());
-        drop(mine);
-        assert_eq!(pool.reserved(), AHEAD_BYTES + 3 * MIB / 2);
-    }
-
-    /// Each part may have made its next rows; they must not wait for each other.
-    #[tokio::test]
-    async fn the_parts_of_an_answer_wait_in_turn() {
-        let (_pool, share) = of_two();
-        let [mut slow, mut other] = [(); 2].map(|()| share.answer().part(true));
-        let answer = share.answer();
-        let [mut first, mut second] = [(); 2].map(|()| answer.part(true));
-        let piece = batch(MIB);
-        let mine = first.rows(&piece).await.unwrap();
-        let _slow = slow.rows(&batch(AHEAD_BYTES)).await.unwrap();
-        let _other = other.rows(&batch(AHEAD_BYTES - MIB)).await.unwrap();
-        let mut parts = [Box::pin(first.rows(&piece)), Box::pin(second.rows(&piece))];
-        for part in &mut parts {
-            assert!(part.as_mut().now_or_never().is_none());
-        }
-        drop(mine);
-        for part in parts {
-            let room = tokio::time::timeout(Duration::from_secs(60), part).await;
-            drop(room.expect("it is its turn").unwrap());
-        }
-    }
-
-    /// An aggregate cuts its result into batches once it has let go of its account.
-    #[tokio::test]
-    async fn what_batches_are_cut_from_is_there_until_the_last_one_is_read() {
-        let (pool, share) = of_two();
-        let answer = share.answer();
-        let whole = batch(AHEAD_BYTES);
-        let rows = whole.num_rows() / 8;
-        let mut part = answer.part(true);
-        let mut held = vec![];
-        for cut in 0..8 {
-            let room = part.rows(&whole.slice(cut * rows, rows)).await.unwrap();
-            // It takes a little more than its values.
-            assert_eq!(pool.reserved() / KIB, AHEAD_BYTES / KIB);
-            held.push(room);
-        }
-        drop(part);
-        let last = held.pop();
-        drop(held);
-        assert_eq!(pool.reserved() / KIB, AHEAD_BYTES / KIB);
-        drop(last);
-        assert_eq!(pool.reserved(), 0);
-
-        // Unless somebody has an account of it.
-        let _cut = answer.part(false).rows(&whole.slice(0, rows)).await;
-        assert_eq!(pool.reserved(), rows);
-    }
-
-    /// Then even a step that needs nothing would be refused.
-    #[tokio::test]
-    async fn an_account_that_is_full_gets_no_fuller() {
-        let (pool, share) = of_two();
-        let computing = MemoryConsumer::new("sort").register(&pool);
-        let limit = SHARE * 2 * AHEAD_BYTES;
-        computing.grow(limit - MIB);
-        let answer = share.answer();
-        let mut part = answer.part(true);
-        let rows = part.rows(&batch(2 * MIB)).await.unwrap();
-        let chunk = answer.encoded(2 * MIB);
-        assert_eq!(pool.reserved(), limit - MIB);
-        computing.shrink(4 * MIB);
-        let more = part.rows(&batch(2 * MIB)).await.unwrap();
-        assert_eq!(pool.reserved(), limit - 3 * MIB);
-        drop((rows, chunk, more));
-        assert_eq!(pool.reserved(), limit - 5 * MIB);
-    }
-}
+mod tests;

@@ -29,10 +29,10 @@ async fn append(calls: &Calls, numbers: std::ops::Range<usize>, size: usize) {
         .unwrap();
 }
 
-async fn archived(calls: &Calls) {
+pub(crate) async fn archived(calls: &Calls, stream: &str) {
     let waiting = async {
         loop {
-            let stream = calls.get("/v1/streams/s").await.unwrap();
+            let stream = calls.get(&format!("/v1/streams/{stream}")).await.unwrap();
             if stream["archived"] == stream["position"] {
                 return;
             }
@@ -78,7 +78,7 @@ async fn are_listed_and_tried_again_page_by_page() {
     calls.sql(create, json!({})).await.unwrap();
     // More than two pages of bytes in the archive, and some in the tail behind it.
     append(&calls, 0..20, 1 << 20).await;
-    archived(&calls).await;
+    archived(&calls, "s").await;
     append(&calls, 20..25, 10).await;
     for limit in [7, 1000] {
         assert_eq!(listed(&calls, limit).await, (0..25).collect::<Vec<_>>());

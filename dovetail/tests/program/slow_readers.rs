@@ -1,12 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Clients that read their answers slowly, or not at all, cost the server what its settings say, and nobody else anything.
 
+use std::io::ErrorKind;
 use std::net::SocketAddr;
 
+use futures::future::join_all;
+use rand::SeedableRng as _;
+use rand::distr::{Alphanumeric, SampleString as _};
+use rand::rngs::StdRng;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpSocket, TcpStream};
 
+use crate::dead_letters::archived;
 use crate::memory::with_little_memory;
 use crate::support::server::{HANGS, Server};
 
@@ -24,10 +30,14 @@ struct SlowReader {
 
 impl SlowReader {
     async fn ask(server: &Server, question: &Value, format: &str) -> Self {
-        let address = server.url().strip_prefix("http://").unwrap();
         let socket = TcpSocket::new_v4().unwrap();
         // What the kernel takes off the server's hands is not what this is about.
         socket.set_recv_buffer_size(4096).unwrap();
+        Self::ask_over(socket, server, question, format).await
+    }
+
+    async fn ask_over(socket: TcpSocket, server: &Server, question: &Value, format: &str) -> Self {
+        let address = server.url().strip_prefix("http://").unwrap();
         let connecting = socket.connect(address.parse::<SocketAddr>().unwrap());
         let mut socket = connecting.await.unwrap();
         let body = question.to_string();
@@ -41,15 +51,24 @@ impl SlowReader {
         Self { socket, read }
     }
 
-    /// The status, and all of the answer from its headers on.
+    /// The status, and all of the answer from its headers on, up to where it breaks off if it does.
     async fn rest(mut self) -> (u16, String) {
         let reading = self.socket.read_to_end(&mut self.read);
         let reading = tokio::time::timeout(HANGS, reading).await;
-        reading.expect("it goes on").unwrap();
+        if let Err(error) = reading.expect("it goes on") {
+            assert_eq!(error.kind(), ErrorKind::ConnectionReset, "{error}");
+        }
         let answer = String::from_utf8(self.read).unwrap();
         let status = answer["HTTP/1.1 ".len()..][..3].parse().unwrap();
         (status, answer)
     }
+}
+
+/// The status and all of the answer, read as it comes.
+async fn read_at_once(server: &Server, question: &Value) -> (u16, String) {
+    let socket = TcpSocket::new_v4().unwrap();
+    let asked = SlowReader::ask_over(socket, server, question, "csv").await;
+    asked.rest().await
 }
 
 /// How many of the texts are in `answer`, and whether it has its end.
@@ -96,13 +115,13 @@ async fn slow_readers_of_wide_rows_hold_no_more_than_the_memory_of_queries() {
             assert_eq!(counted["rows"], json!([{"n": EVENTS}]));
         }
 
-        // What was begun comes to its end, at whatever speed; what was not says why.
+        // What was begun comes to its end, or gave way to what waited and has none; what was not says why.
         let mut whole = 0;
         for reader in readers {
             let (status, answer) = reader.rest().await;
             let start = &answer[..answer.len().min(2000)];
-            if status == 200 && grouped && !texts(&answer).1 {
-                // Its groups outgrew what was left when some of them were answered: it has no end.
+            if status == 200 && !texts(&answer).1 {
+                // Also where its groups outgrew what was left when some of them were answered.
             } else if status == 200 {
                 let expected = if grouped { GROUPS } else { EVENTS };
                 assert_eq!(texts(&answer), (expected, true), "{start}");
@@ -146,4 +165,80 @@ async fn readers_that_go_away_leave_all_of_the_memory_to_others() {
         let answer = answer.expect("there is room again");
         assert_eq!(texts(&answer), (EVENTS, true));
     }
+}
+
+/// Rows of 12 KB that no file makes smaller.
+fn incompressible(rows: usize) -> String {
+    let mut random = StdRng::seed_from_u64(7);
+    let mut line = |n| {
+        let text = Alphanumeric.sample_string(&mut random, 12_000);
+        json!({"n": n, "t": text}).to_string() + "\n"
+    };
+    (0..rows).map(&mut line).collect()
+}
+
+/// Each holds two row groups of 8 MiB and more.
+#[tokio::test]
+async fn readers_who_read_are_served_beside_some_who_do_not() {
+    const ROWS: usize = 3_000;
+    let home = tempfile::tempdir().unwrap();
+    let (server, position) = with_little_memory(&home, incompressible(ROWS)).await;
+    archived(&server.calls(), "events").await;
+    let all = json!({"sql": "SELECT n, t FROM events", "after": position, "timeout_ms": 80_000});
+    let mut stalled = vec![];
+    for _ in 0..READERS {
+        stalled.push(SlowReader::ask(&server, &all, "csv").await);
+    }
+    let reading = (0..3).map(|_| async {
+        // As they are told: with more of them who read, it takes its time until each has its turn.
+        loop {
+            let (status, answer) = read_at_once(&server, &all).await;
+            if status == 200 {
+                return answer;
+            }
+            assert_eq!(status, 429, "{answer}");
+            assert!(answer.contains("retry-after: "), "{answer}");
+        }
+    });
+    let reading = tokio::time::timeout(HANGS, join_all(reading)).await;
+    for answer in reading.expect("they are served") {
+        assert!(answer.ends_with("\r\n0\r\n\r\n"));
+        let rows = answer.match_indices('\n').count();
+        assert!(rows > ROWS, "{rows}");
+    }
+    drop(stalled);
+}
+
+/// Row groups are fetched when there is room for them, whether a reader waits for the rows or an aggregate does.
+#[tokio::test]
+async fn many_wide_answers_at_once_take_little_more_than_the_memory_of_queries() {
+    const ROWS: usize = 3_000;
+    const ASKING: usize = 40;
+    let home = tempfile::tempdir().unwrap();
+    let (server, position) = with_little_memory(&home, incompressible(ROWS)).await;
+    archived(&server.calls(), "events").await;
+    let before = server.peak_memory();
+    for (sql, all_are_served) in [
+        ("SELECT sum(octet_length(t)) AS bytes FROM events", true),
+        ("SELECT n, t FROM events", false),
+    ] {
+        let question = json!({"sql": sql, "after": position, "timeout_ms": 80_000});
+        let asking = (0..ASKING).map(|_| read_at_once(&server, &question));
+        let answers = join_all(asking).await;
+        assert!(answers.iter().any(|(status, _)| *status == 200));
+        for (status, answer) in answers {
+            if status != 200 {
+                let start = &answer[..answer.len().min(2000)];
+                assert!(status == 429 && !all_are_served, "{start}");
+                assert!(answer.contains("retry-after: "), "{start}");
+            } else if all_are_served {
+                let bytes = (ROWS * 12_000).to_string();
+                assert!(answer.contains(&bytes), "{answer}");
+            } else {
+                assert!(answer.ends_with("\r\n0\r\n\r\n"));
+            }
+        }
+    }
+    let grown = server.peak_memory() - before;
+    assert!(grown < 200 * MIB, "{} MiB", grown / MIB);
 }

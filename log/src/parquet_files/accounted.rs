@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Scans whose caller takes note of what they hold of files.
+//! Scans that ask their caller for room before they fetch from files.
 //!
 //! A scan fetches the columns of a whole row group before it decodes the first batch, and holds them until it has
-//! decoded the last one: behind a reader who is slow, for as long as that takes.
+//! decoded the last one: behind a reader who is slow, for as long as that takes. One at a time: the next one is fetched
+//! when that is gone.
 
 use std::any::Any;
 use std::fmt::Debug;
@@ -16,23 +17,30 @@ use datafusion::datasource::physical_plan::{
     FileScanConfigBuilder, ParquetFileReaderFactory, ParquetSource,
 };
 use datafusion::datasource::source::DataSourceExec;
-use datafusion::error::Result;
+use datafusion::error::{DataFusionError, Result};
 use datafusion::execution::TaskContext;
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::metrics::ExecutionPlanMetricsSet;
+use futures::FutureExt as _;
 use futures::future::BoxFuture;
-use futures::{FutureExt as _, TryFutureExt as _};
 use parquet::arrow::arrow_reader::ArrowReaderOptions;
 use parquet::arrow::async_reader::AsyncFileReader;
+use parquet::errors::ParquetError;
 use parquet::file::metadata::ParquetMetaData;
 
-/// Takes note of bytes that are there.
+/// Has room for bytes that are to be fetched.
 pub trait Holder: Debug + Send + Sync {
-    /// So many more, until the result is dropped.
-    fn hold(&self, bytes: usize) -> Box<dyn Any + Send + Sync>;
+    /// Waits for room for so many more, which is taken until the result is dropped.
+    ///
+    /// # Errors
+    /// Where there is none; the scan fails with it.
+    fn hold(&self, bytes: usize) -> BoxFuture<'_, Result<Note>>;
 }
 
-/// The same scan, if `leaf` is one of Parquet files, whose `holder` takes note of what it fetches. `task` executes it.
+/// Of room that is taken.
+pub type Note = Box<dyn Any + Send + Sync>;
+
+/// The same scan, if `leaf` is one of Parquet files, which asks `holder` before it fetches. `task` executes it.
 ///
 /// # Errors
 /// When the task has not the store of the files.
@@ -89,19 +97,23 @@ struct Reader {
 
 impl AsyncFileReader for Reader {
     fn get_bytes(&mut self, range: Range<u64>) -> BoxFuture<'_, parquet::errors::Result<Bytes>> {
-        let holder = &self.holder;
-        let fetched = self.reader.get_bytes(range);
-        fetched.map_ok(|bytes| held(bytes, holder)).boxed()
+        async move {
+            let note = room(&self.holder, std::slice::from_ref(&range)).await?;
+            Ok(held(self.reader.get_bytes(range).await?, &note))
+        }
+        .boxed()
     }
 
     fn get_byte_ranges(
         &mut self,
         ranges: Vec<Range<u64>>,
     ) -> BoxFuture<'_, parquet::errors::Result<Vec<Bytes>>> {
-        let holder = &self.holder;
-        let fetched = self.reader.get_byte_ranges(ranges);
-        let all = |all: Vec<Bytes>| all.into_iter().map(|bytes| held(bytes, holder)).collect();
-        fetched.map_ok(all).boxed()
+        async move {
+            let note = room(&self.holder, &ranges).await?;
+            let all = self.reader.get_byte_ranges(ranges).await?;
+            Ok(all.into_iter().map(|bytes| held(bytes, &note)).collect())
+        }
+        .boxed()
     }
 
     fn get_metadata<'a>(
@@ -112,10 +124,19 @@ impl AsyncFileReader for Reader {
     }
 }
 
+async fn room(
+    holder: &Arc<dyn Holder>,
+    ranges: &[Range<u64>],
+) -> parquet::errors::Result<Arc<Note>> {
+    let bytes: u64 = ranges.iter().map(|range| range.end - range.start).sum();
+    let bytes = usize::try_from(bytes).unwrap_or(usize::MAX);
+    holder.hold(bytes).await.map(Arc::new).map_err(external)
+}
+
 /// Bytes, and the note of them for as long as somebody has a part of them.
 struct Held {
     bytes: Bytes,
-    _note: Box<dyn Any + Send + Sync>,
+    _note: Arc<Note>,
 }
 
 impl AsRef<[u8]> for Held {
@@ -124,7 +145,11 @@ impl AsRef<[u8]> for Held {
     }
 }
 
-fn held(bytes: Bytes, holder: &Arc<dyn Holder>) -> Bytes {
-    let note = holder.hold(bytes.len());
-    Bytes::from_owner(Held { bytes, _note: note })
+fn held(bytes: Bytes, note: &Arc<Note>) -> Bytes {
+    let _note = Arc::clone(note);
+    Bytes::from_owner(Held { bytes, _note })
+}
+
+fn external(error: DataFusionError) -> ParquetError {
+    ParquetError::External(Box::new(error))
 }

@@ -1,5 +1,4 @@
 // SPDX-License-Identifier: Apache-2.0
-use std::any::Any;
 use std::sync::Arc;
 
 use arrow::array::{
@@ -9,7 +8,7 @@ use arrow::compute::{cast, concat_batches};
 use arrow::datatypes::{DataType, Field, Int32Type, Int64Type, Schema, SchemaRef};
 use datafusion::error::DataFusionError;
 use datafusion::execution::TaskContext;
-use datafusion::execution::memory_pool::{MemoryConsumer, MemoryPool};
+use datafusion::execution::memory_pool::{GreedyMemoryPool, MemoryConsumer, MemoryPool};
 use datafusion::execution::runtime_env::RuntimeEnv;
 use datafusion::logical_expr::Operator;
 use datafusion::physical_expr::PhysicalExpr;
@@ -17,7 +16,8 @@ use datafusion::physical_expr::expressions::{BinaryExpr, Column, lit};
 use datafusion::physical_plan::{ExecutionPlan, ExecutionPlanProperties, collect};
 use datafusion::prelude::SessionConfig;
 use datafusion::scalar::ScalarValue;
-use futures::{StreamExt as _, stream};
+use futures::future::BoxFuture;
+use futures::{FutureExt as _, StreamExt as _, stream};
 use object_store::memory::InMemory;
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt};
@@ -396,10 +396,10 @@ async fn a_failed_write_leaves_nothing() {
 struct Pooled(Arc<dyn MemoryPool>);
 
 impl Holder for Pooled {
-    fn hold(&self, bytes: usize) -> Box<dyn Any + Send + Sync> {
+    fn hold(&self, bytes: usize) -> BoxFuture<'_, datafusion::error::Result<Note>> {
         let account = MemoryConsumer::new("files").register(&self.0);
-        account.grow(bytes);
-        Box::new(account)
+        let grown = account.try_grow(bytes);
+        async { grown.map(|()| Box::new(account) as Note) }.boxed()
     }
 }
 
@@ -428,4 +428,24 @@ async fn what_a_scan_has_fetched_is_noted_until_it_has_passed() {
     drop(rows);
     assert_eq!(read, (0..20).collect::<Vec<_>>());
     assert_eq!(pool.reserved(), 0);
+}
+
+#[tokio::test]
+async fn a_scan_that_has_no_room_says_so_before_it_fetches() {
+    let store: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
+    let file = write(&store, "a", vec![batch(0..20)]).await;
+    let runtime = Arc::new(RuntimeEnv::default());
+    register_store(&runtime, Arc::clone(&store));
+    let context = Arc::new(TaskContext::default().with_runtime(runtime));
+    let pool: Arc<dyn MemoryPool> = Arc::new(GreedyMemoryPool::new(1));
+    let holder: Arc<dyn Holder> = Arc::new(Pooled(pool));
+    let plan = parquet_scan(all(&whole(&[file]))).unwrap();
+    let plan = accounted(plan, &context, &holder).unwrap();
+    let mut rows = plan.execute(0, context).unwrap();
+    let error = rows.next().await.unwrap().unwrap_err();
+    let root = error.find_root();
+    assert!(
+        matches!(root, DataFusionError::ResourcesExhausted(_)),
+        "{error}"
+    );
 }

@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use arrow::array::RecordBatch;
 use datafusion::common::config::ConfigOptions;
-use datafusion::common::tree_node::{Transformed, TreeNode};
+use datafusion::common::tree_node::{Transformed, TreeNode as _, TreeNodeRewriter};
 use datafusion::error::{DataFusionError, Result};
 use datafusion::execution::context::SessionState;
 use datafusion::execution::{SendableRecordBatchStream, SessionStateBuilder, TaskContext};
@@ -23,11 +23,14 @@ use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_optimizer::PhysicalOptimizerRule;
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::coop::CooperativeExec;
+use datafusion::physical_plan::execution_plan::EmissionType;
 use datafusion::physical_plan::joins::utils::JoinFilter;
 use datafusion::physical_plan::joins::{
     CrossJoinExec, HashJoinExec, NestedLoopJoinExec, NestedLoopJoinExecBuilder, SortMergeJoinExec,
 };
+use datafusion::physical_plan::sorts::sort_preserving_merge::SortPreservingMergeExec;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
+use datafusion::physical_plan::union::UnionExec;
 use dovetail_log::parquet_files::{Holder, accounted};
 use dovetail_model::Problem;
 use dovetail_view::{Hook, Hooked};
@@ -37,6 +40,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::merged_scan::MergedScan;
 use super::watched::Watched;
+use crate::held::AnswerMemory;
 
 /// When a query is to stop: nobody waits for it any more, or its time is over.
 #[derive(Debug, Clone)]
@@ -134,22 +138,54 @@ impl PhysicalOptimizerRule for Interrupt {
 }
 
 /// The plan with scans that stop at their next batch and joins that yield for each batch they make; nested loops look
-/// at `interrupt` themselves. `holder` takes note of what scans fetch, which
-/// `task` executes.
+/// at `interrupt` themselves. What scans fetch takes room of `memory`; `task` executes it.
 pub(super) fn interruptible(
     plan: Arc<dyn ExecutionPlan>,
     interrupt: &Interrupt,
     task: &TaskContext,
-    holder: &Arc<dyn Holder>,
+    memory: &AnswerMemory,
 ) -> Result<Arc<dyn ExecutionPlan>> {
-    let changed = plan.transform_up(|plan| {
+    let mut watching = Watching {
+        interrupt,
+        task,
+        for_reader: memory.fetched_for_reader(),
+        for_operator: memory.fetched_for_operator(),
+        gathering: 0,
+    };
+    Ok(plan.rewrite(&mut watching)?.data)
+}
+
+struct Watching<'a> {
+    interrupt: &'a Interrupt,
+    task: &'a TaskContext,
+    for_reader: Arc<dyn Holder>,
+    for_operator: Arc<dyn Holder>,
+    /// How many operators above gather rows.
+    gathering: usize,
+}
+
+impl TreeNodeRewriter for Watching<'_> {
+    type Node = Arc<dyn ExecutionPlan>;
+
+    fn f_down(&mut self, plan: Self::Node) -> Result<Transformed<Self::Node>> {
+        self.gathering += usize::from(gathers(plan.as_ref()));
+        Ok(Transformed::no(plan))
+    }
+
+    fn f_up(&mut self, plan: Self::Node) -> Result<Transformed<Self::Node>> {
+        self.gathering -= usize::from(gathers(plan.as_ref()));
+        let interrupt = self.interrupt;
+        let holder = match self.gathering {
+            0 => &self.for_reader,
+            _ => &self.for_operator,
+        };
         if let Some(scan) = plan.downcast_ref::<MergedScan>() {
             return Ok(Transformed::yes(
                 Arc::new(scan.watched(interrupt, holder)) as _
             ));
         }
         if plan.children().is_empty() {
-            let leaf = Watched::new(accounted(plan, task, holder)?, interrupt);
+            let leaf = Watched::new(accounted(plan, self.task, holder)?, interrupt);
             return Ok(Transformed::yes(Arc::new(leaf) as _));
         }
         if let Some(join) = plan.downcast_ref::<NestedLoopJoinExec>() {
@@ -167,8 +203,15 @@ pub(super) fn interruptible(
         } else {
             Transformed::no(plan)
         })
-    });
-    changed.map(|changed| changed.data)
+    }
+}
+
+/// Whether `plan` takes rows of several inputs together, or all of them before it hands on the first: a scan below may
+/// have to go on while another one waits, and does, whatever the reader does.
+fn gathers(plan: &dyn ExecutionPlan) -> bool {
+    plan.properties().emission_type == EmissionType::Final
+        || plan.is::<SortPreservingMergeExec>()
+        || plan.children().len() > 1 && !plan.is::<UnionExec>()
 }
 
 fn watched(
@@ -215,11 +258,6 @@ mod tests {
     use datafusion::prelude::SessionContext;
 
     use super::*;
-    use crate::held::AnswerMemory;
-
-    fn nobody() -> Arc<dyn Holder> {
-        Arc::new(AnswerMemory::default())
-    }
 
     const NESTED_LOOP: &str = "SELECT count(*) FROM numbers a JOIN numbers b ON a.n + b.n < 0";
 
@@ -228,7 +266,13 @@ mod tests {
         let numbers = "CREATE TABLE numbers AS SELECT value AS n FROM generate_series(0, 999)";
         ctx.sql(numbers).await.unwrap().collect().await.unwrap();
         let plan = ctx.sql(sql).await.unwrap().create_physical_plan().await;
-        let plan = interruptible(plan.unwrap(), interrupt, &ctx.task_ctx(), &nobody()).unwrap();
+        let plan = interruptible(
+            plan.unwrap(),
+            interrupt,
+            &ctx.task_ctx(),
+            &AnswerMemory::default(),
+        )
+        .unwrap();
         let shown = displayable(plan.as_ref()).indent(false).to_string();
         (shown, collect(plan, ctx.task_ctx()).await)
     }
@@ -340,7 +384,7 @@ mod tests {
                 plan.unwrap(),
                 &Interrupt::idle(),
                 &ctx.task_ctx(),
-                &nobody(),
+                &AnswerMemory::default(),
             );
             let plan = plan.unwrap();
             collect(Arc::clone(&plan), ctx.task_ctx()).await.unwrap();
@@ -349,6 +393,38 @@ mod tests {
             let scan = scan.unwrap_or_else(|| panic!("{shown}"));
             assert!(scan.contains(told), "{sql}: {scan}");
             assert!(shown.contains("Watched"), "{shown}");
+        }
+    }
+
+    /// Whether the reader of `plan` may hold up some leaf of it.
+    fn is_held_up(plan: &dyn ExecutionPlan) -> bool {
+        let children = plan.children();
+        !gathers(plan)
+            && (children.is_empty() || children.iter().any(|child| is_held_up(child.as_ref())))
+    }
+
+    /// An operator that gathers rows reads on, whatever the reader of the answer does.
+    #[tokio::test]
+    async fn a_reader_holds_up_no_scan_whose_rows_are_gathered() {
+        let ctx = SessionContext::new();
+        let numbers = "CREATE TABLE numbers AS SELECT value AS n FROM generate_series(0, 99)";
+        ctx.sql(numbers).await.unwrap().collect().await.unwrap();
+        for (sql, is_held) in [
+            ("SELECT n + 1 FROM numbers WHERE n % 2 = 0 LIMIT 7", true),
+            (
+                "SELECT n FROM numbers UNION ALL SELECT -n FROM numbers",
+                true,
+            ),
+            ("SELECT sum(n) + 1 FROM numbers", false),
+            ("SELECT n % 3, count(*) FROM numbers GROUP BY 1", false),
+            ("SELECT n FROM numbers ORDER BY n DESC", false),
+            (
+                "SELECT a.n FROM numbers a JOIN numbers b ON a.n = b.n",
+                false,
+            ),
+        ] {
+            let plan = ctx.sql(sql).await.unwrap().create_physical_plan().await;
+            assert_eq!(is_held_up(plan.unwrap().as_ref()), is_held, "{sql}");
         }
     }
 

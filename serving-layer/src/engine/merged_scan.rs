@@ -186,8 +186,8 @@ impl MergedScan {
         })
     }
 
-    /// The same, looking at `interrupt` between the batches of a file and before what takes long; `holder` takes note of
-    /// what it fetches.
+    /// The same, looking at `interrupt` between the batches of a file and before what takes long; `holder` is asked before
+    /// it fetches.
     pub(super) fn watched(&self, interrupt: &Interrupt, holder: &Arc<dyn Holder>) -> Self {
         Self {
             watch: Some((interrupt.clone(), Arc::clone(holder))),
@@ -691,7 +691,7 @@ mod tests {
         for is_touched in [false, true] {
             let (scan, context) = scan(is_touched).await;
             let interrupt = Interrupt::idle();
-            let nobody: Arc<dyn Holder> = Arc::new(AnswerMemory::default());
+            let nobody = AnswerMemory::default().fetched_for_reader();
             let scan = scan.watched(&interrupt, &nobody);
             let whole: Vec<RecordBatch> = scan
                 .execute(0, Arc::clone(&context))

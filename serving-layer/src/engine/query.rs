@@ -241,8 +241,7 @@ async fn parts_of(
     let planner = state.query_planner();
     let plan = planner.create_physical_plan(&plan, &state).await?;
     interrupt.check()?;
-    let holder = Arc::new(memory.clone()) as _;
-    let plan = interruptible(plan, interrupt, &task, &holder)?;
+    let plan = interruptible(plan, interrupt, &task, memory)?;
     Parts::of(plan.as_ref(), &task, memory)
 }
 

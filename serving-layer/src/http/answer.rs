@@ -90,12 +90,16 @@ pub(super) async fn respond(
     rows.encoder.start(&mut first)?;
     rows.fill(&mut first).await?;
     let first = rows.chunk(first);
-    *response.body_mut() = if rows.done {
+    let body = if rows.done {
         Body::from(first)
     } else {
+        // Who has the connection knows how its reader is cut off.
+        response.extensions_mut().insert(rows.memory.clone());
+        rows.memory.handed();
         let first = stream::iter([Ok(first)]);
         Body::from_stream(first.chain(rows.into_chunks()))
     };
+    *response.body_mut() = body;
     Ok(response)
 }
 
@@ -171,6 +175,7 @@ impl Rows {
             if rows.done {
                 return None;
             }
+            rows.memory.asked();
             let mut chunk = Vec::with_capacity(CHUNK_BYTES + CHUNK_BYTES / 4);
             let result = match rows.patience.check() {
                 Ok(()) => rows.fill(&mut chunk).await,
@@ -180,6 +185,7 @@ impl Rows {
                 warn!(%problem, "an answer broke off after it had begun");
                 rows.done = true;
             }
+            rows.memory.handed();
             Some((result.map(|()| rows.chunk(chunk)), rows))
         })
     }

@@ -9,8 +9,8 @@
 //! Purpose: clients that begin a request and go no further, or stay connected and ask nothing, take no place from one that
 //! asks, least of all from a probe. Where all places are taken, the connection whose client has been waited for longest is
 //! cut off, and its place is free. Collaborators: the server takes places, [`super::connection_io`] notes what is read.
-//! Invariants: no connection is cut off while it is answered, nor while its client sends. Non-goals: clients that do not
-//! read, which have a patience of their own.
+//! Invariants: no connection is cut off for its place while it is answered, nor while its client sends. Non-goals: clients
+//! that do not read, which have a patience of their own, and may be cut off for their memory ([`crate::held`]).
 
 use std::convert::Infallible;
 use std::pin::Pin;
@@ -27,6 +27,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
+
+use crate::ports::AnswerMemory;
 
 /// A client that has sent something so lately is not cut off for another one.
 const GIVES_WAY_AFTER: Duration = Duration::from_secs(1);
@@ -186,7 +188,10 @@ impl Place {
                 place: Arc::clone(&self),
             })
         });
-        let response = router.oneshot(request).await?;
+        let mut response = router.oneshot(request).await?;
+        if let Some(memory) = response.extensions_mut().remove::<AnswerMemory>() {
+            memory.gives_way_by(self.gives_way.clone());
+        }
         self.awaits(Awaited::Answer);
         Ok(response.map(|body| Answer { body, place: self }))
     }

@@ -273,7 +273,7 @@ async fn paged(
         if rows > 0 {
             let part = batch.slice(0, rows);
             let part = part.project(&visible).map_err(Problem::internal)?;
-            let held = memory.collected(&part)?;
+            let held = patience.port(memory.collected(&part)).await?;
             shown.push((part, held));
             last = Some((batch, rows - 1));
         }

@@ -1,0 +1,146 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Room for what scans fetch of files: whole row groups, which many answers at once would otherwise fetch side by side.
+//!
+//! ```text
+//! scan ─► filter ─► projection ─► reader     held while the reader is slow: of the readers' share
+//! scan ─► aggregate ─► …                     gone when it is decoded: in turn, whatever readers do
+//! ```
+//! Invariants: an answer whose first row group has room keeps that room to its end, so it can always fetch its next one:
+//! its parts take turns where the share has no more. Before that it waits in turn, and is refused as for its first rows.
+//! An operator that takes rows of several scans together may hold a row group of one while it waits for the other, so an
+//! answer that holds one gets the next in the end, with room or without.
+
+use std::sync::Arc;
+
+use datafusion::error::{DataFusionError, Result};
+use dovetail_log::parquet_files::{Holder, Note};
+use futures::FutureExt as _;
+use futures::future::BoxFuture;
+use tokio::time::timeout;
+
+use super::{AnswerMemory, One, Room, SMALL_BYTES, Share, acquired, kib};
+use crate::problem::problem_of;
+
+/// Of the share of readers, what is fetched for operators may take one in so many bytes besides.
+const COMPUTING: usize = 2;
+/// Room that an answer keeps for its row groups; none where it had begun before there was any.
+#[derive(Debug)]
+pub(super) struct RowGroup {
+    bytes: usize,
+    _room: Option<Room>,
+}
+
+/// What is fetched for one answer.
+#[derive(Debug)]
+struct Fetches {
+    one: Arc<One>,
+    for_reader: bool,
+}
+
+/// What takes no room: of an answer that counts nothing.
+#[derive(Debug)]
+struct Uncounted;
+
+impl AnswerMemory {
+    /// For scans whose rows wait for the reader.
+    pub(crate) fn fetched_for_reader(&self) -> Arc<dyn Holder> {
+        self.fetches(true)
+    }
+
+    /// For scans whose rows an operator takes as they come.
+    pub(crate) fn fetched_for_operator(&self) -> Arc<dyn Holder> {
+        self.fetches(false)
+    }
+
+    fn fetches(&self, for_reader: bool) -> Arc<dyn Holder> {
+        match self.0.clone() {
+            Some(one) => Arc::new(Fetches { one, for_reader }),
+            None => Arc::new(Uncounted),
+        }
+    }
+}
+
+/// What operators have of readers' `share`, in KiB.
+pub(super) fn computing_kib(share: usize) -> u32 {
+    kib(share / COMPUTING, share)
+}
+
+impl One {
+    async fn for_reader(&self, bytes: usize) -> Result<Note> {
+        if bytes <= SMALL_BYTES {
+            return Ok(Box::new(self.share.try_room(bytes)));
+        }
+        let first = self.group.get_or_try_init(|| self.first_group(bytes));
+        let kept = first.await?.bytes;
+        if self.own_group.available_permits() == 0
+            && let Some(room) = self.share.try_room(bytes)
+        {
+            return Ok(Box::new(room));
+        }
+        // What answers that have not begun wait for is not taken from under them.
+        let own = acquired(&self.own_group, 1).await;
+        let beside = bytes.checked_sub(kept).filter(|bytes| *bytes > 0);
+        let beside = beside.map(|bytes| self.share.try_room(bytes));
+        Ok(Box::new((own, beside)))
+    }
+
+    async fn first_group(&self, bytes: usize) -> Result<RowGroup> {
+        let room = match self.share.begin(bytes).await {
+            Err(full) if !self.has_begun() => {
+                // Comes through the reader of the file as it is.
+                return Err(DataFusionError::External(Box::new(problem_of(&full))));
+            }
+            room => room.ok(),
+        };
+        self.begins();
+        Ok(RowGroup { bytes, _room: room })
+    }
+
+    async fn for_operator(&self, bytes: usize) -> Note {
+        let bytes = bytes.min(self.share.bytes / COMPUTING);
+        let Share {
+            computing,
+            readers,
+            waits,
+            ..
+        } = &*self.share;
+        let room = acquired(computing, kib(bytes, self.share.bytes));
+        tokio::pin!(room);
+        loop {
+            let waiting = async {
+                tokio::select! {
+                    biased;
+                    room = &mut room => room,
+                    // Of a join whose reader stalls.
+                    never = readers.make_room(&readers.of_operators, waits.reader, Self::gathers) => match never {},
+                }
+            };
+            if let Ok(room) = timeout(waits.operator, waiting).await {
+                return Box::new((room, Arc::clone(&self.gathered)));
+            }
+            if self.gathers() {
+                return Box::new(Arc::clone(&self.gathered));
+            }
+        }
+    }
+
+    /// Whether its operators hold a row group.
+    fn gathers(&self) -> bool {
+        Arc::strong_count(&self.gathered) > 1
+    }
+}
+
+impl Holder for Fetches {
+    fn hold(&self, bytes: usize) -> BoxFuture<'_, Result<Note>> {
+        match self.for_reader {
+            true => self.one.for_reader(bytes).boxed(),
+            false => self.one.for_operator(bytes).map(Ok).boxed(),
+        }
+    }
+}
+
+impl Holder for Uncounted {
+    fn hold(&self, _bytes: usize) -> BoxFuture<'_, Result<Note>> {
+        async { Ok(Box::new(()) as Note) }.boxed()
+    }
+}

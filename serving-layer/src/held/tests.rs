@@ -1,0 +1,301 @@
+// SPDX-License-Identifier: Apache-2.0
+use arrow::array::{ArrayRef, UInt8Array};
+use datafusion::execution::memory_pool::GreedyMemoryPool;
+use dovetail_model::ProblemKind;
+use futures::FutureExt as _;
+
+use tokio_util::sync::CancellationToken;
+
+use super::*;
+
+const MIB: usize = 1 << 20;
+
+fn batch(bytes: usize) -> RecordBatch {
+    let column: ArrayRef = Arc::new(UInt8Array::from(vec![0; bytes]));
+    RecordBatch::try_from_iter([("x", column)]).unwrap()
+}
+
+/// Two answers may hold as much as one may have ahead.
+fn of_two() -> (Arc<dyn MemoryPool>, ReadersShare) {
+    let pool = GreedyMemoryPool::new(SHARE * 2 * AHEAD_BYTES);
+    let pool: Arc<dyn MemoryPool> = Arc::new(pool);
+    let waits = Waits {
+        begin: Duration::from_millis(200),
+        reader: Duration::from_millis(50),
+        operator: Duration::from_millis(200),
+    };
+    let share = ReadersShare::with_waits(&pool, waits);
+    (pool, share)
+}
+
+/// What comes in the end, however long that takes here.
+async fn soon<T>(coming: impl Future<Output = T>) -> T {
+    let coming = timeout(Duration::from_secs(60), coming).await;
+    coming.expect("it comes")
+}
+
+#[tokio::test]
+async fn an_answer_has_so_many_bytes_ahead_of_its_reader_or_one_batch() {
+    let (pool, share) = of_two();
+    let mut answer = share.answer().part(true);
+    let (half, large) = (batch(AHEAD_BYTES / 2), batch(AHEAD_BYTES));
+    let first = answer.rows(&half).await.unwrap();
+    let second = answer.rows(&half).await.unwrap();
+    let mut third = Box::pin(answer.rows(&large));
+    assert!(third.as_mut().now_or_never().is_none());
+    // What waits is there, too.
+    assert_eq!(pool.reserved(), 2 * AHEAD_BYTES);
+    drop(first);
+    assert!(third.as_mut().now_or_never().is_none());
+    drop(second);
+    let third = third.await.unwrap();
+    assert!(answer.rows(&batch(1)).now_or_never().is_none());
+    assert_eq!(pool.reserved(), AHEAD_BYTES);
+    drop(third);
+    assert_eq!(pool.reserved(), 0);
+}
+
+#[tokio::test]
+async fn where_readers_hold_their_share_no_answer_begins_and_others_wait_for_their_own_reader() {
+    let (pool, share) = of_two();
+    let answers = [(); 4].map(|()| share.answer());
+    let [mut slow, mut other, mut begun, mut late] = answers.clone().map(|a| a.part(true));
+    let [.., waiting] = answers;
+    let piece = batch(3 * MIB / 2);
+    let mine = begun.rows(&piece).await.unwrap();
+    let _slow = slow.rows(&batch(AHEAD_BYTES)).await.unwrap();
+    let others = other.rows(&batch(AHEAD_BYTES - 3 * MIB / 2)).await.unwrap();
+
+    let refused = late.rows(&piece).await.unwrap_err();
+    let problem = problem_of(&refused);
+    assert_eq!(problem.kind, ProblemKind::Busy);
+    for part in ["--query-memory", "readers of all answers may have 8.0 MB"] {
+        assert!(problem.detail.contains(part), "{problem}");
+    }
+    let refused = waiting.collected(&piece).await.unwrap_err();
+    assert_eq!(refused.kind, ProblemKind::Busy);
+    // Of what is small there cannot be much.
+    late.rows(&batch(SMALL_BYTES)).await.unwrap();
+    waiting.collected(&batch(SMALL_BYTES)).await.unwrap();
+    drop(waiting.fetched_for_reader().hold(MIB).await.unwrap());
+    // The other half is for computing.
+    assert_eq!(pool.reserved(), 2 * AHEAD_BYTES);
+
+    // Its reader has not read it: no more for now.
+    let mut more = Box::pin(begun.rows(&piece));
+    assert!(more.as_mut().now_or_never().is_none());
+    drop(mine);
+    let mine = soon(more).await.unwrap();
+    // Or until others have.
+    let mut more = Box::pin(begun.rows(&piece));
+    assert!(more.as_mut().now_or_never().is_none());
+    drop(others);
+    let _more = more.await.unwrap();
+    assert!(late.rows(&piece).await.is_ok());
+    drop(mine);
+    assert_eq!(pool.reserved(), AHEAD_BYTES + 3 * MIB / 2);
+}
+
+/// Each part may have made its next rows; they must not wait for each other.
+#[tokio::test]
+async fn the_parts_of_an_answer_wait_in_turn() {
+    let (_pool, share) = of_two();
+    let [mut slow, mut other] = [(); 2].map(|()| share.answer().part(true));
+    let answer = share.answer();
+    let [mut first, mut second] = [(); 2].map(|()| answer.part(true));
+    let piece = batch(MIB);
+    let mine = first.rows(&piece).await.unwrap();
+    let _slow = slow.rows(&batch(AHEAD_BYTES)).await.unwrap();
+    let _other = other.rows(&batch(AHEAD_BYTES - MIB)).await.unwrap();
+    let mut parts = [Box::pin(first.rows(&piece)), Box::pin(second.rows(&piece))];
+    for part in &mut parts {
+        assert!(part.as_mut().now_or_never().is_none());
+    }
+    drop(mine);
+    for part in parts {
+        drop(soon(part).await.unwrap());
+    }
+}
+
+/// An aggregate cuts its result into batches once it has let go of its account.
+#[tokio::test]
+async fn what_batches_are_cut_from_is_there_until_the_last_one_is_read() {
+    let (pool, share) = of_two();
+    let answer = share.answer();
+    let whole = batch(AHEAD_BYTES);
+    let rows = whole.num_rows() / 8;
+    let mut part = answer.part(true);
+    let mut held = vec![];
+    for cut in 0..8 {
+        let room = part.rows(&whole.slice(cut * rows, rows)).await.unwrap();
+        // It takes a little more than its values.
+        assert_eq!(pool.reserved() / KIB, AHEAD_BYTES / KIB);
+        held.push(room);
+    }
+    drop(part);
+    let last = held.pop();
+    drop(held);
+    assert_eq!(pool.reserved() / KIB, AHEAD_BYTES / KIB);
+    drop(last);
+    assert_eq!(pool.reserved(), 0);
+
+    // Unless somebody has an account of it.
+    let _cut = answer.part(false).rows(&whole.slice(0, rows)).await;
+    assert_eq!(pool.reserved(), rows);
+}
+
+/// Then even a step that needs nothing would be refused.
+#[tokio::test]
+async fn an_account_that_is_full_gets_no_fuller() {
+    let (pool, share) = of_two();
+    let computing = MemoryConsumer::new("sort").register(&pool);
+    let limit = SHARE * 2 * AHEAD_BYTES;
+    computing.grow(limit - MIB);
+    let answer = share.answer();
+    let mut part = answer.part(true);
+    let rows = part.rows(&batch(2 * MIB)).await.unwrap();
+    let chunk = answer.encoded(2 * MIB);
+    assert_eq!(pool.reserved(), limit - MIB);
+    computing.shrink(4 * MIB);
+    let more = part.rows(&batch(2 * MIB)).await.unwrap();
+    assert_eq!(pool.reserved(), limit - 3 * MIB);
+    drop((rows, chunk, more));
+    assert_eq!(pool.reserved(), limit - 5 * MIB);
+}
+
+#[tokio::test]
+async fn an_answer_begins_once_there_is_room_in_the_order_of_asking() {
+    let (pool, share) = of_two();
+    let [mut slow, mut other, mut first, mut second] = [(); 4].map(|()| share.answer().part(true));
+    let slow = slow.rows(&batch(AHEAD_BYTES)).await.unwrap();
+    let other = other.rows(&batch(AHEAD_BYTES)).await.unwrap();
+    let piece = batch(3 * MIB / 2);
+    let mut first = Box::pin(first.rows(&piece));
+    assert!(first.as_mut().now_or_never().is_none());
+    // What waits is made already: there is not much of it.
+    let refused = second.rows(&piece).now_or_never().expect("at once");
+    assert!(refused.is_err());
+    let files = share.answer().fetched_for_reader();
+    let mut fetching = files.hold(AHEAD_BYTES);
+    assert!(fetching.as_mut().now_or_never().is_none());
+    drop(other);
+    let first = first.await.unwrap();
+    assert!(fetching.as_mut().now_or_never().is_none());
+    drop(slow);
+    let group = fetching.await.unwrap();
+    assert_eq!(pool.reserved(), AHEAD_BYTES + 3 * MIB / 2);
+    drop((first, group, files));
+    assert_eq!(pool.reserved(), 0);
+}
+
+#[tokio::test]
+async fn a_reader_that_stalls_gives_way_to_an_answer_that_waits() {
+    let (_pool, share) = of_two();
+    let mut held = vec![];
+    let mut cut_off = vec![];
+    // One is handed something and takes it, one does not, and one has next to nothing.
+    for bytes in [AHEAD_BYTES, AHEAD_BYTES - SMALL_BYTES, SMALL_BYTES] {
+        let memory = share.answer();
+        held.push(memory.part(true).rows(&batch(bytes)).await.unwrap());
+        let token = CancellationToken::new();
+        memory.gives_way_by(token.clone());
+        memory.handed();
+        cut_off.push((memory, token));
+    }
+    cut_off[0].0.asked();
+    let mut late = share.answer().part(true);
+    let piece = batch(3 * MIB / 2);
+    tokio::select! {
+        room = late.rows(&piece) => assert!(room.is_err()),
+        () = cut_off[1].1.cancelled() => drop(held.remove(1)),
+    }
+    assert!(late.rows(&piece).await.is_ok());
+    let is_cut_off = cut_off.iter().map(|(_, token)| token.is_cancelled());
+    assert_eq!(is_cut_off.collect::<Vec<_>>(), [false, true, false]);
+}
+
+/// Then it can always go on, and there are no more of them than there is room for.
+#[tokio::test]
+async fn an_answer_keeps_the_room_of_a_row_group_and_its_parts_take_turns() {
+    let (pool, share) = of_two();
+    let begun = [(); 2].map(|()| share.answer());
+    let files = begun.each_ref().map(AnswerMemory::fetched_for_reader);
+    let group = files[0].hold(AHEAD_BYTES).await.unwrap();
+    drop(files[1].hold(AHEAD_BYTES).await.unwrap());
+    assert_eq!(pool.reserved(), 2 * AHEAD_BYTES);
+    let late = share.answer();
+    let refused = late.fetched_for_reader().hold(AHEAD_BYTES).await;
+    let refused = problem_of(&refused.expect_err("there is no room"));
+    assert_eq!(refused.kind, ProblemKind::Busy);
+
+    let mut other = files[0].hold(AHEAD_BYTES);
+    assert!(other.as_mut().now_or_never().is_none());
+    drop(group);
+    let group = soon(other).await.unwrap();
+    let again = soon(files[1].hold(AHEAD_BYTES)).await.unwrap();
+    // Its rows are never refused.
+    let mut part = begun[0].part(true);
+    let rows = soon(part.rows(&batch(2 * MIB))).await.unwrap();
+    assert_eq!(pool.reserved(), 2 * AHEAD_BYTES);
+    drop((files, group, again, part, rows, begun));
+    assert_eq!(pool.reserved(), 0);
+}
+
+#[tokio::test]
+async fn an_answer_that_began_with_rows_is_not_refused_for_its_row_groups() {
+    let (_pool, share) = of_two();
+    let begun = share.answer();
+    let _rows = begun.part(true).rows(&batch(MIB)).await.unwrap();
+    let [mut slow, mut other] = [(); 2].map(|()| share.answer().part(true));
+    let _slow = slow.rows(&batch(AHEAD_BYTES)).await.unwrap();
+    let _other = other.rows(&batch(AHEAD_BYTES - MIB)).await.unwrap();
+    for _ in 0..2 {
+        let group = begun.fetched_for_reader().hold(AHEAD_BYTES).await;
+        assert!(group.is_ok());
+    }
+}
+
+#[tokio::test]
+async fn what_is_fetched_for_operators_waits_for_itself_and_for_no_reader() {
+    let (_pool, share) = of_two();
+    let [mut slow, mut other] = [(); 2].map(|()| share.answer().part(true));
+    let _slow = slow.rows(&batch(AHEAD_BYTES)).await.unwrap();
+    let _other = other.rows(&batch(AHEAD_BYTES)).await.unwrap();
+    let [answer, other] = [(); 2].map(|()| share.answer().fetched_for_operator());
+    let group = answer.hold(AHEAD_BYTES).await.unwrap();
+    let next = other.hold(AHEAD_BYTES);
+    // Who takes rows of two together would wait for ever.
+    let both = soon(answer.hold(AHEAD_BYTES)).await.unwrap();
+    drop((group, both));
+    let next = soon(next).await.unwrap();
+    drop(next);
+    soon(answer.hold(AHEAD_BYTES)).await.unwrap();
+}
+
+/// As of a join that puts out what it reads.
+#[tokio::test]
+async fn a_stalled_reader_of_what_operators_hold_gives_way_to_operators() {
+    let (_pool, share) = of_two();
+    let memory = share.answer();
+    let group = memory
+        .fetched_for_operator()
+        .hold(AHEAD_BYTES)
+        .await
+        .unwrap();
+    let [cut_off, spared] = [(); 2].map(|()| CancellationToken::new());
+    memory.gives_way_by(cut_off.clone());
+    memory.handed();
+    // That holds something else.
+    let other = share.answer();
+    let _rows = other.part(true).rows(&batch(AHEAD_BYTES)).await.unwrap();
+    other.gives_way_by(spared.clone());
+    other.handed();
+    let waiting = share.answer().fetched_for_operator();
+    let mut waiting = waiting.hold(AHEAD_BYTES);
+    tokio::select! {
+        _ = &mut waiting => panic!("there is no room"),
+        () = cut_off.cancelled() => drop(group),
+    }
+    assert!(soon(waiting).await.is_ok());
+    assert!(!spared.is_cancelled());
+}
