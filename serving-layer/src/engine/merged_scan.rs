@@ -18,7 +18,9 @@ use std::fmt;
 use std::mem::replace;
 use std::sync::{Arc, OnceLock};
 
-use arrow::array::{BooleanArray, RecordBatch, RecordBatchOptions, UInt64Array, new_empty_array};
+use arrow::array::{
+    ArrayRef, BooleanArray, RecordBatch, RecordBatchOptions, UInt64Array, new_empty_array,
+};
 use arrow::compute::filter_record_batch;
 use arrow::datatypes::SchemaRef;
 use datafusion::common::cast::as_boolean_array;
@@ -94,8 +96,11 @@ struct Shared {
     source: ViewSource,
     /// Over key columns by name.
     predicate: Option<Arc<dyn PhysicalExpr>>,
-    /// Columns of the view's output that rows have until they are answered: those to answer, and the keys.
+    /// Columns of the view's output that rows have until they are answered: those to answer, and the keys. A file has them
+    /// at the same places.
     shown: Vec<usize>,
+    /// Theirs.
+    rows: SchemaRef,
     /// Which of them are keys.
     is_key: Vec<bool>,
     /// Which of them are answered, in what order.
@@ -172,6 +177,7 @@ impl MergedScan {
             is_key: shown.iter().map(|column| keys.contains(column)).collect(),
             projection: answered.iter().map(place).collect(),
             finisher: view.finisher(&shown).map_err(external)?,
+            rows: Arc::new(output.project(&shown)?),
             shown,
             schema,
             merged: OnceLock::new(),
@@ -295,25 +301,16 @@ impl Shared {
         })
     }
 
-    /// The finished rows of a batch of a file, of the columns that are shown.
+    /// The finished rows of a batch of a file, of which all columns were read.
     fn rows_of_file(&self, batch: &RecordBatch) -> Result<RecordBatch> {
-        let output = self.view().output_of_file(batch).map_err(external)?;
-        Ok(output.project(&self.shown)?)
+        let columns = self.shown.iter().map(|i| Arc::clone(batch.column(*i)));
+        record_batch(&self.rows, columns.collect(), batch.num_rows())
     }
 
     /// The columns of `batch`, finished rows, that the question asks for.
     fn projected(&self, batch: &RecordBatch) -> Result<RecordBatch> {
-        let columns = self
-            .projection
-            .iter()
-            .map(|i| Arc::clone(batch.column(*i)))
-            .collect();
-        let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
-        Ok(RecordBatch::try_new_with_options(
-            Arc::clone(&self.schema),
-            columns,
-            &options,
-        )?)
+        let columns = self.projection.iter().map(|i| Arc::clone(batch.column(*i)));
+        record_batch(&self.schema, columns.collect(), batch.num_rows())
     }
 
     /// One file's rows: a stream of finished batches.
@@ -360,11 +357,11 @@ impl Shared {
         file: &DataFile,
         reading: &Reading,
     ) -> Result<BoxStream<'static, Result<RecordBatch>>> {
-        let columns = FileColumns::Some(self.view().file_output_columns().to_vec());
+        let columns = FileColumns::Some(self.shown.clone());
         let rows = reading.file(&self.source, file, &columns)?;
         let finish = move |batch: RecordBatch| {
-            let rows = self.rows_of_file(&batch)?;
-            self.answered(&rows)
+            let (_, columns, rows) = batch.into_parts();
+            self.answered(&record_batch(&self.rows, columns, rows)?)
         };
         Ok(rows.map(move |batch| batch.and_then(&finish)).boxed())
     }
@@ -445,10 +442,7 @@ impl Shared {
                 *column = replaced(own, by.column(index), pairs)?;
             }
         }
-        let options = RecordBatchOptions::new().with_row_count(Some(count));
-        Ok(RecordBatch::try_new_with_options(
-            schema, columns, &options,
-        )?)
+        record_batch(&schema, columns, count)
     }
 
     /// What is answered of finished rows.
@@ -458,6 +452,15 @@ impl Shared {
             None => self.projected(output),
         }
     }
+}
+
+/// A batch that may have no columns at all.
+fn record_batch(schema: &SchemaRef, columns: Vec<ArrayRef>, rows: usize) -> Result<RecordBatch> {
+    let options = RecordBatchOptions::new().with_row_count(Some(rows));
+    let schema = Arc::clone(schema);
+    Ok(RecordBatch::try_new_with_options(
+        schema, columns, &options,
+    )?)
 }
 
 /// The rows of `batch` that match a predicate whose columns are found by name.
@@ -585,18 +588,22 @@ impl ExecutionPlan for MergedScan {
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
+    use std::sync::atomic::{AtomicUsize, Ordering};
 
-    use arrow::array::{ArrayRef, Int64Array};
+    use arrow::array::Int64Array;
+    use arrow::compute::concat_batches;
     use chrono::DateTime;
     use datafusion::object_store::memory::InMemory;
     use datafusion::object_store::{ObjectStore, ObjectStoreExt as _};
     use datafusion::parquet::arrow::ArrowWriter;
     use datafusion::prelude::SessionContext;
-    use dovetail_log::parquet_files::register_store;
+    use dovetail_log::parquet_files::{Note, register_store};
     use dovetail_model::{
         Column, ColumnType, Manifest, Offset, Position, Span, StreamSchema, UnknownColumns, ViewDef,
     };
     use dovetail_seam::Generation;
+    use futures::FutureExt as _;
+    use futures::future::BoxFuture;
 
     use super::*;
     use crate::held::AnswerMemory;
@@ -630,6 +637,13 @@ mod tests {
 
     /// A generation of one file, and runs behind it or none.
     async fn scan(is_touched: bool) -> (MergedScan, Arc<TaskContext>) {
+        scan_of(is_touched, None).await
+    }
+
+    async fn scan_of(
+        is_touched: bool,
+        columns: Option<Vec<usize>>,
+    ) -> (MergedScan, Arc<TaskContext>) {
         let view = view();
         let groups = run(&view, 0..GROUPS, (0, GROUPS as u64));
         let states = arrow::compute::concat_batches(&view.state_schema(), groups.states()).unwrap();
@@ -682,8 +696,44 @@ mod tests {
             },
             merged: true,
         };
-        let scan = MergedScan::new("v", source, None, None, None, 1).unwrap();
+        let scan = MergedScan::new("v", source, columns, None, None, 1).unwrap();
         (scan, ctx.task_ctx())
+    }
+
+    /// Counts what is fetched.
+    #[derive(Debug, Default)]
+    struct Fetched(AtomicUsize);
+
+    impl Holder for Fetched {
+        fn hold(&self, bytes: usize) -> BoxFuture<'_, Result<Note>> {
+            self.0.fetch_add(bytes, Ordering::Relaxed);
+            async { Ok(Box::new(()) as Note) }.boxed()
+        }
+    }
+
+    #[tokio::test]
+    async fn columns_that_nobody_asks_for_are_not_fetched() {
+        let mut fetched = vec![];
+        for columns in [vec![0], vec![0, 1], vec![1, 0], vec![1], vec![]] {
+            let (scan, context) = scan_of(false, Some(columns.clone())).await;
+            let bytes = Arc::new(Fetched::default());
+            let holder: Arc<dyn Holder> = Arc::clone(&bytes) as _;
+            let scan = scan.watched(&Interrupt::idle(), &holder);
+            let rows = scan.execute(0, context).unwrap();
+            let rows: Vec<RecordBatch> = rows.try_collect().await.unwrap();
+            let rows = concat_batches(&scan.schema(), &rows).unwrap();
+            assert_eq!(rows.num_rows() as i64, GROUPS);
+            let numbers: ArrayRef = Arc::new(Int64Array::from_iter_values(0..GROUPS));
+            let ones: ArrayRef = Arc::new(Int64Array::from_value(1, GROUPS as usize));
+            let expected = columns.iter().map(|column| [&numbers, &ones][*column]);
+            assert!(rows.columns().iter().eq(expected), "{columns:?}");
+            fetched.push(bytes.0.load(Ordering::Relaxed));
+        }
+        let [key, both, turned, with_key, nothing] = fetched[..] else {
+            unreachable!("five");
+        };
+        assert!(key < both, "{key} of {both} bytes");
+        assert_eq!([turned, with_key, nothing], [both, both, key]);
     }
 
     #[tokio::test]
