@@ -28,7 +28,7 @@ use datafusion::execution::memory_pool::{
 };
 use dovetail_model::Problem;
 use dovetail_view::bytes_of;
-use tokio::sync::{Mutex, OnceCell, OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{Mutex, Notify, OnceCell, OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 
 use self::fetched::RowGroup;
@@ -54,8 +54,6 @@ struct Waits {
     /// For a reader to ask for more of its answer, before it gives way to one that waits. More is a chunk of 64 KiB, beside
     /// what the kernel buffers.
     reader: Duration,
-    /// For room for a row group of an operator that holds another one: then it is fetched without.
-    operator: Duration,
 }
 
 impl Default for Waits {
@@ -63,7 +61,6 @@ impl Default for Waits {
         Self {
             begin: Duration::from_secs(5),
             reader: Duration::from_secs(3),
-            operator: Duration::from_secs(5),
         }
     }
 }
@@ -121,6 +118,7 @@ impl ReadersShare {
             group: OnceCell::new(),
             own_group: Arc::new(Semaphore::new(1)),
             gathered: Arc::default(),
+            begins_to_gather: Notify::new(),
             reader: Reader::default(),
         })))
     }
@@ -208,6 +206,8 @@ struct One {
     own_group: Arc<Semaphore>,
     /// One more for each row group that its operators hold.
     gathered: Arc<()>,
+    /// Tells scans that wait for room for the first of them.
+    begins_to_gather: Notify,
     reader: Reader,
 }
 

@@ -8,7 +8,8 @@
 //! Invariants: an answer whose first row group has room keeps that room to its end, so it can always fetch its next one:
 //! its parts take turns where the share has no more. Before that it waits in turn, and is refused as for its first rows.
 //! An operator that takes rows of several scans together may hold a row group of one while it waits for the other, so an
-//! answer that holds one gets the next in the end, with room or without.
+//! answer that holds one waits for no other, with room or without: who waits holds nothing, and whoever holds something
+//! goes on.
 
 use std::sync::Arc;
 
@@ -16,7 +17,6 @@ use datafusion::error::{DataFusionError, Result};
 use dovetail_log::parquet_files::{Holder, Note};
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
-use tokio::time::timeout;
 
 use super::{AnswerMemory, One, Room, SMALL_BYTES, Share, acquired, kib};
 use crate::problem::problem_of;
@@ -97,31 +97,35 @@ impl One {
     }
 
     async fn for_operator(&self, bytes: usize) -> Note {
-        let bytes = bytes.min(self.share.bytes / COMPUTING);
         let Share {
+            bytes: share,
             computing,
             readers,
             waits,
             ..
         } = &*self.share;
-        let room = acquired(computing, kib(bytes, self.share.bytes));
-        tokio::pin!(room);
-        loop {
-            let waiting = async {
-                tokio::select! {
-                    biased;
-                    room = &mut room => room,
-                    // Of a join whose reader stalls.
-                    never = readers.make_room(&readers.of_operators, waits.reader, Self::gathers) => match never {},
-                }
-            };
-            if let Ok(room) = timeout(waits.operator, waiting).await {
-                return Box::new((room, Arc::clone(&self.gathered)));
-            }
-            if self.gathers() {
-                return Box::new(Arc::clone(&self.gathered));
-            }
+        if bytes <= SMALL_BYTES {
+            return Box::new(Arc::clone(computing).try_acquire_many_owned(kib(bytes, *share)));
         }
+        let room = acquired(computing, kib(bytes.min(share / COMPUTING), *share));
+        tokio::pin!(room);
+        let room = loop {
+            // Before the look: what begins to be held behind it is heard of.
+            let begins = self.begins_to_gather.notified();
+            if self.gathers() {
+                break room.as_mut().now_or_never().flatten();
+            }
+            tokio::select! {
+                biased;
+                room = &mut room => break room,
+                () = begins => {}
+                // Of a join whose reader stalls.
+                never = readers.make_room(&readers.of_operators, waits.reader, Self::gathers) => match never {},
+            }
+        };
+        let gathered = Arc::clone(&self.gathered);
+        self.begins_to_gather.notify_waiters();
+        Box::new((room, gathered))
     }
 
     /// Whether its operators hold a row group.

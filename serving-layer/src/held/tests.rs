@@ -2,8 +2,7 @@
 use arrow::array::{ArrayRef, UInt8Array};
 use datafusion::execution::memory_pool::GreedyMemoryPool;
 use dovetail_model::ProblemKind;
-use futures::FutureExt as _;
-
+use futures::{FutureExt as _, poll};
 use tokio_util::sync::CancellationToken;
 
 use super::*;
@@ -22,7 +21,6 @@ fn of_two() -> (Arc<dyn MemoryPool>, ReadersShare) {
     let waits = Waits {
         begin: Duration::from_millis(200),
         reader: Duration::from_millis(50),
-        operator: Duration::from_millis(200),
     };
     let share = ReadersShare::with_waits(&pool, waits);
     (pool, share)
@@ -263,13 +261,37 @@ async fn what_is_fetched_for_operators_waits_for_itself_and_for_no_reader() {
     let _other = other.rows(&batch(AHEAD_BYTES)).await.unwrap();
     let [answer, other] = [(); 2].map(|()| share.answer().fetched_for_operator());
     let group = answer.hold(AHEAD_BYTES).await.unwrap();
-    let next = other.hold(AHEAD_BYTES);
-    // Who takes rows of two together would wait for ever.
-    let both = soon(answer.hold(AHEAD_BYTES)).await.unwrap();
-    drop((group, both));
+    let mut next = other.hold(AHEAD_BYTES);
+    assert!(poll!(&mut next).is_pending());
+    // Who takes rows of two together would wait for itself.
+    let both = answer.hold(AHEAD_BYTES).now_or_never();
+    assert!(poll!(&mut next).is_pending());
+    // What is next to nothing waits for nobody.
+    assert!(other.hold(SMALL_BYTES).now_or_never().is_some());
+    drop((group, both.unwrap()));
     let next = soon(next).await.unwrap();
     drop(next);
     soon(answer.hold(AHEAD_BYTES)).await.unwrap();
+}
+
+/// Two scans of an operator wait behind another answer; the one whose turn comes is of no use without the other.
+#[tokio::test]
+async fn scans_of_an_operator_that_waits_for_both_come_together() {
+    let (_pool, share) = of_two();
+    let [first, joined, last] = [(); 3].map(|()| share.answer().fetched_for_operator());
+    let group = first.hold(AHEAD_BYTES).await.unwrap();
+    let mut one = joined.hold(AHEAD_BYTES);
+    assert!(poll!(&mut one).is_pending());
+    let mut between = last.hold(AHEAD_BYTES);
+    assert!(poll!(&mut between).is_pending());
+    let mut other = joined.hold(AHEAD_BYTES);
+    assert!(poll!(&mut other).is_pending());
+    drop(group);
+    let one = soon(one).await.unwrap();
+    let other = soon(other).await.unwrap();
+    assert!(poll!(&mut between).is_pending());
+    drop((one, other));
+    soon(between).await.unwrap();
 }
 
 /// As of a join that puts out what it reads.
