@@ -28,7 +28,7 @@ use datafusion::execution::memory_pool::{
 };
 use dovetail_model::Problem;
 use dovetail_view::bytes_of;
-use tokio::sync::{Mutex, Notify, OnceCell, OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{Mutex, OnceCell, OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 
 use self::fetched::RowGroup;
@@ -77,8 +77,6 @@ struct Share {
     room: Arc<Semaphore>,
     /// First rows that wait for room, in KiB.
     waiting: Semaphore,
-    /// What scans may fetch for operators, in KiB.
-    computing: Arc<Semaphore>,
     readers: Readers,
     waits: Waits,
 }
@@ -102,7 +100,6 @@ impl ReadersShare {
             bytes,
             room: Arc::new(Semaphore::new(bytes / KIB)),
             waiting: Semaphore::new(kib(bytes / WAITING, bytes) as usize),
-            computing: Arc::new(Semaphore::new(fetched::computing_kib(bytes) as usize)),
             readers: Readers::default(),
             waits,
         }))
@@ -117,8 +114,6 @@ impl ReadersShare {
             begun: AtomicBool::new(false),
             group: OnceCell::new(),
             own_group: Arc::new(Semaphore::new(1)),
-            gathered: Arc::default(),
-            begins_to_gather: Notify::new(),
             reader: Reader::default(),
         })))
     }
@@ -161,7 +156,7 @@ impl Share {
             tokio::select! {
                 biased;
                 room = self.room(bytes) => room,
-                never = readers.make_room(&readers.of_answers, waits.reader, One::holds_room) => match never {},
+                never = readers.make_room(waits.reader) => match never {},
             }
         };
         let room = timeout(self.waits.begin, waiting).await.ok().flatten();
@@ -204,10 +199,6 @@ struct One {
     group: OnceCell<RowGroup>,
     /// Whose row group that is for now.
     own_group: Arc<Semaphore>,
-    /// One more for each row group that its operators hold.
-    gathered: Arc<()>,
-    /// Tells scans that wait for room for the first of them.
-    begins_to_gather: Notify,
     reader: Reader,
 }
 

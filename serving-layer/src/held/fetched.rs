@@ -3,14 +3,14 @@
 //!
 //! ```text
 //! scan ─► filter ─► projection ─► reader     held while the reader is slow: of the readers' share
-//! scan ─► aggregate ─► …                     gone when it is decoded: in turn, whatever readers do
+//! scan ─► aggregate ─► …                     gone when it is decoded: on the account, as far as that is not full
 //! ```
 //! Invariants: an answer whose first row group has room keeps that room to its end, so it can always fetch its next one:
 //! its parts take turns where the share has no more. Before that it waits in turn, and is refused as for its first rows.
-//! An operator that takes rows of several scans together may hold a row group of one while it waits for the other, so an
-//! answer that holds one waits for no other, with room or without: who waits holds nothing, and whoever holds something
-//! goes on.
+//! What operators read waits for nothing: one that takes rows of several scans together would hold a row group of one
+//! while it waits for the other, and everybody else with it.
 
+use std::future::ready;
 use std::sync::Arc;
 
 use datafusion::error::{DataFusionError, Result};
@@ -18,11 +18,9 @@ use dovetail_log::parquet_files::{Holder, Note};
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
 
-use super::{AnswerMemory, One, Room, SMALL_BYTES, Share, acquired, kib};
+use super::{AnswerMemory, One, Room, SMALL_BYTES, acquired};
 use crate::problem::problem_of;
 
-/// Of the share of readers, what is fetched for operators may take one in so many bytes besides.
-const COMPUTING: usize = 2;
 /// Room that an answer keeps for its row groups; none where it had begun before there was any.
 #[derive(Debug)]
 pub(super) struct RowGroup {
@@ -60,11 +58,6 @@ impl AnswerMemory {
     }
 }
 
-/// What operators have of readers' `share`, in KiB.
-pub(super) fn computing_kib(share: usize) -> u32 {
-    kib(share / COMPUTING, share)
-}
-
 impl One {
     async fn for_reader(&self, bytes: usize) -> Result<Note> {
         if bytes <= SMALL_BYTES {
@@ -95,50 +88,13 @@ impl One {
         self.begins();
         Ok(RowGroup { bytes, _room: room })
     }
-
-    async fn for_operator(&self, bytes: usize) -> Note {
-        let Share {
-            bytes: share,
-            computing,
-            readers,
-            waits,
-            ..
-        } = &*self.share;
-        if bytes <= SMALL_BYTES {
-            return Box::new(Arc::clone(computing).try_acquire_many_owned(kib(bytes, *share)));
-        }
-        let room = acquired(computing, kib(bytes.min(share / COMPUTING), *share));
-        tokio::pin!(room);
-        let room = loop {
-            // Before the look: what begins to be held behind it is heard of.
-            let begins = self.begins_to_gather.notified();
-            if self.gathers() {
-                break room.as_mut().now_or_never().flatten();
-            }
-            tokio::select! {
-                biased;
-                room = &mut room => break room,
-                () = begins => {}
-                // Of a join whose reader stalls.
-                never = readers.make_room(&readers.of_operators, waits.reader, Self::gathers) => match never {},
-            }
-        };
-        let gathered = Arc::clone(&self.gathered);
-        self.begins_to_gather.notify_waiters();
-        Box::new((room, gathered))
-    }
-
-    /// Whether its operators hold a row group.
-    fn gathers(&self) -> bool {
-        Arc::strong_count(&self.gathered) > 1
-    }
 }
 
 impl Holder for Fetches {
     fn hold(&self, bytes: usize) -> BoxFuture<'_, Result<Note>> {
         match self.for_reader {
             true => self.one.for_reader(bytes).boxed(),
-            false => self.one.for_operator(bytes).map(Ok).boxed(),
+            false => ready(Ok(Box::new(self.one.share.account(bytes)) as Note)).boxed(),
         }
     }
 }

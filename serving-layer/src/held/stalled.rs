@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Readers that take nothing of their answers, and who of them gives way to answers that wait for room.
 //!
-//! Purpose: a few clients that read a byte a second do not keep everybody else from their answers. Where an answer or an
-//! operator waits for room, the reader that has asked for nothing for longest, if that is long, is cut off: it sees that
+//! Purpose: a few clients that read a byte a second do not keep everybody else from their answers. Where an answer
+//! waits for room, the reader that has asked for nothing for longest, if that is long, is cut off: it sees that
 //! its answer is broken. Collaborators: [`crate::http`] says when a reader is handed something and when it asks for more,
 //! and how it is cut off. Invariants: nobody is cut off while nothing waits, nor whose next rows are being made, nor whose
 //! answer holds nothing of what is waited for. Non-goals: readers that are slow and read, which have their time; those
@@ -27,15 +27,9 @@ const CUT_OFF_WAIT: Duration = Duration::from_millis(20);
 #[derive(Debug, Default)]
 pub(super) struct Readers {
     reading: Mutex<Vec<Weak<One>>>,
-    /// Of answers that have not begun.
-    pub(super) of_answers: Looking,
-    /// Of operators.
-    pub(super) of_operators: Looking,
+    /// Held by who looks for one who gives way: the first that waits.
+    looking: tokio::sync::Mutex<()>,
 }
-
-/// Held by who looks for one who gives way: the first of its kind that waits.
-#[derive(Debug, Default)]
-pub(super) struct Looking(tokio::sync::Mutex<()>);
 
 /// That of one answer.
 #[derive(Debug, Default)]
@@ -51,18 +45,13 @@ struct State {
 impl Readers {
     /// Cuts off the readers that have stalled for `long`, the longest first, of answers that hold what is wanted, as long
     /// as somebody waits for this.
-    pub(super) async fn make_room(
-        &self,
-        Looking(looking): &Looking,
-        long: Duration,
-        holds: impl Fn(&One) -> bool,
-    ) -> Infallible {
-        let _looking = looking.lock().await;
+    pub(super) async fn make_room(&self, long: Duration) -> Infallible {
+        let _looking = self.looking.lock().await;
         loop {
             let longest = {
                 let reading = self.reading.lock();
                 let reading = reading.iter().filter_map(Weak::upgrade);
-                let reading = reading.filter(|one| holds(one));
+                let reading = reading.filter(|one| one.holds_room());
                 let stalled = reading.filter_map(|one| Some((one.stalled_since()?, one)));
                 stalled.min_by_key(|(since, _)| *since)
             };
@@ -97,7 +86,7 @@ impl One {
     }
 
     /// Whether it holds more of the share than next to nothing.
-    pub(super) fn holds_room(&self) -> bool {
+    fn holds_room(&self) -> bool {
         let ahead = AHEAD_BYTES / KIB - self.ahead.available_permits();
         self.group.initialized() || ahead > SMALL_BYTES / KIB
     }

@@ -2,7 +2,7 @@
 use arrow::array::{ArrayRef, UInt8Array};
 use datafusion::execution::memory_pool::GreedyMemoryPool;
 use dovetail_model::ProblemKind;
-use futures::{FutureExt as _, poll};
+use futures::FutureExt as _;
 use tokio_util::sync::CancellationToken;
 
 use super::*;
@@ -254,70 +254,17 @@ async fn an_answer_that_began_with_rows_is_not_refused_for_its_row_groups() {
 }
 
 #[tokio::test]
-async fn what_is_fetched_for_operators_waits_for_itself_and_for_no_reader() {
-    let (_pool, share) = of_two();
+async fn what_is_fetched_for_operators_waits_for_nobody_and_is_on_the_account() {
+    let (pool, share) = of_two();
     let [mut slow, mut other] = [(); 2].map(|()| share.answer().part(true));
     let _slow = slow.rows(&batch(AHEAD_BYTES)).await.unwrap();
     let _other = other.rows(&batch(AHEAD_BYTES)).await.unwrap();
-    let [answer, other] = [(); 2].map(|()| share.answer().fetched_for_operator());
-    let group = answer.hold(AHEAD_BYTES).await.unwrap();
-    let mut next = other.hold(AHEAD_BYTES);
-    assert!(poll!(&mut next).is_pending());
-    // Who takes rows of two together would wait for itself.
-    let both = answer.hold(AHEAD_BYTES).now_or_never();
-    assert!(poll!(&mut next).is_pending());
-    // What is next to nothing waits for nobody.
-    assert!(other.hold(SMALL_BYTES).now_or_never().is_some());
-    drop((group, both.unwrap()));
-    let next = soon(next).await.unwrap();
-    drop(next);
-    soon(answer.hold(AHEAD_BYTES)).await.unwrap();
-}
-
-/// Two scans of an operator wait behind another answer; the one whose turn comes is of no use without the other.
-#[tokio::test]
-async fn scans_of_an_operator_that_waits_for_both_come_together() {
-    let (_pool, share) = of_two();
-    let [first, joined, last] = [(); 3].map(|()| share.answer().fetched_for_operator());
-    let group = first.hold(AHEAD_BYTES).await.unwrap();
-    let mut one = joined.hold(AHEAD_BYTES);
-    assert!(poll!(&mut one).is_pending());
-    let mut between = last.hold(AHEAD_BYTES);
-    assert!(poll!(&mut between).is_pending());
-    let mut other = joined.hold(AHEAD_BYTES);
-    assert!(poll!(&mut other).is_pending());
-    drop(group);
-    let one = soon(one).await.unwrap();
-    let other = soon(other).await.unwrap();
-    assert!(poll!(&mut between).is_pending());
-    drop((one, other));
-    soon(between).await.unwrap();
-}
-
-/// As of a join that puts out what it reads.
-#[tokio::test]
-async fn a_stalled_reader_of_what_operators_hold_gives_way_to_operators() {
-    let (_pool, share) = of_two();
-    let memory = share.answer();
-    let group = memory
-        .fetched_for_operator()
-        .hold(AHEAD_BYTES)
-        .await
-        .unwrap();
-    let [cut_off, spared] = [(); 2].map(|()| CancellationToken::new());
-    memory.gives_way_by(cut_off.clone());
-    memory.handed();
-    // That holds something else.
-    let other = share.answer();
-    let _rows = other.part(true).rows(&batch(AHEAD_BYTES)).await.unwrap();
-    other.gives_way_by(spared.clone());
-    other.handed();
-    let waiting = share.answer().fetched_for_operator();
-    let mut waiting = waiting.hold(AHEAD_BYTES);
-    tokio::select! {
-        _ = &mut waiting => panic!("there is no room"),
-        () = cut_off.cancelled() => drop(group),
-    }
-    assert!(soon(waiting).await.is_ok());
-    assert!(!spared.is_cancelled());
+    let before = pool.reserved();
+    let answer = share.answer().fetched_for_operator();
+    let fetch = || answer.hold(AHEAD_BYTES).now_or_never().unwrap().unwrap();
+    let groups = [(); 3].map(|()| fetch());
+    // As far as that is not full.
+    assert_eq!(pool.reserved(), before + 2 * AHEAD_BYTES);
+    drop(groups);
+    assert_eq!(pool.reserved(), before);
 }
