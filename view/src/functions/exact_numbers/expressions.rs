@@ -257,7 +257,9 @@ fn of_window(mut call: WindowFunction, reads: &Reads) -> Result<Transformed<Expr
     if !is_shift {
         return Ok(Transformed::no(Expr::from(call)));
     }
-    let pair = [std::mem::take(value), std::mem::take(default)];
+    // A number with its text has the text for a name.
+    let number = std::mem::take(default).unalias_nested().data;
+    let pair = [std::mem::take(value), number];
     let pair = together(pair, Use::ChooseNumber, reads);
     let changed = pair.transformed;
     [*value, *default] = pair.data;

@@ -5,7 +5,9 @@ use std::sync::Arc;
 
 use datafusion::common::tree_node::Transformed;
 use datafusion::error::Result;
-use datafusion::logical_expr::{Expr, ExprSchemable, Join, LogicalPlan, Projection, Union};
+use datafusion::logical_expr::{
+    Expr, ExprSchemable, Join, JoinConstraint, LogicalPlan, Projection, Union,
+};
 
 use super::carried::numbers_of;
 use super::meeting::{Kind, Meeting, Use, double, meeting};
@@ -38,6 +40,10 @@ pub(super) fn joined(mut join: Join) -> Result<Transformed<LogicalPlan>> {
                 }
             }
         }
+    }
+    if changed {
+        // `USING` pairs nothing but columns.
+        join.join_constraint = JoinConstraint::On;
     }
     Ok(Transformed::new_transformed(
         LogicalPlan::Join(join),

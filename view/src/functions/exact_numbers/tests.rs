@@ -188,6 +188,16 @@ async fn an_alternative_to_a_decimal_is_the_number_that_is_written() {
         ("lag(w, 1, 0.5) OVER ()", DataType::Decimal128(38, 1), "0.5"),
         ("lag(d, 1, 1e300) OVER ()", DataType::Float64, "1e300"),
         ("lag(d, 1, 5) OVER ()", DataType::Decimal128(10, 2), "5.00"),
+        (
+            "lag(d, 1, 123456.7890123456789) OVER ()",
+            DataType::Decimal128(21, 13),
+            "123456.7890123456789",
+        ),
+        (
+            "lead(d, 1, -123456.7890123456789) OVER ()",
+            DataType::Decimal128(21, 13),
+            "-123456.7890123456789",
+        ),
         ("nvl2(x, d, 1.0)", DataType::Decimal128(10, 2), "4.48"),
         (
             "coalesce(w, 0.5)",
@@ -323,6 +333,8 @@ async fn columns_keep_their_names_and_plans_around_them_their_types() {
         "SELECT v FROM (SELECT coalesce(d, 0.5) AS v FROM {s}) GROUP BY v HAVING v = 4.48 ORDER BY v = 4.48",
         "SELECT a.d FROM {s} JOIN (SELECT d AS e, x FROM {s}) b ON d = e AND e = 4.48 AND d = b.x",
         "SELECT * FROM (SELECT d FROM {s}) a JOIN (SELECT x AS d FROM {s}) b USING (d)",
+        "SELECT DISTINCT x FROM {s} JOIN (VALUES (4.48)) AS v (d) USING (d)",
+        "SELECT DISTINCT d FROM {s} JOIN (VALUES (4.48), (1.5)) AS v (d) USING (d) ORDER BY d",
         "SELECT sum(CASE WHEN d = 4.48 THEN d ELSE 0.0 END) FILTER (WHERE d = 4.48) FROM {s}",
         "SELECT first_value(d) OVER (PARTITION BY d = 4.48 ORDER BY coalesce(d, 1.5)) FROM {s}",
         "SELECT percentile_cont(0.123456789012345678901) WITHIN GROUP (ORDER BY x) FROM {s}",
