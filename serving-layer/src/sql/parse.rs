@@ -6,7 +6,8 @@ use std::ops::ControlFlow;
 
 use datafusion::sql::parser::{DFParserBuilder, Statement as DfStatement};
 use datafusion::sql::sqlparser::ast::{
-    GroupByExpr, Query, SetExpr, Statement as SqlStatement, TableFactor, Visit as _, Visitor,
+    GroupByExpr, Join, JoinConstraint, JoinOperator, Query, Select, SetExpr,
+    Statement as SqlStatement, TableFactor, TableWithJoins, Visit as _, Visitor,
 };
 use datafusion::sql::sqlparser::tokenizer::{Location, Token, TokenWithSpan};
 use dovetail_model::{Problem, check_name};
@@ -241,11 +242,8 @@ pub(super) fn check_query(
         && let SqlStatement::Query(query) = sql.as_ref()
         && is_read_only(query)
     {
-        if samples(query) {
-            return Err(problem_at(
-                start,
-                "TABLESAMPLE would be ignored: take a part of the rows with a condition, such as WHERE random() < 0.1",
-            ));
+        if let Some(why) = misread(query) {
+            return Err(problem_at(start, why));
         }
         return match purpose {
             Purpose::Ask => Ok(()),
@@ -283,22 +281,48 @@ fn check_width(query: &Query, start: Location) -> Result<(), Problem> {
     ))
 }
 
-/// Whether TABLESAMPLE stands anywhere in `query`: the planner reads over it.
-fn samples(query: &Query) -> bool {
-    struct Samples;
-    impl Visitor for Samples {
-        type Break = ();
+/// Why `query` would be answered as if something else stood there, if anything in it is: the planner reads over a
+/// TABLESAMPLE, and of a key that USING joins it shows the left side, also where there is none.
+fn misread(query: &Query) -> Option<&'static str> {
+    struct Misread;
+    impl Visitor for Misread {
+        type Break = &'static str;
 
-        fn pre_visit_table_factor(&mut self, table: &TableFactor) -> ControlFlow<()> {
+        fn pre_visit_table_factor(&mut self, table: &TableFactor) -> ControlFlow<&'static str> {
             match table {
                 TableFactor::Table {
                     sample: Some(_), ..
-                } => ControlFlow::Break(()),
+                } => ControlFlow::Break(
+                    "TABLESAMPLE would be ignored: take a part of the rows with a condition, such as WHERE random() < 0.1",
+                ),
+                TableFactor::NestedJoin {
+                    table_with_joins, ..
+                } => check_joins(table_with_joins),
                 _ => ControlFlow::Continue(()),
             }
         }
+
+        fn pre_visit_select(&mut self, select: &Select) -> ControlFlow<&'static str> {
+            select.from.iter().try_for_each(check_joins)
+        }
     }
-    query.visit(&mut Samples).is_break()
+    query.visit(&mut Misread).break_value()
+}
+
+fn check_joins(tables: &TableWithJoins) -> ControlFlow<&'static str> {
+    let loses_keys = |join: &Join| {
+        use JoinOperator::{FullOuter, Right, RightOuter};
+        let (Right(how) | RightOuter(how) | FullOuter(how)) = &join.join_operator else {
+            return false;
+        };
+        matches!(how, JoinConstraint::Using(_) | JoinConstraint::Natural)
+    };
+    if tables.joins.iter().any(loses_keys) {
+        return ControlFlow::Break(
+            "a RIGHT or FULL JOIN with USING, or a NATURAL one, would show NULL for keys that the left side has not: write ON a.k = b.k, and coalesce(a.k, b.k) for the key",
+        );
+    }
+    ControlFlow::Continue(())
 }
 
 fn is_read_only(query: &Query) -> bool {
