@@ -64,7 +64,7 @@ pub use hooked::{Hook, Hooked};
 pub use keyed::KeyedStates;
 pub use predicate::Predicate;
 pub use run::Run;
-pub use state::bytes_of;
+pub use state::{batch as record_batch, bytes_of};
 pub use types::sql_type;
 pub use view::View;
 pub use words::{DecimalParts, is_of_a_pattern, words_of};

@@ -87,10 +87,7 @@ impl Layout {
             .find_map(|index| bare_output(parts, index, &output));
         for (index, measure) in parts.measures.iter().enumerate() {
             let bare = bare_output(parts, index, &output);
-            let counted = measure
-                .filter
-                .is_none()
-                .then(|| count_in_state(&measure.function));
+            let counted = count_in_state(&measure.function).filter(|_| measure.filter.is_none());
             let first = kept.len();
             for position in 0..measure.function.state_fields()?.len() {
                 if let Some(column) = bare {
@@ -101,7 +98,7 @@ impl Layout {
                 fields.push(stored_field(field, measure.function.name())?);
                 let column = fields.len() - 1;
                 kept.push(match events {
-                    Some(than) if counted == Some(Some(position)) => Kept::Fewer { column, than },
+                    Some(than) if counted == Some(position) => Kept::Fewer { column, than },
                     _ => Kept::State(column),
                 });
             }
@@ -197,7 +194,10 @@ impl Layout {
 }
 
 /// A batch that may have no columns at all.
-pub(crate) fn batch(
+///
+/// # Errors
+/// When the columns are not those of the schema, or not of so many rows.
+pub fn batch(
     schema: &SchemaRef,
     columns: Vec<ArrayRef>,
     rows: usize,

@@ -18,9 +18,7 @@ use std::fmt;
 use std::mem::replace;
 use std::sync::{Arc, OnceLock};
 
-use arrow::array::{
-    ArrayRef, BooleanArray, RecordBatch, RecordBatchOptions, UInt64Array, new_empty_array,
-};
+use arrow::array::{BooleanArray, RecordBatch, UInt64Array, new_empty_array};
 use arrow::compute::filter_record_batch;
 use arrow::datatypes::SchemaRef;
 use datafusion::common::cast::as_boolean_array;
@@ -39,7 +37,7 @@ use datafusion::physical_plan::{
 use dovetail_log::parquet_files::{Holder, accounted};
 use dovetail_model::{DataFile, Problem, ProblemKind};
 use dovetail_seam::{FileColumns, Generation};
-use dovetail_view::{CommonKeys, Finisher, Run, View, ViewError};
+use dovetail_view::{CommonKeys, Finisher, Run, View, ViewError, record_batch};
 use futures::stream::{self, BoxStream, StreamExt as _, TryStreamExt as _};
 
 use super::external;
@@ -304,13 +302,13 @@ impl Shared {
     /// The finished rows of a batch of a file, of which all columns were read.
     fn rows_of_file(&self, batch: &RecordBatch) -> Result<RecordBatch> {
         let columns = self.shown.iter().map(|i| Arc::clone(batch.column(*i)));
-        record_batch(&self.rows, columns.collect(), batch.num_rows())
+        record_batch(&self.rows, columns.collect(), batch.num_rows()).map_err(external)
     }
 
     /// The columns of `batch`, finished rows, that the question asks for.
     fn projected(&self, batch: &RecordBatch) -> Result<RecordBatch> {
         let columns = self.projection.iter().map(|i| Arc::clone(batch.column(*i)));
-        record_batch(&self.schema, columns.collect(), batch.num_rows())
+        record_batch(&self.schema, columns.collect(), batch.num_rows()).map_err(external)
     }
 
     /// One file's rows: a stream of finished batches.
@@ -361,7 +359,8 @@ impl Shared {
         let rows = reading.file(&self.source, file, &columns)?;
         let finish = move |batch: RecordBatch| {
             let (_, columns, rows) = batch.into_parts();
-            self.answered(&record_batch(&self.rows, columns, rows)?)
+            let rows = record_batch(&self.rows, columns, rows).map_err(external)?;
+            self.answered(&rows)
         };
         Ok(rows.map(move |batch| batch.and_then(&finish)).boxed())
     }
@@ -442,7 +441,7 @@ impl Shared {
                 *column = replaced(own, by.column(index), pairs)?;
             }
         }
-        record_batch(&schema, columns, count)
+        record_batch(&schema, columns, count).map_err(external)
     }
 
     /// What is answered of finished rows.
@@ -452,15 +451,6 @@ impl Shared {
             None => self.projected(output),
         }
     }
-}
-
-/// A batch that may have no columns at all.
-fn record_batch(schema: &SchemaRef, columns: Vec<ArrayRef>, rows: usize) -> Result<RecordBatch> {
-    let options = RecordBatchOptions::new().with_row_count(Some(rows));
-    let schema = Arc::clone(schema);
-    Ok(RecordBatch::try_new_with_options(
-        schema, columns, &options,
-    )?)
 }
 
 /// The rows of `batch` that match a predicate whose columns are found by name.
@@ -590,7 +580,7 @@ mod tests {
     use std::collections::BTreeMap;
     use std::sync::atomic::{AtomicUsize, Ordering};
 
-    use arrow::array::Int64Array;
+    use arrow::array::{ArrayRef, Int64Array};
     use arrow::compute::concat_batches;
     use chrono::DateTime;
     use datafusion::object_store::memory::InMemory;

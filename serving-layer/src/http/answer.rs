@@ -8,7 +8,7 @@
 
 use std::fmt::Write as _;
 
-use arrow::array::{RecordBatch, RecordBatchOptions};
+use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use axum::body::Body;
 use axum::http::{HeaderValue, header};
@@ -17,7 +17,7 @@ use bytes::Bytes;
 use datafusion::execution::SendableRecordBatchStream;
 use datafusion::execution::memory_pool::MemoryReservation;
 use dovetail_model::Problem;
-use dovetail_view::bytes_of;
+use dovetail_view::{bytes_of, record_batch};
 use futures::{StreamExt, stream};
 use tracing::warn;
 
@@ -163,10 +163,9 @@ impl Rows {
         let Some(batch) = self.patience.next_batch(&mut self.batches).await? else {
             return Ok(None);
         };
-        let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
-        RecordBatch::try_new_with_options(self.schema.clone(), batch.columns().to_vec(), &options)
-            .map(Some)
-            .map_err(Problem::internal)
+        let (_, columns, rows) = batch.into_parts();
+        let batch = record_batch(&self.schema, columns, rows);
+        batch.map(Some).map_err(Problem::internal)
     }
 
     /// The rest as chunks of a body; an error ends it without an end.
