@@ -19,6 +19,8 @@ use object_store::{
     PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
 };
 use parking_lot::Mutex;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 
 use super::support::*;
 use crate::CommittedBatch;
@@ -28,25 +30,70 @@ use crate::raw::{Compaction, RawError, RawLog, RawScan};
 
 type Random = Box<dyn FnMut() -> u64 + Send>;
 
-/// A store whose requests take turns at random.
+/// A store whose requests take turns at random, and are counted.
 pub(super) struct Turns {
     inner: InMemory,
     random: Mutex<Random>,
+    requests: watch::Sender<u64>,
 }
 
 impl Turns {
-    pub(super) fn store(seed: u64) -> Arc<dyn ObjectStore> {
+    pub(super) fn of(seed: u64) -> Arc<Self> {
         Arc::new(Self {
             inner: InMemory::new(),
             random: Mutex::new(Box::new(random(seed))),
+            requests: watch::Sender::new(0),
         })
     }
 
+    /// Claims the store by `claim` and acts meanwhile: `acts` are given what tells each of them when to begin.
+    pub(super) async fn during<C, A>(
+        &self,
+        claim: impl Future<Output = C>,
+        acts: impl FnOnce(Moments) -> A,
+    ) -> (C, A::Output)
+    where
+        A: Future,
+    {
+        let over = CancellationToken::new();
+        let moments = Moments {
+            requests: self.requests.subscribe(),
+            over: over.clone(),
+        };
+        let claim = async {
+            let _over = over.drop_guard();
+            claim.await
+        };
+        tokio::join!(Box::pin(claim), Box::pin(acts(moments)))
+    }
+
     async fn turn(&self) {
+        self.requests.send_modify(|requests| *requests += 1);
         let turns = (self.random.lock())() % 4;
         for _ in 0..turns {
             tokio::task::yield_now().await;
         }
+    }
+}
+
+/// When something begins that happens during a claim.
+#[derive(Clone)]
+pub(super) struct Moments {
+    requests: watch::Receiver<u64>,
+    over: CancellationToken,
+}
+
+impl Moments {
+    /// Acts once the store has been asked `requests` more, or the claim is made, if that is sooner. (What is counted is
+    /// the claim's progress: the time that it takes depends on the machine.)
+    pub(super) async fn after<T>(&self, requests: u64, act: impl Future<Output = T>) -> T {
+        let mut asked = self.requests.clone();
+        let from = *asked.borrow();
+        tokio::select! {
+            _ = asked.wait_for(|asked| *asked >= from + requests) => {}
+            () = self.over.cancelled() => {}
+        }
+        act.await
     }
 }
 
@@ -223,18 +270,11 @@ impl Oracle {
     }
 }
 
-/// Begins `act` some turns later: a claim takes many more requests than what it is to cut in two.
-pub(super) async fn later<T>(turns: u64, act: impl Future<Output = T>) -> T {
-    for _ in 0..turns {
-        tokio::task::yield_now().await;
-    }
-    act.await
-}
-
 /// How many acts were under way while the store was claimed, and how many of them came too late.
 async fn live(seed: u64) -> (usize, usize) {
     let mut random = random(seed);
-    let store = Turns::store(seed ^ 0xabcd);
+    let turns = Turns::of(seed ^ 0xabcd);
+    let store: Arc<dyn ObjectStore> = Arc::clone(&turns) as _;
     let def = plain();
     let mut oracle = Oracle::default();
     let mut processes = vec![Process::claim(&store, &def, "d0").await];
@@ -273,11 +313,15 @@ async fn live(seed: u64) -> (usize, usize) {
         let owner = format!("d{}", step + 1);
         let (name, tag) = (format!("c{step}"), step * 100 + 99);
         let old = &processes[newest];
-        let (new, archived, committed) = tokio::join!(
-            Process::claim(&store, &def, &owner),
-            later(random() % 120, old.archive(&def, tag)),
-            later(random() % 20, old.commit(&name))
-        );
+        let (archive_at, commit_at) = (random() % 120, random() % 20);
+        let (new, (archived, committed)) = turns
+            .during(Process::claim(&store, &def, &owner), async |moments| {
+                tokio::join!(
+                    moments.after(archive_at, old.archive(&def, tag)),
+                    moments.after(commit_at, old.commit(&name))
+                )
+            })
+            .await;
         acts += 2;
         fenced += usize::from(is_superseded(&archived)) + usize::from(!committed);
         oracle.archived(archived, tag);

@@ -13,7 +13,7 @@ use dovetail_model::{
 use futures::future::join_all;
 use object_store::ObjectStore;
 
-use super::fencing::{Turns, later};
+use super::fencing::Turns;
 use super::support::*;
 use crate::CommittedBatch;
 use crate::catalog::tests::random;
@@ -75,7 +75,8 @@ fn members(count: usize) -> Vec<Share> {
 /// How many archives were under way at a change of members, and how many of them came too late.
 async fn live(seed: u64) -> (usize, usize) {
     let mut random = random(seed);
-    let store = Turns::store(seed ^ 0x5ea7);
+    let turns = Turns::of(seed ^ 0x5ea7);
+    let store: Arc<dyn ObjectStore> = Arc::clone(&turns) as _;
     let def = plain();
     let clock = Arc::new(ManualClock::at(1_700_000_000_000_000));
     let owner = RawLog::open(Arc::clone(&store), root(), &def, StoreEpoch(1), clock);
@@ -88,9 +89,12 @@ async fn live(seed: u64) -> (usize, usize) {
         let joining = members(count).into_iter();
         let joining = join_all(joining.map(|share| Member::join(&store, &def, epoch, share)));
         // Those of the last epoch are at work still: each archive lands before the claim, or not at all.
-        let turns = random() % 6000;
-        let leaving = join_all(old.iter().map(|member| later(turns, member.archive(&def))));
-        let (new, left) = tokio::join!(joining, leaving);
+        let (new, left) = turns
+            .during(joining, async |moments| {
+                let leave = |member| moments.after(random() % 1500, Member::archive(member, &def));
+                join_all(old.iter().map(leave)).await
+            })
+            .await;
         acts += left.len();
         for result in left {
             match result {
