@@ -49,6 +49,9 @@ impl QuerySession {
             .with_default_catalog_and_schema(CATALOG, SCHEMA)
             .with_create_default_catalog_and_schema(false)
             .with_information_schema(false)
+            // A file that repartitioning spills into takes one batch: tasks that go on to write into shared ones wait for
+            // one another for ever (DataFusion's issue 24883, of 55.2).
+            .set_usize("datafusion.execution.max_spill_file_size_bytes", 1)
             // Errors of planning say where.
             .set_bool("datafusion.sql_parser.collect_spans", true)
             .set_bool("datafusion.sql_parser.map_string_types_to_utf8view", false);
@@ -157,4 +160,70 @@ pub(crate) fn read_only() -> SQLOptions {
         .with_allow_ddl(false)
         .with_allow_dml(false)
         .with_allow_statements(false)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::ops::Range;
+    use std::time::Duration;
+
+    use arrow::array::{ArrayRef, Int64Array, StringViewArray};
+    use arrow::record_batch::RecordBatch;
+    use datafusion::datasource::MemTable;
+    use datafusion::execution::memory_pool::GreedyMemoryPool;
+    use datafusion::execution::runtime_env::RuntimeEnvBuilder;
+    use datafusion::physical_plan::{ExecutionPlan, collect};
+    use dovetail_log::parquet_files::register_store;
+    use object_store::memory::InMemory;
+
+    use super::*;
+
+    fn events(ids: Range<i64>) -> RecordBatch {
+        let text = |id: i64| format!("{:032}", id % 337);
+        let columns: [(_, ArrayRef); 2] = [
+            (
+                "g",
+                Arc::new(ids.clone().map(|id| id % 13).collect::<Int64Array>()),
+            ),
+            (
+                "t",
+                Arc::new(StringViewArray::from_iter_values(ids.map(text))),
+            ),
+        ];
+        RecordBatch::try_from_iter(columns).unwrap()
+    }
+
+    fn spills(plan: &Arc<dyn ExecutionPlan>) -> usize {
+        let own = plan.metrics().and_then(|metrics| metrics.spill_count());
+        own.unwrap_or(0) + plan.children().into_iter().map(spills).sum::<usize>()
+    }
+
+    /// DataFusion's repartitioning waits for ever when two tasks spill into one pool of files that both of them go on to
+    /// write (its issue 24883): in our sessions a file takes one batch.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+    async fn partitions_that_spill_at_once_do_not_wait_for_one_another() {
+        let runtime = RuntimeEnvBuilder::new()
+            .with_memory_pool(Arc::new(GreedyMemoryPool::new(3 << 20)))
+            .build_arc()
+            .unwrap();
+        register_store(&runtime, Arc::new(InMemory::new()));
+        let session = QuerySession::new(runtime, 2).unwrap();
+        let halves = [0..20_000, 20_000..40_000];
+        let halves = halves.map(|ids| ids.step_by(64).map(|id| events(id..id + 64)).collect());
+        let table = MemTable::try_new(events(0..0).schema(), halves.into()).unwrap();
+        let tables = vec![("events".to_owned(), Arc::new(table) as _)];
+        let state = session.state(tables, BATCH_BYTES / 64).unwrap();
+        let mut spilled = 0;
+        for _ in 0..60 {
+            let sql = "SELECT g, count(DISTINCT t) FROM events GROUP BY g";
+            let plan = state.create_logical_plan(sql).await.unwrap();
+            let plan = state.create_physical_plan(&plan).await.unwrap();
+            let answer = collect(Arc::clone(&plan), state.task_ctx());
+            let answer = tokio::time::timeout(Duration::from_secs(60), answer).await;
+            let answer = answer.expect("it goes on").unwrap();
+            assert_eq!(answer.iter().map(RecordBatch::num_rows).sum::<usize>(), 13);
+            spilled += spills(&plan);
+        }
+        assert!(spilled > 0);
+    }
 }
