@@ -18,6 +18,7 @@ mod query;
 mod replaced;
 mod rules;
 mod session;
+mod settled;
 mod snapshot;
 mod stream_table;
 mod view_table;

@@ -309,6 +309,17 @@ impl Operators {
         })
     }
 
+    /// The states of one batch whose keys are unique, with others merged into them as [`Self::finish_with`] does.
+    pub(crate) fn merge_with(
+        &self,
+        states: &RecordBatch,
+        others: &[(RecordBatch, Vec<usize>)],
+    ) -> Result<RecordBatch, ViewError> {
+        let mut columns = states.columns()[..self.groups.len()].to_vec();
+        columns.extend(self.table_with(states, others)?.into_states()?);
+        batch(&self.state_schema, columns, states.num_rows())
+    }
+
     /// States of which `measured` has all but the keys, which stand in these rows of `states`.
     fn with_keys_of(
         &self,
@@ -348,6 +359,16 @@ impl Operators {
         states: &RecordBatch,
         others: &[(RecordBatch, Vec<usize>)],
     ) -> Result<RecordBatch, ViewError> {
+        let table = self.table_with(states, others)?;
+        self.emit_output(table, states.columns()[..self.groups.len()].to_vec())
+    }
+
+    /// The groups of `states`, in order, with others merged into them.
+    fn table_with(
+        &self,
+        states: &RecordBatch,
+        others: &[(RecordBatch, Vec<usize>)],
+    ) -> Result<Table, ViewError> {
         let mut table = self.table_of(Groups::Told(0))?;
         table.tell_each(states.num_rows());
         self.merge_into(&mut table, states)?;
@@ -355,7 +376,7 @@ impl Operators {
             table.tell(rows.clone(), states.num_rows());
             self.merge_columns(&mut table, measured.columns())?;
         }
-        self.emit_output(table, states.columns()[..self.groups.len()].to_vec())
+        Ok(table)
     }
 
     fn table(&self) -> Result<Table> {

@@ -341,6 +341,19 @@ impl View {
         self.layout.measured_of_file(file, rows)
     }
 
+    /// `states`, whose keys are unique and grouped, with `others` merged into them, in their order: as
+    /// [`Finisher::finish_with`] takes both, and does before it finishes.
+    ///
+    /// # Errors
+    /// When a batch has another schema, or states cannot be merged.
+    pub fn merge_with(
+        &self,
+        states: &RecordBatch,
+        others: &[(RecordBatch, Vec<usize>)],
+    ) -> Result<RecordBatch, ViewError> {
+        self.operators.merge_with(states, others)
+    }
+
     /// The finished rows in rows of a file, in their order. The batch may hold the whole file or only
     /// [`Self::file_output_columns`].
     ///

@@ -12,6 +12,8 @@
 //!   file 1: no key of M inside   ──► finished columns as they are
 //!   file 2: keys of M inside     ──► its rows, the touched ones replaced by finish(their states ∪ M) ∪ finish(new keys)
 //! ```
+//!
+//! Who reads all of the same generation and runs again finds what became of it in [`settled`](super::settled).
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -43,6 +45,7 @@ use futures::stream::{self, BoxStream, StreamExt as _, TryStreamExt as _};
 use super::external;
 use super::interrupt::Interrupt;
 use super::replaced::replaced;
+use super::settled::{SettledFile, Settlement, Settlements, Settling};
 use super::snapshot::USERS_PAUSE_S;
 
 /// A generation and the runs to merge with it.
@@ -107,6 +110,8 @@ struct Shared {
     finisher: Finisher,
     schema: SchemaRef,
     merged: OnceLock<std::result::Result<Merged, String>>,
+    /// For a read of all groups that is not the first one of its generation and runs.
+    settled: Option<(Arc<Settlements>, Arc<Settlement>)>,
 }
 
 /// What one execution goes by.
@@ -179,6 +184,7 @@ impl MergedScan {
             shown,
             schema,
             merged: OnceLock::new(),
+            settled: None,
         };
         Ok(Self {
             shared: Arc::new(shared),
@@ -188,6 +194,22 @@ impl MergedScan {
             properties: Arc::new(properties),
             metrics: ExecutionPlanMetricsSet::new(),
         })
+    }
+
+    /// The same, which keeps what it finds if it reads everything, and not for the first time.
+    pub(super) fn settled(mut self, settlements: Option<Arc<Settlements>>) -> Self {
+        let Some(shared) = Arc::get_mut(&mut self.shared) else {
+            return self;
+        };
+        let source = &shared.source;
+        let is_whole = shared.predicate.is_none() && self.limit.is_none();
+        if is_whole && !source.runs.is_empty() && !shared.view().keys().is_empty() {
+            shared.settled = settlements.and_then(|settlements| {
+                let settlement = settlements.asked(&source.generation, &source.runs)?;
+                Some((settlements, settlement))
+            });
+        }
+        self
     }
 
     /// The same, looking at `interrupt` between the batches of a file and before what takes long; `holder` is asked before
@@ -325,11 +347,22 @@ impl Shared {
         if self.source.runs.is_empty() {
             return self.read_untouched(file, &reading);
         }
+        let settled = self.settled.as_ref();
+        let kept = settled.and_then(|(_, settlement)| settlement.file(slot.index));
+        match kept {
+            Some(kept) if kept.is_empty() => return self.read_untouched(file, &reading),
+            Some(kept) => return self.read_settled(file, kept, &reading),
+            None => {}
+        }
         let incoming = self.merged()?.part(slot.index);
+        let settling = settled.map(|(all, settlement)| Settling::new(all, settlement, slot.index));
         if incoming.num_rows() == 0 {
+            if let Some(settling) = settling {
+                settling.keep(incoming.schema_ref());
+            }
             return self.read_untouched(file, &reading);
         }
-        self.read_touched(file, incoming, reading)
+        self.read_touched(file, incoming, settling, &reading)
     }
 
     /// The finished rows of the runs alone: they are in no order, as nothing is to be found among them.
@@ -369,24 +402,31 @@ impl Shared {
         self: Arc<Self>,
         file: &DataFile,
         incoming: RecordBatch,
-        reading: Reading,
+        settling: Option<Settling>,
+        reading: &Reading,
     ) -> Result<BoxStream<'static, Result<RecordBatch>>> {
         let rows = reading.file(&self.source, file, &FileColumns::All)?;
         // Both sides are in order: behind a batch of the file, what is incoming up to its last key is done.
-        let batches = stream::try_unfold((rows, incoming), move |(mut rows, incoming)| {
+        let begin = (rows, incoming, settling);
+        let batches = stream::try_unfold(begin, move |(mut rows, incoming, mut settling)| {
             let shared = Arc::clone(&self);
             async move {
                 let Some(batch) = rows.next().await else {
+                    if let Some(mut settling) = settling
+                        && settling.add(0, incoming.clone(), &[])
+                    {
+                        settling.keep(incoming.schema_ref());
+                    }
                     if incoming.num_rows() == 0 {
                         return Ok(None);
                     }
                     let last = shared.finisher.finish_unique(&incoming);
                     let last = shared.answered(&shared.explained(last)?)?;
-                    return Ok(Some((vec![last], (rows, incoming.slice(0, 0)))));
+                    return Ok(Some((vec![last], (rows, incoming.slice(0, 0), None))));
                 };
-                let (output, passed) = shared.merge_batch(batch?, &incoming)?;
+                let (output, passed) = shared.merge_batch(batch?, &incoming, &mut settling)?;
                 let left = incoming.slice(passed, incoming.num_rows() - passed);
-                Ok::<_, DataFusionError>(Some((output, (rows, left))))
+                Ok::<_, DataFusionError>(Some((output, (rows, left, settling))))
             }
         });
         let batches = batches.map_ok(|batches| stream::iter(batches.into_iter().map(Ok)));
@@ -399,32 +439,90 @@ impl Shared {
         &self,
         batch: RecordBatch,
         incoming: &RecordBatch,
+        settling: &mut Option<Settling>,
     ) -> Result<(Vec<RecordBatch>, usize)> {
         let view = self.view();
         let CommonKeys { pairs, passed } = view.common_keys(&batch, incoming).map_err(external)?;
         let rows = self.rows_of_file(&batch)?;
-        if passed == 0 {
-            return Ok((vec![self.answered(&rows)?], 0));
-        }
+        let incoming = incoming.slice(0, passed);
         let mut touched = vec![];
         if !pairs.is_empty() {
             let of_file = UInt64Array::from_iter_values(pairs.iter().map(|(row, _)| *row as u64));
             let states = view.measured_of_file(&batch, &of_file).map_err(external)?;
             touched.push((states, pairs.iter().map(|(_, row)| *row).collect()));
         }
-        let finished = self
-            .finisher
-            .finish_with(&incoming.slice(0, passed), touched);
-        let finished = self.explained(finished)?;
         drop(batch);
-        let mut output = vec![self.answered(&self.replaced(rows, &finished, &pairs)?)?];
-        if pairs.len() < passed {
-            let mut is_new = vec![true; passed];
+        let merged = settling.take().and_then(|mut open| {
+            // What cannot be merged is explained below.
+            let states = view.merge_with(&incoming, &touched).ok()?;
+            *settling = open
+                .add(rows.num_rows(), states.clone(), &pairs)
+                .then_some(open);
+            Some(states)
+        });
+        let finished = match merged {
+            Some(states) => self.finisher.finish_unique(&states),
+            None if passed == 0 => return Ok((vec![self.answered(&rows)?], 0)),
+            None => self.finisher.finish_with(&incoming, touched),
+        };
+        let finished = self.explained(finished)?;
+        Ok((self.in_place(rows, &finished, &pairs)?, passed))
+    }
+
+    fn read_settled(
+        self: Arc<Self>,
+        file: &DataFile,
+        kept: Arc<SettledFile>,
+        reading: &Reading,
+    ) -> Result<BoxStream<'static, Result<RecordBatch>>> {
+        let columns = FileColumns::Some(self.shown.clone());
+        let rows = reading.file(&self.source, file, &columns)?;
+        // Of the file's rows and of what is kept, how many are done.
+        let begin = (rows, 0, 0);
+        let batches = stream::try_unfold(begin, move |(mut rows, row, done)| {
+            let (shared, kept) = (Arc::clone(&self), Arc::clone(&kept));
+            async move {
+                let Some(batch) = rows.next().await else {
+                    if done == kept.len() {
+                        return Ok(None);
+                    }
+                    let (states, _) = kept.groups(done..kept.len());
+                    let last = shared.finisher.finish_unique(&states);
+                    let last = shared.answered(&shared.explained(last)?)?;
+                    return Ok(Some((vec![last], (rows, row, kept.len()))));
+                };
+                let (_, columns, count) = batch?.into_parts();
+                let batch = record_batch(&shared.rows, columns, count).map_err(external)?;
+                let through = kept.before(row + count);
+                let (states, places) = kept.groups(done..through);
+                let finished = shared.explained(shared.finisher.finish_unique(&states))?;
+                let places = places.iter().enumerate().filter(|(_, place)| !place.is_new);
+                let pairs = places.map(|(group, place)| (place.row - row, group));
+                let pairs: Vec<(usize, usize)> = pairs.collect();
+                let output = shared.in_place(batch, &finished, &pairs)?;
+                Ok::<_, DataFusionError>(Some((output, (rows, row + count, through))))
+            }
+        });
+        let batches = batches.map_ok(|batches| stream::iter(batches.into_iter().map(Ok)));
+        Ok(batches.try_flatten().boxed())
+    }
+
+    /// What is answered of finished `rows` with the groups of `by` in their places: of those that are in no pair, behind
+    /// them.
+    fn in_place(
+        &self,
+        rows: RecordBatch,
+        by: &RecordBatch,
+        pairs: &[(usize, usize)],
+    ) -> Result<Vec<RecordBatch>> {
+        let mut output = vec![self.answered(&self.replaced(rows, by, pairs)?)?];
+        if pairs.len() < by.num_rows() {
+            let mut is_new = vec![true; by.num_rows()];
             pairs.iter().for_each(|(_, row)| is_new[*row] = false);
-            let new = filter_record_batch(&finished, &BooleanArray::from(is_new))?;
+            let new = filter_record_batch(by, &BooleanArray::from(is_new))?;
             output.push(self.answered(&new)?);
         }
-        Ok((output, passed))
+        Ok(output)
     }
 
     /// Finished `rows` with some replaced: for each pair, row `.0` by row `.1` of `by`, which is of the same group.
@@ -576,180 +674,4 @@ impl ExecutionPlan for MergedScan {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::collections::BTreeMap;
-    use std::sync::atomic::{AtomicUsize, Ordering};
-
-    use arrow::array::{ArrayRef, Int64Array};
-    use arrow::compute::concat_batches;
-    use chrono::DateTime;
-    use datafusion::object_store::memory::InMemory;
-    use datafusion::object_store::{ObjectStore, ObjectStoreExt as _};
-    use datafusion::parquet::arrow::ArrowWriter;
-    use datafusion::prelude::SessionContext;
-    use dovetail_log::parquet_files::{Note, register_store};
-    use dovetail_model::{
-        Column, ColumnType, Manifest, Offset, Position, Span, StreamSchema, UnknownColumns, ViewDef,
-    };
-    use dovetail_seam::Generation;
-    use futures::FutureExt as _;
-    use futures::future::BoxFuture;
-
-    use super::*;
-    use crate::held::AnswerMemory;
-
-    const SQL: &str = "SELECT n, count(*) AS c FROM events GROUP BY n";
-    /// More groups than a batch of a scan has rows.
-    const GROUPS: i64 = 20_000;
-
-    fn view() -> Arc<View> {
-        let schema = StreamSchema {
-            columns: vec![Column {
-                name: "n".to_owned(),
-                column_type: ColumnType::BigInt,
-                nullable: false,
-            }],
-            event_time: None,
-            unknown_columns: UnknownColumns::Ignore,
-        };
-        let streams = BTreeMap::from([("events".to_owned(), schema)]);
-        Arc::new(View::compile(SQL, &streams).unwrap())
-    }
-
-    /// One event of each of these numbers, as a run.
-    fn run(view: &View, numbers: std::ops::Range<i64>, offsets: (u64, u64)) -> Arc<Run> {
-        let column: ArrayRef = Arc::new(Int64Array::from_iter_values(numbers));
-        let events = RecordBatch::try_from_iter([("n", column)]).unwrap();
-        let (from, to) = offsets;
-        let span = Span::new(Position::single(Offset(from)), Position::single(Offset(to)));
-        Arc::new(view.accumulate(&events, span.unwrap()).unwrap())
-    }
-
-    /// A generation of one file, and runs behind it or none.
-    async fn scan(is_touched: bool) -> (MergedScan, Arc<TaskContext>) {
-        scan_of(is_touched, None).await
-    }
-
-    async fn scan_of(
-        is_touched: bool,
-        columns: Option<Vec<usize>>,
-    ) -> (MergedScan, Arc<TaskContext>) {
-        let view = view();
-        let groups = run(&view, 0..GROUPS, (0, GROUPS as u64));
-        let states = arrow::compute::concat_batches(&view.state_schema(), groups.states()).unwrap();
-        let rows = view.to_file(&states).unwrap();
-        let mut file = vec![];
-        let mut writer = ArrowWriter::try_new(&mut file, view.file_schema(), None).unwrap();
-        writer.write(&rows).unwrap();
-        writer.close().unwrap();
-        let keys = view.encode_keys(&states).unwrap();
-        let key = |row: usize| {
-            let bytes = keys.row(row).data().iter();
-            bytes.map(|byte| format!("{byte:02x}")).collect::<String>()
-        };
-        let id: dovetail_model::ViewId = "v1".parse().unwrap();
-        let def = ViewDef {
-            id: id.clone(),
-            name: "v".to_owned(),
-            stream: "k3f".parse().unwrap(),
-            sql: SQL.to_owned(),
-            recompute: None,
-            recompute_after: Default::default(),
-            refresh_s: None,
-            version: 1,
-            definition_hash: view.definition_hash().to_owned(),
-            defined_at: DateTime::UNIX_EPOCH,
-        };
-        let mut manifest = Manifest::empty(&def, view.state_fingerprint());
-        manifest.files = vec![DataFile {
-            path: "files/one.parquet".to_owned(),
-            rows: rows.num_rows() as u64,
-            bytes: file.len() as u64,
-            decoded_bytes: None,
-            checksum: String::new(),
-            first_key: key(0),
-            last_key: key(rows.num_rows() - 1),
-        }];
-        let store = InMemory::new();
-        let path = format!("{}/files/one.parquet", Generation::view_root(&id));
-        store.put(&path.into(), file.into()).await.unwrap();
-        let ctx = SessionContext::new();
-        let store: Arc<dyn ObjectStore> = Arc::new(store);
-        register_store(&ctx.runtime_env(), store);
-        let after = (GROUPS as u64, GROUPS as u64 + 3);
-        let source = ViewSource {
-            generation: Arc::new(Generation::new(Arc::new(manifest), Arc::clone(&view))),
-            runs: if is_touched {
-                vec![run(&view, 5..8, after)]
-            } else {
-                vec![]
-            },
-            merged: true,
-        };
-        let scan = MergedScan::new("v", source, columns, None, None, 1).unwrap();
-        (scan, ctx.task_ctx())
-    }
-
-    /// Counts what is fetched.
-    #[derive(Debug, Default)]
-    struct Fetched(AtomicUsize);
-
-    impl Holder for Fetched {
-        fn hold(&self, bytes: usize) -> BoxFuture<'_, Result<Note>> {
-            self.0.fetch_add(bytes, Ordering::Relaxed);
-            async { Ok(Box::new(()) as Note) }.boxed()
-        }
-    }
-
-    #[tokio::test]
-    async fn columns_that_nobody_asks_for_are_not_fetched() {
-        let mut fetched = vec![];
-        for columns in [vec![0], vec![0, 1], vec![1, 0], vec![1], vec![]] {
-            let (scan, context) = scan_of(false, Some(columns.clone())).await;
-            let bytes = Arc::new(Fetched::default());
-            let holder: Arc<dyn Holder> = Arc::clone(&bytes) as _;
-            let scan = scan.watched(&Interrupt::idle(), &holder);
-            let rows = scan.execute(0, context).unwrap();
-            let rows: Vec<RecordBatch> = rows.try_collect().await.unwrap();
-            let rows = concat_batches(&scan.schema(), &rows).unwrap();
-            assert_eq!(rows.num_rows() as i64, GROUPS);
-            let numbers: ArrayRef = Arc::new(Int64Array::from_iter_values(0..GROUPS));
-            let ones: ArrayRef = Arc::new(Int64Array::from_value(1, GROUPS as usize));
-            let expected = columns.iter().map(|column| [&numbers, &ones][*column]);
-            assert!(rows.columns().iter().eq(expected), "{columns:?}");
-            fetched.push(bytes.0.load(Ordering::Relaxed));
-        }
-        let [key, both, turned, with_key, nothing] = fetched[..] else {
-            unreachable!("five");
-        };
-        assert!(key < both, "{key} of {both} bytes");
-        assert_eq!([turned, with_key, nothing], [both, both, key]);
-    }
-
-    #[tokio::test]
-    async fn a_scan_that_nobody_waits_for_reads_no_further() {
-        for is_touched in [false, true] {
-            let (scan, context) = scan(is_touched).await;
-            let interrupt = Interrupt::idle();
-            let nobody = AnswerMemory::default().fetched_for_reader();
-            let scan = scan.watched(&interrupt, &nobody);
-            let whole: Vec<RecordBatch> = scan
-                .execute(0, Arc::clone(&context))
-                .unwrap()
-                .try_collect()
-                .await
-                .unwrap();
-            let rows: usize = whole.iter().map(RecordBatch::num_rows).sum();
-            assert_eq!(rows as i64, GROUPS);
-            assert!(whole.len() > 2, "it is read in batches");
-
-            let mut rows = scan.execute(0, Arc::clone(&context)).unwrap();
-            if !is_touched {
-                rows.next().await.unwrap().unwrap();
-            }
-            interrupt.gone.cancel();
-            let error = rows.next().await.unwrap().unwrap_err();
-            assert!(error.to_string().contains("nobody waits"), "{error}");
-        }
-    }
-}
+mod tests;

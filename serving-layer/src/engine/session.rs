@@ -20,6 +20,7 @@ use dovetail_log::parquet_files::store_url;
 use object_store::ObjectStore;
 
 use super::rules;
+use super::settled::Settlements;
 
 /// The catalog and schema that our tables are in.
 const CATALOG: &str = "dovetail";
@@ -54,7 +55,8 @@ impl QuerySession {
             .set_usize("datafusion.execution.max_spill_file_size_bytes", 1)
             // Errors of planning say where.
             .set_bool("datafusion.sql_parser.collect_spans", true)
-            .set_bool("datafusion.sql_parser.map_string_types_to_utf8view", false);
+            .set_bool("datafusion.sql_parser.map_string_types_to_utf8view", false)
+            .with_extension(Arc::new(Settlements::new(&runtime.memory_pool)));
         let pool = Arc::clone(&runtime.memory_pool);
         let state = SessionStateBuilder::new()
             .with_config(config)

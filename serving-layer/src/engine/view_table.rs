@@ -136,6 +136,6 @@ impl TableProvider for ViewTable {
             limit,
             partitions,
         )?;
-        Ok(Arc::new(scan))
+        Ok(Arc::new(scan.settled(session.config().get_extension())))
     }
 }
