@@ -18,6 +18,7 @@
 //! Collaborators: the speed layer calls the operations in memory, the batch layer runs the plans, the
 //! serving layer finishes. Non-goals: where events come from and where files go.
 
+mod adjacent;
 mod aggregates;
 mod checks;
 mod common_keys;

@@ -283,10 +283,7 @@ impl Shared {
         let states = match runs.as_slice() {
             [] => RecordBatch::new_empty(schema),
             [one] => arrow::compute::concat_batches(&schema, one.states())?,
-            many => arrow::compute::concat_batches(
-                &schema,
-                view.merge(many).map_err(external)?.states(),
-            )?,
+            many => view.merge_in_order(many).map_err(external)?,
         };
         let mut through = vec![];
         if let Some((_, files)) = self.source.generation.manifest().files.split_last() {
