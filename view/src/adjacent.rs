@@ -23,7 +23,7 @@ impl View {
     /// When a run does not start where the one before it ends, or states cannot be merged.
     pub fn merge_in_order(&self, adjacent: &[Arc<Run>]) -> Result<RecordBatch, ViewError> {
         let schema = self.state_schema();
-        if let [] = adjacent {
+        if adjacent.is_empty() {
             return Ok(RecordBatch::new_empty(schema));
         }
         if let Some(states) = self.merge_into_largest(adjacent)? {
