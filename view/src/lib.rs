@@ -19,6 +19,7 @@
 //! serving layer finishes. Non-goals: where events come from and where files go.
 
 mod aggregates;
+pub mod calendar;
 mod checks;
 mod common_keys;
 mod compile;

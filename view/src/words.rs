@@ -10,6 +10,7 @@ mod memory;
 mod operators;
 mod overflows;
 mod patterns;
+mod times;
 mod typed;
 
 use std::collections::HashSet;
@@ -24,6 +25,7 @@ pub use overflows::DecimalParts;
 use overflows::does_not_fit;
 use patterns::broken;
 pub use patterns::is_of_a_pattern;
+use times::outside_calendar;
 use typed::split_list;
 pub(crate) use typed::with_sql_types;
 
@@ -72,6 +74,7 @@ fn words(error: &DataFusionError, allowed: impl Fn(&str) -> bool) -> String {
         .or_else(|| exhausted(&text))
         .or_else(|| broken(&text))
         .or_else(|| does_not_fit(&text))
+        .or_else(|| outside_calendar(&text))
         .or_else(|| misplaced_subquery(&text))
         .or_else(|| too_deep(&text))
         .unwrap_or_else(|| with_sql_types(&text));
