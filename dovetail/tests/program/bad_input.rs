@@ -317,6 +317,12 @@ async fn each_is_refused_with_what_and_where_and_the_way_out() {
     let xml = [("accept", "application/xml")];
     let expected = (406, "`Accept` allows none of our formats: application/json");
     refused(&calls, Method::GET, "/v1/views/sums", &xml, "", expected).await;
+    for weight in ["q=2", "q=abc", "q=0.1234"] {
+        let weighed = format!("application/json;{weight}");
+        let said = format!("`Accept` has `{weighed}`, whose weight `{weight}` is none");
+        let (path, accept) = ("/v1/views/sums", [("accept", weighed.as_str())]);
+        refused(&calls, Method::GET, path, &accept, "", (400, &said)).await;
+    }
     // Nothing of all this has left a trace.
     let rows = calls.rows("SELECT count(*) AS n FROM events", json!({}));
     assert_eq!(rows.await.unwrap(), [json!({"n": 0})]);
@@ -524,6 +530,13 @@ async fn a_token_says_which_stream_and_how_far() {
         refused(&calls, Method::GET, &path, &[], "", expected).await
     };
     rows(&other, (400, "but the question does not read that stream")).await;
+    let id = ours.split(['~', ':']).nth(1).unwrap();
+    let said = format!("but the stream with the id `{id}` is `events`: give a token as");
+    for name in ["others", "nobody"] {
+        let renamed = ours.replace("events~", &format!("{name}~"));
+        let problem = rows(&renamed, (400, &said)).await;
+        assert_eq!(problem["after"], json!(renamed));
+    }
     let none = ours.replace("0@0", "7@5");
     let problem = rows(&none, (400, "that stream has no partition 7")).await;
     assert_eq!(problem["after"], json!(none));
