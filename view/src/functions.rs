@@ -39,6 +39,7 @@ pub use avg::Avg;
 pub use bounded::BoundedCalls;
 pub use checked::CheckedNumbers;
 pub(crate) use checked::wraps;
+pub(crate) use exact_numbers::digits_of_call;
 pub use exact_numbers::{ExactNumbers, keep_digits, number_of_json};
 pub use median::Median;
 pub use min_max::MinMax;

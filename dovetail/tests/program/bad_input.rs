@@ -177,6 +177,51 @@ const STATEMENTS: &[(&str, u16, &str)] = &[
         400,
         "there is no function `repeat`",
     ),
+    (
+        "SELECT \"N\" FROM events",
+        400,
+        "line 1, column 8: there is no column `N`; perhaps `events.n` is meant: names are lower case unless they stand in double quotes; there are events.at",
+    ),
+    (
+        "WITH q AS (SELECT n AS \"Big\" FROM events) SELECT q.Big FROM q",
+        400,
+        "there is no column `q.big`; perhaps `q.\"Big\"` is meant: names are lower case unless",
+    ),
+    (
+        "SELECT 9223372036854775807 + 1",
+        400,
+        "`9223372036854775807 + 1` does not fit BIGINT: compute with CAST(… AS DECIMAL(38, 0)), or with CAST(… AS DOUBLE)",
+    ),
+    (
+        "SELECT -CAST(-9223372036854775808 AS BIGINT)",
+        400,
+        "`-(-9223372036854775808)` does not fit BIGINT: compute with CAST(… AS DECIMAL(38, 0)), or with CAST(… AS DOUBLE)",
+    ),
+    (
+        "SELECT abs(CAST(-9223372036854775808 AS BIGINT))",
+        400,
+        "`abs(-9223372036854775808)` does not fit BIGINT: compute with CAST(… AS DECIMAL(38, 0)), or with CAST(… AS DOUBLE)",
+    ),
+    (
+        "SELECT CAST(-9223372036854775808 AS BIGINT) / -1",
+        400,
+        "`-9223372036854775808 / -1` does not fit BIGINT: compute with CAST(… AS DECIMAL(38, 0)), or with CAST(… AS DOUBLE)",
+    ),
+    (
+        "SELECT CAST(9223372036854775808 AS BIGINT)",
+        400,
+        "`9223372036854775808` does not fit BIGINT, which it is cast to: write CAST(… AS DECIMAL(38, 0)), or CAST(… AS DOUBLE)",
+    ),
+    (
+        "SELECT CAST(1e300 AS DECIMAL(10, 2))",
+        400,
+        "`CAST(1e300 AS DECIMAL(10, 2))` cannot be computed: `1e300` does not fit DECIMAL(10, 2), which it is cast to: no DECIMAL has as many digits, 76 are the most: write CAST(… AS DOUBLE)",
+    ),
+    (
+        "SELECT CAST(123456789012345678901.5 AS DECIMAL(10, 2))",
+        400,
+        "`CAST(123456789012345678901.5 AS DECIMAL(10, 2))` cannot be computed: ",
+    ),
 ];
 
 /// A method and path, the status, and a part of the detail.

@@ -35,6 +35,7 @@ use self::parameters::digits_of_parameter;
 use self::plans::{joined, united};
 use super::rewriting::{rewritten, rewritten_reading};
 
+pub(crate) use self::marks::digits_of_call;
 pub(super) use self::marks::function;
 pub use self::marks::keep_digits;
 pub use self::parameters::number_of_json;

@@ -23,7 +23,7 @@ use super::written::lacks_digits;
 const WITH_ALL_DIGITS: &str = "number with all digits";
 
 /// The text that a call of [`WithAllDigits`] has as its argument.
-pub(super) fn digits_of_call(part: &Expr) -> Option<&str> {
+pub(crate) fn digits_of_call(part: &Expr) -> Option<&str> {
     match part {
         Expr::ScalarFunction(call) if call.func.name() == WITH_ALL_DIGITS => {
             match call.args.as_slice() {
