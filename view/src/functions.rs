@@ -102,7 +102,9 @@ pub fn register_functions(registry: &mut dyn FunctionRegistry) -> Result<()> {
     registry.register_udaf(Arc::new(AggregateUDF::from(Ordered::array_agg())))?;
     registry.register_udaf(Arc::new(AggregateUDF::from(Ordered::string_agg())))?;
     registry.register_udaf(Arc::new(AggregateUDF::from(Sum::new())))?;
-    registry.register_udf(exact_numbers::function())?;
+    for function in exact_numbers::functions() {
+        registry.register_udf(function)?;
+    }
     // DataFusion's own are of DOUBLE for DECIMALs, and of VARCHAR for TIMESTAMPs.
     let coalesce = datafusion::functions::core::coalesce();
     let coalesce = coalesce.as_ref().clone().with_aliases(["nvl", "ifnull"]);

@@ -19,7 +19,7 @@ use std::collections::HashSet;
 use datafusion::error::DataFusionError;
 
 pub(crate) use functions::allowed_in_views;
-use functions::{mismatch, null_argument, unknown_function};
+use functions::{mismatch, null_argument, uncoerced, unknown_function};
 use integers::no_such_integer;
 use memory::exhausted;
 use operators::incompatible;
@@ -65,6 +65,7 @@ pub(crate) fn words_of_definition(error: &DataFusionError) -> String {
 fn words(error: &DataFusionError, allowed: impl Fn(&str) -> bool) -> String {
     let text = bare(error);
     let said = mismatch(&text)
+        .or_else(|| uncoerced(&text))
         .or_else(|| unknown_function(&text, allowed))
         .or_else(|| outside_groups(&text))
         .or_else(|| unknown_column(&text))
@@ -350,6 +351,14 @@ mod tests {
             (
                 "Schema contains duplicate unqualified field name \"s.k\"",
                 "two columns have the one name `s.k`, casts aside: name them with AS in a query within, and group by these names",
+            ),
+            (
+                "No function matches the given name and argument types 'array_remove(List(Decimal128(10, 2)), Float64)'. You might need to add explicit type casts.\n\tCandidate functions:\n\tarray_remove(array, element)",
+                "`array_remove` takes no (LIST<DECIMAL(10, 2)>, DOUBLE): it takes (array, element); cast the argument, as in array_remove(…, CAST(… AS DECIMAL(10, 2)))",
+            ),
+            (
+                "Failed to coerce arguments to satisfy a call to 'array_has' function: coercion from List(Decimal128(10, 2)), Float64 to the signature ArraySignature(array, element) failed",
+                "`array_has` takes no (LIST<DECIMAL(10, 2)>, DOUBLE): it takes (array, element); cast the argument, as in array_has(…, CAST(… AS DECIMAL(10, 2)))",
             ),
             (
                 "AvgAccumulator for (Null --> Float64)",
