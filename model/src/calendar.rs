@@ -48,15 +48,16 @@ mod tests {
 
     #[test]
     fn the_first_and_the_last_instant_have_a_date_and_their_neighbours_have_none() {
-        let seconds = |v| DateTime::from_timestamp(v, 0).map(|_| ());
-        let millis = |v| DateTime::from_timestamp_millis(v).map(|_| ());
-        let micros = |v| DateTime::from_timestamp_micros(v).map(|_| ());
-        let units: [(i64, &dyn Fn(i64) -> Option<()>); 3] =
-            [(1, &seconds), (1_000, &millis), (1_000_000, &micros)];
-        for (per_second, date) in units {
+        let date = |per_second, instant| match per_second {
+            1 => DateTime::from_timestamp(instant, 0),
+            1_000 => DateTime::from_timestamp_millis(instant),
+            _ => DateTime::from_timestamp_micros(instant),
+        };
+        for per_second in [1, 1_000, 1_000_000] {
             let (first, last) = calendar_instants(per_second).into_inner();
-            assert!(date(first).is_some() && date(last).is_some());
-            assert!(date(first - 1).is_none() && date(last + 1).is_none());
+            let has_date = |instant| date(per_second, instant).is_some();
+            assert!(has_date(first) && has_date(last));
+            assert!(!has_date(first - 1) && !has_date(last + 1));
         }
         assert_eq!(calendar_instants(1_000_000_000), i64::MIN..=i64::MAX);
         let (first, last) = calendar_days().into_inner();

@@ -224,7 +224,7 @@ fn reason_of(data_type: &DataType) -> String {
     let named = sql_type(data_type);
     match data_type {
         DataType::Time32(_) | DataType::Time64(_) => format!("a {named} that no day has"),
-        DataType::Duration(_) => format!("a {named} too long to be written"),
+        DataType::Duration(_) => format!("an {named} too long to be written"),
         _ => {
             let (first, last) = calendar_years();
             format!("a {named} outside the calendar, which has the years {first} to {last}")

@@ -31,7 +31,7 @@ pub(super) fn size(
         let units = [("MiB", MIB), ("GiB", GIB)];
         let found = units.iter().find_map(|(unit, bytes)| {
             let number = whole(text.strip_suffix(unit)?.trim_end())?;
-            Some(number.checked_mul(*bytes).unwrap_or(usize::MAX))
+            Some(number.saturating_mul(*bytes))
         });
         match found {
             None => Err("it is a whole number of MiB or GiB, such as 512MiB".to_owned()),
