@@ -210,9 +210,9 @@ fn resolve<'a>(catalog: &'a CatalogState, name: &str) -> Result<Resolved<'a>, Pr
     .with("name", name))
 }
 
-/// A position that is awaited must be of a stream that the question reads, by id and name, and of partitions that it can ever have. A
-/// stream with a log of its own has one for good. A topic may get more, and who holds the token may have heard of them
-/// before us: those are waited for.
+/// A position that is awaited must be of a stream that the question reads, by id and by name, and of partitions that it
+/// can ever have. A stream with a log of its own has one for good. A topic may get more, and who holds the token may have
+/// heard of them before us: those are waited for.
 fn check_after(
     catalog: &CatalogState,
     resolved: &[Resolved<'_>],

@@ -152,6 +152,7 @@ fn operator_of(text: &str) -> Option<Operator> {
 pub(super) fn does_not_fit(text: &str) -> Option<String> {
     of_cast(text)
         .or_else(|| of_value(text))
+        .or_else(|| of_text(text))
         .or_else(|| of_arithmetic(text))
 }
 
@@ -182,6 +183,16 @@ fn of_value(text: &str) -> Option<String> {
     Some(format!(
         "`{value}` does not fit DECIMAL({precision}, {scale}): {}",
         way_out(precision, scale, places_before(value))
+    ))
+}
+
+/// `Cannot cast string '1e400' to value of Decimal128(38, 10) type`, whatever digits the type has.
+fn of_text(text: &str) -> Option<String> {
+    let rest = text.strip_prefix("Cannot cast string '")?;
+    let (value, data_type) = rest.rsplit_once("' to value of ")?;
+    parts_of_decimal(data_type.strip_suffix(" type")?)?;
+    Some(format!(
+        "`'{value}'` is no number, or none that fits the DECIMAL which it is cast to: leave such rows out, or write CAST(… AS DOUBLE)"
     ))
 }
 
@@ -265,6 +276,10 @@ mod tests {
                 "a number with the digits 170141183460469231731687303715884105727 does not fit DECIMAL(38, 38), which it is cast to: write CAST(… AS DECIMAL(76, 38)), or CAST(… AS DOUBLE)",
             ),
             (
+                "Cannot cast string '1e400' to value of Decimal128(38, 10) type",
+                "`'1e400'` is no number, or none that fits the DECIMAL which it is cast to: leave such rows out, or write CAST(… AS DOUBLE)",
+            ),
+            (
                 "-1234.56 is too small to store in a Decimal128 of precision 5. Min is -999.99",
                 "`-1234.56` does not fit DECIMAL(5, 2): write CAST(… AS DECIMAL(38, 2)), or CAST(… AS DOUBLE)",
             ),
@@ -280,6 +295,7 @@ mod tests {
         for other in [
             "Cannot cast to Interval(MonthDayNano). Overflowing on 5",
             "Overflow happened on: - -9223372036854775808",
+            "Cannot cast string 'x' to value of Int32 type",
             "Divide by zero error",
         ] {
             assert_eq!(does_not_fit(other), None, "{other}");

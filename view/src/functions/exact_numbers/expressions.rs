@@ -69,7 +69,7 @@ pub(super) fn beside_decimals(part: Expr, reads: &Reads) -> Result<Transformed<E
         }
         Expr::Case(case) => of_case(case, reads),
         Expr::ScalarFunction(call) if call.func.name() == list_search::NAME => {
-            searched(call, reads)?
+            searched(call, reads)
         }
         Expr::ScalarFunction(call) => of_call(call, reads),
         Expr::WindowFunction(call) => of_window(*call, reads)?,

@@ -27,27 +27,20 @@ use super::written::decimal_type;
 pub(super) const NAME: &str = "array_has";
 
 /// A call of the function with two arguments, once they have one type.
-pub(super) fn searched(call: ScalarFunction, reads: &Reads) -> Result<Transformed<Expr>> {
+pub(super) fn searched(call: ScalarFunction, reads: &Reads) -> Transformed<Expr> {
     let is_ours = call.func.inner().is::<ListSearch>();
     let before = call.args.clone();
-    let [list, element] = match <[Expr; 2]>::try_from(call.args) {
-        Ok(arguments) => beside(arguments, reads)?,
-        Err(args) => {
-            let call = ScalarFunction::new_udf(call.func, args);
-            return Ok(Transformed::no(Expr::ScalarFunction(call)));
-        }
+    let arguments = match <[Expr; 2]>::try_from(call.args) {
+        Ok(arguments) => beside(arguments, reads).to_vec(),
+        Err(arguments) => arguments,
     };
-    let arguments = vec![list, element];
     let changed = is_ours || arguments != before;
     let call = ScalarFunction::new_udf(array_has_udf(), arguments);
-    Ok(Transformed::new_transformed(
-        Expr::ScalarFunction(call),
-        changed,
-    ))
+    Transformed::new_transformed(Expr::ScalarFunction(call), changed)
 }
 
 /// A list and what is looked for in it, as one type where a DECIMAL is among them.
-fn beside([mut list, mut element]: [Expr; 2], reads: &Reads) -> Result<[Expr; 2]> {
+fn beside([mut list, mut element]: [Expr; 2], reads: &Reads) -> [Expr; 2] {
     if let Expr::ScalarFunction(written) = &mut list
         && written.func.name() == "make_array"
     {
@@ -58,9 +51,9 @@ fn beside([mut list, mut element]: [Expr; 2], reads: &Reads) -> Result<[Expr; 2]
         written.args = parts.collect();
     }
     let schema = reads.schema();
-    let list_type = list.get_type(schema)?;
+    let list_type = list.get_type(schema).unwrap_or(DataType::Null);
     let Some(item) = item_of(&list_type).map(|item| item.data_type().clone()) else {
-        return Ok([list, element]);
+        return [list, element];
     };
     let kinds = [Kind::of_type(&item), Kind::of(&element, reads)];
     match meeting(&kinds, Use::Compare) {
@@ -79,7 +72,7 @@ fn beside([mut list, mut element]: [Expr; 2], reads: &Reads) -> Result<[Expr; 2]
             }
         }
     }
-    let sought = element.get_type(schema)?;
+    let sought = element.get_type(schema).unwrap_or(DataType::Null);
     let is_decimal = item.is_decimal() || sought.is_decimal();
     if is_decimal
         && item != sought
@@ -93,7 +86,7 @@ fn beside([mut list, mut element]: [Expr; 2], reads: &Reads) -> Result<[Expr; 2]
             element = Expr::Cast(Cast::new(Box::new(element), common));
         }
     }
-    Ok([list, element])
+    [list, element]
 }
 
 fn item_of(list: &DataType) -> Option<&FieldRef> {
