@@ -8,6 +8,7 @@
 //! Non-goals: storage, execution, HTTP.
 
 mod batch_run;
+mod calendar;
 mod catalog;
 mod cause;
 mod claim;
@@ -32,6 +33,7 @@ mod volume;
 pub use batch_run::{
     BatchRun, DiffSummary, LargestChange, Outcome, RepairScope, RowsRead, RunMode,
 };
+pub use calendar::{calendar_days, calendar_instants, calendar_years};
 pub use catalog::{
     CatalogConflict, CatalogState, Commit, Entry, ExpiredGeneration, LONGEST_RETRY, PublishReason,
     StreamState, ViewState,

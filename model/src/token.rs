@@ -6,10 +6,11 @@ use std::str::FromStr;
 
 use crate::{Offset, PartitionId, Position, StreamId, check_name};
 
-/// A position of a named stream. The id, not the name, decides which stream is meant.
+/// A position of a named stream. The id decides which stream is meant, among those that had the name one after the other;
+/// a stream keeps its name, so a token with another one is of no stream.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PositionToken {
-    /// The stream's name when the token was made: for people.
+    /// The stream's name.
     pub name: String,
     /// The stream's identity.
     pub stream: StreamId,

@@ -8,6 +8,7 @@ use datafusion::error::DataFusionError;
 use datafusion::sql::sqlparser::tokenizer::Location;
 use dovetail_log::object::{is_full, is_outage};
 use dovetail_model::{Problem, ProblemKind};
+use dovetail_view::calendar::Unwritable;
 use dovetail_view::{ExclusionFailed, is_of_a_pattern, words_of};
 
 use crate::sql::problem_at;
@@ -82,6 +83,11 @@ pub fn problem_of(error: &DataFusionError) -> Problem {
         Some(place) if kind == ProblemKind::Invalid => problem_at(place, message),
         _ => Problem::new(kind, message),
     }
+}
+
+/// A value that no text stands for.
+pub(crate) fn unwritable(error: Unwritable) -> Problem {
+    Problem::invalid(error.to_string()).with("column", error.column)
 }
 
 /// Whether what is exhausted is the room that spilling may take, which the engine knows as a setting of its own.

@@ -39,6 +39,7 @@ pub use avg::Avg;
 pub use bounded::BoundedCalls;
 pub use checked::CheckedNumbers;
 pub(crate) use checked::wraps;
+pub(crate) use exact_numbers::digits_of_call;
 pub use exact_numbers::{ExactNumbers, keep_digits, number_of_json};
 pub use median::Median;
 pub use min_max::MinMax;
@@ -101,7 +102,9 @@ pub fn register_functions(registry: &mut dyn FunctionRegistry) -> Result<()> {
     registry.register_udaf(Arc::new(AggregateUDF::from(Ordered::array_agg())))?;
     registry.register_udaf(Arc::new(AggregateUDF::from(Ordered::string_agg())))?;
     registry.register_udaf(Arc::new(AggregateUDF::from(Sum::new())))?;
-    registry.register_udf(exact_numbers::function())?;
+    for function in exact_numbers::functions() {
+        registry.register_udf(function)?;
+    }
     // DataFusion's own are of DOUBLE for DECIMALs, and of VARCHAR for TIMESTAMPs.
     let coalesce = datafusion::functions::core::coalesce();
     let coalesce = coalesce.as_ref().clone().with_aliases(["nvl", "ifnull"]);

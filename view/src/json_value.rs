@@ -23,6 +23,8 @@ use arrow::json::writer::{Encoder, EncoderFactory, EncoderOptions, NullableEncod
 use arrow::util::display::{ArrayFormatter, FormatOptions};
 use serde_json::{Map, Number, Value};
 
+use crate::calendar::writable;
+
 /// The options that make arrow's encoders follow the table above.
 pub fn options() -> EncoderOptions {
     EncoderOptions::default()
@@ -53,7 +55,8 @@ pub fn encoder<'a>(
     make_encoder(field, array, options)
 }
 
-/// The row of `batch` at `row` as an object, its keys in column order.
+/// The row of `batch` at `row` as an object, its keys in column order. Where a date or time is in no calendar, those of its
+/// column are numbers: what is wrong with a row must not hide it.
 ///
 /// # Errors
 /// For a type that JSON cannot hold.
@@ -62,7 +65,8 @@ pub fn object(batch: &RecordBatch, row: usize) -> Result<Value, ArrowError> {
     let schema = batch.schema();
     let mut object = Map::new();
     for (field, column) in schema.fields().iter().zip(batch.columns()) {
-        let value = value(field, &prepared(&column.slice(row, 1))?, &options)?;
+        let column = writable(&prepared(&column.slice(row, 1))?)?;
+        let value = value(field, &column, &options)?;
         object.insert(field.name().clone(), value);
     }
     Ok(Value::Object(object))
@@ -162,7 +166,7 @@ impl<F: Fn(usize) -> f64> Encoder for WideFloat<F> {
 
 #[cfg(test)]
 mod tests {
-    use arrow::array::{Decimal128Array, Float64Array, Int64Array};
+    use arrow::array::{Date32Array, Decimal128Array, Float64Array, Int64Array};
     use serde_json::json;
 
     use super::*;
@@ -191,6 +195,10 @@ mod tests {
                 "none": null,
             })
         );
+        let far = Date32Array::from(vec![1, i32::MAX]);
+        let batch = RecordBatch::try_from_iter([("day", Arc::new(far) as ArrayRef)]).unwrap();
+        assert_eq!(object(&batch, 0).unwrap(), json!({"day": "1970-01-02"}));
+        assert_eq!(object(&batch, 1).unwrap(), json!({"day": i32::MAX}));
         let names: Vec<_> = shown.as_object().unwrap().keys().collect();
         assert_eq!(names, ["total", "count", "share", "ratio", "none"]);
     }

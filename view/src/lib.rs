@@ -20,6 +20,7 @@
 
 mod adjacent;
 mod aggregates;
+pub mod calendar;
 mod checks;
 mod common_keys;
 mod compile;

@@ -6,10 +6,12 @@
 //! Invariants: what is not recognised is passed on, without prefixes, advertisement and backtrace.
 
 mod functions;
+mod integers;
 mod memory;
 mod operators;
 mod overflows;
 mod patterns;
+mod times;
 mod typed;
 
 use std::collections::HashSet;
@@ -17,13 +19,15 @@ use std::collections::HashSet;
 use datafusion::error::DataFusionError;
 
 pub(crate) use functions::allowed_in_views;
-use functions::{mismatch, null_argument, unknown_function};
+use functions::{mismatch, null_argument, uncoerced, unknown_function};
+use integers::no_such_integer;
 use memory::exhausted;
 use operators::incompatible;
 pub use overflows::DecimalParts;
 use overflows::does_not_fit;
 use patterns::broken;
 pub use patterns::is_of_a_pattern;
+use times::outside_calendar;
 use typed::split_list;
 pub(crate) use typed::with_sql_types;
 
@@ -61,6 +65,7 @@ pub(crate) fn words_of_definition(error: &DataFusionError) -> String {
 fn words(error: &DataFusionError, allowed: impl Fn(&str) -> bool) -> String {
     let text = bare(error);
     let said = mismatch(&text)
+        .or_else(|| uncoerced(&text))
         .or_else(|| unknown_function(&text, allowed))
         .or_else(|| outside_groups(&text))
         .or_else(|| unknown_column(&text))
@@ -71,7 +76,9 @@ fn words(error: &DataFusionError, allowed: impl Fn(&str) -> bool) -> String {
         .or_else(|| incompatible(&text))
         .or_else(|| exhausted(&text))
         .or_else(|| broken(&text))
+        .or_else(|| no_such_integer(&text))
         .or_else(|| does_not_fit(&text))
+        .or_else(|| outside_calendar(&text))
         .or_else(|| misplaced_subquery(&text))
         .or_else(|| too_deep(&text))
         .unwrap_or_else(|| with_sql_types(&text));
@@ -194,25 +201,34 @@ fn same_keys(text: &str) -> Option<String> {
     ))
 }
 
-/// `No field named x.\nValid fields are a, b.`, where a column may be listed each time that the planner came by it.
+/// `No field named x. Did you mean 'y'?\nColumn names are case sensitive. …\nValid fields are a, b.`, where the last lines may
+/// be missing, and a column may be listed each time that the planner came by it.
 fn unknown_column(text: &str) -> Option<String> {
     let rest = text.strip_prefix("No field named ")?;
-    let (name, known) = rest
-        .split_once(".\n")
-        .or_else(|| rest.split_once(". "))
-        .unwrap_or((rest.trim_end_matches('.'), ""));
-    let known = known.strip_prefix("Valid fields are ");
-    let known = known.map(|known| {
+    let (said, rest) = rest.split_once('\n').unwrap_or((rest, ""));
+    let (name, meant) = match said.rsplit_once(". Did you mean '") {
+        Some((name, meant)) => (name, meant.strip_suffix("'?")),
+        None => (said.trim_end_matches('.'), None),
+    };
+    let name = match name.strip_prefix('"').and_then(|n| n.strip_suffix('"')) {
+        Some(alone) if !alone.contains('"') => alone,
+        _ => name,
+    };
+    let mut words = format!("there is no column `{name}`");
+    if let Some(meant) = meant {
+        words += &format!("; perhaps `{meant}` is meant");
+    }
+    if rest.contains("Column names are case sensitive. ") {
+        // The engine goes on with a setting that nobody here can set.
+        words += ": names are lower case unless they stand in double quotes";
+    }
+    if let Some((_, known)) = rest.rsplit_once("Valid fields are ") {
         let mut names = split_list(known.trim_end_matches('.'));
         let mut listed = HashSet::new();
         names.retain(|name| listed.insert(*name));
-        format!("; there are {}", names.join(", "))
-    });
-    let name = name.trim_matches('"');
-    Some(format!(
-        "there is no column `{name}`{}",
-        known.unwrap_or_default()
-    ))
+        words += &format!("; there are {}", names.join(", "));
+    }
+    Some(words)
 }
 
 /// `Text` as `text`, but `SQL` as it is.
@@ -285,6 +301,18 @@ mod tests {
             ),
             ("No field named zz.", "there is no column `zz`"),
             (
+                "No field named nn. Did you mean 's.n'?\nValid fields are s.k, s.n.",
+                "there is no column `nn`; perhaps `s.n` is meant; there are s.k, s.n",
+            ),
+            (
+                "No field named \"N\". Did you mean 's.n'?\nColumn names are case sensitive. You can use double quotes to refer to the s.n column or disable the datafusion.sql_parser.enable_ident_normalization configuration.\nValid fields are s.n.",
+                "there is no column `N`; perhaps `s.n` is meant: names are lower case unless they stand in double quotes; there are s.n",
+            ),
+            (
+                "No field named s.\"N\". Did you mean 's.n'?\nColumn names are case sensitive. You can use double quotes to refer to the s.n column or disable the datafusion.sql_parser.enable_ident_normalization configuration.",
+                "there is no column `s.\"N\"`; perhaps `s.n` is meant: names are lower case unless they stand in double quotes",
+            ),
+            (
                 "12.50 is too large to store in a Decimal128 of precision 3. Max is 9.99",
                 "`12.50` does not fit DECIMAL(3, 2): write CAST(… AS DECIMAL(38, 2)), or CAST(… AS DOUBLE)",
             ),
@@ -323,6 +351,14 @@ mod tests {
             (
                 "Schema contains duplicate unqualified field name \"s.k\"",
                 "two columns have the one name `s.k`, casts aside: name them with AS in a query within, and group by these names",
+            ),
+            (
+                "No function matches the given name and argument types 'array_remove(List(Decimal128(10, 2)), Float64)'. You might need to add explicit type casts.\n\tCandidate functions:\n\tarray_remove(array, element)",
+                "`array_remove` takes no (LIST<DECIMAL(10, 2)>, DOUBLE): it takes (array, element); cast the argument, as in array_remove(…, CAST(… AS DECIMAL(10, 2)))",
+            ),
+            (
+                "Failed to coerce arguments to satisfy a call to 'array_has' function: coercion from List(Decimal128(10, 2)), Float64 to the signature ArraySignature(array, element) failed",
+                "`array_has` takes no (LIST<DECIMAL(10, 2)>, DOUBLE): it takes (array, element); cast the argument, as in array_has(…, CAST(… AS DECIMAL(10, 2)))",
             ),
             (
                 "AvgAccumulator for (Null --> Float64)",

@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 use super::CliError;
 use super::args::name;
 use super::console::Console;
+use super::up::duration;
 use crate::client::{Client, ClientError, RetryPolicy};
 use crate::ingest::split::Part;
 use crate::ingest::{Ack, Identity, Input, InputFormat, OnError, Parts, Sender};
@@ -38,6 +39,9 @@ Examples:
 
 It ends with one line of JSON: {\"accepted\": …, \"rejected\": …, \"position\": …}";
 
+/// Past it a server is not busy, but gone.
+const RETRY_MAX: Duration = Duration::from_secs(366 * 24 * 3600);
+
 /// What `dovetail ingest` takes.
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
@@ -57,7 +61,7 @@ pub(super) struct IngestArgs {
     #[arg(long, value_name = "NAME")]
     key: Option<String>,
     /// How long to wait for a server that is busy or out of reach
-    #[arg(long, value_name = "DURATION", default_value = "5m", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "DURATION", default_value = "5m", value_parser = duration(Duration::ZERO, RETRY_MAX))]
     retry_for: Duration,
 }
 

@@ -224,7 +224,7 @@ pub(super) struct RunsArgs {
     #[arg(long, value_parser = name, conflicts_with = "id")]
     view: Option<String>,
     /// How many to list, newest first
-    #[arg(long, conflicts_with = "id", default_value_t = 20)]
+    #[arg(long, conflicts_with = "id", default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=1000))]
     limit: u32,
     #[command(flatten)]
     show: Show,

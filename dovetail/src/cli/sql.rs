@@ -12,6 +12,7 @@ use reqwest::header::ACCEPT;
 use serde_json::{Map, Value};
 
 use super::console::Console;
+use super::up::duration;
 use super::{CliError, prompt, statements, table};
 use crate::client::Client;
 
@@ -25,6 +26,10 @@ Examples:
   dovetail sql 'SELECT * FROM airport_delays' --format parquet > delays.parquet
   dovetail sql 'SELECT * FROM airport_delays' --layer batch       reproducible numbers
   dovetail sql 'SELECT * FROM airport_delays' --after 'flights~k3f:0@1234'";
+
+/// What a server lets a question take.
+const TIMEOUT_MIN: Duration = Duration::from_millis(1);
+const TIMEOUT_MAX: Duration = Duration::from_secs(3600);
 
 /// What `dovetail sql` takes.
 #[derive(Debug, Args)]
@@ -55,8 +60,8 @@ pub(super) struct Ask {
     /// Answer from this generation of the view
     #[arg(long, value_name = "N")]
     generation: Option<u64>,
-    /// How long to wait for the answer, such as `90s`
-    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
+    /// How long to wait for the answer, such as `90s`; 1 h at most
+    #[arg(long, value_name = "DURATION", value_parser = duration(TIMEOUT_MIN, TIMEOUT_MAX))]
     timeout: Option<Duration>,
 }
 

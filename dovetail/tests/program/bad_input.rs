@@ -177,6 +177,51 @@ const STATEMENTS: &[(&str, u16, &str)] = &[
         400,
         "there is no function `repeat`",
     ),
+    (
+        "SELECT \"N\" FROM events",
+        400,
+        "line 1, column 8: there is no column `N`; perhaps `events.n` is meant: names are lower case unless they stand in double quotes; there are events.at",
+    ),
+    (
+        "WITH q AS (SELECT n AS \"Big\" FROM events) SELECT q.Big FROM q",
+        400,
+        "there is no column `q.big`; perhaps `q.\"Big\"` is meant: names are lower case unless",
+    ),
+    (
+        "SELECT 9223372036854775807 + 1",
+        400,
+        "`9223372036854775807 + 1` does not fit BIGINT: compute with CAST(… AS DECIMAL(38, 0)), or with CAST(… AS DOUBLE)",
+    ),
+    (
+        "SELECT -CAST(-9223372036854775808 AS BIGINT)",
+        400,
+        "`-(-9223372036854775808)` does not fit BIGINT: compute with CAST(… AS DECIMAL(38, 0)), or with CAST(… AS DOUBLE)",
+    ),
+    (
+        "SELECT abs(CAST(-9223372036854775808 AS BIGINT))",
+        400,
+        "`abs(-9223372036854775808)` does not fit BIGINT: compute with CAST(… AS DECIMAL(38, 0)), or with CAST(… AS DOUBLE)",
+    ),
+    (
+        "SELECT CAST(-9223372036854775808 AS BIGINT) / -1",
+        400,
+        "`-9223372036854775808 / -1` does not fit BIGINT: compute with CAST(… AS DECIMAL(38, 0)), or with CAST(… AS DOUBLE)",
+    ),
+    (
+        "SELECT CAST(9223372036854775808 AS BIGINT)",
+        400,
+        "`9223372036854775808` does not fit BIGINT, which it is cast to: write CAST(… AS DECIMAL(38, 0)), or CAST(… AS DOUBLE)",
+    ),
+    (
+        "SELECT CAST(1e300 AS DECIMAL(10, 2))",
+        400,
+        "`CAST(1e300 AS DECIMAL(10, 2))` cannot be computed: `1e300` does not fit DECIMAL(10, 2), which it is cast to: no DECIMAL has as many digits, 76 are the most: write CAST(… AS DOUBLE)",
+    ),
+    (
+        "SELECT CAST(123456789012345678901.5 AS DECIMAL(10, 2))",
+        400,
+        "`CAST(123456789012345678901.5 AS DECIMAL(10, 2))` cannot be computed: ",
+    ),
 ];
 
 /// A method and path, the status, and a part of the detail.
@@ -317,6 +362,12 @@ async fn each_is_refused_with_what_and_where_and_the_way_out() {
     let xml = [("accept", "application/xml")];
     let expected = (406, "`Accept` allows none of our formats: application/json");
     refused(&calls, Method::GET, "/v1/views/sums", &xml, "", expected).await;
+    for weight in ["q=2", "q=abc", "q=0.1234"] {
+        let weighed = format!("application/json;{weight}");
+        let said = format!("`Accept` has `{weighed}`, whose weight `{weight}` is none");
+        let (path, accept) = ("/v1/views/sums", [("accept", weighed.as_str())]);
+        refused(&calls, Method::GET, path, &accept, "", (400, &said)).await;
+    }
     // Nothing of all this has left a trace.
     let rows = calls.rows("SELECT count(*) AS n FROM events", json!({}));
     assert_eq!(rows.await.unwrap(), [json!({"n": 0})]);
@@ -398,6 +449,117 @@ async fn a_long_text_of_a_statement_is_not_held_for_thousands_of_rows_at_once() 
     assert!(grown < 256 << 20, "{} MiB", grown >> 20);
 }
 
+/// A number that is a DATE or TIMESTAMP in no year has no text, and an error's is none. Whoever asks hears it by the status, or
+/// where rows have gone out already, by an answer that has no end.
+#[tokio::test]
+async fn a_date_in_no_year_is_refused_and_never_a_text() {
+    const NEAR: usize = 20_000;
+    let home = tempfile::tempdir().unwrap();
+    let (_server, calls) = declared(home.path()).await;
+    for sql in [
+        "CREATE STREAM far (at TIMESTAMP NOT NULL, n INT, s BIGINT) WITH (event_time = 'at', event_time_unit = 'us')",
+        "CREATE VIEW days AS SELECT CAST(n AS DATE) AS day, count(*) AS n, max(CAST(s AS TIMESTAMP)) AS last FROM far GROUP BY day",
+    ] {
+        calls.sql(sql, json!({})).await.unwrap();
+    }
+    let near = "{\"at\": \"2001-01-01\", \"n\": 1, \"s\": 1}\n".repeat(NEAR);
+    let one = format!("{{\"at\": 1, \"n\": {}, \"s\": {}}}", i32::MAX, i64::MAX);
+    let sent = calls.call(Method::POST, "/v1/streams/far", &[NDJSON], near + &one);
+    let (status, appended) = sent.await.unwrap();
+    assert_eq!(status, 200, "{appended}");
+    let event = format!("{{\"at\": {}, \"n\": 1}}", i64::MAX);
+    let said = "line 1: column `at`: `9223372036854775807` is out of range for TIMESTAMP: the calendar has the years -262143 to 262142";
+    let expected = (400, said);
+    refused(
+        &calls,
+        Method::POST,
+        "/v1/streams/far",
+        &[NDJSON],
+        &event,
+        expected,
+    )
+    .await;
+
+    let after = appended["position"].as_str().unwrap();
+    let day = "2147483647 days since 1970-01-01 is a DATE outside the calendar, which has the years -262143 to 262142; leave such rows out";
+    let instant =
+        "9223372036854775807 microseconds since 1970-01-01 is a TIMESTAMP outside the calendar";
+    for format in ["json", "ndjson", "csv"] {
+        for (sql, said) in [
+            ("SELECT CAST(n AS DATE) AS day FROM far WHERE n > 1", day),
+            ("SELECT [CAST(n AS DATE)] AS day FROM far WHERE n > 1", day),
+            ("SELECT day FROM days ORDER BY day DESC", day),
+            (
+                "SELECT to_timestamp_micros(s) AS at FROM far WHERE n > 1",
+                instant,
+            ),
+            ("SELECT last FROM days WHERE day > '2001-01-01'", instant),
+        ] {
+            let path = format!("/v1/sql?format={format}&after={after}");
+            let problem = refused(&calls, Method::POST, &path, &[TEXT], sql, (400, said)).await;
+            assert!(problem["column"].is_string(), "{problem}");
+        }
+        for (filters, said) in [("order=-day", day), ("columns=last&order=-n", instant)] {
+            let path = format!("/v1/views/days?format={format}&after={after}&{filters}");
+            let answer = calls.call(Method::GET, &path, &[], vec![]).await.unwrap();
+            assert!(
+                answer.1["detail"]
+                    .as_str()
+                    .is_some_and(|detail| detail.contains(said)),
+                "{answer:?}"
+            );
+        }
+        // The first rows are on their way when the last one is met.
+        let sql = "SELECT CAST(n AS DATE) AS day, repeat_of FROM (SELECT n, _offset, 'a text that fills the first part of an answer' AS repeat_of FROM far) ORDER BY _offset";
+        let path = format!("/v1/sql?format={format}&after={after}");
+        let cut = calls.call(Method::POST, &path, &[TEXT], sql.as_bytes().to_vec());
+        assert_eq!(cut.await, None, "{format}");
+    }
+    // What is computed of it says so, too, and as numbers everything is answered.
+    let sql = "SELECT CAST(CAST(n AS DATE) AS VARCHAR) AS day FROM far WHERE n > 1";
+    let expected = (
+        400,
+        "a date or time whose number is 2147483647 lies outside the calendar",
+    );
+    let path = format!("/v1/sql?after={after}");
+    refused(&calls, Method::POST, &path, &[TEXT], sql, expected).await;
+    let sql = "SELECT CAST(day AS BIGINT) AS day, CAST(last AS BIGINT) AS last FROM days WHERE day > '2001-01-01'";
+    let rows = calls.rows(sql, json!({"after": after})).await.unwrap();
+    assert_eq!(rows, [json!({"day": i32::MAX, "last": i64::MAX})]);
+    for format in ["arrow", "parquet"] {
+        let path = format!("/v1/views/days?format={format}&after={after}&order=day");
+        let (status, _) = calls.call(Method::GET, &path, &[], vec![]).await.unwrap();
+        assert_eq!(status, 200, "{format}");
+    }
+    let path = format!("/v1/views/days?format=arrow&after={after}&order=-day&limit=1");
+    refused(&calls, Method::GET, &path, &[], "", (400, day)).await;
+    // A diff shows the number, so that what is wrong can be seen and repaired.
+    let exclusion = json!({"where": "n > 1", "reason": "a date in no year"});
+    let (status, _) = calls
+        .post("/v1/streams/far/exclusions", &exclusion)
+        .await
+        .unwrap();
+    assert_eq!(status, 201);
+    let run = calls
+        .recompute("days", &json!({"dry_run": true}))
+        .await
+        .unwrap();
+    let diff = calls
+        .get(&format!("/v1/runs/{}/diff", run["id"]))
+        .await
+        .unwrap();
+    assert_eq!(
+        diff["largest"][0]["key"],
+        json!({"day": i32::MAX}),
+        "{diff}"
+    );
+    assert_eq!(
+        diff["largest"][0]["before"]["last"],
+        json!(i64::MAX),
+        "{diff}"
+    );
+}
+
 #[tokio::test]
 async fn a_token_says_which_stream_and_how_far() {
     let home = tempfile::tempdir().unwrap();
@@ -413,6 +575,13 @@ async fn a_token_says_which_stream_and_how_far() {
         refused(&calls, Method::GET, &path, &[], "", expected).await
     };
     rows(&other, (400, "but the question does not read that stream")).await;
+    let id = ours.split(['~', ':']).nth(1).unwrap();
+    let said = format!("but the stream with the id `{id}` is `events`: give a token as");
+    for name in ["others", "nobody"] {
+        let renamed = ours.replace("events~", &format!("{name}~"));
+        let problem = rows(&renamed, (400, &said)).await;
+        assert_eq!(problem["after"], json!(renamed));
+    }
     let none = ours.replace("0@0", "7@5");
     let problem = rows(&none, (400, "that stream has no partition 7")).await;
     assert_eq!(problem["after"], json!(none));

@@ -3,6 +3,7 @@
 //! back by cutting every column to the rows before it.
 
 use std::collections::HashMap;
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use arrow::array::{
@@ -13,7 +14,7 @@ use arrow::array::{
 use arrow::buffer::{OffsetBuffer, ScalarBuffer};
 use arrow::datatypes::{Field, Fields};
 use arrow::error::ArrowError;
-use dovetail_model::{Column as Declared, ColumnType, EpochUnit};
+use dovetail_model::{Column as Declared, ColumnType, EpochUnit, calendar_instants};
 
 use super::fault::{Kind, Outcome, What, fault};
 use super::number::Unfit;
@@ -373,6 +374,19 @@ pub(super) fn fitted_decimal(
         Ok(value)
     } else {
         Err(What::OutOfRange(kind))
+    }
+}
+
+/// Microseconds since the Unix epoch that the calendar has.
+pub(super) const CALENDAR_US: RangeInclusive<i64> = calendar_instants(1_000_000);
+
+/// Checks microseconds against the calendar.
+pub(super) fn fitted_instant(scaled: Result<i128, Unfit>) -> Result<i64, What> {
+    let micros = fitted(scaled, Kind::Timestamp)?;
+    if CALENDAR_US.contains(&micros) {
+        Ok(micros)
+    } else {
+        Err(What::OutOfRange(Kind::Timestamp))
     }
 }
 

@@ -5,7 +5,7 @@ use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
 
-use dovetail_model::ColumnType;
+use dovetail_model::{ColumnType, calendar_years};
 
 /// Why a field that is not declared is refused.
 pub(super) const UNKNOWN: &str =
@@ -218,7 +218,7 @@ impl Fault {
                     kind.hint(bytes)
                 )
             }
-            What::OutOfRange(kind) => format!("`{value}` is out of range for {kind}"),
+            What::OutOfRange(kind) => out_of_range(&value, kind),
             What::Inexact(Kind::Timestamp) => {
                 format!("`{value}` is finer than the microseconds of a TIMESTAMP")
             }
@@ -258,6 +258,16 @@ impl Fault {
         }
         Some(path)
     }
+}
+
+/// A value that is too large or too small, in words.
+pub(super) fn out_of_range(value: &impl fmt::Display, kind: Kind) -> String {
+    let said = format!("`{value}` is out of range for {kind}");
+    if !matches!(kind, Kind::Date | Kind::Timestamp) {
+        return said;
+    }
+    let (first, last) = calendar_years();
+    format!("{said}: the calendar has the years {first} to {last}")
 }
 
 /// The start of `bytes` as text that is safe to print.

@@ -4,11 +4,11 @@
 
 use std::fmt::Display;
 
-use dovetail_model::EpochUnit;
+use dovetail_model::{EpochUnit, calendar_days};
 
 use super::budget::Budget;
-use super::column::{Column, Values, end_of, epoch_scale, fitted_decimal};
-use super::fault::{Outcome, What, excerpt, fault, worded};
+use super::column::{CALENDAR_US, Column, Values, end_of, epoch_scale, fitted_decimal};
+use super::fault::{Kind, Outcome, What, excerpt, fault, out_of_range, worded};
 use super::number::Unfit;
 
 /// Microseconds of a day.
@@ -55,7 +55,7 @@ impl Column {
             Values::Timestamp {
                 values,
                 epoch: Some(unit),
-            } => push_instant(values, value, *unit),
+            } => push_instant(values, value, *unit)?,
             Values::Timestamp { epoch: None, .. } => {
                 return worded(
                     "an integer cannot be read as a TIMESTAMP without loss; declare an event_time_unit for it"
@@ -131,9 +131,13 @@ impl Column {
 
     /// Days since the Unix epoch.
     pub(super) fn put_date(&mut self, days: i32) -> Outcome<()> {
+        let has_date = calendar_days().contains(&days);
         match &mut self.values {
-            Values::Date(values) => values.push(days),
-            Values::Timestamp { values, .. } => values.push(i64::from(days) * DAY_US),
+            Values::Date(values) if has_date => values.push(days),
+            Values::Timestamp { values, .. } if has_date => values.push(i64::from(days) * DAY_US),
+            Values::Date(_) | Values::Timestamp { .. } => {
+                return worded(out_of_range(&days, self.kind()));
+            }
             _ => return self.not_of_type("a date"),
         }
         self.mark_valid();
@@ -146,7 +150,7 @@ impl Column {
         let Values::Timestamp { values, .. } = &mut self.values else {
             return self.not_of_type("a timestamp");
         };
-        let put = push_instant(values, value, unit);
+        let put = push_instant(values, value, unit)?;
         self.put(put, value)
     }
 
@@ -191,15 +195,26 @@ fn push_decimal(values: &mut Vec<i128>, precision: u8, to: i8, value: i128, from
     fitted.map(|value| values.push(value)).is_ok()
 }
 
+/// Whether the value has no part finer than a microsecond.
+///
+/// # Errors
+/// Where the calendar does not have it.
 #[inline]
-fn push_instant(values: &mut Vec<i64>, value: i128, unit: EpochUnit) -> bool {
+fn push_instant(values: &mut Vec<i64>, value: i128, unit: EpochUnit) -> Outcome<bool> {
     let micros = match epoch_scale(unit) {
         up @ 0.. => value.checked_mul(10_i128.pow(up.unsigned_abs())),
         down => {
             let factor = 10_i128.pow(down.unsigned_abs());
-            (value % factor == 0).then_some(value / factor)
+            if value % factor != 0 {
+                return Ok(false);
+            }
+            Some(value / factor)
         }
     };
     let micros = micros.and_then(|micros| i64::try_from(micros).ok());
-    micros.map(|micros| values.push(micros)).is_some()
+    let Some(micros) = micros.filter(|micros| CALENDAR_US.contains(micros)) else {
+        return worded(out_of_range(&value, Kind::Timestamp));
+    };
+    values.push(micros);
+    Ok(true)
 }

@@ -210,9 +210,9 @@ fn resolve<'a>(catalog: &'a CatalogState, name: &str) -> Result<Resolved<'a>, Pr
     .with("name", name))
 }
 
-/// A position that is awaited must be of a stream that the question reads, and of partitions that it can ever have. A
-/// stream with a log of its own has one for good. A topic may get more, and who holds the token may have heard of them
-/// before us: those are waited for.
+/// A position that is awaited must be of a stream that the question reads, by id and by name, and of partitions that it
+/// can ever have. A stream with a log of its own has one for good. A topic may get more, and who holds the token may have
+/// heard of them before us: those are waited for.
 fn check_after(
     catalog: &CatalogState,
     resolved: &[Resolved<'_>],
@@ -227,6 +227,13 @@ fn check_after(
             return refuse("the question does not read that stream".to_owned());
         }
         let stream = catalog.streams.get(&awaited.stream);
+        // Streams keep their names: whoever made up this one may mean another stream.
+        if let Some(stream) = stream.filter(|stream| stream.def.name != awaited.name) {
+            return refuse(format!(
+                "the stream with the id `{}` is `{}`: give a token as an append or an answer gave it",
+                awaited.stream, stream.def.name
+            ));
+        }
         let has_one = stream.is_some_and(|stream| stream.def.source.is_embedded());
         let mut partitions = awaited.position.iter().map(|(partition, _)| partition);
         if has_one && let Some(none) = partitions.find(|partition| *partition != PartitionId(0)) {

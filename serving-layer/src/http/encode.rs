@@ -14,15 +14,17 @@ mod shared;
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use ::arrow::array::RecordBatch;
+use ::arrow::array::{ArrayRef, RecordBatch};
 use ::arrow::datatypes::{Field, Schema, SchemaRef};
 use bytes::Bytes;
 use dovetail_model::{MessageFormat, Problem, ProblemKind};
+use dovetail_view::{calendar, json_value};
 
 pub(super) use json::{RowsDocument, RowsPage};
 
 use super::format::AnswerFormat;
 use crate::ports::Provenance;
+use crate::problem::unwritable;
 
 /// What stands around the rows of an answer.
 #[derive(Debug, Clone, Default)]
@@ -121,6 +123,23 @@ pub(super) fn unique_names(schema: &Schema) -> SchemaRef {
         })
         .collect();
     Arc::new(Schema::new(fields))
+}
+
+/// The columns of `batch`, which are those of `schema`, as they are written as text.
+///
+/// # Errors
+/// `Invalid` for a value that cannot be written, such as a date in no year.
+fn as_text(
+    schema: &Schema,
+    batch: &RecordBatch,
+    format: AnswerFormat,
+) -> Result<Vec<ArrayRef>, Problem> {
+    let columns = schema.fields().iter().zip(batch.columns());
+    let columns = columns.map(|(field, column)| {
+        calendar::check(field, column).map_err(unwritable)?;
+        json_value::prepared(column).map_err(|error| encode_problem(format, error))
+    });
+    columns.collect()
 }
 
 /// A failure to encode that no batch before it foretold.

@@ -69,7 +69,7 @@ impl AnswerFormat {
     /// The format that `?format=` or else `Accept` asks for.
     ///
     /// # Errors
-    /// `NotAcceptable` when `Accept` allows none of ours.
+    /// `NotAcceptable` when `Accept` allows none of ours; `Invalid` for a weight in it that is none.
     pub(super) fn negotiate(params: &mut Params, headers: &HeaderMap) -> Result<Self, Problem> {
         if let Some(format) = params.parsed("format")? {
             return Ok(format);
@@ -80,7 +80,7 @@ impl AnswerFormat {
                 .to_str()
                 .map_err(|_| Problem::invalid("`Accept` is not ASCII"))?;
             for text in text.split(',').map(str::trim) {
-                match Range::parse(text) {
+                match Range::parse(text)? {
                     Some(range) => ranges.push(range),
                     None if text.is_empty() => {}
                     None => others.push(format!("`{text}`")),
@@ -132,30 +132,35 @@ struct Range {
 
 impl Range {
     /// A range, or nothing if it is not one. Old clients of Java write `*` for `*/*`.
-    fn parse(text: &str) -> Option<Self> {
+    ///
+    /// # Errors
+    /// `Invalid` for a range whose weight is none: which format its client would rather have cannot be known.
+    fn parse(text: &str) -> Result<Option<Self>, Problem> {
         let mut parts = text.split(';');
-        let (main, sub) = match parts.next()?.trim() {
+        let (main, sub) = match parts.next().unwrap_or_default().trim() {
             "*" => ("*", "*"),
-            range => range.split_once('/')?,
+            range => range.split_once('/').unwrap_or_default(),
         };
         if !is_token(main) || !is_token(sub) {
-            return None;
+            return Ok(None);
         }
         let mut weight = 1000;
         for part in parts {
-            if let Some((name, value)) = part.split_once('=')
-                && name.trim().eq_ignore_ascii_case("q")
-            {
-                let q: f32 = value.trim().parse().ok()?;
-                // Within 0 to 1000 after the clamp; NaN casts to 0.
-                weight = (q.clamp(0.0, 1.0) * 1000.0) as u16;
+            let (name, value) = part.split_once('=').unwrap_or((part, ""));
+            if name.trim().eq_ignore_ascii_case("q") {
+                weight = weight_of(value.trim()).ok_or_else(|| {
+                    Problem::invalid(format!(
+                        "`Accept` has `{text}`, whose weight `{}` is none: write q=0 to q=1 with at most three decimals, such as q=0.5, or leave it out",
+                        part.trim()
+                    ))
+                })?;
             }
         }
-        Some(Self {
+        Ok(Some(Self {
             main: main.to_ascii_lowercase(),
             sub: sub.to_ascii_lowercase(),
             weight,
-        })
+        }))
     }
 
     /// How exactly the range names `format`; none if it does not.
@@ -173,6 +178,21 @@ impl Range {
         } else {
             None
         }
+    }
+}
+
+/// A weight in thousandths, as RFC 9110, 12.4.2 has it: 0 to 1, with at most three decimals. The clients of Java that write
+/// `*` write `.2` for `0.2`, too.
+fn weight_of(text: &str) -> Option<u16> {
+    let (whole, decimals) = text.split_once('.').unwrap_or((text, ""));
+    let is_number = decimals.len() <= 3 && decimals.bytes().all(|digit| digit.is_ascii_digit());
+    let thousandths: u16 = format!("{decimals:0<3}").parse().ok()?;
+    match whole {
+        _ if !is_number => None,
+        "" if decimals.is_empty() => None,
+        "" | "0" => Some(thousandths),
+        "1" if thousandths == 0 => Some(1000),
+        _ => None,
     }
 }
 
@@ -256,11 +276,38 @@ mod tests {
             let problem = accept(text).unwrap_err();
             assert_eq!(problem.kind, ProblemKind::NotAcceptable, "{text}");
         }
-        for text in ["bogus", "json", "text/", "/", "text/c sv", "text/csv;q=x"] {
+        for text in ["bogus", "json", "text/", "/", "text/c sv"] {
             let problem = accept(&format!("image/png, {text}")).unwrap_err();
             assert_eq!(problem.kind, ProblemKind::NotAcceptable, "{text}");
             let named = format!("(`{text}` is not a media range): application/json, ");
             assert!(problem.detail.contains(&named), "{problem}");
+        }
+    }
+
+    #[test]
+    fn a_weight_that_is_none_is_refused_whatever_stands_beside_it() {
+        for weight in [
+            "q=2", "q=abc", "q=-1", "q=", "q", "q=NaN", "q=1.001", "q=0.1234", "q=1e0", "q=.",
+            "q=+1", "Q=0.5.5", "q=\"1\"", "q=01",
+        ] {
+            let text = format!("application/json, text/csv; {weight}");
+            let problem = accept(&text).unwrap_err();
+            assert_eq!(problem.kind, ProblemKind::Invalid, "{text}");
+            let said =
+                format!("`text/csv; {weight}`, whose weight `{weight}` is none: write q=0 to q=1");
+            assert!(problem.detail.contains(&said), "{problem}");
+        }
+        for (weight, thousandths) in [
+            ("0", 0),
+            ("0.", 0),
+            ("0.5", 500),
+            ("0.001", 1),
+            ("1", 1000),
+            ("1.", 1000),
+            ("1.000", 1000),
+            (".2", 200),
+        ] {
+            assert_eq!(weight_of(weight), Some(thousandths), "{weight}");
         }
     }
 

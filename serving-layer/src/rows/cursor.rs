@@ -4,9 +4,11 @@
 use arrow::array::{Array, RecordBatch};
 use arrow::util::display::{ArrayFormatter, FormatOptions};
 use dovetail_model::Problem;
+use dovetail_view::calendar;
 use serde::{Deserialize, Serialize};
 
 use crate::ports::Page;
+use crate::problem::unwritable;
 
 /// The last row of a page: the values it is sorted by. Travels as hex of JSON, so that it needs no escape in a URL.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -26,6 +28,8 @@ impl Cursor {
             if array.is_null(row) {
                 return Ok(None);
             }
+            calendar::check(batch.schema_ref().field(*column), &array.slice(row, 1))
+                .map_err(unwritable)?;
             let formatter = ArrayFormatter::try_new(array, &options).map_err(Problem::internal)?;
             let text = formatter.value(row).try_to_string();
             text.map(Some).map_err(Problem::internal)

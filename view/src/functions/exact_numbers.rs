@@ -7,26 +7,31 @@
 //! and it stays a DOUBLE elsewhere. A DECIMAL and another DOUBLE, as of a column, meet as DOUBLEs: the other way a large one
 //! would not fit. Invariants: it comes before the coercion of types; columns keep the names that they had.
 //! Collaborators: `expressions` and `plans` know what stands beside what, `meeting` what becomes of it, `carried` which columns
-//! are numbers that are written; `marks` and `parameters` see to it that digits which a DOUBLE lacks come this far.
+//! are numbers that are written; `marks` and `parameters` see to it that digits which a DOUBLE lacks come this far, `spelled`
+//! and `list_search` that a statement does.
 
 mod carried;
 mod expressions;
+mod list_search;
 mod marks;
 mod meeting;
 mod of_doubles;
 mod parameters;
 mod plans;
+mod spelled;
 #[cfg(test)]
 mod tests;
 mod together;
 mod written;
+
+use std::sync::Arc;
 
 use datafusion::common::config::ConfigOptions;
 use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
 use datafusion::common::{DFSchema, ScalarValue};
 use datafusion::error::Result;
 use datafusion::logical_expr::expr::Cast;
-use datafusion::logical_expr::{Expr, ExprSchemable, LogicalPlan};
+use datafusion::logical_expr::{Expr, ExprSchemable, LogicalPlan, ScalarUDF};
 use datafusion::optimizer::AnalyzerRule;
 
 use self::carried::Reads;
@@ -35,9 +40,14 @@ use self::parameters::digits_of_parameter;
 use self::plans::{joined, united};
 use super::rewriting::{rewritten, rewritten_reading};
 
-pub(super) use self::marks::function;
+pub(crate) use self::marks::digits_of_call;
 pub use self::marks::keep_digits;
 pub use self::parameters::number_of_json;
+
+/// Functions that the rule takes out of a plan again: other rules and the engine do not know them.
+pub(super) fn functions() -> [Arc<ScalarUDF>; 2] {
+    [marks::function(), list_search::function()]
+}
 
 /// Makes the numbers exact.
 #[derive(Debug)]

@@ -12,6 +12,7 @@ use datafusion::physical_expr::utils::collect_columns;
 use dovetail_model::ProblemKind;
 
 use super::Operators;
+use crate::calendar::writable;
 use crate::state::batch;
 use crate::words::words_of;
 use crate::{FinishFailed, ViewError};
@@ -112,7 +113,7 @@ impl Operators {
         let options = FormatOptions::new().with_null("NULL");
         let mut keys = Vec::with_capacity(self.groups.len());
         for (field, column) in self.key_schema.fields().iter().zip(state.columns()) {
-            let value = ArrayFormatter::try_new(column, &options)?
+            let value = ArrayFormatter::try_new(&writable(column)?, &options)?
                 .value(0)
                 .to_string();
             let quoted = field.data_type().is_string() && column.is_valid(0);

@@ -84,7 +84,6 @@ pub(super) fn mismatch(text: &str) -> Option<String> {
     let (_, rest) = text.split_once("No function matches the given name and argument types '")?;
     let (call, rest) = rest.split_once("'. You might need to add explicit type casts")?;
     let (name, given) = call.strip_suffix(')')?.split_once('(')?;
-    let given: Vec<String> = split_list(given).into_iter().map(with_sql_types).collect();
     let mut takes: Vec<Vec<String>> = Vec::new();
     for line in rest.lines() {
         let arguments = line
@@ -100,6 +99,24 @@ pub(super) fn mismatch(text: &str) -> Option<String> {
             takes.push(arguments);
         }
     }
+    Some(takes_no(name, given, &takes))
+}
+
+/// `Failed to coerce arguments to satisfy a call to 'f' function: coercion from A, B to the signature ArraySignature(…) failed`
+pub(super) fn uncoerced(text: &str) -> Option<String> {
+    let (_, rest) = text.split_once("Failed to coerce arguments to satisfy a call to '")?;
+    let (name, rest) = rest.split_once("' function: coercion from ")?;
+    let (given, signature) = rest.split_once(" to the signature ")?;
+    let takes = signature.strip_prefix("ArraySignature(");
+    let takes = takes.and_then(|takes| takes.split_once(')'));
+    let takes = takes.map(|(takes, _)| split_list(takes).into_iter().map(taken).collect());
+    let takes: Vec<Vec<String>> = takes.flatten().into_iter().collect();
+    Some(takes_no(name, given, &takes))
+}
+
+/// That a function takes none of what it is given, what it takes, and a call that would do.
+fn takes_no(name: &str, given: &str, takes: &[Vec<String>]) -> String {
+    let given: Vec<String> = split_list(given).into_iter().map(with_sql_types).collect();
     let single = takes.iter().all(|arguments| arguments.len() == 1);
     let list = |types: &[String]| match types {
         [one] if single => one.clone(),
@@ -118,10 +135,10 @@ pub(super) fn mismatch(text: &str) -> Option<String> {
             list(last)
         ));
     }
-    if let Some(cast) = advice(name, &given, &takes) {
+    if let Some(cast) = advice(name, &given, takes) {
         said.push_str(&format!("; cast the argument, as in {cast}"));
     }
-    Some(said)
+    said
 }
 
 /// `AvgAccumulator for (Null --> Float64)`, `[return_type] SUM not supported for Null`: an aggregate of a bare NULL.
@@ -140,6 +157,9 @@ pub(super) fn null_argument(text: &str) -> Option<String> {
 
 /// A call that would do, if a cast can make one: the first argument that is of another type than any it takes.
 fn advice(name: &str, given: &[String], takes: &[Vec<String>]) -> Option<String> {
+    if let Some(cast) = element_advice(name, given, takes) {
+        return Some(cast);
+    }
     let like = |t: &&Vec<String>| t.len() == given.len();
     let target = takes
         .iter()
@@ -159,6 +179,21 @@ fn advice(name: &str, given: &[String], takes: &[Vec<String>]) -> Option<String>
         })
         .collect();
     Some(format!("{name}({})", arguments.join(", ")))
+}
+
+/// The same of a function of a list and elements: each is to have the type of those in the list.
+fn element_advice(name: &str, given: &[String], takes: &[Vec<String>]) -> Option<String> {
+    let of_list = given.first()?.strip_prefix("LIST<")?.strip_suffix('>')?;
+    let target = takes.iter().find(|takes| takes.len() == given.len())?;
+    let arguments = given.iter().zip(target).map(|(given, target)| {
+        if target != "element" || given == of_list {
+            return Some("…".to_owned());
+        }
+        casts(given, of_list).then(|| format!("CAST(… AS {of_list})"))
+    });
+    let arguments = arguments.collect::<Option<Vec<_>>>()?;
+    let is_cast = arguments.iter().any(|argument| argument != "…");
+    is_cast.then(|| format!("{name}({})", arguments.join(", ")))
 }
 
 pub(super) fn is_number(sql_type: &str) -> bool {

@@ -2,14 +2,16 @@
 //! Numbers that do not fit the DECIMAL that they are to be.
 
 use arrow::datatypes::DataType;
-use datafusion::common::tree_node::{TreeNode as _, TreeNodeRecursion};
+use datafusion::common::ScalarValue;
+use datafusion::common::tree_node::{Transformed, TreeNode as _, TreeNodeRecursion};
 use datafusion::error::{DataFusionError, Result};
 use datafusion::logical_expr::expr::Cast;
 use datafusion::logical_expr::{BinaryExpr, Expr, ExprSchemable as _, LogicalPlan, Operator};
 
 use super::bare;
+use super::integers::no_such_integer;
 use super::typed::with_sql_types;
-use crate::functions::schema_read;
+use crate::functions::{digits_of_call, schema_read};
 use crate::sql_type;
 
 /// More of them than that do not tell which one it was.
@@ -85,10 +87,37 @@ impl DecimalParts {
 }
 
 fn shown(part: &Expr) -> String {
-    let shown = with_sql_types(&part.human_display().to_string());
+    let is_long = part.exists(|part| Ok(short_number(part).is_some()));
+    let shown = match is_long {
+        Ok(true) => with_short_numbers(part).human_display().to_string(),
+        _ => part.human_display().to_string(),
+    };
+    let shown = with_sql_types(&shown);
     match shown.char_indices().nth(SHOWN) {
         Some((end, _)) => format!("{}…", &shown[..end]),
         None => shown,
+    }
+}
+
+fn with_short_numbers(part: &Expr) -> Expr {
+    let short = part.clone().transform_up(|part| {
+        Ok(match short_number(&part) {
+            // The name is all that is shown of it.
+            Some(number) => Transformed::yes(part.alias(number)),
+            None => Transformed::no(part),
+        })
+    });
+    short.map_or_else(|_| part.clone(), |short| short.data)
+}
+
+/// A number whose digits, or what they are marked with, would hide all else: as one would write it.
+fn short_number(part: &Expr) -> Option<String> {
+    const LONG: f64 = 1e21;
+    match part {
+        Expr::Literal(ScalarValue::Float64(Some(number)), _) if number.abs() >= LONG => {
+            Some(format!("{number:e}"))
+        }
+        part => digits_of_call(part).map(str::to_owned),
     }
 }
 
@@ -123,6 +152,7 @@ fn operator_of(text: &str) -> Option<Operator> {
 pub(super) fn does_not_fit(text: &str) -> Option<String> {
     of_cast(text)
         .or_else(|| of_value(text))
+        .or_else(|| of_text(text))
         .or_else(|| of_arithmetic(text))
 }
 
@@ -131,14 +161,20 @@ fn of_cast(text: &str) -> Option<String> {
     let (_, rest) = text.split_once("Cannot cast to ")?;
     let (data_type, value) = rest.split_once(". Overflowing on ")?;
     let (precision, scale) = parts_of_decimal(data_type)?;
-    let value = match value.contains(['e', '.']) {
+    let is_number = value.contains(['e', '.']);
+    let places = if is_number {
+        places_before(value)
+    } else {
+        None
+    };
+    let value = match is_number {
         true => format!("`{value}`"),
         false => format!("a number with the digits {value}"),
     };
     Some(format!(
         "{value} does not fit {}, which it is cast to: {}",
         with_sql_types(data_type),
-        way_out(precision, scale)
+        way_out(precision, scale, places)
     ))
 }
 
@@ -146,7 +182,17 @@ fn of_value(text: &str) -> Option<String> {
     let (value, precision, scale) = value_of(text)?;
     Some(format!(
         "`{value}` does not fit DECIMAL({precision}, {scale}): {}",
-        way_out(precision, scale)
+        way_out(precision, scale, places_before(value))
+    ))
+}
+
+/// `Cannot cast string '1e400' to value of Decimal128(38, 10) type`, whatever digits the type has.
+fn of_text(text: &str) -> Option<String> {
+    let rest = text.strip_prefix("Cannot cast string '")?;
+    let (value, data_type) = rest.rsplit_once("' to value of ")?;
+    parts_of_decimal(data_type.strip_suffix(" type")?)?;
+    Some(format!(
+        "`'{value}'` is no number, or none that fits the DECIMAL which it is cast to: leave such rows out, or write CAST(… AS DOUBLE)"
     ))
 }
 
@@ -165,6 +211,9 @@ fn value_of(text: &str) -> Option<(&str, usize, usize)> {
 /// `Overflow happened on: 123 * 456`, each a DECIMAL's digits: other numbers are computed by functions of our own.
 fn of_arithmetic(text: &str) -> Option<String> {
     let (_, digits) = text.split_once("Overflow happened on: ")?;
+    if no_such_integer(text).is_some() {
+        return None;
+    }
     Some(format!(
         "a calculation with DECIMALs does not fit the most digits that its type has (of the numbers with the digits {digits}): compute with CAST(… AS DECIMAL(50, …)), as an expression has room for 76 digits, or with CAST(… AS DOUBLE)"
     ))
@@ -177,15 +226,26 @@ fn parts_of_decimal(data_type: &str) -> Option<(usize, usize)> {
     Some((precision.parse().ok()?, scale.parse().ok()?))
 }
 
-fn way_out(precision: usize, scale: usize) -> String {
-    let wider = match precision {
-        ..38 => 38,
-        _ => 76,
-    };
-    if precision == wider {
-        return "leave it fewer digits behind the point, or write CAST(… AS DOUBLE)".to_owned();
+/// Digits before the point of a number.
+fn places_before(value: &str) -> Option<usize> {
+    let value = format!("{:e}", value.parse::<f64>().ok()?);
+    let (_, exponent) = value.split_once('e')?;
+    usize::try_from(exponent.parse::<i64>().ok()? + 1).ok()
+}
+
+/// What to write for a number with so many digits before the point, if they are known.
+fn way_out(precision: usize, scale: usize, places: Option<usize>) -> String {
+    const WIDEST: usize = 76;
+    let holds = |wide: usize| wide > precision && places.is_none_or(|n| n + scale <= wide);
+    if let Some(wide) = [38, WIDEST].into_iter().find(|wide| holds(*wide)) {
+        return format!("write CAST(… AS DECIMAL({wide}, {scale})), or CAST(… AS DOUBLE)");
     }
-    format!("write CAST(… AS DECIMAL({wider}, {scale})), or CAST(… AS DOUBLE)")
+    match places {
+        Some(places) if places > WIDEST => {
+            format!("no DECIMAL has as many digits, {WIDEST} are the most: write CAST(… AS DOUBLE)")
+        }
+        _ => "leave it fewer digits behind the point, or write CAST(… AS DOUBLE)".to_owned(),
+    }
 }
 
 #[cfg(test)]
@@ -197,11 +257,27 @@ mod tests {
         for (said, words) in [
             (
                 "Cannot cast to Decimal128(10, 2). Overflowing on 1e300",
-                "`1e300` does not fit DECIMAL(10, 2), which it is cast to: write CAST(… AS DECIMAL(38, 2)), or CAST(… AS DOUBLE)",
+                "`1e300` does not fit DECIMAL(10, 2), which it is cast to: no DECIMAL has as many digits, 76 are the most: write CAST(… AS DOUBLE)",
+            ),
+            (
+                "Cannot cast to Decimal128(10, 2). Overflowing on -1e35",
+                "`-1e35` does not fit DECIMAL(10, 2), which it is cast to: write CAST(… AS DECIMAL(38, 2)), or CAST(… AS DOUBLE)",
+            ),
+            (
+                "Cannot cast to Decimal128(38, 2). Overflowing on 1e40",
+                "`1e40` does not fit DECIMAL(38, 2), which it is cast to: write CAST(… AS DECIMAL(76, 2)), or CAST(… AS DOUBLE)",
+            ),
+            (
+                "Cannot cast to Decimal128(38, 10). Overflowing on 1e70",
+                "`1e70` does not fit DECIMAL(38, 10), which it is cast to: leave it fewer digits behind the point, or write CAST(… AS DOUBLE)",
             ),
             (
                 "Cannot cast to Decimal128(38, 38). Overflowing on 170141183460469231731687303715884105727",
                 "a number with the digits 170141183460469231731687303715884105727 does not fit DECIMAL(38, 38), which it is cast to: write CAST(… AS DECIMAL(76, 38)), or CAST(… AS DOUBLE)",
+            ),
+            (
+                "Cannot cast string '1e400' to value of Decimal128(38, 10) type",
+                "`'1e400'` is no number, or none that fits the DECIMAL which it is cast to: leave such rows out, or write CAST(… AS DOUBLE)",
             ),
             (
                 "-1234.56 is too small to store in a Decimal128 of precision 5. Min is -999.99",
@@ -218,6 +294,8 @@ mod tests {
         assert!(product.is_some_and(|words| words.contains("the digits 12 * 34)")));
         for other in [
             "Cannot cast to Interval(MonthDayNano). Overflowing on 5",
+            "Overflow happened on: - -9223372036854775808",
+            "Cannot cast string 'x' to value of Int32 type",
             "Divide by zero error",
         ] {
             assert_eq!(does_not_fit(other), None, "{other}");

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use clap::{Args, Command, FromArgMatches as _};
 
-use super::values::{MIB, at_least_one, duration, size};
+use super::values::{GIB, MIB, count, duration, size};
 use crate::cli::CliError;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -26,6 +26,17 @@ const QUERY_MEMORY_MIN: usize = 64 * MIB;
 const BODY_MIN: usize = crate::ingest::split::PART_BYTES;
 /// All bodies that are held together may have twice as much.
 const BODY_MAX: usize = 256 * MIB;
+/// More than a machine has: a slip of the keyboard, and sums of some settings must fit a number.
+const MEMORY_MAX: usize = 16 * 1024 * GIB;
+const DISK_MAX: usize = 1024 * 1024 * GIB;
+/// A run uses all cores.
+const BATCH_RUNS_MAX: usize = 1_024;
+/// About what a system can be brought to give a process in file descriptors.
+const CONNECTIONS_MAX: usize = 1_000_000;
+/// Each at work has a share of the memory of queries, and a client's connection.
+const QUERIES_MAX: usize = 100_000;
+/// Each is an entry of the catalog, which is in memory: of a view that refreshes every minute, those of two years.
+const KEEP_MAX: usize = 1_000_000;
 
 /// What the layers may take, and how long they keep what they no longer need.
 #[derive(Debug, Clone, Copy, Args)]
@@ -52,7 +63,7 @@ pub struct MemoryLimits {
         env = "DOVETAIL_SPEED_MEMORY",
         value_name = "SIZE",
         default_value = "768MiB",
-        value_parser = size(SPEED_MEMORY_MIN, usize::MAX)
+        value_parser = size(SPEED_MEMORY_MIN, MEMORY_MAX)
     )]
     pub speed_memory_bytes: usize,
     /// Where in --speed-memory incremental runs start by themselves. Lower, they start more often and appends have more
@@ -61,7 +72,7 @@ pub struct MemoryLimits {
         long = "speed-memory-soft",
         env = "DOVETAIL_SPEED_MEMORY_SOFT",
         value_name = "SIZE",
-        value_parser = size(MIB, usize::MAX)
+        value_parser = size(MIB, MEMORY_MAX)
     )]
     pub speed_memory_soft_bytes: Option<usize>,
     /// Memory of all queries together; one that needs more than is left is refused with 429. Sorting
@@ -71,7 +82,7 @@ pub struct MemoryLimits {
         env = "DOVETAIL_QUERY_MEMORY",
         value_name = "SIZE",
         default_value = "1GiB",
-        value_parser = size(QUERY_MEMORY_MIN, usize::MAX)
+        value_parser = size(QUERY_MEMORY_MIN, MEMORY_MAX)
     )]
     pub query_memory_bytes: usize,
     /// Memory of all batch runs together, such as 512MiB or 2GiB: each that computes has an even share, and spills
@@ -81,7 +92,7 @@ pub struct MemoryLimits {
         env = "DOVETAIL_BATCH_MEMORY",
         value_name = "SIZE",
         default_value = "512MiB",
-        value_parser = size(BATCH_MEMORY_MIN, usize::MAX)
+        value_parser = size(BATCH_MEMORY_MIN, MEMORY_MAX)
     )]
     pub batch_memory_bytes: usize,
     /// How many full or repair runs compute at a time, and as many incremental ones beside them; others wait. A run
@@ -91,7 +102,7 @@ pub struct MemoryLimits {
         env = "DOVETAIL_BATCH_RUNS",
         value_name = "N",
         default_value = "1",
-        value_parser = at_least_one
+        value_parser = count(BATCH_RUNS_MAX)
     )]
     pub batch_runs: usize,
     /// Disk for parts of a remote store's files, in cache/ in the data directory; 0MiB keeps none there. Without
@@ -101,7 +112,7 @@ pub struct MemoryLimits {
         env = "DOVETAIL_CACHE_DISK",
         value_name = "SIZE",
         default_value = "4GiB",
-        value_parser = size(0, usize::MAX)
+        value_parser = size(0, DISK_MAX)
     )]
     pub cache_disk_bytes: usize,
     /// Memory for parts of a remote store's files; 0MiB keeps none. Its parts are 1 MiB: the default
@@ -111,7 +122,7 @@ pub struct MemoryLimits {
         env = "DOVETAIL_CACHE_MEMORY",
         value_name = "SIZE",
         default_value = "256MiB",
-        value_parser = size(0, usize::MAX)
+        value_parser = size(0, MEMORY_MAX)
     )]
     pub cache_memory_bytes: usize,
 }
@@ -127,7 +138,7 @@ pub struct RequestLimits {
         env = "DOVETAIL_CONNECTIONS",
         value_name = "N",
         default_value = "1024",
-        value_parser = at_least_one
+        value_parser = count(CONNECTIONS_MAX)
     )]
     pub connections: usize,
     /// Queries at once; more wait for their turn until their time is over. All share --query-memory and the cores: with
@@ -137,7 +148,7 @@ pub struct RequestLimits {
         env = "DOVETAIL_QUERIES",
         value_name = "N",
         default_value = "64",
-        value_parser = at_least_one
+        value_parser = count(QUERIES_MAX)
     )]
     pub queries: usize,
     /// Time of a query that does not say timeout_ms itself, waiting included. Longer lets large questions end; shorter
@@ -193,7 +204,7 @@ pub struct Keeping {
         env = "DOVETAIL_ARCHIVE_SIZE",
         value_name = "SIZE",
         default_value = "64MiB",
-        value_parser = size(MIB, usize::MAX)
+        value_parser = size(MIB, MEMORY_MAX)
     )]
     pub archive_size: usize,
     /// Generations of each view that stay readable, the newest ones. More of them reach further back with a rollback or
@@ -203,7 +214,7 @@ pub struct Keeping {
         env = "DOVETAIL_KEEP_GENERATIONS",
         value_name = "N",
         default_value = "10",
-        value_parser = at_least_one
+        value_parser = count(KEEP_MAX)
     )]
     pub keep_generations: usize,
     /// Generations that are younger than this stay, too, however many. A view that refreshes every minute has 1440 of
@@ -223,7 +234,7 @@ pub struct Keeping {
         env = "DOVETAIL_KEEP_RUNS",
         value_name = "N",
         default_value = "1000",
-        value_parser = at_least_one
+        value_parser = count(KEEP_MAX)
     )]
     pub keep_runs: usize,
     /// How long an Idempotency-Key makes a retry harmless, on streams with a log in the data directory (topics: 24 h).
@@ -311,6 +322,29 @@ mod tests {
         assert_eq!(check(whole), Ok(()));
         let more = |memory: &mut MemoryLimits| memory.speed_memory_soft_bytes = Some(769 * MIB);
         assert!(check(more).unwrap_err().contains("769MiB is more than"));
+    }
+
+    #[test]
+    fn every_setting_has_a_greatest_value() {
+        let command = Limits::augment_args(Command::new("limits").no_binary_name(true));
+        let command = command.mut_args(|arg| arg.env(None::<&'static str>));
+        for arg in command.get_arguments() {
+            let kind = arg.get_value_names().and_then(|names| names.first());
+            let (value, said) = match kind.map(|kind| kind.as_str()) {
+                Some("N") => ("100000000000", "it is a whole number from 1 to "),
+                Some("SIZE") => ("17179869183GiB", "at most "),
+                Some("TIME") => ("1000y", "at most "),
+                kind => panic!("{arg} is a {kind:?}, which has no bounds here"),
+            };
+            let option = format!("--{}", arg.get_long().unwrap());
+            let given = [option.as_str(), value];
+            let refused = command.clone().try_get_matches_from(given).unwrap_err();
+            let refused = refused.to_string();
+            assert!(
+                refused.contains(&option) && refused.contains(said),
+                "{refused}"
+            );
+        }
     }
 
     #[test]

@@ -27,7 +27,7 @@ use store::StoreArgs;
 pub use limits::{Keeping, Limits, MemoryLimits, RequestLimits};
 pub use roles::{CutsPlace, Role};
 pub use store::StorePlace;
-pub(super) use values::address;
+pub(super) use values::{address, duration};
 
 /// What a second signal ends the program with, as shells expect of an interrupt.
 const EXIT_INTERRUPTED: i32 = 130;

@@ -8,6 +8,8 @@ use humantime::format_duration;
 
 /// A mebibyte.
 pub(super) const MIB: usize = 1024 * 1024;
+/// A gibibyte.
+pub(super) const GIB: usize = 1024 * MIB;
 
 /// Reads an address to listen on: an IP address, or `localhost`, and a port.
 pub(in crate::cli) fn address(text: &str) -> Result<SocketAddr, String> {
@@ -26,21 +28,30 @@ pub(super) fn size(
     most: usize,
 ) -> impl Fn(&str) -> Result<usize, String> + Clone + Send + Sync + 'static {
     move |text| {
-        let units = [("MiB", MIB), ("GiB", 1024 * MIB)];
+        let units = [("MiB", MIB), ("GiB", GIB)];
         let found = units.iter().find_map(|(unit, bytes)| {
-            whole(text.strip_suffix(unit)?.trim_end())?.checked_mul(*bytes)
+            let number = whole(text.strip_suffix(unit)?.trim_end())?;
+            Some(number.saturating_mul(*bytes))
         });
         match found {
             None => Err("it is a whole number of MiB or GiB, such as 512MiB".to_owned()),
-            Some(bytes) if bytes < least => Err(format!("at least {}MiB", least / MIB)),
-            Some(bytes) if bytes > most => Err(format!("at most {}MiB", most / MIB)),
+            Some(bytes) if bytes < least => Err(format!("at least {}", shown(least))),
+            Some(bytes) if bytes > most => Err(format!("at most {}", shown(most))),
             Some(bytes) => Ok(bytes),
         }
     }
 }
 
+/// A bound of sizes as a setting writes it.
+fn shown(bytes: usize) -> String {
+    match bytes {
+        GIB.. if bytes.is_multiple_of(GIB) => format!("{}GiB", bytes / GIB),
+        _ => format!("{}MiB", bytes / MIB),
+    }
+}
+
 /// Reads a time from `least` to `most`: whole numbers and their units.
-pub(super) fn duration(
+pub(in crate::cli) fn duration(
     least: Duration,
     most: Duration,
 ) -> impl Fn(&str) -> Result<Duration, String> + Clone + Send + Sync + 'static {
@@ -52,16 +63,20 @@ pub(super) fn duration(
     }
 }
 
-/// Reads a whole number, at least 1.
-pub(super) fn at_least_one(text: &str) -> Result<usize, String> {
-    let number = whole(text).filter(|number| *number > 0);
-    number.ok_or_else(|| "it is a whole number, at least 1".to_owned())
+/// Reads a whole number from 1 to `most`.
+pub(super) fn count(
+    most: usize,
+) -> impl Fn(&str) -> Result<usize, String> + Clone + Send + Sync + 'static {
+    move |text| {
+        let number = whole(text).filter(|number| (1..=most).contains(number));
+        number.ok_or_else(|| format!("it is a whole number from 1 to {most}"))
+    }
 }
 
-/// A number of digits alone, without a sign.
+/// A number of digits alone, without a sign. One that is larger than all bounds is the largest there is.
 fn whole(text: &str) -> Option<usize> {
-    let is_number = text.bytes().all(|digit| digit.is_ascii_digit());
-    is_number.then(|| text.parse().ok())?
+    let is_number = !text.is_empty() && text.bytes().all(|digit| digit.is_ascii_digit());
+    is_number.then(|| text.parse().unwrap_or(usize::MAX))
 }
 
 #[cfg(test)]
@@ -84,19 +99,18 @@ mod tests {
         let size = size(64 * MIB, 1024 * MIB);
         assert_eq!(size("512MiB"), Ok(512 * MIB));
         assert_eq!(size("1 GiB"), Ok(1024 * MIB));
-        for wrong in [
-            "512",
-            "1TB",
-            "-1MiB",
-            "+512MiB",
-            "1.5GiB",
-            "99999999999999GiB",
-            "",
-        ] {
+        for wrong in ["512", "1TB", "-1MiB", "+512MiB", "1.5GiB", "GiB", ""] {
             assert!(size(wrong).unwrap_err().contains("such as"), "{wrong}");
         }
         assert_eq!(size("63MiB"), Err("at least 64MiB".to_owned()));
-        assert_eq!(size("2GiB"), Err("at most 1024MiB".to_owned()));
+        for more in [
+            "1025MiB",
+            "2GiB",
+            "99999999999999GiB",
+            "99999999999999999999MiB",
+        ] {
+            assert_eq!(size(more), Err("at most 1GiB".to_owned()));
+        }
     }
 
     #[test]
@@ -112,10 +126,13 @@ mod tests {
     }
 
     #[test]
-    fn a_count_is_at_least_one() {
-        assert_eq!(at_least_one("2"), Ok(2));
-        for wrong in ["0", "x", "+5", "-5", ""] {
-            assert!(at_least_one(wrong).is_err(), "{wrong}");
+    fn a_count_is_within_its_bounds() {
+        let count = count(100);
+        assert_eq!(count("1"), Ok(1));
+        assert_eq!(count("100"), Ok(100));
+        for wrong in ["0", "101", "99999999999999999999", "x", "+5", "-5", ""] {
+            let expected = "it is a whole number from 1 to 100".to_owned();
+            assert_eq!(count(wrong), Err(expected), "{wrong}");
         }
     }
 }

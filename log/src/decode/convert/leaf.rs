@@ -1,23 +1,25 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Casts of plain Arrow columns that give null where a value would lose something.
 
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use arrow::array::{
-    Array, ArrayRef, ArrowPrimitiveType, AsArray, Decimal128Array, PrimitiveArray,
-    TimestampMicrosecondArray,
+    Array, ArrayRef, ArrowNumericType, ArrowPrimitiveType, AsArray, Decimal128Array,
+    PrimitiveArray, TimestampMicrosecondArray,
 };
 use arrow::compute::kernels::length::length;
-use arrow::compute::{CastOptions, cast, cast_with_options};
+use arrow::compute::{CastOptions, cast, cast_with_options, max, min};
 use arrow::datatypes::{
     DataType, Date32Type, Date64Type, Decimal128Type, Float64Type, Int32Type, Int64Type, TimeUnit,
     TimestampMicrosecondType, UInt64Type,
 };
 use arrow::error::ArrowError;
 use arrow::util::display::array_value_to_string;
-use dovetail_model::{ColumnType, EpochUnit};
+use dovetail_model::{ColumnType, EpochUnit, calendar_days, calendar_instants};
 
-use crate::decode::fault::{Kind, excerpt};
+use crate::decode::column::{CALENDAR_US, epoch_scale};
+use crate::decode::fault::{Kind, excerpt, out_of_range};
 
 const DAY_MS: i64 = 86_400_000;
 const DAY_US: i64 = 86_400_000_000;
@@ -40,13 +42,17 @@ pub(super) fn convert(
             _ => None,
         },
         ColumnType::Date => match from {
-            DataType::Date32 => Some(Arc::clone(array)),
+            DataType::Date32 => {
+                let days = array.as_primitive::<Date32Type>().clone();
+                Some(Arc::new(within(days, &calendar_days())))
+            }
             DataType::Date64 => {
                 let days = |ms: i64| (ms % DAY_MS == 0).then_some(ms / DAY_MS);
                 let array = array.as_primitive::<Date64Type>();
-                Some(Arc::new(array.unary_opt::<_, Date32Type>(|ms| {
+                let days = array.unary_opt::<_, Date32Type>(|ms| {
                     days(ms).and_then(|days| i32::try_from(days).ok())
-                })))
+                });
+                Some(Arc::new(within(days, &calendar_days())))
             }
             _ => None,
         },
@@ -155,7 +161,22 @@ fn timestamp(array: &ArrayRef, epoch: Option<EpochUnit>) -> Result<Option<ArrayR
         }
         _ => return Ok(None),
     };
-    Ok(Some(Arc::new(microseconds)))
+    Ok(Some(Arc::new(within(microseconds, &CALENDAR_US))))
+}
+
+/// Null where the calendar does not have the value. Most columns have none of these, and are handed on as they are.
+fn within<T: ArrowNumericType>(
+    array: PrimitiveArray<T>,
+    calendar: &RangeInclusive<T::Native>,
+) -> PrimitiveArray<T>
+where
+    T::Native: PartialOrd,
+{
+    let mut ends = [min(&array), max(&array)].into_iter().flatten();
+    if ends.all(|end| calendar.contains(&end)) {
+        return array;
+    }
+    array.unary_opt(|value| calendar.contains(&value).then_some(value))
 }
 
 fn raw_timestamps(array: &ArrayRef, unit: TimeUnit) -> PrimitiveArray<Int64Type> {
@@ -214,8 +235,45 @@ pub(super) fn text_bytes(array: &ArrayRef) -> usize {
 }
 
 /// Why the value at `index` could not be kept.
-pub(super) fn loss(from: &ArrayRef, index: usize, kind: Kind) -> String {
+pub(super) fn loss(from: &ArrayRef, index: usize, kind: Kind, epoch: Option<EpochUnit>) -> String {
+    if matches!(kind, Kind::Date | Kind::Timestamp)
+        && let Some(number) = outside_calendar(from, index, epoch)
+    {
+        return out_of_range(&number, kind);
+    }
     let value = array_value_to_string(from, index).unwrap_or_default();
     let value = excerpt(value.as_bytes());
     format!("`{value}` cannot be {} {kind} without loss", kind.article())
+}
+
+/// The number that the value at `index` is, if the calendar does not have it.
+fn outside_calendar(from: &ArrayRef, index: usize, epoch: Option<EpochUnit>) -> Option<String> {
+    let (number, unit) = match from.data_type() {
+        DataType::Date32 => {
+            let days = from.as_primitive::<Date32Type>().value(index);
+            return (!calendar_days().contains(&days)).then(|| days.to_string());
+        }
+        DataType::Date64 => {
+            let ms = from.as_primitive::<Date64Type>().value(index);
+            (Some(ms), EpochUnit::Millisecond)
+        }
+        DataType::Timestamp(unit, _) => {
+            let raw = raw_timestamps(from, *unit);
+            (Some(raw.value(index)), epoch_unit(*unit))
+        }
+        integer if integer.is_integer() => {
+            let number = safe_cast(&from.slice(index, 1), &DataType::Int64).ok()?;
+            let number = number.as_primitive::<Int64Type>().iter().next()?;
+            (number, epoch?)
+        }
+        _ => return None,
+    };
+    let per_second =
+        10_i64.pow((epoch_scale(EpochUnit::Second) - epoch_scale(unit)).unsigned_abs());
+    match number {
+        Some(number) if calendar_instants(per_second).contains(&number) => None,
+        Some(number) => Some(number.to_string()),
+        // More than a BIGINT holds.
+        None => array_value_to_string(from, index).ok(),
+    }
 }

@@ -409,11 +409,11 @@ impl Step<'_> {
                 continue;
             }
             let Some(row) = rows.of(index) else { continue };
-            let path = &self.path;
+            let (path, epoch) = (&self.path, self.epoch);
             let noted = self.faults.note(row, || Described {
                 column: Some(path_text(path)),
                 reason: if lost {
-                    leaf::loss(from, index, Kind::of(to))
+                    leaf::loss(from, index, Kind::of(to), epoch)
                 } else {
                     "it is NOT NULL, but the value is null".to_owned()
                 },

@@ -8,7 +8,7 @@ use dovetail_model::{EpochUnit, UnknownColumns};
 use super::records::Value;
 use crate::decode::budget::Budget;
 use crate::decode::column::{
-    Column, NamedColumn, Values, end_of, epoch_scale, fitted, fitted_decimal,
+    Column, NamedColumn, Values, end_of, epoch_scale, fitted, fitted_decimal, fitted_instant,
 };
 use crate::decode::fault::{Fault, Kind, Outcome, What, fault};
 use crate::decode::json::JsonReader;
@@ -133,7 +133,7 @@ fn timestamp(text: &[u8], epoch: Option<EpochUnit>) -> Result<i64, What> {
         && text.get(4) != Some(&b'-')
     {
         let number = Decimal::scan(text).ok_or(What::NotA(kind))?;
-        return fitted(number.scaled(epoch_scale(unit)), kind);
+        return fitted_instant(number.scaled(epoch_scale(unit)));
     }
     parse_timestamp(text).map_err(|error| match error {
         NotATime::Malformed => What::NotA(kind),

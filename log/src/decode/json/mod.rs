@@ -13,9 +13,11 @@ use std::ops::Range;
 use dovetail_model::UnknownColumns;
 
 use super::budget::Budget;
-use super::column::{Column, Row, Values, end_of, epoch_scale, fitted, fitted_decimal};
+use super::column::{
+    Column, Row, Values, end_of, epoch_scale, fitted, fitted_decimal, fitted_instant,
+};
 use super::fault::{Kind, Outcome, What, excerpt, fault};
-use super::number::{Decimal, JsonNumber};
+use super::number::{Decimal, JsonNumber, Unfit};
 use super::text::string_stop;
 use super::time::{NotATime, parse_date, parse_timestamp};
 use escape::unescape;
@@ -222,7 +224,9 @@ impl<'a> JsonReader<'a> {
                 values.push(date.map_or_else(|| fault(What::NotA(kind), at.0), Ok)?);
             }
             Values::Timestamp { values, epoch } => values.push(match (*epoch, self.peek()) {
-                (Some(unit), Some(b'-' | b'0'..=b'9')) => self.scaled(kind, epoch_scale(unit))?,
+                (Some(unit), Some(b'-' | b'0'..=b'9')) => {
+                    self.scaled(kind, epoch_scale(unit), fitted_instant)?
+                }
                 _ => self.timestamp()?,
             }),
             Values::Struct(row) => {
@@ -283,16 +287,20 @@ impl<'a> JsonReader<'a> {
                 Err(_) => fault(What::OutOfRange(kind), start..number.end),
             };
         }
-        self.scaled(kind, 0)
+        self.scaled(kind, 0, |scaled| fitted(scaled, kind))
     }
 
-    /// A number times `10^scale`, exactly.
-    fn scaled<T: TryFrom<i128>>(&mut self, kind: Kind, scale: i32) -> Outcome<T> {
+    /// A number times `10^scale`, exactly, as far as it `fits`.
+    fn scaled<T>(
+        &mut self,
+        kind: Kind,
+        scale: i32,
+        fits: impl FnOnce(Result<i128, Unfit>) -> Result<T, What>,
+    ) -> Outcome<T> {
         let number = self.number(kind)?;
         let start = self.pos;
         self.pos = number.end;
-        let scaled = number.scaled(self.text, start, scale);
-        fitted(scaled, kind).or_else(|what| fault(what, start..number.end))
+        fits(number.scaled(self.text, start, scale)).or_else(|what| fault(what, start..number.end))
     }
 
     fn double(&mut self) -> Outcome<f64> {

@@ -8,7 +8,7 @@ use arrow::buffer::{NullBuffer, OffsetBuffer, ScalarBuffer};
 use arrow::datatypes::{DataType, Field, Fields, Int8Type, Schema, TimeUnit};
 use arrow::ipc::CompressionType;
 use arrow::ipc::writer::{FileWriter, IpcWriteOptions, StreamWriter};
-use dovetail_model::{ColumnType, EpochUnit, ProblemKind, StreamSchema};
+use dovetail_model::{ColumnType, EpochUnit, ProblemKind, StreamSchema, calendar_days};
 
 use super::cells::{Cell, rows_of};
 use super::{column, decode, decode_in_little, rejected, required, schema, strict, with_epoch};
@@ -101,6 +101,51 @@ fn floats_and_decimals_are_exact() {
         .unwrap();
     let (good, bad) = one(Arc::new(wide), ColumnType::Decimal(38, 2));
     assert_eq!((good, bad.len()), (integers(&[120]), 1));
+}
+
+#[test]
+fn days_and_instants_are_those_of_the_calendar() {
+    let out = |number: i128, kind: &str| {
+        format!(
+            "`{number}` is out of range for {kind}: the calendar has the years -262143 to 262142"
+        )
+    };
+    let (first, last) = calendar_days().into_inner();
+    let days = vec![first, last, first - 1, last + 1, i32::MAX];
+    let (good, bad) = one(Arc::new(Date32Array::from(days)), ColumnType::Date);
+    assert_eq!(good, integers(&[first.into(), last.into()]));
+    let wrong = [i128::from(first) - 1, i128::from(last) + 1, i32::MAX.into()];
+    assert_eq!(bad, wrong.map(|number| out(number, "DATE")));
+    // A day of milliseconds, and a part of one.
+    let ms = vec![i64::MAX / 86_400_000 * 86_400_000, 1];
+    let (good, bad) = one(Arc::new(Date64Array::from(ms.clone())), ColumnType::Date);
+    assert_eq!((good.len(), &bad[0]), (0, &out(ms[0].into(), "DATE")));
+    assert!(bad[1].ends_with("cannot be a DATE without loss"), "{bad:?}");
+    let instants: [(ArrayRef, i128); 5] = [
+        (Arc::new(Date32Array::from(vec![i32::MIN])), i32::MIN.into()),
+        (Arc::new(Date64Array::from(vec![i64::MIN])), i64::MIN.into()),
+        (
+            Arc::new(TimestampSecondArray::from(vec![i64::MAX])),
+            i64::MAX.into(),
+        ),
+        (
+            Arc::new(TimestampMillisecondArray::from(vec![i64::MAX])),
+            i64::MAX.into(),
+        ),
+        (
+            Arc::new(TimestampMicrosecondArray::from(vec![i64::MAX])),
+            i64::MAX.into(),
+        ),
+    ];
+    for (array, number) in instants {
+        let (good, bad) = one(array, ColumnType::Timestamp);
+        assert_eq!((good.len(), bad), (0, vec![out(number, "TIMESTAMP")]));
+    }
+    let columns = vec![column("x", ColumnType::Timestamp)];
+    let seconds = with_epoch(schema(columns), "x", EpochUnit::Second);
+    let (good, bad) = one_in(Arc::new(UInt64Array::from(vec![1, u64::MAX])), &seconds);
+    assert_eq!(good, integers(&[1_000_000]));
+    assert_eq!(bad, [out(u64::MAX.into(), "TIMESTAMP")]);
 }
 
 #[test]

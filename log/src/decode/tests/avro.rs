@@ -279,6 +279,22 @@ fn values_come_to_columns_of_other_types_without_loss() {
             Err("c: `1` cannot be a TIMESTAMP without loss"),
         ),
         (
+            r#"{"type":"int","logicalType":"date"}"#,
+            &[0xfe, 0xff, 0xff, 0xff, 0x0f],
+            ColumnType::Date,
+            Err(
+                "c: `2147483647` is out of range for DATE: the calendar has the years -262143 to 262142",
+            ),
+        ),
+        (
+            r#"{"type":"long","logicalType":"timestamp-micros"}"#,
+            &[0xfe, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 1],
+            ColumnType::Timestamp,
+            Err(
+                "c: `9223372036854775807` is out of range for TIMESTAMP: the calendar has the years -262143 to 262142",
+            ),
+        ),
+        (
             r#"{"type":"bytes","logicalType":"decimal","precision":4,"scale":2}"#,
             &[4, 0xff, 0x38],
             ColumnType::Decimal(9, 3),

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What people send, and what they are told.
 
-use dovetail_model::{ColumnType, EpochUnit, ProblemKind};
+use dovetail_model::{ColumnType, EpochUnit, ProblemKind, calendar_instants};
 
 use super::cells::{Cell, rows_of};
 use super::{
@@ -564,6 +564,35 @@ fn epoch_numbers_need_a_unit_and_are_exact() {
     assert!(error.contains("finer than the microseconds"), "{error}");
     let error = rejected(&stream(EpochUnit::Second), Ndjson, "{\"t\":1e15}").to_string();
     assert!(error.contains("out of range for TIMESTAMP"), "{error}");
+}
+
+#[test]
+fn an_instant_that_no_calendar_has_is_no_event() {
+    let columns = vec![column("t", ColumnType::Timestamp)];
+    let schema = with_epoch(schema(columns), "t", EpochUnit::Microsecond);
+    // A BIGINT holds each; the first and the last instant of the calendar, and their neighbours.
+    let (first, last) = calendar_instants(1_000_000).into_inner();
+    for us in [first, last] {
+        for (format, body) in [
+            (Ndjson, format!("{{\"t\":{us}}}")),
+            (Csv, format!("t\n{us}")),
+        ] {
+            let decoded = decode(&schema, format, body, OnError::Reject).unwrap();
+            assert_eq!(rows_of(&decoded.events), [vec![Cell::Integer(us.into())]]);
+        }
+    }
+    for us in [first - 1, last + 1, i64::MIN, i64::MAX] {
+        for (format, body) in [
+            (Ndjson, format!("{{\"t\":{us}}}")),
+            (Csv, format!("t\n{us}")),
+        ] {
+            let error = rejected(&schema, format, &body).to_string();
+            let said = format!(
+                "column `t`: `{us}` is out of range for TIMESTAMP: the calendar has the years -262143 to 262142"
+            );
+            assert!(error.ends_with(&said), "{error}");
+        }
+    }
 }
 
 #[test]

@@ -379,6 +379,16 @@ fn fields_come_to_columns_as_the_encoding_has_it() {
             Err("c: `1000000001` cannot be a TIMESTAMP without loss"),
         ),
         (
+            "google.protobuf.Timestamp c = 1;",
+            &[
+                10, 10, 8, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x7f,
+            ],
+            ColumnType::Timestamp,
+            Err(
+                "c: `9223372036854775807000000000` is out of range for TIMESTAMP: the calendar has the years -262143 to 262142",
+            ),
+        ),
+        (
             "google.protobuf.Int64Value c = 1;",
             &[],
             ColumnType::Int,

@@ -184,7 +184,8 @@ fn epoch_number(text: &str, unit: EpochUnit) -> Option<Cell> {
         EpochUnit::Nanosecond => -3,
     };
     let value = exact(text, scale)?;
-    i64::try_from(value).ok().map(|v| Cell::Integer(v.into()))
+    let micros = i64::try_from(value).ok()?;
+    chrono::DateTime::from_timestamp_micros(micros).map(|_| Cell::Integer(value))
 }
 
 /// A decimal number times `10^scale` by moving the point in its text.

@@ -4,7 +4,7 @@
 
 use std::fmt::Write as _;
 
-use arrow::array::{Array, ArrayRef, RecordBatch};
+use arrow::array::{Array, RecordBatch};
 use arrow::datatypes::{DataType, SchemaRef};
 use arrow::json::writer::{EncoderOptions, NullableEncoder};
 use arrow::util::display::{ArrayFormatter, FormatOptions};
@@ -12,7 +12,7 @@ use dovetail_model::Problem;
 use dovetail_view::json_value;
 
 use super::super::format::AnswerFormat;
-use super::{RowEncoder, encode_problem};
+use super::{RowEncoder, as_text, encode_problem};
 
 /// The CSV encoder.
 pub(super) struct Csv {
@@ -47,13 +47,9 @@ impl RowEncoder for Csv {
 
     fn rows(&mut self, batch: &RecordBatch, out: &mut Vec<u8>) -> Result<(), Problem> {
         let problem = |e| encode_problem(AnswerFormat::Csv, e);
-        let formats = FormatOptions::default();
-        let columns: Vec<ArrayRef> = batch
-            .columns()
-            .iter()
-            .map(json_value::prepared)
-            .collect::<Result<_, _>>()
-            .map_err(problem)?;
+        // What cannot be written is no value: it ends the answer.
+        let formats = FormatOptions::default().with_display_error(false);
+        let columns = as_text(&self.schema, batch, AnswerFormat::Csv)?;
         let nulls: Vec<_> = columns.iter().map(|c| c.logical_nulls()).collect();
         let mut cells = Vec::with_capacity(columns.len());
         for (field, column) in self.schema.fields().iter().zip(&columns) {

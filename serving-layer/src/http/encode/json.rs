@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Rows as one JSON document or as a JSON object per line.
 
-use arrow::array::{ArrayRef, RecordBatch};
+use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use arrow::json::writer::{EncoderOptions, NullableEncoder};
 use dovetail_model::Problem;
@@ -11,7 +11,7 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 
 use super::super::format::AnswerFormat;
-use super::{Frame, RowEncoder, encode_problem};
+use super::{Frame, RowEncoder, as_text, encode_problem};
 use crate::ports::Provenance;
 use crate::sql::sql_type;
 
@@ -85,12 +85,7 @@ impl Rows {
         after: &[u8],
     ) -> Result<(), Problem> {
         let problem = |e| encode_problem(self.format, e);
-        let columns: Vec<ArrayRef> = batch
-            .columns()
-            .iter()
-            .map(json_value::prepared)
-            .collect::<Result<_, _>>()
-            .map_err(problem)?;
+        let columns = as_text(&self.schema, batch, self.format)?;
         let mut encoders: Vec<NullableEncoder<'_>> = self
             .schema
             .fields()

@@ -6,6 +6,7 @@ use ::arrow::array::{
     Float32Array, Float64Array, Int32Array, Int64Array, ListArray, StringArray, StringViewArray,
     StructArray, TimestampMicrosecondArray, UInt64Array,
 };
+use ::arrow::buffer::OffsetBuffer;
 use ::arrow::datatypes::{DataType, Fields, Int32Type};
 use ::arrow::ipc::reader::StreamReader;
 use ::parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
@@ -219,5 +220,48 @@ fn a_type_that_a_format_cannot_hold_is_refused_before_the_first_row() {
     assert!(
         problem.detail.contains("cannot be written as parquet"),
         "{problem}"
+    );
+}
+
+#[test]
+fn a_value_that_has_no_text_is_refused_and_carried_as_a_number() {
+    let day = |days: i32| -> ArrayRef { Arc::new(Date32Array::from(vec![Some(1), Some(days)])) };
+    let item = Arc::new(Field::new("element", DataType::Date32, true));
+    let ends = OffsetBuffer::from_lengths([1, 1]);
+    let list = |days| Arc::new(ListArray::new(item.clone(), ends.clone(), day(days), None));
+    let batch = |days| {
+        RecordBatch::try_from_iter([("day", day(days)), ("days", list(days) as ArrayRef)]).unwrap()
+    };
+    for format in AnswerFormat::ALL {
+        // The first row can be written, and is: whoever has it already must not take it for all.
+        let far = batch(i32::MAX);
+        for far in [far.clone(), far.project(&[1]).unwrap()] {
+            let schema = unique_names(&far.schema());
+            let far = RecordBatch::try_new(schema.clone(), far.columns().to_vec()).unwrap();
+            let mut encoder = encoder(format, &schema, Frame::default()).unwrap();
+            let mut out = Vec::new();
+            encoder.start(&mut out).unwrap();
+            encoder.rows(&far.slice(0, 1), &mut out).unwrap();
+            let ended = encoder.rows(&far, &mut out);
+            if matches!(format, AnswerFormat::Arrow | AnswerFormat::Parquet) {
+                ended.unwrap();
+                encoder.finish(&mut out).unwrap();
+                continue;
+            }
+            let problem = ended.unwrap_err();
+            assert_eq!(problem.kind, ProblemKind::Invalid);
+            let column = schema.field(0).name().as_str();
+            assert_eq!(problem.members["column"], column);
+            let said =
+                format!("column `{column}`: 2147483647 days since 1970-01-01 is a DATE outside");
+            assert!(problem.detail.starts_with(&said), "{problem}");
+            assert!(!String::from_utf8(out).unwrap().contains("ERROR"));
+        }
+    }
+    let near =
+        String::from_utf8(encoded(AnswerFormat::Csv, &[batch(2)], Frame::default())).unwrap();
+    assert_eq!(
+        near,
+        "day,days\n1970-01-02,\"[\"\"1970-01-02\"\"]\"\n1970-01-03,\"[\"\"1970-01-03\"\"]\"\n"
     );
 }

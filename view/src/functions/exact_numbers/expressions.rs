@@ -16,6 +16,7 @@ use datafusion::logical_expr::{
 };
 
 use super::carried::{Reads, numbers_of, written_rows};
+use super::list_search::{self, searched};
 use super::meeting::{NumberType, Use, double, number, places_of, wider};
 use super::of_doubles::decimal_of_double;
 use super::plans::with_output;
@@ -67,6 +68,9 @@ pub(super) fn beside_decimals(part: Expr, reads: &Reads) -> Result<Transformed<E
             })
         }
         Expr::Case(case) => of_case(case, reads),
+        Expr::ScalarFunction(call) if call.func.name() == list_search::NAME => {
+            searched(call, reads)
+        }
         Expr::ScalarFunction(call) => of_call(call, reads),
         Expr::WindowFunction(call) => of_window(*call, reads)?,
         Expr::Cast(Cast { expr, field }) if field.data_type().is_decimal() => {

@@ -17,13 +17,14 @@ use datafusion::logical_expr::{
 };
 use datafusion::sql::sqlparser::ast;
 
+use super::spelled::{call, spell_out};
 use super::written::lacks_digits;
 
 /// The name under which a number with more digits than a DOUBLE has is called, with its text: no SQL has it by chance.
 const WITH_ALL_DIGITS: &str = "number with all digits";
 
 /// The text that a call of [`WithAllDigits`] has as its argument.
-pub(super) fn digits_of_call(part: &Expr) -> Option<&str> {
+pub(crate) fn digits_of_call(part: &Expr) -> Option<&str> {
     match part {
         Expr::ScalarFunction(call) if call.func.name() == WITH_ALL_DIGITS => {
             match call.args.as_slice() {
@@ -35,7 +36,8 @@ pub(super) fn digits_of_call(part: &Expr) -> Option<&str> {
     }
 }
 
-/// Marks the numbers of a statement that a DOUBLE lacks digits of, for [`ExactNumbers`](super::ExactNumbers).
+/// Marks the numbers of a statement that a DOUBLE lacks digits of, for [`ExactNumbers`](super::ExactNumbers), and spells
+/// out what would be planned before that has looked at it.
 pub fn keep_digits(statement: &mut impl ast::VisitMut) {
     struct Keeper;
     impl ast::VisitorMut for Keeper {
@@ -63,6 +65,7 @@ pub fn keep_digits(statement: &mut impl ast::VisitMut) {
             {
                 *expr = with_all_digits(text);
             }
+            spell_out(expr);
             ControlFlow::Continue(())
         }
     }
@@ -81,21 +84,7 @@ fn text_of_number(expr: &ast::Expr) -> Option<String> {
 
 fn with_all_digits(text: String) -> ast::Expr {
     let text = ast::Expr::value(ast::Value::SingleQuotedString(text));
-    let arguments = ast::FunctionArgumentList {
-        duplicate_treatment: None,
-        args: vec![ast::FunctionArg::Unnamed(text.into())],
-        clauses: vec![],
-    };
-    ast::Expr::Function(ast::Function {
-        name: ast::Ident::with_quote('"', WITH_ALL_DIGITS).into(),
-        uses_odbc_syntax: false,
-        parameters: ast::FunctionArguments::None,
-        args: ast::FunctionArguments::List(arguments),
-        filter: None,
-        null_treatment: None,
-        over: None,
-        within_group: vec![],
-    })
+    call(WITH_ALL_DIGITS, vec![text])
 }
 
 /// A DOUBLE with the text that it was written as. It is in plans until they are analysed, and never computed.

@@ -117,6 +117,17 @@ async fn a_decimal_is_compared_with_the_number_that_is_written() {
         "[4.48] = l AND l <> [4.4800000001] AND l < [4.481, 1.5] AND l IN ([4.47], [4.48])",
         "st = struct(4.48) AND st = named_struct('c0', 4.48) AND st <> struct(4.4800000001)",
         "array_has_any(l, [4.48, 1e90]) AND NOT array_has_all(l, [4.4800000001])",
+        "array_has(l, 4.48) AND list_has(l, 4.480) AND array_contains(l, 4.48) AND list_contains(l, 4.48)",
+        "NOT array_has(l, 4.4800000000000001) AND NOT array_has(l, 1e300) AND NOT array_has(l, 4)",
+        "4.48 = ANY (l) AND 4.48 = SOME (l) AND NOT 4.47 = ANY (l) AND NOT -4.48 = ANY (l) AND '4.48' = ANY (l)",
+        "d = ANY (l) AND d = ANY ([4.48, 1.1]) AND NOT d = ANY ([4.4800000000000001]) AND d = ANY ([1, 4.48])",
+        "x = ANY (l) AND d = ANY ([x, 1.5]) AND NOT huge = ANY (l) AND w = ANY ([12345678901234567890123])",
+        "CAST(d AS DECIMAL(12, 4)) = ANY (l) AND NOT i = ANY (l) AND i = ANY ([CAST(5 AS DECIMAL(10, 2))])",
+        "(NULL = ANY (l)) IS NULL AND array_has(l, NULL) IS NULL AND array_has(NULL, 4.48) IS NULL",
+        "array_has([1, 2], 2) AND 'b' = ANY (['a', 'b']) AND 1.5 = ANY ([1.5, 2.5]) AND NOT 3 = ANY ([1, 2])",
+        // Rows whose first value is neither a name nor a plain number.
+        "(-4.48, 5) = (-d, i) AND (d, i) <> (-1, 2.5) AND (-1, 2.5) < (d, i) AND (d, i) IN ((-1, 2), (4.48, 5))",
+        "(d + 1, i) = (5.48, 5) AND NOT (-d, -i) = (-4.4800000000000001, -5) AND (-w, d) = (-12345678901234567890123, 4.48)",
         // A text of a column is no other number than it says.
         "d <> word AND d < word AND d NOT IN (word, word) AND concat(d, '') = d AND w < '12345678901234567890123.5'",
         "x = 4.48 AND x = 4.4800000000000000000001 AND huge = 1e200",
@@ -127,6 +138,18 @@ async fn a_decimal_is_compared_with_the_number_that_is_written() {
             .column(0)
             .as_primitive::<arrow::datatypes::Int64Type>();
         assert_eq!(count.value(0), 1, "{truth}");
+    }
+}
+
+#[tokio::test]
+async fn what_is_no_number_is_looked_for_in_no_list_of_decimals() {
+    for (call, given) in [
+        ("true = ANY (l)", "LIST<DECIMAL(10, 2)>, BOOLEAN"),
+        ("array_has(d, 4.48)", "DECIMAL(10, 2), DOUBLE"),
+    ] {
+        let error = ask(&format!("SELECT {call} FROM {ROW}")).await.unwrap_err();
+        let said = format!("`array_has` takes no ({given}): it takes (array, element)");
+        assert!(crate::words_of(&error).starts_with(&said), "{error}");
     }
 }
 

@@ -69,9 +69,10 @@ fn what_is_wrong_is_named_with_its_line_and_what_is_expected() {
         (
             "batch_runs = 0",
             1,
-            "`batch_runs` cannot be `0`: it is a whole number, at least 1",
+            "`batch_runs` cannot be `0`: it is a whole number from 1 to 1024",
         ),
-        ("batch_runs = -1", 1, "at least 1"),
+        ("batch_runs = -1", 1, "from 1 to 1024"),
+        ("queries = 100000000000", 1, "from 1 to 100000"),
         ("batch_runs = 1.5", 1, "not a fraction"),
         (
             "\n\nspeed_memory = 2",

@@ -1,0 +1,83 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Dates and times that the calendar or their type has no place for, where something was to be computed of them.
+
+use dovetail_model::calendar_years;
+
+/// What stands before a number that has no date, and what behind it.
+const NUMBERS: [(&str, &str); 6] = [
+    ("Failed to convert ", " to temporal for "),
+    ("Failed to convert ", " to datetime for "),
+    ("Cannot convert arrow_array::types::", " to datetime"),
+    ("Failed to create naive time with arrow_array::types::", ""),
+    ("Timestamp ", " out of range"),
+    (
+        "Cannot cast ",
+        ": converted value exceeds the representable i64 range",
+    ),
+];
+
+/// What begins the errors of adding an interval to a date or time.
+const INTERVALS: [&str; 2] = ["Timestamp out of range", "Date arithmetic overflow: "];
+
+/// What was to be computed, and the way out.
+pub(super) fn outside_calendar(text: &str) -> Option<String> {
+    let what = if INTERVALS.iter().any(|said| text.starts_with(said)) {
+        "a date or time and an interval lead".to_owned()
+    } else {
+        let number = NUMBERS.iter().find_map(|ends| number_between(text, ends))?;
+        format!("a date or time whose number is {number} lies")
+    };
+    let (first, last) = calendar_years();
+    Some(format!(
+        "{what} outside the calendar, which has the years {first} to {last}, or outside its type: leave such rows out, or compute with the number that CAST(… AS BIGINT) makes of it"
+    ))
+}
+
+fn number_between(text: &str, (before, behind): &(&str, &str)) -> Option<i64> {
+    let rest = text.strip_prefix(before)?;
+    let (said, _) = match *behind {
+        "" => (rest, ""),
+        behind => rest.split_once(behind)?,
+    };
+    // `Date32 value 2147483647 to Timestamp(ns)`, `TimestampSecondType 2147483647`.
+    said.split(' ').find_map(|word| word.parse().ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_has_no_date_is_said_with_its_number() {
+        for said in [
+            "Failed to convert 2147483647 to temporal for Date32",
+            "Failed to convert 2147483647 to datetime for Timestamp(s)",
+            "Cannot convert arrow_array::types::TimestampSecondType 2147483647 to datetime",
+            "Failed to create naive time with arrow_array::types::TimestampSecondType 2147483647",
+            "Timestamp 2147483647 out of range",
+            "Timestamp 2147483647 out of range after truncating to year",
+            "Cannot cast Date32 value 2147483647 to Timestamp(ns): converted value exceeds the representable i64 range",
+        ] {
+            assert_eq!(
+                outside_calendar(said).as_deref(),
+                Some(
+                    "a date or time whose number is 2147483647 lies outside the calendar, which has the years -262143 to 262142, or outside its type: leave such rows out, or compute with the number that CAST(… AS BIGINT) makes of it"
+                ),
+                "{said}"
+            );
+        }
+        for said in [
+            "Timestamp out of range",
+            "Date arithmetic overflow: 11324 + IntervalMonthDayNano { months: 3600000, days: 0, nanoseconds: 0 }",
+        ] {
+            let words = outside_calendar(said).unwrap();
+            assert!(words.starts_with("a date or time and an interval lead outside"));
+        }
+        for other in [
+            "Timestamp of nothing",
+            "Failed to convert x to temporal for Date32",
+        ] {
+            assert_eq!(outside_calendar(other), None, "{other}");
+        }
+    }
+}
