@@ -12,6 +12,7 @@ mod fetched;
 mod interrupt;
 mod lookup;
 mod merged_scan;
+mod page;
 mod parts;
 mod provenance;
 mod query;

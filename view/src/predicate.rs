@@ -194,6 +194,24 @@ impl Predicate {
     }
 }
 
+/// The first row of `batch` that something cannot be computed for, where `computes` says whether it can be for some rows;
+/// none where it can be for each part.
+pub(crate) fn failing_row(
+    batch: &RecordBatch,
+    computes: impl Fn(&RecordBatch) -> bool,
+) -> Option<usize> {
+    let (mut from, mut rows) = (0, batch.num_rows());
+    while rows > 1 {
+        let half = rows / 2;
+        if computes(&batch.slice(from, half)) {
+            (from, rows) = (from + half, rows - half);
+        } else {
+            rows = half;
+        }
+    }
+    (rows == 1 && !computes(&batch.slice(from, 1))).then_some(from)
+}
+
 /// Calls that are other expressions: the engine computes `coalesce` as a CASE, and cannot do so otherwise.
 fn written_out(
     expr: Expr,

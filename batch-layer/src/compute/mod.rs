@@ -12,10 +12,12 @@ use std::sync::Arc;
 
 use datafusion::execution::TaskContext;
 use datafusion::execution::memory_pool::MemoryLimit;
+use datafusion::physical_plan::execute_stream;
 use dovetail_log::raw::RawSnapshot;
 use dovetail_model::{DataFile, Exclusion, Manifest, Position, RepairScope, RunMode, Span};
 use dovetail_seam::Generation;
-use dovetail_view::{Predicate, View};
+use dovetail_view::{Predicate, View, ViewError, WhereFailed};
+use futures::TryStreamExt as _;
 use object_store::ObjectStore;
 use object_store::path::Path;
 use serde::{Deserialize, Serialize};
@@ -184,8 +186,11 @@ impl Job {
                 Some(sql) => Some(Predicate::over_keys(sql, &self.view)?),
                 None => None,
             };
-            keys.collect(&self.view, self.sorted_states(&asked)?, keys_match.as_ref())
-                .await?;
+            let states = self.sorted_states(&asked)?;
+            let collected = keys.collect(&self.view, states, keys_match.as_ref()).await;
+            if let Err(error) = collected {
+                return Err(self.with_event(error, &asked, keys_match.as_ref()).await);
+            }
         }
         let changed = changed_exclusions(&base.manifest().inputs.exclusions, exclusions);
         if !changed.is_empty() {
@@ -198,6 +203,43 @@ impl Job {
                 .await?;
         }
         Ok(keys.sorted())
+    }
+
+    /// `error` with an event that falls in such a group, where the `where` of a repair fails for one. Which events a group
+    /// has only another pass over them tells.
+    async fn with_event(
+        &self,
+        error: BatchError,
+        asked: &EventsOf,
+        keys_match: Option<&Predicate>,
+    ) -> BatchError {
+        let Some(predicate) = keys_match else {
+            return error;
+        };
+        if !matches!(error, BatchError::View(ViewError::Where(_))) {
+            return error;
+        }
+        match self.event_failing(asked, predicate).await {
+            Ok(Some(failed)) => BatchError::View(ViewError::Where(Box::new(failed))),
+            // It stands without one, too.
+            Ok(None) | Err(_) => error,
+        }
+    }
+
+    async fn event_failing(
+        &self,
+        asked: &EventsOf,
+        predicate: &Predicate,
+    ) -> Result<Option<WhereFailed>, BatchError> {
+        let plan = asked.clone().whole().plan(self)?;
+        let mut events = execute_stream(plan, Arc::clone(&self.task))?;
+        while let Some(batch) = events.try_next().await? {
+            let found = self.view.event_failing(predicate, &batch);
+            if found.is_some() {
+                return Ok(found);
+            }
+        }
+        Ok(None)
     }
 
     /// The base with the groups of `keys` recomputed whole.

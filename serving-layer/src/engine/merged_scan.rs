@@ -37,13 +37,22 @@ use datafusion::physical_plan::{
 use dovetail_log::parquet_files::{Holder, accounted};
 use dovetail_model::{DataFile, Problem, ProblemKind};
 use dovetail_seam::{FileColumns, Generation};
-use dovetail_view::{CommonKeys, Finisher, Run, View, ViewError, record_batch};
+use dovetail_view::{Answered, CommonKeys, Finisher, Run, View, ViewError, record_batch};
 use futures::stream::{self, BoxStream, StreamExt as _, TryStreamExt as _};
 
-use super::external;
 use super::interrupt::Interrupt;
 use super::replaced::replaced;
 use super::snapshot::USERS_PAUSE_S;
+use super::{external, problem_of};
+
+/// The member of a problem that names the column which cannot be computed for some group.
+const FAILED_COLUMN: &str = "column";
+
+/// Whether a scan failed because the select list cannot be computed for some group.
+pub(super) fn fails_on_a_group(error: &DataFusionError) -> bool {
+    let problem = problem_of(error);
+    problem.kind == ProblemKind::Unavailable && problem.members.contains_key(FAILED_COLUMN)
+}
 
 /// A generation and the runs to merge with it.
 #[derive(Debug, Clone)]
@@ -53,6 +62,74 @@ pub(crate) struct ViewSource {
     pub(crate) runs: Vec<Arc<Run>>,
     /// Whether both layers answer.
     pub(crate) merged: bool,
+}
+
+/// Some groups of a view.
+#[derive(Debug, Clone)]
+pub(super) struct Groups {
+    view: Arc<View>,
+    /// Their encoded keys, in order.
+    keys: Arc<Vec<Box<[u8]>>>,
+}
+
+impl Groups {
+    /// Those of `rows`, which have the columns of its keys.
+    ///
+    /// # Errors
+    /// When they have not.
+    pub(super) fn of(
+        view: &Arc<View>,
+        rows: impl Iterator<Item = RecordBatch>,
+    ) -> std::result::Result<Self, ViewError> {
+        let mut keys = vec![];
+        for batch in rows {
+            let encoded = view.encode_keys(&batch)?;
+            keys.extend(encoded.iter().map(|key| Box::from(key.data())));
+        }
+        keys.sort_unstable();
+        Ok(Self {
+            view: Arc::clone(view),
+            keys: Arc::new(keys),
+        })
+    }
+
+    /// The rows of `batch` that are of one of them.
+    fn among(&self, batch: &RecordBatch) -> Result<RecordBatch> {
+        let rows = self.view.encode_keys(batch).map_err(external)?;
+        let is_one = |key: &[u8]| {
+            let found = self.keys.binary_search_by(|probe| probe.as_ref().cmp(key));
+            found.is_ok()
+        };
+        let mask: BooleanArray = rows.iter().map(|key| Some(is_one(key.data()))).collect();
+        Ok(filter_record_batch(batch, &mask)?)
+    }
+}
+
+/// Which groups are finished.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Wanted {
+    /// Over key columns by name.
+    pub(super) predicate: Option<Arc<dyn PhysicalExpr>>,
+    /// All of them where there is none.
+    pub(super) only: Option<Groups>,
+}
+
+impl Wanted {
+    fn is_all(&self) -> bool {
+        self.predicate.is_none() && self.only.is_none()
+    }
+
+    /// The rows of `batch` that are wanted; their keys are found by name.
+    fn of(&self, batch: &RecordBatch) -> Result<RecordBatch> {
+        let mut rows = batch.clone();
+        if let Some(groups) = &self.only {
+            rows = groups.among(&rows)?;
+        }
+        if let Some(predicate) = &self.predicate {
+            rows = matching(&rows, predicate)?;
+        }
+        Ok(rows)
+    }
 }
 
 /// The leaf of a plan that reads a merged view.
@@ -92,8 +169,7 @@ struct Shared {
     /// The view's.
     name: String,
     source: ViewSource,
-    /// Over key columns by name.
-    predicate: Option<Arc<dyn PhysicalExpr>>,
+    wanted: Wanted,
     /// Columns of the view's output that rows have until they are answered: those to answer, and the keys. A file has them
     /// at the same places.
     shown: Vec<usize>,
@@ -149,7 +225,7 @@ impl MergedScan {
         name: &str,
         source: ViewSource,
         projection: Option<Vec<usize>>,
-        predicate: Option<Arc<dyn PhysicalExpr>>,
+        wanted: Wanted,
         limit: Option<usize>,
         partitions: usize,
     ) -> Result<Self> {
@@ -171,7 +247,7 @@ impl MergedScan {
         let shared = Shared {
             name: name.to_owned(),
             source,
-            predicate,
+            wanted,
             is_key: shown.iter().map(|column| keys.contains(column)).collect(),
             projection: answered.iter().map(place).collect(),
             finisher: view.finisher(&shown).map_err(external)?,
@@ -248,10 +324,10 @@ impl Shared {
         let view = self.view();
         let mut runs = Vec::with_capacity(self.source.runs.len());
         for run in &self.source.runs {
-            runs.push(match &self.predicate {
-                None => Arc::clone(run),
-                Some(predicate) => {
-                    let kept = run.states().iter().map(|batch| matching(batch, predicate));
+            runs.push(match self.wanted.is_all() {
+                true => Arc::clone(run),
+                false => {
+                    let kept = run.states().iter().map(|batch| self.wanted.of(batch));
                     let kept = kept.collect::<Result<Vec<_>>>()?;
                     Arc::new(Run::from_sorted(view, run.span().clone(), kept))
                 }
@@ -285,13 +361,13 @@ impl Shared {
         finished.map_err(|error| match error {
             ViewError::Finish(failed) => {
                 // As with a view that is poisoned: the question is right, and may be answered later.
-                let explained = failed.explain(&self.name, self.view().stream());
+                let explained = failed.explain(&self.name, self.view().stream(), Answered::Others);
                 self.source.generation.note_failed(&explained);
                 let problem = Problem::new(ProblemKind::Unavailable, explained);
                 external(
                     problem
                         .with("view", self.name.as_str())
-                        .with("column", failed.column)
+                        .with(FAILED_COLUMN, failed.column)
                         .with("retry_after_s", USERS_PAUSE_S),
                 )
             }
@@ -337,10 +413,7 @@ impl Shared {
         let runs = &self.source.runs;
         let mut states = Vec::with_capacity(runs.len());
         for batch in runs.iter().flat_map(|run| run.states_in_any_order()) {
-            states.push(match &self.predicate {
-                Some(predicate) => matching(&batch, predicate)?,
-                None => batch,
-            });
+            states.push(self.wanted.of(&batch)?);
         }
         match states.as_slice() {
             [of_one_run] if runs.len() == 1 && !self.view().keys().is_empty() => {
@@ -446,10 +519,7 @@ impl Shared {
 
     /// What is answered of finished rows.
     fn answered(&self, output: &RecordBatch) -> Result<RecordBatch> {
-        match &self.predicate {
-            Some(predicate) => self.projected(&matching(output, predicate)?),
-            None => self.projected(output),
-        }
+        self.projected(&self.wanted.of(output)?)
     }
 }
 
@@ -481,7 +551,7 @@ impl DisplayAs for MergedScan {
         for run in &source.runs {
             write!(f, " {}", run.span())?;
         }
-        if let Some(predicate) = &self.shared.predicate {
+        if let Some(predicate) = &self.shared.wanted.predicate {
             write!(f, ", keys: {predicate}")?;
         }
         Ok(())
@@ -523,8 +593,8 @@ impl ExecutionPlan for MergedScan {
         &self,
         f: &mut dyn FnMut(&Arc<dyn PhysicalExpr>) -> Result<TreeNodeRecursion>,
     ) -> Result<TreeNodeRecursion> {
-        self.shared
-            .predicate
+        let predicate = &self.shared.wanted.predicate;
+        predicate
             .iter()
             .try_fold(TreeNodeRecursion::Continue, |_, predicate| f(predicate))
     }
@@ -686,7 +756,7 @@ mod tests {
             },
             merged: true,
         };
-        let scan = MergedScan::new("v", source, columns, None, None, 1).unwrap();
+        let scan = MergedScan::new("v", source, columns, Wanted::default(), None, 1).unwrap();
         (scan, ctx.task_ctx())
     }
 

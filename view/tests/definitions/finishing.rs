@@ -9,7 +9,7 @@ use arrow::array::{
 };
 use arrow::datatypes::Int64Type;
 use dovetail_model::{Offset, Position, ProblemKind, Span};
-use dovetail_view::{FinishFailed, View, ViewError};
+use dovetail_view::{Answered, FinishFailed, View, ViewError};
 
 use crate::{stream, streams};
 
@@ -130,7 +130,7 @@ fn a_part_that_several_columns_share_is_found_in_one_of_them() {
         (failed.column.as_str(), failed.group.as_deref()),
         ("a", None)
     );
-    let explained = failed.explain("v", "flights");
+    let explained = failed.explain("v", "flights", Answered::Others);
     for part in [
         "view `v`",
         "`a`",
