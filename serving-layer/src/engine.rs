@@ -39,6 +39,7 @@ use crate::held::ReadersShare;
 pub use crate::problem::problem_of;
 pub use provenance::freshness_ms;
 pub use session::QuerySession;
+pub use snapshot::build_failure;
 
 /// Queries that run at once unless said otherwise; more wait for a place until their deadline.
 const QUERIES: usize = 64;

@@ -162,11 +162,11 @@ fn value_of(text: &str) -> Option<(&str, usize, usize)> {
     Some((value, precision, scale))
 }
 
-/// `Overflow happened on: 123 * 456`, each a DECIMAL's digits: other numbers are computed by functions of our own.
+/// `Overflow happened on: 123 * 456`, each the digits of a DECIMAL, or in a predicate a whole number.
 fn of_arithmetic(text: &str) -> Option<String> {
     let (_, digits) = text.split_once("Overflow happened on: ")?;
     Some(format!(
-        "a calculation with DECIMALs does not fit the most digits that its type has (of the numbers with the digits {digits}): compute with CAST(… AS DECIMAL(50, …)), as an expression has room for 76 digits, or with CAST(… AS DOUBLE)"
+        "a calculation does not fit the most digits that its type has (of the numbers with the digits {digits}): compute with CAST(… AS DECIMAL(50, …)), as an expression has room for 76 digits, or with CAST(… AS DOUBLE)"
     ))
 }
 
