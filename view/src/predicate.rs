@@ -266,7 +266,9 @@ fn column_of(batch: &RecordBatch, field: &Field) -> Result<ArrayRef, ViewError> 
 
 fn parse(sql: &str) -> Result<ast::Expr, ViewError> {
     let syntax = |error: datafusion::sql::sqlparser::parser::ParserError| {
-        ViewError::Syntax(error.to_string())
+        let said = error.to_string();
+        let said = said.strip_prefix("sql parser error: ").unwrap_or(&said);
+        ViewError::Syntax(said.to_owned())
     };
     let mut parser = Parser::new(&GenericDialect {})
         .with_recursion_limit(crate::checks::RECURSION_LIMIT)
