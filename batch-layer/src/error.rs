@@ -4,10 +4,13 @@
 use datafusion::error::DataFusionError;
 use dovetail_log::catalog::Superseded;
 use dovetail_log::raw::RawError;
-use dovetail_model::{CatalogConflict, Problem, ProblemKind, RunId, RunMode, Span, way_to_find};
+use dovetail_model::{
+    CatalogConflict, Offset, PartitionId, Problem, ProblemKind, RunId, RunMode, Span, way_to_find,
+};
 use dovetail_seam::{Poison, Poisoned, SeamError};
 use dovetail_view::{
-    Answered, ExclusionFailed, FinishFailed, ViewError, WhereFailed, engine_error_kind, words_of,
+    Answered, EventPlace, ExclusionFailed, FinishFailed, ViewError, WhereFailed, engine_error_kind,
+    words_of,
 };
 
 /// How the engine calls the limit of what it may spill, wherever it says that it has used it up.
@@ -239,6 +242,16 @@ impl BatchError {
         kind == ProblemKind::Unprocessable
     }
 
+    /// Whether an expression of the view failed on some event, and nothing says on which.
+    pub(crate) fn is_of_an_event(&self) -> bool {
+        let is_of_exclusion = match self {
+            Self::Engine(error) => ExclusionFailed::at_root_of(error).is_some(),
+            Self::View(ViewError::Engine(_)) => false,
+            _ => return false,
+        };
+        self.is_of_the_data() && !is_of_exclusion
+    }
+
     /// The error of a computation over `span` with its way out, where an expression of the view failed on some
     /// event there. `answered` is what the view answers without it, `known` what the speed layer knows of it: a narrower span, if the view is poisoned.
     pub(crate) fn explained(
@@ -277,8 +290,18 @@ impl BatchError {
         if !self.is_of_the_data() {
             return self;
         }
+        let event = match &self {
+            Self::View(ViewError::Event(failed)) => position_of(&failed.event),
+            _ => None,
+        };
         let inside = |at: &&Poisoned| {
-            at.failed.from().covers(span.from()) && span.to().covers(at.failed.to())
+            let is_inside =
+                at.failed.from().covers(span.from()) && span.to().covers(at.failed.to());
+            is_inside
+                && event.is_none_or(|(partition, offset)| {
+                    let from = at.failed.from().get(partition);
+                    from <= offset && offset < at.failed.to().get(partition)
+                })
         };
         let failed = known
             .iter()
@@ -306,6 +329,11 @@ impl BatchError {
             _ => problem,
         }
     }
+}
+
+fn position_of(event: &EventPlace) -> Option<(PartitionId, Offset)> {
+    let partition = PartitionId(event.partition.try_into().ok()?);
+    Some((partition, Offset(event.offset.try_into().ok()?)))
 }
 
 impl From<BatchError> for Problem {

@@ -14,7 +14,7 @@ use dovetail_log::raw::{RawReader, RawSnapshot, root_of};
 use dovetail_model::{Clock, ExclusionId, RowsRead, RunMode, StreamDef, StreamId, ViewId};
 use dovetail_seam::Generation;
 use dovetail_view::{
-    EventPlace, ExclusionFailed, FinishFailed, View, ViewError, WhereFailed, words_of,
+    EventFailed, EventPlace, ExclusionFailed, FinishFailed, View, ViewError, WhereFailed, words_of,
 };
 use object_store::ObjectStore;
 use parking_lot::Mutex;
@@ -100,6 +100,13 @@ pub struct Answer {
 pub enum Failure {
     /// An expression of the view fails on an event.
     Event(String),
+    /// The same, and on which.
+    At {
+        /// The event.
+        event: EventPlace,
+        /// What the engine said.
+        reason: String,
+    },
     /// The predicate of an exclusion fails on an event.
     Exclusion {
         /// The exclusion.
@@ -182,6 +189,10 @@ impl Failure {
                 group: failed.group.clone(),
                 reason: failed.reason.clone(),
             },
+            BatchError::View(ViewError::Event(failed)) => Self::At {
+                event: failed.event,
+                reason: failed.reason.clone(),
+            },
             BatchError::View(ViewError::Where(failed)) => Self::Where {
                 predicate: failed.predicate.clone(),
                 group: failed.group.clone(),
@@ -208,6 +219,12 @@ impl Failure {
                 event,
                 reason,
             }))),
+            Self::At { event, reason } => {
+                Ok(BatchError::View(ViewError::Event(Box::new(EventFailed {
+                    event,
+                    reason,
+                }))))
+            }
             Self::Where {
                 predicate,
                 group,

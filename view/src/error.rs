@@ -49,6 +49,9 @@ pub enum ViewError {
     /// The select list fails on a group of the data. Later events may make the group sound again.
     #[error("{0}")]
     Finish(#[source] Box<FinishFailed>),
+    /// An expression fails on an event of the data, and it is known which.
+    #[error("{0}")]
+    Event(#[source] Box<EventFailed>),
     /// The `where` of a repair fails on the keys of a group.
     #[error("{0}")]
     Where(#[source] Box<WhereFailed>),
@@ -66,7 +69,7 @@ impl ViewError {
             | Self::UnknownStream { .. }
             | Self::Definition(_) => ProblemKind::Invalid,
             Self::Span(_) | Self::Schema { .. } => ProblemKind::Internal,
-            Self::Finish(_) | Self::Where(_) => ProblemKind::Unprocessable,
+            Self::Finish(_) | Self::Event(_) | Self::Where(_) => ProblemKind::Unprocessable,
             Self::Engine(error) => engine_error_kind(error),
         }
     }
@@ -161,6 +164,16 @@ impl FinishFailed {
             self.reason
         )
     }
+}
+
+/// A view cannot be computed for an event.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{reason}, for {event}")]
+pub struct EventFailed {
+    /// Which.
+    pub event: EventPlace,
+    /// What the engine said.
+    pub reason: String,
 }
 
 /// The `where` of a repair cannot be computed for a group, such as `100 / delay > 5` where the delay is 0.

@@ -52,7 +52,7 @@ pub use common_keys::CommonKeys;
 pub use compile::KeyColumn;
 pub use engine::{analyzer_rules, type_planner};
 pub use equality::Equality;
-pub use error::{Answered, FinishFailed, ViewError, WhereFailed, engine_error_kind};
+pub use error::{Answered, EventFailed, FinishFailed, ViewError, WhereFailed, engine_error_kind};
 pub use event_place::EventPlace;
 pub use exclusions::{ExclusionFailed, exclusion_predicate};
 pub use finisher::Finisher;

@@ -19,7 +19,9 @@ use crate::predicate::{Predicate, failing_row};
 use crate::run::{Run, SortKey};
 use crate::state::{Layout, batch, expect_schema};
 use crate::time_key::TimeKey;
-use crate::{Equality, EventPlace, KeyColumn, ViewError, WhereFailed, identity, rehearsal};
+use crate::{
+    Equality, EventFailed, EventPlace, KeyColumn, ViewError, WhereFailed, identity, rehearsal,
+};
 
 /// One `SELECT … GROUP BY …` over a stream, compiled once: accumulate, merge, finish.
 ///
@@ -377,6 +379,22 @@ impl View {
                 event: None,
                 reason: error.to_string(),
             }))
+        })
+    }
+
+    /// An event among `events` for which the view cannot be computed, and why; none where each can be by itself.
+    pub fn failing_event(&self, events: &RecordBatch) -> Option<EventFailed> {
+        let failure = |part: &RecordBatch| {
+            let states = self.read(part);
+            states
+                .and_then(|input| self.operators.accumulate(input))
+                .err()
+        };
+        failure(events).filter(|error| error.kind() == ProblemKind::Unprocessable)?;
+        let row = failing_row(events, |part| failure(part).is_none())?;
+        Some(EventFailed {
+            event: EventPlace::of(events, row)?,
+            reason: failure(&events.slice(row, 1))?.to_string(),
         })
     }
 

@@ -10,13 +10,14 @@ mod writer;
 
 use std::sync::Arc;
 
+use arrow::array::RecordBatch;
 use datafusion::execution::TaskContext;
 use datafusion::execution::memory_pool::MemoryLimit;
 use datafusion::physical_plan::execute_stream;
 use dovetail_log::raw::RawSnapshot;
 use dovetail_model::{DataFile, Exclusion, Manifest, Position, RepairScope, RunMode, Span};
 use dovetail_seam::Generation;
-use dovetail_view::{Predicate, View, ViewError, WhereFailed};
+use dovetail_view::{Predicate, View, ViewError};
 use futures::TryStreamExt as _;
 use object_store::ObjectStore;
 use object_store::path::Path;
@@ -133,7 +134,8 @@ impl Job {
             }
             writer.finish().await
         };
-        self.within_memory(RunMode::Full, computing).await
+        let computed = self.within_memory(RunMode::Full, computing).await;
+        self.located(computed, &events).await
     }
 
     /// The base brought forward from its horizon to `to`.
@@ -149,7 +151,8 @@ impl Job {
             let states = self.sorted_states(&events)?;
             rewrite::rewrite(self, base, states, &KeySet::default()).await
         };
-        self.within_memory(RunMode::Incremental, computing).await
+        let computed = self.within_memory(RunMode::Incremental, computing).await;
+        self.located(computed, &events).await
     }
 
     /// The base with the groups of `scope` recomputed whole. Where `exclusions` differ from the base's, the
@@ -219,22 +222,46 @@ impl Job {
         if !matches!(error, BatchError::View(ViewError::Where(_))) {
             return error;
         }
-        match self.event_failing(asked, predicate).await {
+        let failing = |events: &RecordBatch| self.view.event_failing(predicate, events);
+        match self.first_of(asked, failing).await {
             Ok(Some(failed)) => BatchError::View(ViewError::Where(Box::new(failed))),
             // It stands without one, too.
             Ok(None) | Err(_) => error,
         }
     }
 
-    async fn event_failing(
+    /// What was computed of `events`; where the view fails on one of them, with that event. Nothing but another pass tells
+    /// which it is: states are made of many at once.
+    async fn located(
         &self,
-        asked: &EventsOf,
-        predicate: &Predicate,
-    ) -> Result<Option<WhereFailed>, BatchError> {
-        let plan = asked.clone().whole().plan(self)?;
+        computed: Result<Computed, BatchError>,
+        events: &EventsOf,
+    ) -> Result<Computed, BatchError> {
+        let error = match computed {
+            Ok(computed) => return Ok(computed),
+            Err(error) => error,
+        };
+        if !error.is_of_an_event() {
+            return Err(error);
+        }
+        let failing = |events: &RecordBatch| self.view.failing_event(events);
+        match self.first_of(events, failing).await {
+            Ok(Some(failed)) => Err(BatchError::View(ViewError::Event(Box::new(failed)))),
+            // It stands without one, too.
+            Ok(None) | Err(_) => Err(error),
+        }
+    }
+
+    /// The first that `find` finds in a batch of `events`.
+    async fn first_of<T>(
+        &self,
+        events: &EventsOf,
+        find: impl Fn(&RecordBatch) -> Option<T>,
+    ) -> Result<Option<T>, BatchError> {
+        let plan = events.clone().whole().plan(self)?;
         let mut events = execute_stream(plan, Arc::clone(&self.task))?;
         while let Some(batch) = events.try_next().await? {
-            let found = self.view.event_failing(predicate, &batch);
+            let found = find(&batch);
             if found.is_some() {
                 return Ok(found);
             }
@@ -261,7 +288,8 @@ impl Job {
             events = events.between(Some(from), to);
         }
         let states = self.sorted_states(&events)?.keeping(keys);
-        rewrite::rewrite(self, base, states, keys).await
+        let computed = rewrite::rewrite(self, base, states, keys).await;
+        self.located(computed, &events).await
     }
 
     /// The event times outside of which no event falls into a group from `first` to `last`; None when all events

@@ -233,9 +233,13 @@ async fn errors_of_the_data_mean_the_same_here() {
         let (here, there) = (said(here), said(there));
         assert_eq!(here, there, "{sql}");
         assert_eq!(here.0, dovetail_model::ProblemKind::Conflict, "{here:?}");
-        // 1, 2 and 3: the second of them cannot be divided by.
-        let of_exclusion = here.1.contains("the event at partition 0, offset 1");
-        assert_eq!(of_exclusion, sql == SQLS[0], "{here:?}");
+        // Of 1, 2 and 3 the second cannot be divided by, and the first has no text that is a number.
+        let named = match sql {
+            _ if sql.contains("count(*) - 1") => "the group k = ",
+            _ if sql.contains("CAST") => "the event at partition 0, offset 0",
+            _ => "the event at partition 0, offset 1",
+        };
+        assert!(here.1.contains(named), "{here:?}");
     }
 }
 

@@ -59,6 +59,7 @@ fn names_all(text: &Value, span: &str) {
         "`ratio`",
         "`flights`",
         "ivide by zero",
+        "for the event at partition 0, offset ",
         span,
         "dovetail exclude flights",
         "dovetail replay ratio",
@@ -231,6 +232,8 @@ async fn a_view_that_cannot_be_built_says_why() {
         .await
         .expect("the build fails");
     names_all(&problem["detail"], "[0@0, 0@2)");
+    let text = problem["detail"].as_str().unwrap();
+    assert!(text.contains("offset 1; exclude"), "{text}");
     // By itself it is tried again after a minute, and the text says when.
     let again = problem["retry_after_s"].as_u64().unwrap();
     assert!((30..=61).contains(&again), "{problem}");
