@@ -194,7 +194,7 @@ impl Node {
             notes.push(format!("the last incremental run failed: {fails}"));
         } else if let Some(fails) = generation.and_then(|generation| generation.failed()) {
             notes.push(format!(
-                "an answer has come upon it since the last batch run: {fails}"
+                "an answer has found since the last batch run: {fails}"
             ));
         }
         let phase = match &in_cut.generation {

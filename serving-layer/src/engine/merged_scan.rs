@@ -189,6 +189,8 @@ struct Shared {
 #[derive(Debug, Clone)]
 struct Reading {
     context: Arc<TaskContext>,
+    /// So many rows are enough, whichever they are: no more are finished before the first of them are answered.
+    limit: Option<usize>,
     watch: Option<(Interrupt, Arc<dyn Holder>)>,
 }
 
@@ -395,7 +397,7 @@ impl Shared {
     ) -> Result<BoxStream<'static, Result<RecordBatch>>> {
         reading.check()?;
         let Some(file) = &slot.file else {
-            let finished = self.finish_runs()?;
+            let finished = self.finish_runs(reading.limit)?;
             return Ok(stream::iter([self.projected(&finished)]).boxed());
         };
         if self.source.runs.is_empty() {
@@ -409,17 +411,22 @@ impl Shared {
     }
 
     /// The finished rows of the runs alone: they are in no order, as nothing is to be found among them.
-    fn finish_runs(&self) -> Result<RecordBatch> {
+    fn finish_runs(&self, limit: Option<usize>) -> Result<RecordBatch> {
         let runs = &self.source.runs;
         let mut states = Vec::with_capacity(runs.len());
         for batch in runs.iter().flat_map(|run| run.states_in_any_order()) {
             states.push(self.wanted.of(&batch)?);
         }
-        match states.as_slice() {
-            [of_one_run] if runs.len() == 1 && !self.view().keys().is_empty() => {
-                self.explained(self.finisher.finish_unique(of_one_run))
+        let has_keys = !self.view().keys().is_empty();
+        match (states.as_slice(), limit) {
+            ([of_one_run], _) if runs.len() == 1 && has_keys => {
+                self.explained(self.finisher.finish_unique(&first(of_one_run, limit)))
             }
-            all => self.explained(self.finisher.finish(all)),
+            (all, Some(_)) if has_keys => {
+                let merged = self.view().merge_states(all).map_err(external)?;
+                self.explained(self.finisher.finish_unique(&first(&merged, limit)))
+            }
+            (all, _) => self.explained(self.finisher.finish(all)),
         }
     }
 
@@ -444,7 +451,18 @@ impl Shared {
         incoming: RecordBatch,
         reading: Reading,
     ) -> Result<BoxStream<'static, Result<RecordBatch>>> {
+        let limit = reading.limit;
         let rows = reading.file(&self.source, file, &FileColumns::All)?;
+        let first_rows = limit.unwrap_or(usize::MAX);
+        let pieces = move |(index, batch): (usize, Result<RecordBatch>)| match batch {
+            Ok(batch) if index == 0 && first_rows < batch.num_rows() => vec![
+                Ok(batch.slice(0, first_rows)),
+                Ok(batch.slice(first_rows, batch.num_rows() - first_rows)),
+            ],
+            whole => vec![whole],
+        };
+        let rows = rows.enumerate().map(pieces);
+        let rows = rows.flat_map(stream::iter).boxed();
         // Both sides are in order: behind a batch of the file, what is incoming up to its last key is done.
         let batches = stream::try_unfold((rows, incoming), move |(mut rows, incoming)| {
             let shared = Arc::clone(&self);
@@ -453,7 +471,7 @@ impl Shared {
                     if incoming.num_rows() == 0 {
                         return Ok(None);
                     }
-                    let last = shared.finisher.finish_unique(&incoming);
+                    let last = shared.finisher.finish_unique(&first(&incoming, limit));
                     let last = shared.answered(&shared.explained(last)?)?;
                     return Ok(Some((vec![last], (rows, incoming.slice(0, 0)))));
                 };
@@ -521,6 +539,12 @@ impl Shared {
     fn answered(&self, output: &RecordBatch) -> Result<RecordBatch> {
         self.projected(&self.wanted.of(output)?)
     }
+}
+
+/// As many rows of `batch` as are enough.
+fn first(batch: &RecordBatch, limit: Option<usize>) -> RecordBatch {
+    let rows = batch.num_rows();
+    batch.slice(0, limit.map_or(rows, |limit| limit.min(rows)))
 }
 
 /// The rows of `batch` that match a predicate whose columns are found by name.
@@ -609,6 +633,7 @@ impl ExecutionPlan for MergedScan {
         let slots = self.groups[partition].clone();
         let reading = Reading {
             context,
+            limit: self.limit,
             watch: self.watch.clone(),
         };
         let batches = stream::iter(slots)
