@@ -4,12 +4,20 @@
 use datafusion::error::DataFusionError;
 use dovetail_log::catalog::Superseded;
 use dovetail_log::raw::RawError;
-use dovetail_model::{CatalogConflict, Problem, ProblemKind, RunId, RunMode, Span, way_to_find};
+use dovetail_model::{
+    CatalogConflict, Offset, PartitionId, Problem, ProblemKind, RunId, RunMode, Span, way_to_find,
+};
 use dovetail_seam::{Poison, Poisoned, SeamError};
-use dovetail_view::{ExclusionFailed, FinishFailed, ViewError, engine_error_kind, words_of};
+use dovetail_view::{
+    Answered, EventPlace, ExclusionFailed, FinishFailed, ViewError, WhereFailed, engine_error_kind,
+    words_of,
+};
 
 /// How the engine calls the limit of what it may spill, wherever it says that it has used it up.
 const SPILL_SETTING: &str = "max_temp_directory_size";
+
+/// How a predicate is guarded against what it meets.
+const GUARDS: &str = "nullif for a divisor, TRY_CAST for a cast, CASE for anything else";
 
 /// A failure of the batch layer.
 #[derive(Debug, thiserror::Error)]
@@ -74,7 +82,7 @@ pub enum BatchError {
         poisoned: Box<Poisoned>,
     },
     /// The select list of the view fails on a group that the run must write.
-    #[error("{}", failed.explain(view, stream))]
+    #[error("{}", failed.explain(view, stream, *answered))]
     Finish {
         /// The view's name.
         view: String,
@@ -82,14 +90,24 @@ pub enum BatchError {
         stream: String,
         /// Which column of which group, and why.
         failed: Box<FinishFailed>,
+        /// What the view still answers.
+        answered: Answered,
     },
     /// The predicate of an exclusion fails on an event that the run must read.
-    #[error("{failed}; withdraw it (`dovetail unexclude {stream} {}`) and declare one that can be computed for every event, such as with nullif", failed.id)]
+    #[error("{failed}; withdraw it (`dovetail unexclude {stream} {}`) and declare one that can be computed for every event ({GUARDS})", failed.id)]
     Exclusion {
         /// The stream's name.
         stream: String,
         /// Which, and why.
         failed: ExclusionFailed,
+    },
+    /// The `where` of a repair fails on a group that the run must look at.
+    #[error(
+        "{failed}; the view is as it was: ask again with one that can be computed for every group ({GUARDS})"
+    )]
+    Where {
+        /// Which group, and why.
+        failed: Box<WhereFailed>,
     },
     /// What a run has to hold does not fit into its memory, though it spilled what it could.
     #[error("the run needs more memory than the {} MiB that it may have, its share of --batch-memory: {reason}; start {} with a larger --batch-memory{}{}", limit >> 20, whose(worker.as_deref()), fewer_runs(*at_a_time), fewer_groups(*mode))]
@@ -168,6 +186,7 @@ impl BatchError {
             | Self::Poisoned { .. }
             | Self::Exclusion { .. }
             | Self::Finish { .. }
+            | Self::Where { .. }
             | Self::Cancelled => ProblemKind::Conflict,
             Self::Invalid(_) => ProblemKind::Invalid,
             Self::Commit(problem) => problem.kind,
@@ -223,13 +242,24 @@ impl BatchError {
         kind == ProblemKind::Unprocessable
     }
 
+    /// Whether an expression of the view failed on some event, and nothing says on which.
+    pub(crate) fn is_of_an_event(&self) -> bool {
+        let is_of_exclusion = match self {
+            Self::Engine(error) => ExclusionFailed::at_root_of(error).is_some(),
+            Self::View(ViewError::Engine(_)) => false,
+            _ => return false,
+        };
+        self.is_of_the_data() && !is_of_exclusion
+    }
+
     /// The error of a computation over `span` with its way out, where an expression of the view failed on some
-    /// event there. `known` is what the speed layer knows of it: a narrower span, if the view is poisoned.
+    /// event there. `answered` is what the view answers without it, `known` what the speed layer knows of it: a narrower span, if the view is poisoned.
     pub(crate) fn explained(
         self,
         view: &str,
         stream: &str,
         span: &Span,
+        answered: Answered,
         known: &[Poisoned],
     ) -> Self {
         let reason = match &self {
@@ -246,7 +276,13 @@ impl BatchError {
                     view: view.to_owned(),
                     stream: stream.to_owned(),
                     failed: failed.clone(),
+                    answered,
                 };
+            }
+            // No event is at fault, and not the view: the question is.
+            Self::View(ViewError::Where(failed)) => {
+                let failed = failed.clone();
+                return Self::Where { failed };
             }
             Self::View(error) => error.to_string(),
             _ => return self,
@@ -254,8 +290,18 @@ impl BatchError {
         if !self.is_of_the_data() {
             return self;
         }
+        let event = match &self {
+            Self::View(ViewError::Event(failed)) => position_of(&failed.event),
+            _ => None,
+        };
         let inside = |at: &&Poisoned| {
-            at.failed.from().covers(span.from()) && span.to().covers(at.failed.to())
+            let is_inside =
+                at.failed.from().covers(span.from()) && span.to().covers(at.failed.to());
+            is_inside
+                && event.is_none_or(|(partition, offset)| {
+                    let from = at.failed.from().get(partition);
+                    from <= offset && offset < at.failed.to().get(partition)
+                })
         };
         let failed = known
             .iter()
@@ -283,6 +329,11 @@ impl BatchError {
             _ => problem,
         }
     }
+}
+
+fn position_of(event: &EventPlace) -> Option<(PartitionId, Offset)> {
+    let partition = PartitionId(event.partition.try_into().ok()?);
+    Some((partition, Offset(event.offset.try_into().ok()?)))
 }
 
 impl From<BatchError> for Problem {

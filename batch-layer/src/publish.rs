@@ -9,6 +9,7 @@ use dovetail_model::{
     Outcome, Position, PublishReason, RunId, RunMode, Span, ViewId, ViewState,
 };
 use dovetail_seam::{Generation, SeamError, StreamCell, Target};
+use dovetail_view::Answered;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
@@ -583,8 +584,18 @@ fn explained(
         &view.def.name,
         &stream.cell.load().stream().name,
         span,
+        answered_without(view, version),
         &known,
     )
+}
+
+/// What a view answers while definition `version` of it cannot be computed.
+pub(crate) fn answered_without(view: &ViewState, version: u64) -> Answered {
+    match view.live_manifest() {
+        None => Answered::Nothing,
+        Some(live) if live.definition_version != version => Answered::Live,
+        Some(_) => Answered::Others,
+    }
 }
 
 fn check_mergeable(view: &ViewState, generation: &Generation) -> Result<(), BatchError> {

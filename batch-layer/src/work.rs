@@ -13,7 +13,9 @@ use datafusion::execution::TaskContext;
 use dovetail_log::raw::{RawReader, RawSnapshot, root_of};
 use dovetail_model::{Clock, ExclusionId, RowsRead, RunMode, StreamDef, StreamId, ViewId};
 use dovetail_seam::Generation;
-use dovetail_view::{ExclusionFailed, FinishFailed, View, ViewError, words_of};
+use dovetail_view::{
+    EventFailed, EventPlace, ExclusionFailed, FinishFailed, View, ViewError, WhereFailed, words_of,
+};
 use object_store::ObjectStore;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
@@ -98,12 +100,33 @@ pub struct Answer {
 pub enum Failure {
     /// An expression of the view fails on an event.
     Event(String),
+    /// The same, and on which.
+    At {
+        /// The event.
+        event: EventPlace,
+        /// What the engine said.
+        reason: String,
+    },
     /// The predicate of an exclusion fails on an event.
     Exclusion {
         /// The exclusion.
         id: ExclusionId,
         /// Its predicate.
         predicate: String,
+        /// Such an event.
+        #[serde(default)]
+        event: Option<EventPlace>,
+        /// What the engine said.
+        reason: String,
+    },
+    /// The `where` of a repair fails on a group.
+    Where {
+        /// The predicate.
+        predicate: String,
+        /// The keys of the group, in words.
+        group: Option<String>,
+        /// An event that falls in it.
+        event: Option<EventPlace>,
         /// What the engine said.
         reason: String,
     },
@@ -155,6 +178,7 @@ impl Failure {
                 Some(failed) => Self::Exclusion {
                     id: failed.id,
                     predicate: failed.predicate.clone(),
+                    event: failed.event,
                     reason: failed.reason.clone(),
                 },
                 None => Self::Event(words_of(engine)),
@@ -163,6 +187,16 @@ impl Failure {
                 column: failed.column.clone(),
                 expression: failed.expression.clone(),
                 group: failed.group.clone(),
+                reason: failed.reason.clone(),
+            },
+            BatchError::View(ViewError::Event(failed)) => Self::At {
+                event: failed.event,
+                reason: failed.reason.clone(),
+            },
+            BatchError::View(ViewError::Where(failed)) => Self::Where {
+                predicate: failed.predicate.clone(),
+                group: failed.group.clone(),
+                event: failed.event,
                 reason: failed.reason.clone(),
             },
             other => Self::Event(other.to_string()),
@@ -177,12 +211,31 @@ impl Failure {
             Self::Exclusion {
                 id,
                 predicate,
+                event,
                 reason,
             } => engine(DataFusionError::External(Box::new(ExclusionFailed {
                 id,
                 predicate,
+                event,
                 reason,
             }))),
+            Self::At { event, reason } => {
+                Ok(BatchError::View(ViewError::Event(Box::new(EventFailed {
+                    event,
+                    reason,
+                }))))
+            }
+            Self::Where {
+                predicate,
+                group,
+                event,
+                reason,
+            } => Ok(BatchError::View(ViewError::Where(Box::new(WhereFailed {
+                predicate,
+                group,
+                event,
+                reason,
+            })))),
             Self::Group {
                 column,
                 expression,

@@ -12,6 +12,7 @@ mod fetched;
 mod interrupt;
 mod lookup;
 mod merged_scan;
+mod page;
 mod parts;
 mod provenance;
 mod query;
@@ -39,6 +40,7 @@ use crate::held::ReadersShare;
 pub use crate::problem::problem_of;
 pub use provenance::freshness_ms;
 pub use session::QuerySession;
+pub use snapshot::build_failure;
 
 /// Queries that run at once unless said otherwise; more wait for a place until their deadline.
 const QUERIES: usize = 64;

@@ -82,6 +82,7 @@ impl RowsPlan {
                 .filter_map(|(index, _)| place(*index))
                 .collect(),
             fingerprint,
+            more: false,
         };
         let sort = order
             .iter()

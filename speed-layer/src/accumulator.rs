@@ -98,10 +98,13 @@ fn accumulate_missing(cut: &Cut, batch: &CommittedBatch, runs: &mut Runs) {
         }
         let run = view.view.accumulate(&batch.events, span.clone()).map_err(|error| {
             // Said once: each batch behind it belongs to the same poisoned span.
-            if view.poisoned.is_empty() {
+            let failed = if view.poisoned.is_empty() {
                 warn!(view = %view.name, %span, %error, "a micro-batch could not be accumulated; the view answers again once a generation covers it");
-            }
-            error.to_string()
+                view.view.failing_event(&batch.events)
+            } else {
+                None
+            };
+            failed.map_or_else(|| error.to_string(), |failed| failed.to_string())
         });
         runs.insert(key, run.map(Arc::new));
     }

@@ -3,13 +3,14 @@
 
 use std::sync::Arc;
 
+use datafusion::error::DataFusionError;
 use datafusion::execution::TaskContext;
 use datafusion::physical_plan::execute_stream;
 use dovetail_log::parquet_files::Dictionaries;
 use dovetail_log::raw::{RawScan, RawSnapshot};
-use dovetail_model::{Position, Span};
+use dovetail_model::{Position, ProblemKind, Span};
 use dovetail_seam::SeamError;
-use dovetail_view::{Run, View, bytes_of};
+use dovetail_view::{Run, View, bytes_of, engine_error_kind};
 use futures::TryStreamExt;
 
 use crate::SpeedError;
@@ -56,7 +57,12 @@ pub async fn rebuild_runs(
     let states = view.states_plan(events).map_err(SeamError::from)?;
     let mut states = execute_stream(states, Arc::clone(task)).map_err(failed)?;
     let (mut batches, mut bytes) = (Vec::new(), 0);
-    while let Some(batch) = states.try_next().await.map_err(failed)? {
+    loop {
+        let batch = match states.try_next().await {
+            Ok(Some(batch)) => batch,
+            Ok(None) => break,
+            Err(error) => return Err(failed(located(error, view, raw, &span, task).await)),
+        };
         bytes += bytes_of(&batch);
         if bytes > most_bytes {
             return Err(SpeedError::RunTooLarge {
@@ -67,4 +73,31 @@ pub async fn rebuild_runs(
         batches.push(batch);
     }
     Ok(Some(Run::from_sorted(view, span, batches)))
+}
+
+/// `error`, where an expression of the view failed on some event, with that event. Nothing but another pass tells which it
+/// is: states are made of many at once.
+async fn located(
+    error: DataFusionError,
+    view: &View,
+    raw: &RawSnapshot,
+    span: &Span,
+    task: &Arc<TaskContext>,
+) -> DataFusionError {
+    if engine_error_kind(&error) != ProblemKind::Unprocessable {
+        return error;
+    }
+    let Ok(events) = raw.scan(RawScan::of(span.clone())) else {
+        return error;
+    };
+    let Ok(mut events) = execute_stream(events, Arc::clone(task)) else {
+        return error;
+    };
+    // It stands without one, too.
+    while let Ok(Some(batch)) = events.try_next().await {
+        if let Some(failed) = view.failing_event(&batch) {
+            return DataFusionError::Execution(failed.to_string());
+        }
+    }
+    error
 }

@@ -39,6 +39,7 @@ use datafusion::physical_plan::filter::FilterExec;
 use datafusion::physical_plan::projection::ProjectionExec;
 use datafusion::scalar::ScalarValue;
 use datafusion::sql::parser::Statement;
+use datafusion::sql::sqlparser::ast::{SelectItem, Statement as SqlStatement};
 use dovetail_model::StreamSchema;
 
 use crate::checks::{self, Checked};
@@ -100,6 +101,7 @@ pub(crate) fn compile(
         sql,
         mut statement,
     } = checked;
+    let written = written_outputs(&statement);
     keep_digits(&mut statement);
     let plan = resolve(state.statement_to_plan(Statement::Statement(Box::new(statement))))
         .map_err(definition)?;
@@ -107,7 +109,13 @@ pub(crate) fn compile(
         .analyzer()
         .execute_and_check(plan, state.config_options(), |_, _| {})
         .map_err(definition)?;
-    let analysed = logical::analyse(&plan, stream_schema)?;
+    let mut analysed = logical::analyse(&plan, stream_schema)?;
+    if written.len() == analysed.outputs.len() {
+        // What the engine shows of an expression has neither its parentheses nor its casts.
+        for (output, written) in analysed.outputs.iter_mut().zip(written) {
+            output.sql = written;
+        }
+    }
     // What a message shows of the definition is its own text, so this comes behind.
     let plan = CheckedNumbers.analyze(plan, state.config_options());
     let plan = plan.and_then(|plan| BoundedCalls::default().analyze(plan, state.config_options()));
@@ -115,6 +123,24 @@ pub(crate) fn compile(
     let physical = resolve(state.create_physical_plan(&plan)).map_err(definition)?;
     let physical = Physical::take_apart(&physical)?;
     physical.into_parts(stream, sql, events_schema, analysed)
+}
+
+/// The expressions of a select list as they are written; none where it is no list of expressions.
+fn written_outputs(statement: &SqlStatement) -> Vec<String> {
+    let SqlStatement::Query(query) = statement else {
+        return vec![];
+    };
+    let Some(select) = query.body.as_select() else {
+        return vec![];
+    };
+    let items = select.projection.iter();
+    let written = items.map(|item| match item {
+        SelectItem::UnnamedExpr(expr) | SelectItem::ExprWithAlias { expr, .. } => {
+            Some(expr.to_string())
+        }
+        _ => None,
+    });
+    written.collect::<Option<_>>().unwrap_or_default()
 }
 
 /// A planner's complaint is about the definition.

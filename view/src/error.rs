@@ -5,8 +5,8 @@ use arrow::error::ArrowError;
 use datafusion::error::DataFusionError;
 use dovetail_model::{ProblemKind, SpanError};
 
-use crate::ExclusionFailed;
 use crate::words::{is_of_a_pattern, words_of, words_of_definition};
+use crate::{EventPlace, ExclusionFailed};
 
 /// A definition that cannot be a view, or a view that could not be computed.
 #[derive(Debug, thiserror::Error)]
@@ -49,6 +49,12 @@ pub enum ViewError {
     /// The select list fails on a group of the data. Later events may make the group sound again.
     #[error("{0}")]
     Finish(#[source] Box<FinishFailed>),
+    /// An expression fails on an event of the data, and it is known which.
+    #[error("{0}")]
+    Event(#[source] Box<EventFailed>),
+    /// The `where` of a repair fails on the keys of a group.
+    #[error("{0}")]
+    Where(#[source] Box<WhereFailed>),
     /// The engine failed on the data: an overflow, a division by zero, a cast, or no more memory.
     #[error("{}", words_of(.0))]
     Engine(#[from] DataFusionError),
@@ -63,7 +69,7 @@ impl ViewError {
             | Self::UnknownStream { .. }
             | Self::Definition(_) => ProblemKind::Invalid,
             Self::Span(_) | Self::Schema { .. } => ProblemKind::Internal,
-            Self::Finish(_) => ProblemKind::Unprocessable,
+            Self::Finish(_) | Self::Event(_) | Self::Where(_) => ProblemKind::Unprocessable,
             Self::Engine(error) => engine_error_kind(error),
         }
     }
@@ -98,6 +104,17 @@ impl From<ViewError> for DataFusionError {
     }
 }
 
+/// What a view still answers while its select list fails on a group.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Answered {
+    /// What reads neither the column nor the group.
+    Others,
+    /// Nothing: what failed was to become its first generation.
+    Nothing,
+    /// All of another definition: what failed was to take its place.
+    Live,
+}
+
 /// A column of the select list cannot be computed for a group, such as `10 / (sum(i) - 2)` where the sum is 2.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{}", self.of(None))]
@@ -115,13 +132,19 @@ pub struct FinishFailed {
 impl FinishFailed {
     /// What an operator needs to know: the view, the column, the group, the error and the way out. `stream` is the one
     /// that the view reads.
-    pub fn explain(&self, view: &str, stream: &str) -> String {
-        let others = match self.group {
-            Some(_) => ", or whose filter on the view's keys leaves the group out,",
-            None => "",
+    pub fn explain(&self, view: &str, stream: &str, answered: Answered) -> String {
+        let answered = match (answered, &self.group) {
+            (Answered::Others, Some(_)) => {
+                "a query that does not read the column, or whose filter on the view's keys leaves the group out, is answered"
+            }
+            (Answered::Others, None) => "a query that does not read the column is answered",
+            (Answered::Nothing, _) => {
+                "the view answers nothing until a full run has written all its groups, which is tried again by itself"
+            }
+            (Answered::Live, _) => "the definition that is live goes on answering",
         };
         format!(
-            "{}; a query that does not read the column{others} is answered; until later events change that, exclude the group's events (`dovetail exclude {stream} --where … --reason …`) and recompute the view (`dovetail replay {view}`), or redefine it so that its select list can be computed for every group (such as with nullif for a divisor, or a cast to a wider type)",
+            "{}; {answered}; until later events change that, exclude the group's events (`dovetail exclude {stream} --where … --reason …`) and recompute the view (`dovetail replay {view}`), or redefine it so that its select list can be computed for every group (such as with nullif for a divisor, or a cast to a wider type)",
             self.of(Some(view))
         )
     }
@@ -140,6 +163,43 @@ impl FinishFailed {
             group.unwrap_or_default(),
             self.reason
         )
+    }
+}
+
+/// A view cannot be computed for an event.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{reason}, for {event}")]
+pub struct EventFailed {
+    /// Which.
+    pub event: EventPlace,
+    /// What the engine said.
+    pub reason: String,
+}
+
+/// The `where` of a repair cannot be computed for a group, such as `100 / delay > 5` where the delay is 0.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("the `where` of the repair (`{predicate}`) cannot be computed for {}: {reason}", self.named_group())]
+pub struct WhereFailed {
+    /// The predicate.
+    pub predicate: String,
+    /// The keys of the group, in words; none without GROUP BY.
+    pub group: Option<String>,
+    /// An event that falls in it, where one is known.
+    pub event: Option<EventPlace>,
+    /// What the engine said.
+    pub reason: String,
+}
+
+impl WhereFailed {
+    fn named_group(&self) -> String {
+        let group = match &self.group {
+            Some(group) => format!("the group {group}"),
+            None => "the view's only row".to_owned(),
+        };
+        match &self.event {
+            Some(event) => format!("{group}, which {event} falls in"),
+            None => group,
+        }
     }
 }
 

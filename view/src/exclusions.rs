@@ -8,14 +8,15 @@ use datafusion::common::Result as EngineResult;
 use datafusion::error::DataFusionError;
 use datafusion::logical_expr::{ColumnarValue, Operator};
 use datafusion::physical_expr::PhysicalExpr;
-use datafusion::physical_expr::expressions::{BinaryExpr, col, lit};
+use datafusion::physical_expr::expressions::{BinaryExpr, case, col, lit};
 use dovetail_model::{Exclusion, ExclusionId, OFFSET, PARTITION, Position, StreamSchema};
 
+use crate::predicate::failing_row;
 use crate::words::words_of;
-use crate::{Hook, Hooked, Predicate, ViewError};
+use crate::{EventPlace, Hook, Hooked, Predicate, ViewError};
 
 /// True (or null) for an event that one of `exclusions` matches and that lies before its bound; over
-/// columns of the stream's events schema. An exclusion that cannot be computed for some event fails with
+/// columns of the stream's events schema. An exclusion that cannot be computed for some event before its bound fails with
 /// [`ExclusionFailed`].
 ///
 /// # Errors
@@ -32,7 +33,9 @@ pub fn exclusion_predicate(
             predicate: exclusion.predicate.clone(),
         };
         let matches = Arc::new(Hooked::new(predicate.expr(), named));
-        let matches = binary(before(&exclusion.bound, schema)?, Operator::And, matches);
+        // An AND may compute both sides for every event, and the exclusion says nothing of those behind its bound.
+        let within = vec![(before(&exclusion.bound, schema)?, matches as _)];
+        let matches = case(None, within, Some(lit(false)))?;
         any = binary(any, Operator::Or, matches);
     }
     Ok(any)
@@ -40,17 +43,24 @@ pub fn exclusion_predicate(
 
 /// The predicate of an exclusion cannot be computed for some event, such as `100 / delay > 5` where the delay is 0.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("exclusion {id} (`{predicate}`) cannot be computed for an event: {reason}")]
+#[error("exclusion {id} (`{predicate}`) cannot be computed for {}: {reason}", self.named_event())]
 pub struct ExclusionFailed {
     /// The exclusion.
     pub id: ExclusionId,
     /// Its predicate.
     pub predicate: String,
+    /// Such an event, where one is known.
+    pub event: Option<EventPlace>,
     /// What the engine said.
     pub reason: String,
 }
 
 impl ExclusionFailed {
+    fn named_event(&self) -> String {
+        let event = self.event.as_ref();
+        event.map_or_else(|| "an event".to_owned(), EventPlace::to_string)
+    }
+
     /// What is at the root of an error of the engine, if it is this.
     pub fn at_root_of(error: &DataFusionError) -> Option<&Self> {
         match error.find_root() {
@@ -74,9 +84,11 @@ impl Hook for Named {
         batch: &RecordBatch,
     ) -> EngineResult<ColumnarValue> {
         inner.evaluate(batch).map_err(|error| {
+            let row = failing_row(batch, |part| inner.evaluate(part).is_ok());
             let failed = ExclusionFailed {
                 id: self.id,
                 predicate: self.predicate.clone(),
+                event: row.and_then(|row| EventPlace::of(batch, row)),
                 reason: words_of(&error),
             };
             DataFusionError::External(Box::new(failed))

@@ -28,6 +28,7 @@ mod computable;
 mod engine;
 mod equality;
 mod error;
+mod event_place;
 mod exclusions;
 mod finisher;
 mod functions;
@@ -53,7 +54,8 @@ pub use common_keys::CommonKeys;
 pub use compile::KeyColumn;
 pub use engine::{analyzer_rules, type_planner};
 pub use equality::Equality;
-pub use error::{FinishFailed, ViewError, engine_error_kind};
+pub use error::{Answered, EventFailed, FinishFailed, ViewError, WhereFailed, engine_error_kind};
+pub use event_place::EventPlace;
 pub use exclusions::{ExclusionFailed, exclusion_predicate};
 pub use finisher::Finisher;
 pub use functions::{

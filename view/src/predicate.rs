@@ -194,6 +194,24 @@ impl Predicate {
     }
 }
 
+/// The first row of `batch` that something cannot be computed for, where `computes` says whether it can be for some rows;
+/// none where it can be for each part.
+pub(crate) fn failing_row(
+    batch: &RecordBatch,
+    computes: impl Fn(&RecordBatch) -> bool,
+) -> Option<usize> {
+    let (mut from, mut rows) = (0, batch.num_rows());
+    while rows > 1 {
+        let half = rows / 2;
+        if computes(&batch.slice(from, half)) {
+            (from, rows) = (from + half, rows - half);
+        } else {
+            rows = half;
+        }
+    }
+    (rows == 1 && !computes(&batch.slice(from, 1))).then_some(from)
+}
+
 /// Calls that are other expressions: the engine computes `coalesce` as a CASE, and cannot do so otherwise.
 fn written_out(
     expr: Expr,
@@ -248,7 +266,9 @@ fn column_of(batch: &RecordBatch, field: &Field) -> Result<ArrayRef, ViewError> 
 
 fn parse(sql: &str) -> Result<ast::Expr, ViewError> {
     let syntax = |error: datafusion::sql::sqlparser::parser::ParserError| {
-        ViewError::Syntax(error.to_string())
+        let said = error.to_string();
+        let said = said.strip_prefix("sql parser error: ").unwrap_or(&said);
+        ViewError::Syntax(said.to_owned())
     };
     let mut parser = Parser::new(&GenericDialect {})
         .with_recursion_limit(crate::checks::RECURSION_LIMIT)

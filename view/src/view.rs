@@ -4,21 +4,24 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, RecordBatch, UInt64Array, new_null_array};
+use arrow::array::{ArrayRef, BooleanArray, RecordBatch, UInt64Array, new_null_array};
 use arrow::datatypes::{Schema, SchemaRef};
 use arrow::row::Rows;
 use datafusion::physical_expr::LexOrdering;
 use datafusion::physical_plan::ExecutionPlan;
-use dovetail_model::{Span, StreamSchema};
+use dovetail_model::{ProblemKind, Span, StreamSchema};
 
 use crate::compile::{self, Parts};
 use crate::finisher::Finisher;
 use crate::ops::Operators;
 use crate::plans::Plans;
+use crate::predicate::{Predicate, failing_row};
 use crate::run::{Run, SortKey};
 use crate::state::{Layout, batch, expect_schema};
 use crate::time_key::TimeKey;
-use crate::{Equality, KeyColumn, ViewError, identity, rehearsal};
+use crate::{
+    Equality, EventFailed, EventPlace, KeyColumn, ViewError, WhereFailed, identity, rehearsal,
+};
 
 /// One `SELECT … GROUP BY …` over a stream, compiled once: accumulate, merge, finish.
 ///
@@ -366,6 +369,68 @@ impl View {
     /// Columns of [`Self::file_schema`] that [`Self::output_of_file`] needs.
     pub fn file_output_columns(&self) -> &[usize] {
         &self.layout.file_outputs
+    }
+
+    /// Which groups of `states` a predicate over keys matches.
+    ///
+    /// # Errors
+    /// [`ViewError::Where`] when it cannot be computed for some group; else as [`Predicate::matches`].
+    pub fn groups_matching(
+        &self,
+        predicate: &Predicate,
+        states: &RecordBatch,
+    ) -> Result<BooleanArray, ViewError> {
+        predicate.matches(states).map_err(|error| {
+            if error.kind() != ProblemKind::Unprocessable {
+                return error;
+            }
+            let row = failing_row(states, |part| predicate.matches(part).is_ok());
+            let group = row.and_then(|row| self.operators.group(&states.slice(row, 1)).ok());
+            ViewError::Where(Box::new(WhereFailed {
+                predicate: predicate.sql().to_owned(),
+                group: group.flatten(),
+                event: None,
+                reason: error.to_string(),
+            }))
+        })
+    }
+
+    /// An event among `events` for which the view cannot be computed, and why; none where each can be by itself.
+    pub fn failing_event(&self, events: &RecordBatch) -> Option<EventFailed> {
+        let failure = |part: &RecordBatch| {
+            let states = self.read(part);
+            states
+                .and_then(|input| self.operators.accumulate(input))
+                .err()
+        };
+        failure(events).filter(|error| error.kind() == ProblemKind::Unprocessable)?;
+        let row = failing_row(events, |part| failure(part).is_none())?;
+        Some(EventFailed {
+            event: EventPlace::of(events, row)?,
+            reason: failure(&events.slice(row, 1))?.to_string(),
+        })
+    }
+
+    /// How a predicate over keys fails for the group of some event among `events`, and which event that is; none where it
+    /// can be computed for the groups of them all.
+    pub fn event_failing(
+        &self,
+        predicate: &Predicate,
+        events: &RecordBatch,
+    ) -> Option<WhereFailed> {
+        let failure = |part: &RecordBatch| {
+            // What fails before the predicate does is no fault of it.
+            let states = self.operators.accumulate(self.read(part).ok()?).ok()?;
+            match self.groups_matching(predicate, &states) {
+                Err(ViewError::Where(failed)) => Some(failed),
+                _ => None,
+            }
+        };
+        failure(events)?;
+        let row = failing_row(events, |part| failure(part).is_none())?;
+        let mut failed = failure(&events.slice(row, 1))?;
+        failed.event = EventPlace::of(events, row);
+        Some(*failed)
     }
 
     /// The Arrow row encoding of the keys of each row, in sort-key order: its bytes order like the groups.

@@ -23,6 +23,7 @@ pub(crate) struct EventsOf {
     between: Option<EventTimeRange>,
     exclude: Vec<Exclusion>,
     only: Vec<Exclusion>,
+    whole: bool,
 }
 
 impl EventsOf {
@@ -32,6 +33,7 @@ impl EventsOf {
             between: None,
             exclude: vec![],
             only: vec![],
+            whole: false,
         }
     }
 
@@ -44,6 +46,12 @@ impl EventsOf {
     /// Only the events that one of `exclusions` matches before its bound.
     pub(crate) fn matching(mut self, exclusions: &[Exclusion]) -> Self {
         self.only = exclusions.to_vec();
+        self
+    }
+
+    /// With all of their columns.
+    pub(crate) fn whole(mut self) -> Self {
+        self.whole = true;
         self
     }
 
@@ -60,7 +68,7 @@ impl EventsOf {
         let columns = job.view.event_columns_in(job.raw.events())?;
         let coded = job.view.coded_columns_in(job.raw.events())?;
         // A predicate may read any column, and texts as texts.
-        let needs_all = !self.exclude.is_empty() || !self.only.is_empty();
+        let needs_all = self.whole || !self.exclude.is_empty() || !self.only.is_empty();
         let mut plan = job.raw.scan(RawScan {
             columns: (!needs_all).then_some(columns),
             dictionaries: match needs_all {

@@ -48,7 +48,7 @@ impl KeyCollector {
     ) -> Result<(), BatchError> {
         while let Some(batch) = states.next().await? {
             let matches = match matching {
-                Some(predicate) => Some(predicate.matches(&batch)?),
+                Some(predicate) => Some(view.groups_matching(predicate, &batch)?),
                 None => None,
             };
             let rows = view.encode_keys(&batch)?;

@@ -10,12 +10,15 @@ mod writer;
 
 use std::sync::Arc;
 
+use arrow::array::RecordBatch;
 use datafusion::execution::TaskContext;
 use datafusion::execution::memory_pool::MemoryLimit;
+use datafusion::physical_plan::execute_stream;
 use dovetail_log::raw::RawSnapshot;
 use dovetail_model::{DataFile, Exclusion, Manifest, Position, RepairScope, RunMode, Span};
 use dovetail_seam::Generation;
-use dovetail_view::{Predicate, View};
+use dovetail_view::{Predicate, View, ViewError};
+use futures::TryStreamExt as _;
 use object_store::ObjectStore;
 use object_store::path::Path;
 use serde::{Deserialize, Serialize};
@@ -131,7 +134,8 @@ impl Job {
             }
             writer.finish().await
         };
-        self.within_memory(RunMode::Full, computing).await
+        let computed = self.within_memory(RunMode::Full, computing).await;
+        self.located(computed, &events).await
     }
 
     /// The base brought forward from its horizon to `to`.
@@ -147,7 +151,8 @@ impl Job {
             let states = self.sorted_states(&events)?;
             rewrite::rewrite(self, base, states, &KeySet::default()).await
         };
-        self.within_memory(RunMode::Incremental, computing).await
+        let computed = self.within_memory(RunMode::Incremental, computing).await;
+        self.located(computed, &events).await
     }
 
     /// The base with the groups of `scope` recomputed whole. Where `exclusions` differ from the base's, the
@@ -184,8 +189,11 @@ impl Job {
                 Some(sql) => Some(Predicate::over_keys(sql, &self.view)?),
                 None => None,
             };
-            keys.collect(&self.view, self.sorted_states(&asked)?, keys_match.as_ref())
-                .await?;
+            let states = self.sorted_states(&asked)?;
+            let collected = keys.collect(&self.view, states, keys_match.as_ref()).await;
+            if let Err(error) = collected {
+                return Err(self.with_event(error, &asked, keys_match.as_ref()).await);
+            }
         }
         let changed = changed_exclusions(&base.manifest().inputs.exclusions, exclusions);
         if !changed.is_empty() {
@@ -198,6 +206,67 @@ impl Job {
                 .await?;
         }
         Ok(keys.sorted())
+    }
+
+    /// `error` with an event that falls in such a group, where the `where` of a repair fails for one. Which events a group
+    /// has only another pass over them tells.
+    async fn with_event(
+        &self,
+        error: BatchError,
+        asked: &EventsOf,
+        keys_match: Option<&Predicate>,
+    ) -> BatchError {
+        let Some(predicate) = keys_match else {
+            return error;
+        };
+        if !matches!(error, BatchError::View(ViewError::Where(_))) {
+            return error;
+        }
+        let failing = |events: &RecordBatch| self.view.event_failing(predicate, events);
+        match self.first_of(asked, failing).await {
+            Ok(Some(failed)) => BatchError::View(ViewError::Where(Box::new(failed))),
+            // It stands without one, too.
+            Ok(None) | Err(_) => error,
+        }
+    }
+
+    /// What was computed of `events`; where the view fails on one of them, with that event. Nothing but another pass tells
+    /// which it is: states are made of many at once.
+    async fn located(
+        &self,
+        computed: Result<Computed, BatchError>,
+        events: &EventsOf,
+    ) -> Result<Computed, BatchError> {
+        let error = match computed {
+            Ok(computed) => return Ok(computed),
+            Err(error) => error,
+        };
+        if !error.is_of_an_event() {
+            return Err(error);
+        }
+        let failing = |events: &RecordBatch| self.view.failing_event(events);
+        match self.first_of(events, failing).await {
+            Ok(Some(failed)) => Err(BatchError::View(ViewError::Event(Box::new(failed)))),
+            // It stands without one, too.
+            Ok(None) | Err(_) => Err(error),
+        }
+    }
+
+    /// The first that `find` finds in a batch of `events`.
+    async fn first_of<T>(
+        &self,
+        events: &EventsOf,
+        find: impl Fn(&RecordBatch) -> Option<T>,
+    ) -> Result<Option<T>, BatchError> {
+        let plan = events.clone().whole().plan(self)?;
+        let mut events = execute_stream(plan, Arc::clone(&self.task))?;
+        while let Some(batch) = events.try_next().await? {
+            let found = find(&batch);
+            if found.is_some() {
+                return Ok(found);
+            }
+        }
+        Ok(None)
     }
 
     /// The base with the groups of `keys` recomputed whole.
@@ -219,7 +288,8 @@ impl Job {
             events = events.between(Some(from), to);
         }
         let states = self.sorted_states(&events)?.keeping(keys);
-        rewrite::rewrite(self, base, states, keys).await
+        let computed = rewrite::rewrite(self, base, states, keys).await;
+        self.located(computed, &events).await
     }
 
     /// The event times outside of which no event falls into a group from `first` to `last`; None when all events

@@ -15,7 +15,7 @@ use tracing::{info, warn};
 use super::{BatchLayer, Begun, Start, known_poison, live_view, manifest, unless_cancelled};
 use crate::compute::{Computation, Computed};
 use crate::ledger::{self, NewGeneration};
-use crate::publish::check_epoch;
+use crate::publish::{answered_without, check_epoch};
 use crate::{BatchError, StreamHandle};
 
 /// Between two tries to record the end of a run.
@@ -162,9 +162,17 @@ impl BatchLayer {
                 } else {
                     vec![]
                 };
-                let name = &state.views[view_id].def.name;
+                let view = &state.views[view_id];
+                let answered = answered_without(view, start.target.version);
+                let name = &view.def.name;
                 let span = Span::up_to(horizon.clone());
-                error.explained(name, &stream.cell.load().stream().name, &span, &known)
+                error.explained(
+                    name,
+                    &stream.cell.load().stream().name,
+                    &span,
+                    answered,
+                    &known,
+                )
             })?;
         dovetail_log::crash_point("run:computed");
         let inputs = GenerationInputs {

@@ -2,6 +2,7 @@
 use arrow::error::ArrowError;
 use dovetail_model::{Exclusion, Offset, Position, RepairScope, Span};
 use dovetail_seam::SeamError;
+use dovetail_view::Answered;
 use proptest::prelude::*;
 
 use super::*;
@@ -200,7 +201,7 @@ async fn a_worker_that_would_compute_something_else_computes_nothing() {
 async fn errors_of_the_data_mean_the_same_here() {
     let span = Span::up_to(position(3));
     let said = |error: BatchError| {
-        let explained = error.explained("v", "s", &span, &[]);
+        let explained = error.explained("v", "s", &span, Answered::Others, &[]);
         (explained.kind(), explained.to_string())
     };
     for sql in [
@@ -232,6 +233,47 @@ async fn errors_of_the_data_mean_the_same_here() {
         let (here, there) = (said(here), said(there));
         assert_eq!(here, there, "{sql}");
         assert_eq!(here.0, dovetail_model::ProblemKind::Conflict, "{here:?}");
+        // Of 1, 2 and 3 the second cannot be divided by, and the first has no text that is a number.
+        let named = match sql {
+            _ if sql.contains("count(*) - 1") => "the group k = ",
+            _ if sql.contains("CAST") => "the event at partition 0, offset 0",
+            _ => "the event at partition 0, offset 1",
+        };
+        assert!(here.1.contains(named), "{here:?}");
+    }
+}
+
+/// Neither the view nor an event is at fault.
+#[tokio::test]
+async fn a_where_that_fails_on_a_group_is_named() {
+    let stream = Stream::new("SELECT n, count(*) AS c FROM s GROUP BY n").await;
+    stream.archive(&events_of(&[1, 2, 3])).await;
+    let whole = Computation::Full {
+        horizon: position(3),
+        exclusions: vec![],
+    };
+    let base = stream.job().compute(&whole).await.unwrap();
+    let repair = Computation::Repair {
+        base: stream.manifest(base, &position(3), &[]),
+        scope: RepairScope {
+            predicate: Some("1 / (n - 2) = 1".to_owned()),
+            ..RepairScope::default()
+        },
+        exclusions: vec![],
+    };
+    let here = stream.job().compute(&repair).await.unwrap_err();
+    let there = Failure::of(&here).into_error(RunMode::Repair, "w").unwrap();
+    for error in [here, there] {
+        let span = Span::up_to(position(3));
+        let error = error.explained("v", "s", &span, Answered::Others, &[]);
+        assert_eq!(error.kind(), dovetail_model::ProblemKind::Conflict);
+        assert_eq!(
+            error.to_string(),
+            "the `where` of the repair (`1 / (n - 2) = 1`) cannot be computed for the group n = 2, \
+             which the event at partition 0, offset 1 falls in: divide by zero error; \
+             the view is as it was: ask again with one that can be computed for every group \
+             (nullif for a divisor, TRY_CAST for a cast, CASE for anything else)"
+        );
     }
 }
 

@@ -136,6 +136,9 @@ const VIEWS: &[Column] = &[
         if building["waiting"] == true {
             return format!("{phase}, waits for other runs").into();
         }
+        if building["run"].is_null() {
+            return format!("{phase}, none is at work").into();
+        }
         let read = table::plain(&building["rows_read"], "?");
         let total = table::plain(&building["rows_total"], "?");
         format!("{phase}, {read} of {total} events read").into()
@@ -266,8 +269,9 @@ mod tests {
             "views": [
                 {"name": "a", "phase": "live", "generation": 3, "horizon": "flights~k3f:0@50", "position": "flights~k3f:0@90",
                  "freshness_ms": 12, "runs": 4, "run_bytes": 4096, "schedule_paused": true, "next_refresh": "2001-01-01T00:05:00"},
-                {"name": "b", "phase": "building", "building": {"rows_read": 5, "rows_total": null}},
+                {"name": "b", "phase": "building", "building": {"run": 7, "rows_read": 5, "rows_total": null}},
                 {"name": "c", "phase": "poisoned", "notes": ["view `c` cannot compute an event"]},
+                {"name": "d", "phase": "building", "building": {"run": null, "rows_read": 0}},
             ],
             "runs": [],
             "workers": [
@@ -304,6 +308,7 @@ mod tests {
         │ a    ┆ live                         ┆          3 ┆ flights~k3f:0@50 ┆ 0@90  ┆        12 ┆    4 ┆ 4.00 KiB  ┆ paused    ┆ 2001-01-01T00:05:00 │
         │ b    ┆ building, 5 of ? events read ┆ -          ┆ -                ┆ -     ┆ -         ┆ -    ┆ -         ┆ -         ┆ -                   │
         │ c    ┆ poisoned                     ┆ -          ┆ -                ┆ -     ┆ -         ┆ -    ┆ -         ┆ -         ┆ -                   │
+        │ d    ┆ building, none is at work    ┆ -          ┆ -                ┆ -     ┆ -         ┆ -    ┆ -         ┆ -         ┆ -                   │
         └──────┴──────────────────────────────┴────────────┴──────────────────┴───────┴───────────┴──────┴───────────┴───────────┴─────────────────────┘
         c: view `c` cannot compute an event
 

@@ -10,7 +10,7 @@ use dovetail_model::{
     StreamState, ViewState,
 };
 use dovetail_seam::{Cut, Poisoned, ViewCut};
-use dovetail_serving_layer::engine::freshness_ms;
+use dovetail_serving_layer::engine::{build_failure, freshness_ms};
 use dovetail_serving_layer::ports::{
     BuildProgress, ColumnInfo, EventTimeInfo, GenerationInfo, MemoryStatus, SkippedHole, Status,
     StreamInfo, ViewInfo, ViewPhase, ViewStatus,
@@ -121,7 +121,7 @@ impl Node {
             .ok_or_else(|| Problem::not_found("view", &def.name))?;
         let now = self.0.config.clock.now();
         let accumulated = open.feed().accumulated(open.cell());
-        let info = self.view_info(view, &stream.def, &accumulated, in_cut);
+        let info = self.view_info(state, view, &stream.def, &accumulated, in_cut);
         let covered = match info.phase {
             ViewPhase::Live => cut.position(),
             ViewPhase::Building
@@ -165,6 +165,7 @@ impl Node {
 
     fn view_info(
         &self,
+        state: &CatalogState,
         view: &ViewState,
         stream: &StreamDef,
         accumulated: &Position,
@@ -172,8 +173,16 @@ impl Node {
     ) -> ViewInfo {
         let def = &view.def;
         let mut notes = vec![];
-        if view.pending.is_some() {
-            notes.push("a new definition is building; the old one answers".to_owned());
+        let failure = view.is_building().then(|| build_failure(view, state));
+        match (failure.flatten(), &view.pending) {
+            (Some(failure), Some(_)) => notes.push(format!(
+                "a new definition is to be built, and the old one answers; {failure}"
+            )),
+            (None, Some(_)) => {
+                notes.push("a new definition is building; the old one answers".to_owned());
+            }
+            (Some(failure), None) => notes.push(format!("it answers nothing: {failure}")),
+            (None, None) => {}
         }
         // What a view that is being built let go of to free memory is computed once it is built.
         let matters = |p: &&Poisoned| in_cut.generation.is_some() || !p.is_of_memory();
@@ -185,7 +194,7 @@ impl Node {
             notes.push(format!("the last incremental run failed: {fails}"));
         } else if let Some(fails) = generation.and_then(|generation| generation.failed()) {
             notes.push(format!(
-                "an answer failed since the last batch run: {fails}"
+                "an answer has found since the last batch run: {fails}"
             ));
         }
         let phase = match &in_cut.generation {

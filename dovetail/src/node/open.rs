@@ -636,7 +636,7 @@ fn poison(error: &SpeedError) -> Poison {
             most_bytes >> 20
         )),
         SpeedError::Rebuild { source, .. } if is_damage(error) => Poison::Damage(words_of(source)),
-        SpeedError::Rebuild { source, .. } => Poison::Event(source.to_string()),
+        SpeedError::Rebuild { source, .. } => Poison::Event(words_of(source)),
         other => Poison::Event(other.to_string()),
     }
 }

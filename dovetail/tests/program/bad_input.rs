@@ -46,6 +46,21 @@ const EVENTS: &[(&str, u16, &str)] = &[
         400,
         "`12.345` has more digits than DECIMAL(4, 2) holds",
     ),
+    (
+        r#"{"at": "2016-12-31T23:59:60"}"#,
+        400,
+        "is not a TIMESTAMP; it has no leap seconds, so write 59 there",
+    ),
+    (
+        r#"{"at": "2001-01-01", "m": "much"}"#,
+        400,
+        "`\"much\"` is not a DECIMAL(4, 2); write it as 12.50",
+    ),
+    (
+        r#"{"at": "2001-01-01", "n": 1, "n": 2}"#,
+        400,
+        "column `n`: the field is there twice",
+    ),
     ("", 400, "the body is empty"),
     ("\n\n", 400, "the body holds no event"),
     (
@@ -272,6 +287,16 @@ const CALLS: &[(&str, u16, &str)] = &[
         "there is no view `sums; DROP STREAM events`",
     ),
     (
+        "GET /v1/streams/events/",
+        404,
+        "there is no `/v1/streams/events/`; leave the last `/` of it out",
+    ),
+    (
+        "GET /v1/streams/events%00",
+        404,
+        "there is no stream `events\0`; SHOW STREAMS lists them",
+    ),
+    (
         "GET /v1/views/sums?limit=10001",
         400,
         "parameter `limit`: `10001` is not a number from 1 to 10000",
@@ -368,6 +393,19 @@ async fn each_is_refused_with_what_and_where_and_the_way_out() {
         let (path, accept) = ("/v1/views/sums", [("accept", weighed.as_str())]);
         refused(&calls, Method::GET, path, &accept, "", (400, &said)).await;
     }
+    let latin: &[(&str, &str)] = &[NDJSON, ("content-encoding", "\u{e4}")];
+    let expected = (
+        415,
+        "`Content-Encoding` is no text: send gzip, zstd or none",
+    );
+    refused(&calls, Method::POST, events, latin, GOOD, expected).await;
+    let twice = r#"{"sql": "SELECT $a AS x", "parameters": {"a": 1, "a": 2}}"#;
+    let json = [("content-type", "application/json")];
+    let expected = (400, "parameter `$a` is given twice");
+    refused(&calls, Method::POST, "/v1/sql", &json, twice, expected).await;
+    let long = format!("SELECT '{}'", "x".repeat(5 << 20));
+    let expected = (413, "the body is larger than 4 MiB: send less at a time");
+    refused(&calls, Method::POST, "/v1/sql", &[TEXT], &long, expected).await;
     // Nothing of all this has left a trace.
     let rows = calls.rows("SELECT count(*) AS n FROM events", json!({}));
     assert_eq!(rows.await.unwrap(), [json!({"n": 0})]);
@@ -727,5 +765,36 @@ async fn what_is_too_wide_to_plan_is_refused() {
         let (status, problem) = calls.post("/v1/sql", &json!({"sql": sql})).await.unwrap();
         let detail = problem["detail"].as_str().unwrap();
         assert!(status == 400 && detail.contains(said), "{status}: {detail}");
+    }
+}
+
+/// Some editors put one before every text that they save.
+#[tokio::test]
+async fn a_byte_order_mark_before_a_text_is_no_part_of_it() {
+    const MARK: &str = "\u{feff}";
+    let home = tempfile::tempdir().unwrap();
+    let (_server, calls) = declared(home.path()).await;
+    let json = ("content-type", "application/json");
+    let file = format!("{MARK}CREATE STREAM events (x INT)");
+    let plan = json!({"files": [{"name": "a.sql", "sql": file}]}).to_string();
+    for (path, header, body, status) in [
+        ("/v1/streams/events", NDJSON, GOOD.to_owned(), 200),
+        ("/v1/streams/events", json, format!("[{GOOD}]"), 200),
+        ("/v1/sql", TEXT, "SELECT n FROM events".to_owned(), 200),
+        (
+            "/v1/sql",
+            json,
+            r#"{"sql": "SELECT n FROM events"}"#.to_owned(),
+            200,
+        ),
+        ("/v1/views/sums/recompute", json, "{}".to_owned(), 202),
+        // What the file says is read: a column that is there cannot go.
+        ("/v1/plan", json, plan, 409),
+    ] {
+        let body = format!("{MARK}{body}");
+        let headers = [header];
+        let sent = calls.call(Method::POST, path, &headers, body.clone().into_bytes());
+        let (found, answer) = sent.await.unwrap();
+        assert_eq!(found, status, "{path} {body}: {answer}");
     }
 }

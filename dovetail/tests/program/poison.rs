@@ -15,6 +15,8 @@ const DEFINITIONS: [&str; 3] = [
     "CREATE VIEW total AS SELECT count(*) AS n, sum(delay) AS d FROM flights",
 ];
 
+const SHARE: &str = "CREATE VIEW share AS SELECT origin, 10 / (sum(delay) - 2) AS r, count(*) AS n FROM flights GROUP BY origin";
+
 async fn append(calls: &Calls, delays: &[i64]) {
     append_from(calls, "SFO", delays).await;
 }
@@ -57,6 +59,7 @@ fn names_all(text: &Value, span: &str) {
         "`ratio`",
         "`flights`",
         "ivide by zero",
+        "for the event at partition 0, offset ",
         span,
         "dovetail exclude flights",
         "dovetail replay ratio",
@@ -229,6 +232,8 @@ async fn a_view_that_cannot_be_built_says_why() {
         .await
         .expect("the build fails");
     names_all(&problem["detail"], "[0@0, 0@2)");
+    let text = problem["detail"].as_str().unwrap();
+    assert!(text.contains("offset 1; exclude"), "{text}");
     // By itself it is tried again after a minute, and the text says when.
     let again = problem["retry_after_s"].as_u64().unwrap();
     assert!((30..=61).contains(&again), "{problem}");
@@ -254,11 +259,7 @@ async fn a_select_list_that_fails_on_a_group_is_named_and_heals() {
     let home = tempfile::tempdir().unwrap();
     let server = Server::start(home.path(), None).await.unwrap();
     let calls = server.calls();
-    let definitions = [
-        DEFINITIONS[0],
-        DEFINITIONS[2],
-        "CREATE VIEW share AS SELECT origin, 10 / (sum(delay) - 2) AS r, count(*) AS n FROM flights GROUP BY origin",
-    ];
+    let definitions = [DEFINITIONS[0], DEFINITIONS[2], SHARE];
     for definition in definitions {
         calls.sql(definition, json!({})).await.unwrap();
     }
@@ -272,7 +273,7 @@ async fn a_select_list_that_fails_on_a_group_is_named_and_heals() {
     let names_all = |text: &Value| {
         let text = text.as_str().unwrap();
         for part in [
-            "the select list of view `share` fails: column `r` (`10 / ",
+            "the select list of view `share` fails: column `r` (`10 / (sum(delay) - 2)`)",
             "for the group origin = 'SFO': divide by zero error",
             "a query that does not read the column, or whose filter on the view's keys leaves the group out, is answered",
             "later events",
@@ -362,9 +363,10 @@ async fn an_exclusion_that_cannot_be_computed_is_named() {
     assert_eq!(run["outcome"], "failed", "{run}");
     let error = run["error"].as_str().unwrap();
     for part in [
-        "exclusion 1 (`100 / delay > 50`)",
+        "exclusion 1 (`100 / delay > 50`) cannot be computed for the event at partition 0, offset 1: ",
         "divide by zero",
         "`dovetail unexclude flights 1`",
+        "TRY_CAST",
     ] {
         assert!(error.contains(part), "{part}: {error}");
     }
@@ -372,6 +374,27 @@ async fn an_exclusion_that_cannot_be_computed_is_named() {
     let (status, problem) = calls.post("/v1/sql", &question).await.unwrap();
     assert_eq!(status, 409, "{problem}");
     assert_eq!(total(&calls).await, json!({"n": 2, "d": 5}));
+    server.kill().await;
+}
+
+/// Of the events behind its bound an exclusion says nothing, so it is not computed for them.
+#[tokio::test]
+async fn an_exclusion_is_not_computed_for_events_behind_its_bound() {
+    let home = tempfile::tempdir().unwrap();
+    let server = Server::start(home.path(), None).await.unwrap();
+    let calls = server.calls();
+    calls.sql(DEFINITIONS[0], json!({})).await.unwrap();
+    calls.sql(DEFINITIONS[2], json!({})).await.unwrap();
+    append(&calls, &[1, 5]).await;
+    exclude(&calls, "100 / delay > 50").await;
+    append(&calls, &[0]).await;
+    let run = calls.recompute("total", &json!({})).await.unwrap();
+    assert_eq!(run["outcome"], "promoted", "{run}");
+    assert_eq!(total(&calls).await, json!({"n": 2, "d": 5}));
+    let excluded = "SELECT delay FROM flights WHERE _excluded";
+    let excluded = calls.rows(excluded, json!({})).await.unwrap();
+    assert_eq!(excluded, [json!({"delay": 1})]);
+    server.kill().await;
 }
 
 /// A DECIMAL that a narrower one cannot hold stops its view as any other event that it cannot compute.
@@ -449,4 +472,247 @@ async fn an_event_whose_text_grows_without_end_is_one_that_the_view_cannot_compu
         .unwrap();
     let rows = calls.rows("SELECT n, most FROM long", json!({})).await;
     assert_eq!(rows.unwrap(), [json!({"n": 3, "most": 18})]);
+}
+
+/// A repair whose `where` cannot be computed for some group is at fault itself: neither the view nor an event.
+#[tokio::test]
+async fn a_repair_whose_where_cannot_be_computed_is_at_fault_itself() {
+    let home = tempfile::tempdir().unwrap();
+    let server = Server::start(home.path(), None).await.unwrap();
+    let calls = server.calls();
+    calls.sql(DEFINITIONS[0], json!({})).await.unwrap();
+    calls.sql(DEFINITIONS[2], json!({})).await.unwrap();
+    let delays = "CREATE VIEW delays AS SELECT delay, origin, count(*) AS n FROM flights GROUP BY delay, origin";
+    calls.sql(delays, json!({})).await.unwrap();
+    append(&calls, &[5, 0]).await;
+    append_from(&calls, "7", &[1, 2_000_000_000]).await;
+    let repair = async |predicate: &str| {
+        let request = json!({"mode": "repair", "where": predicate});
+        calls.recompute("delays", &request).await.unwrap()
+    };
+    let rows = async || {
+        let sorted = "SELECT delay, origin, n FROM delays ORDER BY delay";
+        calls.rows(sorted, json!({})).await.unwrap()
+    };
+    let before = rows().await;
+    for (predicate, group, offset, reason) in [
+        (
+            "100 / delay = 20",
+            "delay = 0, origin = 'SFO'",
+            1,
+            "divide by zero",
+        ),
+        ("CAST(origin AS INT) = 7", "origin = 'SFO'", 0, "SFO"),
+        (
+            "delay * 5000000000 > 5",
+            "delay = 2000000000, origin = '7'",
+            3,
+            "2000000000 * 5000000000",
+        ),
+    ] {
+        let run = repair(predicate).await;
+        assert_eq!(run["outcome"], "failed", "{run}");
+        assert_eq!(run["generation"], Value::Null, "{run}");
+        let error = run["error"].as_str().unwrap();
+        let at = format!("the event at partition 0, offset {offset} falls in");
+        for part in [
+            "the `where` of the repair (`",
+            group,
+            at.as_str(),
+            reason,
+            "nullif",
+            "TRY_CAST",
+            "CASE",
+        ] {
+            assert!(error.contains(part), "{part}: {error}");
+        }
+        assert!(
+            !error.contains("exclude") && !error.contains("redefine"),
+            "{error}"
+        );
+        assert_eq!(rows().await, before);
+    }
+    let status = calls.get("/v1/views/delays/status").await.unwrap();
+    assert_eq!(
+        (&status["phase"], &status["notes"]),
+        (&json!("live"), &Value::Null),
+        "{status}"
+    );
+    for predicate in [
+        "100 / nullif(delay, 0) = 20",
+        "TRY_CAST(origin AS INT) = 7",
+        "CASE WHEN delay < 1000 THEN delay * 5000000000 > 5 ELSE false END",
+    ] {
+        let run = repair(predicate).await;
+        assert_eq!(run["outcome"], "promoted", "{run}");
+        assert_eq!(rows().await, before);
+    }
+    server.kill().await;
+}
+
+/// A page is in want of the groups that it shows, of what its filters and its order read, and of nothing else.
+#[tokio::test]
+async fn a_page_fails_for_the_groups_that_it_shows_alone() {
+    let home = tempfile::tempdir().unwrap();
+    let server = Server::start(home.path(), None).await.unwrap();
+    let calls = server.calls();
+    for definition in [DEFINITIONS[0], DEFINITIONS[2], SHARE] {
+        calls.sql(definition, json!({})).await.unwrap();
+    }
+    for (origin, delays) in [
+        ("AAA", &[3, 4][..]),
+        ("BBB", &[7]),
+        ("CCC", &[1]),
+        ("DDD", &[12]),
+        ("EEE", &[4, 0, 0, 0, 0, 0]),
+    ] {
+        append_from(&calls, origin, delays).await;
+    }
+    let page = async |query: &str| {
+        let path = format!("/v1/views/share?{query}");
+        let asked = calls.call(Method::GET, &path, &[], String::new()).await;
+        asked.unwrap()
+    };
+    let shows = async |query: &str, origins: &[&str]| {
+        let (status, answer) = page(query).await;
+        assert_eq!(status, 200, "{query}: {answer}");
+        let rows = answer["rows"].as_array().unwrap().iter();
+        let found: Vec<&str> = rows.map(|row| row["origin"].as_str().unwrap()).collect();
+        assert_eq!(found, origins, "{query}: {answer}");
+        answer["cursor"].as_str().map(str::to_owned)
+    };
+    let fails = async |query: &str| {
+        let (status, problem) = page(query).await;
+        assert_eq!(status, 503, "{query}: {problem}");
+        let detail = problem["detail"].as_str().unwrap();
+        assert!(detail.contains("for the group origin = 'CCC'"), "{detail}");
+    };
+    // In runs alone, then as an event behind a generation, which the view cannot be brought forward over.
+    for in_files in [false, true] {
+        if in_files {
+            let run = calls.recompute("share", &json!({})).await.unwrap();
+            assert_eq!(run["outcome"], "promoted", "{run}");
+        }
+        let cursor = shows("limit=2", &["AAA", "BBB"]).await.unwrap();
+        shows(&format!("limit=1&cursor={cursor}"), &["CCC"]).await;
+        append_from(&calls, "CCC", &[1]).await;
+        append_from(&calls, "BBB", &[1]).await;
+
+        let cursor = shows("limit=2", &["AAA", "BBB"]).await.unwrap();
+        fails(&format!("limit=2&cursor={cursor}")).await;
+        let rest = format!("columns=origin,n&limit=2&cursor={cursor}");
+        let cursor = shows(&rest, &["CCC", "DDD"]).await.unwrap();
+        let cursor = shows(&format!("limit=2&cursor={cursor}"), &["EEE"]).await;
+        assert_eq!(cursor, None);
+        let cursor = shows("limit=2&order=-origin", &["EEE", "DDD"])
+            .await
+            .unwrap();
+        fails(&format!("limit=1&order=-origin&cursor={cursor}")).await;
+        // Filters and orders that leave the group out without a look at what fails.
+        shows("limit=1&order=-n", &["EEE"]).await;
+        let cursor = shows("n.gte=6", &["EEE"]).await;
+        assert_eq!(cursor, None);
+        shows("origin.in=AAA,DDD,EEE&limit=2", &["AAA", "DDD"]).await;
+        fails("limit=3").await;
+        fails("").await;
+        // Any row will do, and the failing group is not the first.
+        let any = "SELECT origin, r FROM share LIMIT 1";
+        let any = calls.rows(any, json!({})).await.unwrap();
+        assert_eq!(any.len(), 1);
+        assert_ne!(any[0]["r"], Value::Null);
+        fails("limit=1&order=r").await;
+        fails("limit=1&r.gt=0").await;
+        let (_, all) = page("columns=r&origin.in=AAA,DDD&limit=2").await;
+        assert_eq!(all["rows"], json!([{"r": 2}, {"r": 1}]), "{all}");
+        // Sound again, and as before: 10 / (1 - 2).
+        append_from(&calls, "CCC", &[-1]).await;
+    }
+    server.kill().await;
+}
+
+/// Nothing is written of a view before all its groups can be: the text does not say that the others are answered.
+#[tokio::test]
+async fn a_first_full_run_that_fails_on_a_group_says_what_is_answered() {
+    let home = tempfile::tempdir().unwrap();
+    let server = Server::start(home.path(), None).await.unwrap();
+    let calls = server.calls();
+    calls.sql(DEFINITIONS[0], json!({})).await.unwrap();
+    calls.sql(DEFINITIONS[2], json!({})).await.unwrap();
+    append_from(&calls, "SFO", &[2]).await;
+    append_from(&calls, "LAX", &[4]).await;
+    let failed = async |name: &str| {
+        let waiting = async {
+            loop {
+                let status = calls.get(&format!("/v1/views/{name}/status")).await;
+                let status = status.unwrap();
+                let note = status["notes"][0].as_str().unwrap_or_default();
+                if note.contains("failed: ") {
+                    assert!(note.contains("for the group origin = 'SFO'"), "{note}");
+                    assert!(!note.contains("a query that does not read"), "{note}");
+                    return (note.to_owned(), status);
+                }
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        };
+        let failed = tokio::time::timeout(HANGS, waiting).await;
+        failed.expect("the build fails")
+    };
+    calls.sql(SHARE, json!({})).await.unwrap();
+    let (note, status) = failed("share").await;
+    assert_eq!(status["phase"], "building");
+    let nothing = "the view answers nothing until a full run has written all its groups";
+    assert!(
+        note.starts_with("it answers nothing: ") && note.contains(nothing),
+        "{note}"
+    );
+    let question = json!({"sql": "SELECT n FROM share WHERE origin = 'LAX'"});
+    let (code, problem) = calls.post("/v1/sql", &question).await.unwrap();
+    let detail = problem["detail"].as_str().unwrap();
+    assert!(code == 503 && detail.contains(nothing), "{problem}");
+
+    // A definition that is to take another one's place leaves that one as it was.
+    let before =
+        "CREATE VIEW redefined AS SELECT origin, count(*) AS n FROM flights GROUP BY origin";
+    calls.sql(before, json!({})).await.unwrap();
+    let rows = "SELECT origin, n FROM redefined ORDER BY origin";
+    let built = async {
+        let question = json!({"sql": rows});
+        while calls.post("/v1/sql", &question).await.unwrap().0 != 200 {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    let built = tokio::time::timeout(HANGS, built).await;
+    built.expect("what can be computed is built");
+    let now = SHARE.replace("CREATE VIEW share", "CREATE OR REPLACE VIEW redefined");
+    calls.sql(&now, json!({})).await.unwrap();
+    let (note, status) = failed("redefined").await;
+    assert_eq!(status["phase"], "live");
+    assert!(
+        note.contains("the definition that is live goes on answering"),
+        "{note}"
+    );
+    let expected = [
+        json!({"origin": "LAX", "n": 1}),
+        json!({"origin": "SFO", "n": 1}),
+    ];
+    assert_eq!(calls.rows(rows, json!({})).await.unwrap(), expected);
+
+    // Later events heal both, once a run is tried again.
+    append_from(&calls, "SFO", &[3]).await;
+    for view in ["share", "redefined"] {
+        let run = calls.recompute(view, &json!({})).await.unwrap();
+        assert_eq!(run["outcome"], "promoted", "{run}");
+        let healed = format!("SELECT origin, r, n FROM {view} ORDER BY origin");
+        let expected = [
+            json!({"origin": "LAX", "r": 5, "n": 1}),
+            json!({"origin": "SFO", "r": 3, "n": 2}),
+        ];
+        assert_eq!(calls.rows(&healed, json!({})).await.unwrap(), expected);
+        let status = calls
+            .get(&format!("/v1/views/{view}/status"))
+            .await
+            .unwrap();
+        assert_eq!(status["notes"], Value::Null);
+    }
+    server.kill().await;
 }

@@ -59,8 +59,14 @@ impl Kind {
             Self::Int | Self::BigInt | Self::Double | Self::Boolean if quoted => {
                 "; write it without quotes"
             }
+            Self::Boolean => "; write true or false",
+            Self::Decimal(..) => "; write it as 12.50",
             Self::Varchar if number => "; write it in quotes",
             Self::Date => "; write it as 2001-12-31",
+            // The last second of some days in UTC: no clock of a computer has it.
+            Self::Timestamp if text.windows(6).any(|part| part == b":59:60") => {
+                "; it has no leap seconds, so write 59 there"
+            }
             Self::Timestamp if number && !text.contains(&b':') => {
                 "; write it as 2001-12-31T23:59:59, or declare an event_time_unit for numbers"
             }

@@ -39,14 +39,23 @@ use datafusion::physical_plan::{
 use dovetail_log::parquet_files::{Holder, accounted};
 use dovetail_model::{DataFile, Problem, ProblemKind};
 use dovetail_seam::{FileColumns, Generation};
-use dovetail_view::{CommonKeys, Finisher, Run, View, ViewError, record_batch};
+use dovetail_view::{Answered, CommonKeys, Finisher, Run, View, ViewError, record_batch};
 use futures::stream::{self, BoxStream, StreamExt as _, TryStreamExt as _};
 
-use super::external;
 use super::interrupt::Interrupt;
 use super::replaced::replaced;
 use super::settled::{SettledFile, Settlement, Settlements, Settling};
 use super::snapshot::USERS_PAUSE_S;
+use super::{external, problem_of};
+
+/// The member of a problem that names the column which cannot be computed for some group.
+const FAILED_COLUMN: &str = "column";
+
+/// Whether a scan failed because the select list cannot be computed for some group.
+pub(super) fn fails_on_a_group(error: &DataFusionError) -> bool {
+    let problem = problem_of(error);
+    problem.kind == ProblemKind::Unavailable && problem.members.contains_key(FAILED_COLUMN)
+}
 
 /// A generation and the runs to merge with it.
 #[derive(Debug, Clone)]
@@ -56,6 +65,74 @@ pub(crate) struct ViewSource {
     pub(crate) runs: Vec<Arc<Run>>,
     /// Whether both layers answer.
     pub(crate) merged: bool,
+}
+
+/// Some groups of a view.
+#[derive(Debug, Clone)]
+pub(super) struct Groups {
+    view: Arc<View>,
+    /// Their encoded keys, in order.
+    keys: Arc<Vec<Box<[u8]>>>,
+}
+
+impl Groups {
+    /// Those of `rows`, which have the columns of its keys.
+    ///
+    /// # Errors
+    /// When they have not.
+    pub(super) fn of(
+        view: &Arc<View>,
+        rows: impl Iterator<Item = RecordBatch>,
+    ) -> std::result::Result<Self, ViewError> {
+        let mut keys = vec![];
+        for batch in rows {
+            let encoded = view.encode_keys(&batch)?;
+            keys.extend(encoded.iter().map(|key| Box::from(key.data())));
+        }
+        keys.sort_unstable();
+        Ok(Self {
+            view: Arc::clone(view),
+            keys: Arc::new(keys),
+        })
+    }
+
+    /// The rows of `batch` that are of one of them.
+    fn among(&self, batch: &RecordBatch) -> Result<RecordBatch> {
+        let rows = self.view.encode_keys(batch).map_err(external)?;
+        let is_one = |key: &[u8]| {
+            let found = self.keys.binary_search_by(|probe| probe.as_ref().cmp(key));
+            found.is_ok()
+        };
+        let mask: BooleanArray = rows.iter().map(|key| Some(is_one(key.data()))).collect();
+        Ok(filter_record_batch(batch, &mask)?)
+    }
+}
+
+/// Which groups are finished.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Wanted {
+    /// Over key columns by name.
+    pub(super) predicate: Option<Arc<dyn PhysicalExpr>>,
+    /// All of them where there is none.
+    pub(super) only: Option<Groups>,
+}
+
+impl Wanted {
+    fn is_all(&self) -> bool {
+        self.predicate.is_none() && self.only.is_none()
+    }
+
+    /// The rows of `batch` that are wanted; their keys are found by name.
+    fn of(&self, batch: &RecordBatch) -> Result<RecordBatch> {
+        let mut rows = batch.clone();
+        if let Some(groups) = &self.only {
+            rows = groups.among(&rows)?;
+        }
+        if let Some(predicate) = &self.predicate {
+            rows = matching(&rows, predicate)?;
+        }
+        Ok(rows)
+    }
 }
 
 /// The leaf of a plan that reads a merged view.
@@ -95,8 +172,7 @@ struct Shared {
     /// The view's.
     name: String,
     source: ViewSource,
-    /// Over key columns by name.
-    predicate: Option<Arc<dyn PhysicalExpr>>,
+    wanted: Wanted,
     /// Columns of the view's output that rows have until they are answered: those to answer, and the keys. A file has them
     /// at the same places.
     shown: Vec<usize>,
@@ -118,6 +194,8 @@ struct Shared {
 #[derive(Debug, Clone)]
 struct Reading {
     context: Arc<TaskContext>,
+    /// So many rows are enough, whichever they are: no more are finished before the first of them are answered.
+    limit: Option<usize>,
     watch: Option<(Interrupt, Arc<dyn Holder>)>,
 }
 
@@ -154,7 +232,7 @@ impl MergedScan {
         name: &str,
         source: ViewSource,
         projection: Option<Vec<usize>>,
-        predicate: Option<Arc<dyn PhysicalExpr>>,
+        wanted: Wanted,
         limit: Option<usize>,
         partitions: usize,
     ) -> Result<Self> {
@@ -176,7 +254,7 @@ impl MergedScan {
         let shared = Shared {
             name: name.to_owned(),
             source,
-            predicate,
+            wanted,
             is_key: shown.iter().map(|column| keys.contains(column)).collect(),
             projection: answered.iter().map(place).collect(),
             finisher: view.finisher(&shown).map_err(external)?,
@@ -202,7 +280,7 @@ impl MergedScan {
             return self;
         };
         let source = &shared.source;
-        let is_whole = shared.predicate.is_none() && self.limit.is_none();
+        let is_whole = shared.wanted.is_all() && self.limit.is_none();
         if is_whole && !source.runs.is_empty() && !shared.view().keys().is_empty() {
             shared.settled = settlements.and_then(|settlements| {
                 let settlement = settlements.asked(&source.generation, &source.runs)?;
@@ -270,10 +348,10 @@ impl Shared {
         let view = self.view();
         let mut runs = Vec::with_capacity(self.source.runs.len());
         for run in &self.source.runs {
-            runs.push(match &self.predicate {
-                None => Arc::clone(run),
-                Some(predicate) => {
-                    let kept = run.states().iter().map(|batch| matching(batch, predicate));
+            runs.push(match self.wanted.is_all() {
+                true => Arc::clone(run),
+                false => {
+                    let kept = run.states().iter().map(|batch| self.wanted.of(batch));
                     let kept = kept.collect::<Result<Vec<_>>>()?;
                     Arc::new(Run::from_sorted(view, run.span().clone(), kept))
                 }
@@ -304,13 +382,13 @@ impl Shared {
         finished.map_err(|error| match error {
             ViewError::Finish(failed) => {
                 // As with a view that is poisoned: the question is right, and may be answered later.
-                let explained = failed.explain(&self.name, self.view().stream());
+                let explained = failed.explain(&self.name, self.view().stream(), Answered::Others);
                 self.source.generation.note_failed(&explained);
                 let problem = Problem::new(ProblemKind::Unavailable, explained);
                 external(
                     problem
                         .with("view", self.name.as_str())
-                        .with("column", failed.column)
+                        .with(FAILED_COLUMN, failed.column)
                         .with("retry_after_s", USERS_PAUSE_S),
                 )
             }
@@ -338,7 +416,7 @@ impl Shared {
     ) -> Result<BoxStream<'static, Result<RecordBatch>>> {
         reading.check()?;
         let Some(file) = &slot.file else {
-            let finished = self.finish_runs()?;
+            let finished = self.finish_runs(reading.limit)?;
             return Ok(stream::iter([self.projected(&finished)]).boxed());
         };
         if self.source.runs.is_empty() {
@@ -363,20 +441,22 @@ impl Shared {
     }
 
     /// The finished rows of the runs alone: they are in no order, as nothing is to be found among them.
-    fn finish_runs(&self) -> Result<RecordBatch> {
+    fn finish_runs(&self, limit: Option<usize>) -> Result<RecordBatch> {
         let runs = &self.source.runs;
         let mut states = Vec::with_capacity(runs.len());
         for batch in runs.iter().flat_map(|run| run.states_in_any_order()) {
-            states.push(match &self.predicate {
-                Some(predicate) => matching(&batch, predicate)?,
-                None => batch,
-            });
+            states.push(self.wanted.of(&batch)?);
         }
-        match states.as_slice() {
-            [of_one_run] if runs.len() == 1 && !self.view().keys().is_empty() => {
-                self.explained(self.finisher.finish_unique(of_one_run))
+        let has_keys = !self.view().keys().is_empty();
+        match (states.as_slice(), limit) {
+            ([of_one_run], _) if runs.len() == 1 && has_keys => {
+                self.explained(self.finisher.finish_unique(&first(of_one_run, limit)))
             }
-            all => self.explained(self.finisher.finish(all)),
+            (all, Some(_)) if has_keys => {
+                let merged = self.view().merge_states(all).map_err(external)?;
+                self.explained(self.finisher.finish_unique(&first(&merged, limit)))
+            }
+            (all, _) => self.explained(self.finisher.finish(all)),
         }
     }
 
@@ -402,7 +482,18 @@ impl Shared {
         settling: Option<Settling>,
         reading: &Reading,
     ) -> Result<BoxStream<'static, Result<RecordBatch>>> {
+        let limit = reading.limit;
         let rows = reading.file(&self.source, file, &FileColumns::All)?;
+        let first_rows = limit.unwrap_or(usize::MAX);
+        let pieces = move |(index, batch): (usize, Result<RecordBatch>)| match batch {
+            Ok(batch) if index == 0 && first_rows < batch.num_rows() => vec![
+                Ok(batch.slice(0, first_rows)),
+                Ok(batch.slice(first_rows, batch.num_rows() - first_rows)),
+            ],
+            whole => vec![whole],
+        };
+        let rows = rows.enumerate().map(pieces);
+        let rows = rows.flat_map(stream::iter).boxed();
         // Both sides are in order: behind a batch of the file, what is incoming up to its last key is done.
         let begin = (rows, incoming, settling);
         let batches = stream::try_unfold(begin, move |(mut rows, incoming, mut settling)| {
@@ -417,7 +508,7 @@ impl Shared {
                     if incoming.num_rows() == 0 {
                         return Ok(None);
                     }
-                    let last = shared.finisher.finish_unique(&incoming);
+                    let last = shared.finisher.finish_unique(&first(&incoming, limit));
                     let last = shared.answered(&shared.explained(last)?)?;
                     return Ok(Some((vec![last], (rows, incoming.slice(0, 0), None))));
                 };
@@ -541,11 +632,14 @@ impl Shared {
 
     /// What is answered of finished rows.
     fn answered(&self, output: &RecordBatch) -> Result<RecordBatch> {
-        match &self.predicate {
-            Some(predicate) => self.projected(&matching(output, predicate)?),
-            None => self.projected(output),
-        }
+        self.projected(&self.wanted.of(output)?)
     }
+}
+
+/// As many rows of `batch` as are enough.
+fn first(batch: &RecordBatch, limit: Option<usize>) -> RecordBatch {
+    let rows = batch.num_rows();
+    batch.slice(0, limit.map_or(rows, |limit| limit.min(rows)))
 }
 
 /// The rows of `batch` that match a predicate whose columns are found by name.
@@ -576,7 +670,7 @@ impl DisplayAs for MergedScan {
         for run in &source.runs {
             write!(f, " {}", run.span())?;
         }
-        if let Some(predicate) = &self.shared.predicate {
+        if let Some(predicate) = &self.shared.wanted.predicate {
             write!(f, ", keys: {predicate}")?;
         }
         Ok(())
@@ -618,8 +712,8 @@ impl ExecutionPlan for MergedScan {
         &self,
         f: &mut dyn FnMut(&Arc<dyn PhysicalExpr>) -> Result<TreeNodeRecursion>,
     ) -> Result<TreeNodeRecursion> {
-        self.shared
-            .predicate
+        let predicate = &self.shared.wanted.predicate;
+        predicate
             .iter()
             .try_fold(TreeNodeRecursion::Continue, |_, predicate| f(predicate))
     }
@@ -634,6 +728,7 @@ impl ExecutionPlan for MergedScan {
         let slots = self.groups[partition].clone();
         let reading = Reading {
             context,
+            limit: self.limit,
             watch: self.watch.clone(),
         };
         let batches = stream::iter(slots)

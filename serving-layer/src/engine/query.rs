@@ -9,7 +9,7 @@ use datafusion::dataframe::DataFrame;
 use datafusion::error::DataFusionError;
 use datafusion::execution::TaskContext;
 use datafusion::execution::context::SessionState;
-use datafusion::logical_expr::{LogicalPlan, LogicalPlanBuilder};
+use datafusion::logical_expr::LogicalPlan;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::sql::parser::Statement;
 use datafusion::sql::sqlparser::ast::{
@@ -26,6 +26,7 @@ use tokio_util::sync::CancellationToken;
 use super::column_names::name_columns;
 use super::interrupt::{Interrupt, interruptible, interruptible_planning};
 use super::lookup::one_batch;
+use super::page::RowsQuestion;
 use super::parts::Parts;
 use super::session::{QuerySession, read_only};
 use super::snapshot::Snapshot;
@@ -72,8 +73,8 @@ impl Queries for Engine {
                 None => Ok(frame),
             }
         };
-        self.answer(snapshot, planning, &request.limits, place)
-            .await
+        let kept = Arc::new((place, snapshot));
+        self.answer(&kept, planning, &request.limits).await
     }
 
     async fn rows(&self, request: RowsRequest) -> Result<RowsAnswer, Problem> {
@@ -85,21 +86,15 @@ impl Queries for Engine {
         let snapshot = self
             .snapshot(std::slice::from_ref(&request.view), &request.limits, false)
             .await?;
-        let [(_, table)] = &snapshot.tables()[..] else {
-            return Err(Problem::internal("a view is one table"));
+        let Some(source) = snapshot.view() else {
+            return Err(Problem::internal("what has rows by REST is a view"));
         };
-        let table = Arc::clone(table);
-        let schema = table.schema();
-        let view = snapshot.view();
-        let keys = view.map(|view| view.generation.view().keys());
-        let keys: Vec<usize> = keys
-            .iter()
-            .flat_map(|keys| keys.iter())
-            .map(|key| key.output_index)
-            .collect();
-        let plan = RowsPlan::new(&request, &schema, &keys)?;
-        let page = plan.page.clone();
+        let view = source.generation.view();
+        let keys = view.keys().iter().map(|key| key.output_index);
+        let keys: Vec<usize> = keys.collect();
+        let plan = RowsPlan::new(&request, &view.output_schema(), &keys)?;
         if let Some(rows) = self.looked_up(&snapshot, &plan, &request.limits).await? {
+            let page = plan.page;
             let provenance = snapshot.provenance();
             let memory = self.readers.answer_of(&rows);
             let batches = one_batch(rows);
@@ -110,15 +105,12 @@ impl Queries for Engine {
             };
             return Ok(RowsAnswer { answer, page });
         }
-        let state = self
-            .session
-            .state(vec![], snapshot.row_bytes())
-            .map_err(|e| problem_of(&e))?;
-        let planning = async move { rows_frame(state, table, plan) };
-        let answer = self
-            .answer(snapshot, planning, &request.limits, place)
-            .await?;
-        Ok(RowsAnswer { answer, page })
+        let question = RowsQuestion {
+            kept: Arc::new((place, snapshot)),
+            view: request.view,
+            limits: request.limits,
+        };
+        self.page(&question, plan, keys).await
     }
 }
 
@@ -174,12 +166,11 @@ impl Engine {
         Ok(names)
     }
 
-    async fn answer(
+    pub(super) async fn answer(
         &self,
-        snapshot: Snapshot,
+        kept: &Kept,
         planning: impl Future<Output = Result<DataFrame, DataFusionError>> + Send + 'static,
         limits: &Limits,
-        place: OwnedSemaphorePermit,
     ) -> Result<Answer, Problem> {
         let deadline = limits.deadline;
         let _at_work = self.meter.busy();
@@ -211,9 +202,8 @@ impl Engine {
         let (parts, decimals) = started
             .map_err(Problem::internal)?
             .map_err(|error| problem_of(&error))?;
-        let provenance = snapshot.provenance();
-        // The query's place, and its cuts, whose files must not be deleted before.
-        let kept = Box::new((place, snapshot));
+        let provenance = kept.1.provenance();
+        let kept = Box::new(Arc::clone(kept));
         let batches = parts.hand_over(&self.runtime, &interrupt, kept);
         Ok(Answer {
             batches: Box::pin(RecordBatchStreamAdapter::new(
@@ -225,6 +215,9 @@ impl Engine {
         })
     }
 }
+
+/// What a question keeps until it is answered: its place, and its cuts, whose files must not be deleted before.
+pub(super) type Kept = Arc<(OwnedSemaphorePermit, Snapshot)>;
 
 /// A plan, ready to run.
 async fn parts_of(
@@ -250,30 +243,6 @@ fn check_width(statement: &Statement, widest: usize) -> Result<(), Problem> {
         Some(statement) => width::check(statement, widest),
         None => Ok(()),
     }
-}
-
-fn rows_frame(
-    state: SessionState,
-    table: Arc<dyn datafusion::catalog::TableProvider>,
-    plan: RowsPlan,
-) -> Result<DataFrame, DataFusionError> {
-    let source = datafusion::datasource::provider_as_source(table);
-    let mut builder = LogicalPlanBuilder::scan("view", source, None)?;
-    if let Some(filter) = plan.filter {
-        builder = builder.filter(filter)?;
-    }
-    if !plan.sort.is_empty() {
-        builder = builder.sort_with_limit(plan.sort, Some(plan.fetch))?;
-    }
-    let fields = builder.schema().columns();
-    let columns = plan
-        .projection
-        .iter()
-        .map(|i| datafusion::logical_expr::Expr::Column(fields[*i].clone()));
-    let builder = builder
-        .limit(0, Some(plan.fetch))?
-        .project(columns.collect::<Vec<_>>())?;
-    Ok(DataFrame::new(state, builder.build()?))
 }
 
 pub(super) fn timed_out(limits: &Limits) -> Problem {

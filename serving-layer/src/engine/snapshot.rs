@@ -569,7 +569,7 @@ fn pause_s(again: Option<DateTime<Utc>>, now: DateTime<Utc>) -> u64 {
 
 /// How the last attempt to build a definition ended, if it came to nothing and none is at work since, with the way
 /// out.
-fn build_failure(state: &ViewState, catalog: &CatalogState) -> Option<String> {
+pub fn build_failure(state: &ViewState, catalog: &CatalogState) -> Option<String> {
     let last = catalog.failed_build(state)?;
     let how = match (last.outcome, &last.error) {
         (Outcome::Failed, Some(error)) => format!("failed: {error}"),

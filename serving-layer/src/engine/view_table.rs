@@ -16,7 +16,7 @@ use dovetail_seam::{Generation, Runs};
 
 use super::external;
 use super::fetched::Fetched;
-use super::merged_scan::{MergedScan, ViewSource};
+use super::merged_scan::{Groups, MergedScan, ViewSource, Wanted};
 
 /// What one question takes of one view.
 #[derive(Debug, Clone)]
@@ -34,6 +34,7 @@ pub(crate) struct ViewTable {
     name: String,
     source: ViewAnswer,
     fetched: Fetched,
+    only: Option<Groups>,
 }
 
 impl ViewTable {
@@ -42,7 +43,14 @@ impl ViewTable {
             name: name.to_owned(),
             source,
             fetched: Fetched::default(),
+            only: None,
         }
+    }
+
+    /// The same, of which only these groups are finished.
+    pub(super) fn only(mut self, groups: Groups) -> Self {
+        self.only = Some(groups);
+        self
     }
 
     /// Whether a filter reads key columns alone, so that it holds for a group's states as for its row.
@@ -128,11 +136,15 @@ impl TableProvider for ViewTable {
             runs: runs.fetch(filters, &mut account).await.map_err(external)?,
             merged: *merged,
         };
+        let wanted = Wanted {
+            predicate,
+            only: self.only.clone(),
+        };
         let scan = MergedScan::new(
             &self.name,
             source,
             projection.cloned(),
-            predicate,
+            wanted,
             limit,
             partitions,
         )?;

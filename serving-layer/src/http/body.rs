@@ -159,7 +159,7 @@ impl HeldBody {
 
 fn too_large(limit: usize) -> Problem {
     let detail = format!(
-        "the body is larger than {} MiB: split it, as `dovetail ingest` does",
+        "the body is larger than {} MiB: send less at a time; of events, `dovetail ingest` splits as many as there are",
         limit / (1024 * 1024)
     );
     Problem::new(ProblemKind::TooLarge, detail).with("limit_bytes", limit)
@@ -170,7 +170,10 @@ fn content_encoding(headers: &HeaderMap) -> Result<ContentEncoding, Problem> {
     let mut values = headers.get_all(header::CONTENT_ENCODING).iter();
     let text = match (values.next(), values.next()) {
         (None, _) => return Ok(ContentEncoding::Identity),
-        (Some(value), None) => value.to_str().unwrap_or_default(),
+        (Some(value), None) => value.to_str().map_err(|_| {
+            let detail = "`Content-Encoding` is no text: send gzip, zstd or none";
+            Problem::new(ProblemKind::UnsupportedMedia, detail)
+        })?,
         (Some(_), Some(_)) => {
             let detail = "`Content-Encoding` is given twice: compress once, with gzip or zstd";
             return Err(Problem::new(ProblemKind::UnsupportedMedia, detail));
@@ -216,10 +219,15 @@ pub(super) fn declared_type(headers: &HeaderMap) -> Result<Option<String>, Probl
     Ok((essence != UNDECLARED).then_some(essence))
 }
 
+/// The text of a body without the byte order mark that some editors put before it.
+pub(super) fn without_mark(body: &[u8]) -> &[u8] {
+    body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(body)
+}
+
 /// The first byte of a body's text that is not blank.
 pub(super) fn first_byte(body: &[u8]) -> Option<u8> {
-    let text = body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(body);
-    text.iter().copied().find(|b| !b.is_ascii_whitespace())
+    let text = without_mark(body).iter();
+    text.copied().find(|b| !b.is_ascii_whitespace())
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use dovetail_model::{Problem, ProblemKind};
 use serde::de::DeserializeOwned;
 
 use super::MAX_COMMAND_BYTES;
-use super::body::{BodyReader, declared_type};
+use super::body::{BodyReader, declared_type, without_mark};
 
 /// Reads a JSON body that must be there.
 ///
@@ -46,6 +46,7 @@ pub(super) async fn optional<T: DeserializeOwned>(
 
 /// Parses JSON. Every body is an object: of an array, which may stand for its fields in their order, nothing says which is which.
 pub(super) fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
+    let bytes = without_mark(bytes);
     let found = match bytes.trim_ascii_start().first() {
         Some(b'[') => "an array",
         Some(b'"') => "a text",

@@ -128,8 +128,12 @@ fn name_of(kind: ProblemKind) -> String {
 /// No route has this path.
 pub(super) async fn unknown_route(request: Request) -> Refusal {
     let path: String = request.uri().path().chars().take(200).collect();
+    let instead = match path.strip_suffix('/') {
+        Some(without) if !without.is_empty() => "leave the last `/` of it out; ",
+        _ => "",
+    };
     let detail = format!(
-        "there is no `{path}`; the API lies under `/v1`, try `/v1/status` or `/v1/sql?q=…`"
+        "there is no `{path}`; {instead}the API lies under `/v1`, try `/v1/status` or `/v1/sql?q=…`"
     );
     Problem::new(ProblemKind::NotFound, detail).into()
 }

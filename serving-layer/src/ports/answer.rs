@@ -159,6 +159,8 @@ pub struct Page {
     pub order: Vec<usize>,
     /// Ties a cursor to the view, its filters and its order.
     pub fingerprint: String,
+    /// Whether there are more rows, though none is there that says so.
+    pub more: bool,
 }
 
 /// Rows of a view, at most one more than the request's limit: the last one only says that there are more.

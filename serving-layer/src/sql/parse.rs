@@ -48,6 +48,8 @@ pub fn parse_definitions(file: &str, sql: &str) -> Result<Vec<LocatedDefinition>
         let detail = format!("{file}: {}", problem.detail);
         Problem { detail, ..problem }.with("file", file)
     };
+    // Some editors put a byte order mark before it.
+    let sql = sql.strip_prefix('\u{feff}').unwrap_or(sql);
     let source = Source::new(sql).map_err(in_file)?;
     source
         .statements()

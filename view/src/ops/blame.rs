@@ -106,7 +106,7 @@ impl Operators {
     }
 
     /// The keys of one group in words; none without GROUP BY.
-    fn group(&self, state: &RecordBatch) -> Result<Option<String>, ViewError> {
+    pub(crate) fn group(&self, state: &RecordBatch) -> Result<Option<String>, ViewError> {
         if self.groups.is_empty() {
             return Ok(None);
         }

@@ -208,14 +208,14 @@ fn value_of(text: &str) -> Option<(&str, usize, usize)> {
     Some((value, precision, scale))
 }
 
-/// `Overflow happened on: 123 * 456`, each a DECIMAL's digits: other numbers are computed by functions of our own.
+/// `Overflow happened on: 123 * 456`, each the digits of a DECIMAL, or in a predicate a whole number.
 fn of_arithmetic(text: &str) -> Option<String> {
     let (_, digits) = text.split_once("Overflow happened on: ")?;
     if no_such_integer(text).is_some() {
         return None;
     }
     Some(format!(
-        "a calculation with DECIMALs does not fit the most digits that its type has (of the numbers with the digits {digits}): compute with CAST(… AS DECIMAL(50, …)), as an expression has room for 76 digits, or with CAST(… AS DOUBLE)"
+        "a calculation does not fit the most digits that its type has (of the numbers with the digits {digits}): compute with CAST(… AS DECIMAL(50, …)), as an expression has room for 76 digits, or with CAST(… AS DOUBLE)"
     ))
 }
 

@@ -344,7 +344,7 @@ const REFUSED: &[(&str, &str, &str)] = &[
     ),
     (
         "SELECT max(date) - min(date) AS d FROM flights",
-        "max(flights.date)",
+        "max(date)",
         "CAST(… AS BIGINT) for its microseconds",
     ),
     ("SELECT min(NULL) FROM flights", "NULL", "CAST(… AS …)"),

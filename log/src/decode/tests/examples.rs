@@ -112,7 +112,7 @@ fn every_refusal_names_line_column_and_reason() {
         ),
         (
             r#"{"n":1,"b":1}"#,
-            "line 1: column `b`: `1` is not a BOOLEAN",
+            "line 1: column `b`: `1` is not a BOOLEAN; write true or false",
         ),
         (
             r#"{"n":1,"day":"1.1.2001"}"#,

@@ -59,7 +59,7 @@ async fn scan(is_touched: bool) -> (MergedScan, Arc<TaskContext>) {
 async fn scan_of(is_touched: bool, columns: Option<Vec<usize>>) -> (MergedScan, Arc<TaskContext>) {
     let touched = is_touched.then_some(5..8);
     let (source, context) = source(0..GROUPS, touched).await;
-    let scan = MergedScan::new("v", source, columns, None, None, 1).unwrap();
+    let scan = MergedScan::new("v", source, columns, Wanted::default(), None, 1).unwrap();
     (scan, context)
 }
 
@@ -162,7 +162,8 @@ async fn what_runs_make_of_a_file_is_kept_for_who_asks_again() {
         let settlements = Arc::new(Settlements::new(&pool));
         let scan = |columns: &[usize], settlements: Option<&Arc<Settlements>>| {
             let columns = Some(columns.to_vec());
-            let scan = MergedScan::new("v", source.clone(), columns, None, None, 1).unwrap();
+            let scan =
+                MergedScan::new("v", source.clone(), columns, Wanted::default(), None, 1).unwrap();
             scan.settled(settlements.cloned())
         };
         let mut expected: BTreeMap<i64, i64> = even().map(|n| (n, 1)).collect();
@@ -255,7 +256,7 @@ async fn asked(
     times: usize,
 ) {
     for _ in 0..times {
-        let scan = MergedScan::new("v", source.clone(), None, None, None, 1).unwrap();
+        let scan = MergedScan::new("v", source.clone(), None, Wanted::default(), None, 1).unwrap();
         let (groups, _) = read(scan.settled(Some(Arc::clone(settlements))), context).await;
         assert!(groups.len() as i64 >= GROUPS);
     }

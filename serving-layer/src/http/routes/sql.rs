@@ -2,6 +2,7 @@
 //! `/v1/sql`: one statement.
 
 use std::collections::HashMap;
+use std::fmt;
 
 use axum::Extension;
 use axum::extract::{FromRef, Request, State};
@@ -12,13 +13,14 @@ use datafusion::common::metadata::ScalarAndMetadata;
 use datafusion::common::{ParamValues, ScalarValue};
 use dovetail_model::{Problem, ProblemKind};
 use schemars::JsonSchema;
-use serde::Deserialize;
+use serde::de::{MapAccess, Visitor};
+use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 use serde_json::value::RawValue;
 
 use super::super::answer;
 use super::super::auth::{Caller, Role};
-use super::super::body::{declared_type, first_byte};
+use super::super::body::{declared_type, first_byte, without_mark};
 use super::super::call::Call;
 use super::super::format::AnswerFormat;
 use super::super::openapi::{Operation, inline};
@@ -156,7 +158,7 @@ pub(in super::super) async fn post(
         };
         (body.sql, body.parameters, options.join(in_body)?)
     } else {
-        let sql = std::str::from_utf8(&held.bytes)
+        let sql = std::str::from_utf8(without_mark(&held.bytes))
             .map_err(|e| Problem::invalid(format!("the statement is not UTF-8: {e}")))?;
         (sql.to_owned(), None, options)
     };
@@ -231,17 +233,46 @@ fn parameter_values(parameters: &RawValue) -> Result<ParamValues, Problem> {
         return Ok(ParamValues::List(values.collect::<Result<_, _>>()?));
     }
     if text.starts_with('{') {
-        let values: HashMap<String, Box<RawValue>> =
-            serde_json::from_str(text).map_err(not_json)?;
-        let values = values.into_iter().map(|(name, value)| {
+        let named: Named = serde_json::from_str(text).map_err(not_json)?;
+        let mut values = HashMap::new();
+        for (name, value) in named.0 {
             let value = scalar(&name, &value)?;
-            Ok((name, value))
-        });
-        return Ok(ParamValues::Map(values.collect::<Result<_, Problem>>()?));
+            if values.contains_key(&name) {
+                let detail = format!("parameter `${name}` is given twice");
+                return Err(Problem::invalid(detail));
+            }
+            values.insert(name, value);
+        }
+        return Ok(ParamValues::Map(values));
     }
     Err(Problem::invalid(
         "`parameters` must be an array for `$1`, `$2`, … or an object for `$name`",
     ))
+}
+
+/// The members of an object, in their order, those of one name too.
+struct Named(Vec<(String, Box<RawValue>)>);
+
+impl<'de> Deserialize<'de> for Named {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Members;
+        impl<'de> Visitor<'de> for Members {
+            type Value = Named;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> Result<Named, M::Error> {
+                let mut members = vec![];
+                while let Some(member) = map.next_entry()? {
+                    members.push(member);
+                }
+                Ok(Named(members))
+            }
+        }
+        deserializer.deserialize_map(Members)
+    }
 }
 
 fn not_json(error: serde_json::Error) -> Problem {

@@ -263,7 +263,7 @@ async fn paged(
     let mut shown: Vec<(RecordBatch, Held)> = Vec::new();
     let mut left = limit;
     let mut last: Option<(RecordBatch, usize)> = None;
-    let mut cursor = None;
+    let mut more = page.more;
     while let Some(batch) = patience.next_batch(&mut batches).await? {
         if batch.num_rows() == 0 {
             continue;
@@ -277,13 +277,15 @@ async fn paged(
             shown.push((part, held));
             last = Some((batch, rows - 1));
         }
+        left -= rows;
         if is_cut {
-            let cursor_of = |(batch, row)| Cursor::behind(page, &batch, row);
-            cursor = last.map(cursor_of).transpose()?.map(|last| last.encode());
+            more = true;
             break;
         }
-        left -= rows;
     }
+    let last = last.filter(|_| more);
+    let cursor = last.map(|(batch, row)| Cursor::behind(page, &batch, row));
+    let cursor = cursor.transpose()?.map(|last| last.encode());
     // Each is let go when the next one is asked for.
     let shown = stream::unfold((shown.into_iter(), None), |(mut shown, _before)| async {
         let (batch, held) = shown.next()?;

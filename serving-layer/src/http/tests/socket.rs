@@ -282,7 +282,10 @@ async fn a_line_of_200_mb_is_refused() {
             reply.starts_with("HTTP/1.1 413"),
             "announced={announced}: {reply}"
         );
-        assert!(reply.contains("larger than 64 MiB: split it"), "{reply}");
+        assert!(
+            reply.contains("larger than 64 MiB: send less at a time"),
+            "{reply}"
+        );
         assert!(sender.await.unwrap().is_err(), "the server took all of it");
     }
 }
