@@ -23,6 +23,7 @@ mod settled;
 mod snapshot;
 mod stream_table;
 mod view_table;
+mod wanted;
 mod watched;
 mod width;
 

@@ -20,9 +20,10 @@ use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use dovetail_model::Problem;
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 
-use super::merged_scan::{Groups, fails_on_a_group};
+use super::merged_scan::fails_on_a_group;
 use super::query::Kept;
 use super::view_table::{ViewAnswer, ViewTable};
+use super::wanted::Groups;
 use super::{Engine, problem_of};
 use crate::ports::{Answer, Limits, RowsAnswer};
 use crate::rows::RowsPlan;

@@ -16,7 +16,8 @@ use dovetail_seam::{Generation, Runs};
 
 use super::external;
 use super::fetched::Fetched;
-use super::merged_scan::{Groups, MergedScan, ViewSource, Wanted};
+use super::merged_scan::{MergedScan, ViewSource};
+use super::wanted::{Groups, Wanted};
 
 /// What one question takes of one view.
 #[derive(Debug, Clone)]

@@ -17,6 +17,7 @@ use dovetail_model::{
     UnknownColumns, ViewDef,
 };
 use dovetail_seam::Generation;
+use dovetail_view::View;
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
 
