@@ -315,6 +315,9 @@ impl Operators {
         states: &RecordBatch,
         others: &[(RecordBatch, Vec<usize>)],
     ) -> Result<RecordBatch, ViewError> {
+        if states.num_rows() == 0 {
+            return Ok(self.no_states());
+        }
         let mut columns = states.columns()[..self.groups.len()].to_vec();
         columns.extend(self.table_with(states, others)?.into_states()?);
         batch(&self.state_schema, columns, states.num_rows())
@@ -419,11 +422,15 @@ impl Operators {
         Ok(())
     }
 
+    fn no_states(&self) -> RecordBatch {
+        RecordBatch::new_empty(Arc::clone(&self.state_schema))
+    }
+
     /// The states of all groups of a table, keys unique.
     pub(crate) fn states_of(&self, mut table: Table) -> Result<RecordBatch, ViewError> {
         let rows = table.rows();
         if rows == 0 {
-            return Ok(RecordBatch::new_empty(Arc::clone(&self.state_schema)));
+            return Ok(self.no_states());
         }
         let mut columns = table.take_keys()?;
         columns.extend(table.into_states()?);
