@@ -16,7 +16,6 @@ mod page;
 mod parts;
 mod provenance;
 mod query;
-mod replaced;
 mod rules;
 mod session;
 mod settled;

@@ -8,7 +8,8 @@ use std::sync::Arc;
 use arrow::array::{RecordBatch, UInt32Array, make_comparator};
 use arrow::compute::{SortOptions, concat_batches, interleave_record_batch, take_record_batch};
 
-use crate::state::key_arrays;
+use crate::replaced;
+use crate::state::{batch, key_arrays};
 use crate::{CommonKeys, Run, View, ViewError};
 
 /// The others have one group for so many of the largest one, at most.
@@ -91,6 +92,14 @@ impl View {
         let same = (0..later.num_rows()).collect();
         let both = self.merge_with(&earlier, &[(later.project(&measured)?, same)])?;
 
+        if new == 0 {
+            let pairs: Vec<(usize, usize)> = (pairs.iter().map(|pair| pair.0)).zip(0..).collect();
+            let (schema, mut columns, rows) = many.clone().into_parts();
+            for index in measured {
+                columns[index] = replaced(Arc::clone(&columns[index]), both.column(index), &pairs)?;
+            }
+            return Ok(Some(batch(&schema, columns, rows)?));
+        }
         // Which batch a row is from, and which row of that.
         let mut places: Vec<(usize, usize)> = (0..many.num_rows()).map(|row| (0, row)).collect();
         let mut is_new = vec![true; few.num_rows()];
@@ -98,9 +107,7 @@ impl View {
             places[*of_many] = (2, row);
             is_new[*of_few] = false;
         }
-        if new > 0 {
-            places = self.with_new(&places, many, few, &is_new)?;
-        }
+        let places = self.with_new(&places, many, few, &is_new)?;
         Ok(Some(interleave_record_batch(&[many, few, &both], &places)?))
     }
 

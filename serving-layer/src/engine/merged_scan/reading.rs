@@ -13,11 +13,10 @@ use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use dovetail_log::parquet_files::{Holder, accounted};
 use dovetail_model::{DataFile, Problem, ProblemKind};
 use dovetail_seam::FileColumns;
-use dovetail_view::{Answered, CommonKeys, Finisher, Run, View, ViewError, record_batch};
+use dovetail_view::{Answered, CommonKeys, Finisher, Run, View, ViewError, record_batch, replaced};
 use futures::stream::{self, BoxStream, StreamExt as _, TryStreamExt as _};
 
 use super::super::interrupt::Interrupt;
-use super::super::replaced::replaced;
 use super::super::settled::{SettledFile, Settlement, Settlements, Settling};
 use super::super::snapshot::USERS_PAUSE_S;
 use super::super::wanted::Wanted;

@@ -16,7 +16,7 @@ use arrow::error::ArrowError;
 ///
 /// # Errors
 /// When they are not.
-pub(super) fn replaced(
+pub fn replaced(
     column: ArrayRef,
     by: &ArrayRef,
     pairs: &[(usize, usize)],
