@@ -12,6 +12,7 @@ mod bounded;
 mod call_names;
 mod checked;
 mod exact_numbers;
+mod local_time;
 mod median;
 mod min_max;
 mod ordered;
@@ -105,6 +106,7 @@ pub fn register_functions(registry: &mut dyn FunctionRegistry) -> Result<()> {
     for function in exact_numbers::functions() {
         registry.register_udf(function)?;
     }
+    registry.register_udf(Arc::new(local_time::LocalTime::new().into()))?;
     // DataFusion's own are of DOUBLE for DECIMALs, and of VARCHAR for TIMESTAMPs.
     let coalesce = datafusion::functions::core::coalesce();
     let coalesce = coalesce.as_ref().clone().with_aliases(["nvl", "ifnull"]);
