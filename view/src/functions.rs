@@ -11,10 +11,12 @@ mod avg;
 mod bounded;
 mod call_names;
 mod checked;
+mod date_bin;
 mod exact_numbers;
 mod local_time;
 mod median;
 mod min_max;
+mod negated;
 mod ordered;
 mod rewriting;
 mod sum;
@@ -39,7 +41,7 @@ pub use approx_distinct::{APPROX_DISTINCT_RELATIVE_ERROR, ApproxDistinct};
 pub use avg::Avg;
 pub use bounded::BoundedCalls;
 pub use checked::CheckedNumbers;
-pub(crate) use checked::wraps;
+pub(crate) use checked::{check_digits, wraps};
 pub(crate) use exact_numbers::digits_of_call;
 pub use exact_numbers::{ExactNumbers, keep_digits, number_of_json};
 pub use median::Median;
@@ -106,6 +108,7 @@ pub fn register_functions(registry: &mut dyn FunctionRegistry) -> Result<()> {
     for function in exact_numbers::functions() {
         registry.register_udf(function)?;
     }
+    registry.register_udf(Arc::new(date_bin::DateBin::new().into()))?;
     registry.register_udf(Arc::new(local_time::LocalTime::new().into()))?;
     // DataFusion's own are of DOUBLE for DECIMALs, and of VARCHAR for TIMESTAMPs.
     let coalesce = datafusion::functions::core::coalesce();

@@ -14,10 +14,11 @@ use datafusion::common::{DFSchema, ScalarValue};
 use datafusion::execution::SessionState;
 use datafusion::logical_expr::expr::ScalarFunction;
 use datafusion::logical_expr::simplify::{ExprSimplifyResult, SimplifyContext};
-use datafusion::logical_expr::{Expr, ExprSchemable, Volatility};
+use datafusion::logical_expr::{ColumnarValue, Expr, ExprSchemable, Operator, Volatility};
 use datafusion::physical_expr::PhysicalExpr;
-use datafusion::physical_expr::expressions::BinaryExpr;
+use datafusion::physical_expr::expressions::{BinaryExpr, Literal, NegativeExpr};
 use datafusion::physical_expr::utils::{collect_columns, reassign_expr_columns};
+use datafusion::physical_expr_common::physical_expr::fmt_sql;
 use datafusion::sql::sqlparser::ast;
 use datafusion::sql::sqlparser::dialect::GenericDialect;
 use datafusion::sql::sqlparser::parser::Parser;
@@ -25,7 +26,8 @@ use dovetail_model::StreamSchema;
 
 use crate::computable::failing_part;
 use crate::engine::session;
-use crate::functions::{BoundedCalls, ExactNumbers, keep_digits, unbounded, wraps};
+use crate::functions::{BoundedCalls, ExactNumbers, check_digits, keep_digits, unbounded, wraps};
+use crate::hooked::{Hook, Hooked};
 use crate::ops::boolean;
 use crate::state::batch as batch_of;
 use crate::words::with_sql_types;
@@ -118,7 +120,7 @@ impl Predicate {
         let expr = bounded.map_err(definition)?.data;
         let expr = state
             .create_physical_expr(expr, &df_schema)
-            .and_then(checked)
+            .and_then(|expr| checked(expr, &schema))
             .map_err(definition)?;
         let mut columns: Vec<usize> = collect_columns(&expr).iter().map(|c| c.index()).collect();
         columns.sort_unstable();
@@ -236,17 +238,51 @@ fn written_out(
     Ok(written?.data)
 }
 
-/// Whole numbers that do not fit their type are an error, and do not wrap around.
-fn checked(expr: Arc<dyn PhysicalExpr>) -> datafusion::error::Result<Arc<dyn PhysicalExpr>> {
+/// Whole numbers and DECIMALs that do not fit their type are an error: they do not wrap around, or lose digits.
+fn checked(
+    expr: Arc<dyn PhysicalExpr>,
+    schema: &Schema,
+) -> datafusion::error::Result<Arc<dyn PhysicalExpr>> {
     let checked = expr.transform_up(|part| {
-        Ok(match part.downcast_ref::<BinaryExpr>() {
-            Some(binary) if wraps(*binary.op()) => {
+        let data_type = part.data_type(schema)?;
+        if let Some(negative) = part.downcast_ref::<NegativeExpr>()
+            && data_type.is_integer()
+        {
+            let zero = Arc::new(Literal::new(ScalarValue::new_zero(&data_type)?));
+            let less = BinaryExpr::new(zero, Operator::Minus, Arc::clone(negative.arg()));
+            return Ok(Transformed::yes(
+                Arc::new(less.with_fail_on_overflow(true)) as _
+            ));
+        }
+        let Some(binary) = part.downcast_ref::<BinaryExpr>() else {
+            return Ok(Transformed::no(part));
+        };
+        Ok(match data_type {
+            DataType::Decimal128(..) => Transformed::yes(Arc::new(Hooked::new(part, Digits)) as _),
+            _ if wraps(*binary.op()) => {
                 Transformed::yes(Arc::new(binary.clone().with_fail_on_overflow(true)) as _)
             }
             _ => Transformed::no(part),
         })
     });
     Ok(checked?.data)
+}
+
+/// Whether a DECIMAL has no more digits than its type.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct Digits;
+
+impl Hook for Digits {
+    fn evaluate(
+        &self,
+        inner: &dyn PhysicalExpr,
+        batch: &RecordBatch,
+    ) -> datafusion::error::Result<ColumnarValue> {
+        let value = inner.evaluate(batch)?;
+        let array = value.to_array(batch.num_rows())?;
+        check_digits(&array, || Ok(fmt_sql(inner).to_string()))?;
+        Ok(value)
+    }
 }
 
 fn column_of(batch: &RecordBatch, field: &Field) -> Result<ArrayRef, ViewError> {

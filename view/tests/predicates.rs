@@ -105,6 +105,34 @@ fn a_decimal_is_compared_with_the_number_that_is_written() {
 }
 
 #[test]
+fn a_number_that_does_not_fit_is_an_error() {
+    let delays: Vec<ArrayRef> = vec![
+        Arc::new(Int32Array::from(vec![i32::MIN])),
+        Arc::new(StringArray::from(vec!["SFO"])),
+        Arc::new(Int32Array::from(vec![0])),
+        Arc::new(Int64Array::from(vec![0])),
+        Arc::new(TimestampMicrosecondArray::from(vec![0])),
+    ];
+    let least = RecordBatch::try_new(stream().events(), delays).unwrap();
+    let nines = format!("CAST('{}' AS DECIMAL(38, 0))", "9".repeat(38));
+    for (sql, said) in [
+        ("-delay > 0".to_owned(), "0 - -2147483648"),
+        ("-(delay + 1) - 2 > 0".to_owned(), ""),
+        (
+            format!("{nines} - CAST(delay AS DECIMAL(38, 0)) > 1"),
+            "does not fit the 38 digits of DECIMAL(38, 0)",
+        ),
+    ] {
+        let predicate = Predicate::over_events(&sql, &stream()).unwrap();
+        let found = predicate.matches(&least);
+        match said {
+            "" => assert_eq!(found.unwrap().true_count(), 1, "{sql}"),
+            said => assert!(found.unwrap_err().to_string().contains(said), "{sql}"),
+        }
+    }
+}
+
+#[test]
 fn columns_are_found_by_name_in_any_batch_that_has_them() {
     let predicate = Predicate::over_events("origin = 'SFO' AND delay = 5", &stream()).unwrap();
     assert_eq!(predicate.columns(), [0, 1]);

@@ -1,20 +1,23 @@
 // SPDX-License-Identifier: Apache-2.0
-//! `+`, `-` and `*` of whole numbers that are exact or an error: DataFusion's wrap around, and the answer is another number.
+//! `+`, `-` and `*` of whole numbers and DECIMALs that are exact or an error: DataFusion's wrap around, or make a DECIMAL of
+//! more digits than its type has, of which the last ones are lost where it is written. Also `/` of DECIMALs.
 //!
 //! Purpose: DataFusion 55.2 computes INT and BIGINT by kernels that wrap, and has a checked form only of physical
-//! expressions, when constants are folded already. So a tree of operators becomes a function in the analysed plan, when all
-//! sides have one type. Invariants: columns keep the names that they had; other types are left to DataFusion, which checks
-//! decimals and intervals by itself. Non-goals: division, which cannot leave the type but for one value.
+//! expressions, when constants are folded already; of DECIMALs it checks that 128 bits hold them, not the digits. So a tree
+//! of operators becomes a function in the analysed plan, when all sides have one type or are DECIMALs. Invariants: columns
+//! keep the names that they had; other types are left to DataFusion. Non-goals: division of whole numbers, which cannot
+//! leave the type but for one value.
 
 use std::sync::Arc;
 
-use arrow::array::Datum;
-use arrow::compute::kernels::numeric::{add, mul, sub};
-use arrow::datatypes::DataType;
+use arrow::array::{Array as _, ArrayRef, AsArray as _, Datum};
+use arrow::compute::kernels::numeric::{add, div, mul, sub};
+use arrow::datatypes::{DECIMAL128_MAX_PRECISION, DataType, Decimal128Type, FieldRef};
 use arrow::error::ArrowError;
+use arrow::util::display::array_value_to_string;
 use datafusion::common::config::ConfigOptions;
 use datafusion::common::tree_node::{Transformed, TreeNode};
-use datafusion::common::{DFSchema, DataFusionError, ScalarValue, internal_err};
+use datafusion::common::{DFSchema, DataFusionError, ScalarValue, exec_err, internal_err};
 use datafusion::error::Result;
 use datafusion::logical_expr::expr::ScalarFunction;
 use datafusion::logical_expr::{
@@ -23,6 +26,7 @@ use datafusion::logical_expr::{
 };
 use datafusion::optimizer::AnalyzerRule;
 
+use super::negated::Negated;
 use super::rewriting::rewritten;
 use crate::sql_type;
 
@@ -44,22 +48,35 @@ impl AnalyzerRule for CheckedNumbers {
 
 /// A tree of operators as one function, and `part` as it is otherwise.
 fn checked_part(part: Expr, schema: &DFSchema) -> Transformed<Expr> {
+    let call = |function: ScalarUDF, arguments| {
+        let call = ScalarFunction::new_udf(Arc::new(function), arguments);
+        Transformed::yes(Expr::ScalarFunction(call))
+    };
+    if let Expr::Negative(number) = &part {
+        let is_whole = number.get_type(schema).is_ok_and(|of| of.is_integer());
+        return match part {
+            Expr::Negative(number) if is_whole => call(Negated::new().into(), vec![*number]),
+            part => Transformed::no(part),
+        };
+    }
     let Expr::BinaryExpr(BinaryExpr { left, op, right }) = &part else {
         return Transformed::no(part);
     };
-    if !wraps(*op) {
-        return Transformed::no(part);
-    }
     let types = [left, right].map(|side| side.get_type(schema));
-    match &types {
-        [Ok(left), Ok(right)] if left == right && left.is_integer() => {}
+    let result = match &types {
+        [Ok(left), Ok(right)] if left == right && left.is_integer() && wraps(*op) => left.clone(),
+        [Ok(DataType::Decimal128(..)), Ok(DataType::Decimal128(..))]
+            if wraps(*op) || *op == Operator::Divide =>
+        {
+            match part.get_type(schema) {
+                Ok(result @ DataType::Decimal128(DECIMAL128_MAX_PRECISION, _)) => result,
+                _ => return Transformed::no(part),
+            }
+        }
         _ => return Transformed::no(part),
-    }
-    let (function, leaves) = Checked::of(part);
-    let function = Arc::new(ScalarUDF::from(function));
-    Transformed::yes(Expr::ScalarFunction(ScalarFunction::new_udf(
-        function, leaves,
-    )))
+    };
+    let (function, leaves) = Checked::of(part, result);
+    call(function.into(), leaves)
 }
 
 /// Whether the engine lets it wrap around.
@@ -88,12 +105,15 @@ struct Checked {
     steps: Vec<Step>,
     /// The operators in the order in which they are written, one between each two leaves.
     written: Vec<Operator>,
+    /// Its type.
+    result: DataType,
     signature: Signature,
 }
 
 impl Checked {
-    /// The tree of which `root` is the root, and its leaves. Coercion has given all of them the type of the root.
-    fn of(root: Expr) -> (Self, Vec<Expr>) {
+    /// The tree of which `root` is the root, of type `result`, and its leaves. Coercion has given all of them the type of
+    /// the root, or made them DECIMALs.
+    fn of(root: Expr, result: DataType) -> (Self, Vec<Expr>) {
         enum Todo {
             Look(Expr),
             Apply(Operator),
@@ -102,9 +122,11 @@ impl Checked {
         // Of each result that waits, the operators in it as they are written.
         let mut waiting: Vec<Vec<Operator>> = vec![];
         let mut todo = vec![Todo::Look(root)];
+        let is_decimal = matches!(result, DataType::Decimal128(..));
+        let is_part = |operator| wraps(operator) || (is_decimal && operator == Operator::Divide);
         while let Some(next) = todo.pop() {
             match next {
-                Todo::Look(Expr::BinaryExpr(BinaryExpr { left, op, right })) if wraps(op) => {
+                Todo::Look(Expr::BinaryExpr(BinaryExpr { left, op, right })) if is_part(op) => {
                     todo.push(Todo::Apply(op));
                     todo.push(Todo::Look(*right));
                     todo.push(Todo::Look(*left));
@@ -130,6 +152,7 @@ impl Checked {
             name: String::new(),
             steps,
             written,
+            result,
             signature,
         };
         let places = leaves.iter().map(|_| "_".to_owned());
@@ -167,7 +190,9 @@ impl Checked {
 impl Checked {
     /// The tree over `leaves`, with the parentheses that it needs.
     fn shown(&self, leaves: impl IntoIterator<Item = String>) -> Result<String> {
-        let binds = |operator: Operator| i32::from(operator == Operator::Multiply);
+        let binds = |operator: Operator| {
+            i32::from(matches!(operator, Operator::Multiply | Operator::Divide))
+        };
         let side = |(text, of): (String, Option<Operator>), least: i32| match of {
             Some(of) if binds(of) < least => format!("({text})"),
             _ => text,
@@ -208,18 +233,63 @@ impl ScalarUDFImpl for Checked {
     }
 
     fn return_type(&self, types: &[DataType]) -> Result<DataType> {
-        match types.split_first() {
-            Some((first, others)) if others.iter().all(|other| other == first) => Ok(first.clone()),
-            _ => internal_err!("checked operators take numbers of one type, not {types:?}"),
+        let is_decimal = |of: &DataType| matches!(of, DataType::Decimal128(..));
+        let is_one =
+            |of: &DataType| *of == self.result || (is_decimal(of) && is_decimal(&self.result));
+        match types.iter().all(is_one) {
+            true => Ok(self.result.clone()),
+            false => internal_err!("checked operators take numbers of one type, not {types:?}"),
         }
     }
 
     fn invoke_with_args(&self, args: ScalarFunctionArgs) -> Result<ColumnarValue> {
         let data_type = args.return_field.data_type();
-        self.run(args.args, |operator, left, right| {
+        let leaves = match data_type {
+            DataType::Decimal128(..) => args.args.iter().zip(&args.arg_fields).map(leaf).collect(),
+            _ => vec![],
+        };
+        let computed = self.run(args.args, |operator, left, right| {
             apply(operator, &left, &right).map_err(|error| outside(error, data_type))
-        })
+        })?;
+        let values = match &computed {
+            ColumnarValue::Array(values) => Arc::clone(values),
+            ColumnarValue::Scalar(value) => value.to_array()?,
+        };
+        if values.data_type() != data_type {
+            return internal_err!("{} instead of {data_type}", values.data_type());
+        }
+        check_digits(&values, || self.shown(leaves))?;
+        Ok(computed)
     }
+}
+
+/// Whether DECIMALs have no more digits than their type; `tree` is what they were computed by.
+///
+/// # Errors
+/// When one has.
+pub(crate) fn check_digits(values: &ArrayRef, tree: impl FnOnce() -> Result<String>) -> Result<()> {
+    let DataType::Decimal128(digits, _) = values.data_type() else {
+        return Ok(());
+    };
+    let decimals = values.as_primitive::<Decimal128Type>();
+    if decimals.validate_decimal_precision(*digits).is_ok() {
+        return Ok(());
+    }
+    exec_err!(
+        "`{}` does not fit the {digits} digits of {}: compute with CAST(… AS DOUBLE), or with fewer digits",
+        tree()?,
+        sql_type(values.data_type())
+    )
+}
+
+/// What an operator is applied to, for people.
+fn leaf((value, field): (&ColumnarValue, &FieldRef)) -> String {
+    let constant = match value {
+        ColumnarValue::Scalar(value) => value.to_array().ok(),
+        ColumnarValue::Array(_) => None,
+    };
+    let constant = constant.and_then(|one| array_value_to_string(&one, 0).ok());
+    constant.unwrap_or_else(|| field.name().clone())
 }
 
 fn apply(
@@ -230,6 +300,7 @@ fn apply(
     let compute = |left: &dyn Datum, right: &dyn Datum| match operator {
         Operator::Plus => add(left, right),
         Operator::Minus => sub(left, right),
+        Operator::Divide => div(left, right),
         _ => mul(left, right),
     };
     let computed = match (left, right) {
@@ -298,6 +369,35 @@ mod tests {
                 "`2147483647 + 2` does not fit INT: compute with CAST(… AS BIGINT)",
             ),
             (
+                "SELECT -l FROM {t}",
+                "the least BIGINT has no negative of its type: compute with CAST(… AS DECIMAL(38, 0))",
+            ),
+            ("SELECT -min(i) FROM {t}", "the least INT has no negative"),
+            (
+                "SELECT i FROM {t} WHERE CASE WHEN -l > 0 THEN true END",
+                "the least BIGINT",
+            ),
+            (
+                "SELECT CAST('99999999999999999999999999999999999999' AS DECIMAL(38, 0)) + 1",
+                "`99999999999999999999999999999999999999 + 1` does not fit the 38 digits of DECIMAL(38, 0): compute with CAST(… AS DOUBLE)",
+            ),
+            (
+                "SELECT CAST('-99999999999999999999999999999999999999' AS DECIMAL(38, 0)) - CAST(k AS DECIMAL(38, 0)) FROM {t}",
+                "does not fit the 38 digits",
+            ),
+            (
+                "SELECT CAST('15000000000000000000' AS DECIMAL(20, 0)) * CAST('9000000000000000000' AS DECIMAL(19, 0))",
+                "does not fit the 38 digits",
+            ),
+            (
+                "SELECT count(*) FROM {t} GROUP BY CAST('9999999999999999999999999999999999999.9' AS DECIMAL(38, 1)) + CAST(k AS DECIMAL(2, 1))",
+                "does not fit the 38 digits",
+            ),
+            (
+                "SELECT CAST('10000000000000000000000000000000000' AS DECIMAL(38, 0)) / CAST(0.0001 AS DECIMAL(4, 4))",
+                "does not fit",
+            ),
+            (
                 "SELECT i * i FROM {t}",
                 "`2147483647 * 2147483647` does not fit INT",
             ),
@@ -355,6 +455,8 @@ mod tests {
             "SELECT DATE '2001-01-01' + INTERVAL '1' DAY, TIMESTAMP '2001-01-01' - INTERVAL '2' HOUR",
             "SELECT * FROM {t} WHERE k IN (SELECT k * 1 FROM {t})",
             "SELECT 1 + 1 LIMIT 1 + 1",
+            "SELECT -k, -(k + 1), count(*), sum(-k) FROM {t} GROUP BY -k, -(k + 1) ORDER BY -k",
+            "SELECT a + b, a - b - a, a * b, (a + b) * 2 / b, a / b - 1, a % b, -a, sum(a + b), count(*) FROM (SELECT CAST(k AS DECIMAL(30, 2)) AS a, CAST(i AS DECIMAL(38, 1)) AS b FROM {t}) GROUP BY a, b ORDER BY a + b",
             "SELECT (k + 1) * (k - 2) - (k - (k - 1)) * 3 AS a, k - 1 - 1 AS b, k - (1 - 1) AS c FROM {t}",
         ] {
             let sql = sql.replace("{t}", ROWS);
