@@ -4,23 +4,30 @@
 use dovetail_model::calendar_years;
 
 /// What stands before a number that has no date, and what behind it.
-const NUMBERS: [(&str, &str); 6] = [
+const NUMBERS: [(&str, &str); 5] = [
     ("Failed to convert ", " to temporal for "),
     ("Failed to convert ", " to datetime for "),
     ("Cannot convert arrow_array::types::", " to datetime"),
     ("Failed to create naive time with arrow_array::types::", ""),
     ("Timestamp ", " out of range"),
-    (
-        "Cannot cast ",
-        ": converted value exceeds the representable i64 range",
-    ),
 ];
+
+/// The same of a number that a finer unit has no place for.
+const FINER: (&str, &str) = (
+    "Cannot cast ",
+    ": converted value exceeds the representable i64 range",
+);
 
 /// What begins the errors of adding an interval to a date or time.
 const INTERVALS: [&str; 2] = ["Timestamp out of range", "Date arithmetic overflow: "];
 
 /// What was to be computed, and the way out.
 pub(super) fn outside_calendar(text: &str) -> Option<String> {
+    if let Some(number) = number_between(text, &FINER) {
+        return Some(format!(
+            "a date or time whose number is {number} is compared or computed with one in nanoseconds, which has no place for it: those end in 1677 and 2262; cast that one, as in CAST(now() AS TIMESTAMP), or leave such rows out"
+        ));
+    }
     let what = if INTERVALS.iter().any(|said| text.starts_with(said)) {
         "a date or time and an interval lead".to_owned()
     } else {
@@ -56,7 +63,6 @@ mod tests {
             "Failed to create naive time with arrow_array::types::TimestampSecondType 2147483647",
             "Timestamp 2147483647 out of range",
             "Timestamp 2147483647 out of range after truncating to year",
-            "Cannot cast Date32 value 2147483647 to Timestamp(ns): converted value exceeds the representable i64 range",
         ] {
             assert_eq!(
                 outside_calendar(said).as_deref(),
@@ -66,6 +72,9 @@ mod tests {
                 "{said}"
             );
         }
+        let finer = "Cannot cast Date32 value 2147483647 to Timestamp(ns): converted value exceeds the representable i64 range";
+        let words = outside_calendar(finer).unwrap();
+        assert!(words.starts_with("a date or time whose number is 2147483647 is compared"));
         for said in [
             "Timestamp out of range",
             "Date arithmetic overflow: 11324 + IntervalMonthDayNano { months: 3600000, days: 0, nanoseconds: 0 }",
