@@ -370,12 +370,15 @@ mod tests {
             ),
             (
                 "SELECT -l FROM {t}",
-                "the least BIGINT has no negative of its type: compute with CAST(… AS DECIMAL(38, 0))",
+                "`-(-9223372036854775808)` does not fit BIGINT: compute with CAST(… AS DECIMAL(38, 0))",
             ),
-            ("SELECT -min(i) FROM {t}", "the least INT has no negative"),
+            (
+                "SELECT -min(i) FROM {t}",
+                "`-(-2147483648)` does not fit INT: compute with CAST(… AS BIGINT)",
+            ),
             (
                 "SELECT i FROM {t} WHERE CASE WHEN -l > 0 THEN true END",
-                "the least BIGINT",
+                "`-(-9223372036854775808)` does not fit BIGINT",
             ),
             (
                 "SELECT CAST('99999999999999999999999999999999999999' AS DECIMAL(38, 0)) + 1",

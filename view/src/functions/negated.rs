@@ -4,12 +4,10 @@
 use arrow::compute::kernels::numeric::neg;
 use arrow::datatypes::DataType;
 use datafusion::common::{ScalarValue, internal_err};
-use datafusion::error::{DataFusionError, Result};
+use datafusion::error::Result;
 use datafusion::logical_expr::{
     ColumnarValue, Expr, ScalarFunctionArgs, ScalarUDFImpl, Signature, Volatility,
 };
-
-use crate::sql_type;
 
 #[derive(Debug, PartialEq, Eq, Hash)]
 pub(super) struct Negated {
@@ -47,18 +45,10 @@ impl ScalarUDFImpl for Negated {
     }
 
     fn invoke_with_args(&self, args: ScalarFunctionArgs) -> Result<ColumnarValue> {
-        let outside = |_| {
-            let data_type = sql_type(args.return_field.data_type());
-            DataFusionError::Execution(format!(
-                "the least {data_type} has no negative of its type: compute with CAST(… AS DECIMAL(38, 0)), or with CAST(… AS DOUBLE)"
-            ))
-        };
         match args.args.as_slice() {
-            [ColumnarValue::Array(numbers)] => {
-                Ok(ColumnarValue::Array(neg(numbers).map_err(outside)?))
-            }
+            [ColumnarValue::Array(numbers)] => Ok(ColumnarValue::Array(neg(numbers)?)),
             [ColumnarValue::Scalar(number)] => {
-                let one = neg(&number.to_array()?).map_err(outside)?;
+                let one = neg(&number.to_array()?)?;
                 Ok(ColumnarValue::Scalar(ScalarValue::try_from_array(&one, 0)?))
             }
             _ => internal_err!("a negative is of one number"),
