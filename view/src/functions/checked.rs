@@ -276,7 +276,7 @@ pub(crate) fn check_digits(values: &ArrayRef, tree: impl FnOnce() -> Result<Stri
         return Ok(());
     }
     exec_err!(
-        "`{}` does not fit the {digits} digits of {}: compute with CAST(… AS DOUBLE), or with fewer digits",
+        "`{}` does not fit the {digits} digits of {}: compute with CAST(… AS DECIMAL(50, …)), or with CAST(… AS DOUBLE)",
         tree()?,
         sql_type(values.data_type())
     )
@@ -319,8 +319,11 @@ fn apply(
     Ok(ColumnarValue::Array(computed?))
 }
 
-/// That a result is none of its type. Arrow says which numbers they are.
+/// That a result is none of its type, which is of whole numbers: DECIMALs have their words. Arrow says which numbers they are.
 fn outside(error: DataFusionError, data_type: &DataType) -> DataFusionError {
+    if !data_type.is_integer() {
+        return error;
+    }
     let said = match &error {
         DataFusionError::ArrowError(arrow, _) => match arrow.as_ref() {
             ArrowError::ArithmeticOverflow(said) => said,
@@ -382,7 +385,7 @@ mod tests {
             ),
             (
                 "SELECT CAST('99999999999999999999999999999999999999' AS DECIMAL(38, 0)) + 1",
-                "`99999999999999999999999999999999999999 + 1` does not fit the 38 digits of DECIMAL(38, 0): compute with CAST(… AS DOUBLE)",
+                "`99999999999999999999999999999999999999 + 1` does not fit the 38 digits of DECIMAL(38, 0): compute with CAST(… AS DECIMAL(50, …))",
             ),
             (
                 "SELECT CAST('-99999999999999999999999999999999999999' AS DECIMAL(38, 0)) - CAST(k AS DECIMAL(38, 0)) FROM {t}",
