@@ -6,8 +6,9 @@ use std::cmp::Ordering;
 use std::sync::Arc;
 
 use arrow::array::{RecordBatch, UInt32Array, make_comparator};
-use arrow::compute::{SortOptions, concat_batches, interleave_record_batch, take_record_batch};
+use arrow::compute::{concat_batches, interleave_record_batch, take_record_batch};
 
+use crate::common_keys::ORDER;
 use crate::replaced;
 use crate::state::{batch, key_arrays};
 use crate::{CommonKeys, Run, View, ViewError};
@@ -120,12 +121,8 @@ impl View {
         is_new: &[bool],
     ) -> Result<Vec<(usize, usize)>, ViewError> {
         let columns = |batch| key_arrays(self.sort_key().keys(), self.sort_key().order(), batch);
-        let order = SortOptions {
-            descending: false,
-            nulls_first: true,
-        };
         let both = columns(many)?.into_iter().zip(columns(few)?);
-        let compared = both.map(|(many, few)| make_comparator(&many, &few, order));
+        let compared = both.map(|(many, few)| make_comparator(&many, &few, ORDER));
         let compared = compared.collect::<Result<Vec<_>, _>>()?;
         let compare = |many: usize, few: usize| {
             let mut orders = compared.iter().map(|column| column(many, few));

@@ -34,10 +34,7 @@ pub struct Unwritable {
 /// # Errors
 /// [`Unwritable`], naming the first such value.
 pub fn check(field: &Field, array: &ArrayRef) -> Result<(), Unwritable> {
-    if !may_hold_unwritable(array) {
-        return Ok(());
-    }
-    let Some((value, data_type)) = first_of(array, 0..array.len()) else {
+    let Some((value, data_type)) = first_unwritable(array) else {
         return Ok(());
     };
     Err(Unwritable {
@@ -53,10 +50,15 @@ pub fn check(field: &Field, array: &ArrayRef) -> Result<(), Unwritable> {
 /// # Errors
 /// When numbers cannot be made of them.
 pub fn writable(array: &ArrayRef) -> Result<ArrayRef, ArrowError> {
-    if !may_hold_unwritable(array) || first_of(array, 0..array.len()).is_none() {
+    if first_unwritable(array).is_none() {
         return Ok(Arc::clone(array));
     }
     cast(array, &numbers_of(array.data_type()))
+}
+
+/// The first value of a column that cannot be written, and its type.
+pub(crate) fn first_unwritable(array: &ArrayRef) -> Option<(i64, DataType)> {
+    may_hold_unwritable(array).then(|| first_of(array, 0..array.len()))?
 }
 
 /// The values of a type that can be written; none where all can.
@@ -82,7 +84,7 @@ fn written(data_type: &DataType) -> Option<RangeInclusive<i64>> {
     })
 }
 
-fn per_second(unit: TimeUnit) -> i64 {
+pub(crate) fn per_second(unit: TimeUnit) -> i64 {
     match unit {
         TimeUnit::Second => 1,
         TimeUnit::Millisecond => 1_000,

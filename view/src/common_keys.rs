@@ -27,7 +27,7 @@ use arrow::error::ArrowError;
 type DynComparator = Box<dyn Fn(usize, usize) -> Ordering + Send + Sync>;
 
 /// NULL first, and from low to high: as keys are encoded.
-const ORDER: SortOptions = SortOptions {
+pub(crate) const ORDER: SortOptions = SortOptions {
     descending: false,
     nulls_first: true,
 };

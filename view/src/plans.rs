@@ -20,7 +20,6 @@ mod testing;
 
 use std::sync::Arc;
 
-use arrow::compute::SortOptions;
 use arrow::datatypes::{DataType, Schema, SchemaRef};
 use datafusion::common::internal_err;
 use datafusion::error::Result;
@@ -35,6 +34,7 @@ use self::external::Merging;
 use self::group::GroupExec;
 use self::reduce::ReduceExec;
 use crate::ViewError;
+use crate::common_keys::ORDER;
 use crate::compile::{Named, Parts};
 use crate::ops::Operators;
 use crate::run::SortKey;
@@ -77,13 +77,9 @@ impl Plans {
 
     /// The order of the sort key over a batch of states; none without GROUP BY.
     pub(crate) fn sort_order(&self) -> Option<LexOrdering> {
-        let options = SortOptions {
-            descending: false,
-            nulls_first: true,
-        };
         LexOrdering::new(self.sort_key.order().iter().map(|index| {
             let name = self.operators.state_schema().field(*index).name();
-            PhysicalSortExpr::new(Arc::new(Column::new(name, *index)), options)
+            PhysicalSortExpr::new(Arc::new(Column::new(name, *index)), ORDER)
         }))
     }
 

@@ -279,8 +279,7 @@ impl Hook for Digits {
         batch: &RecordBatch,
     ) -> datafusion::error::Result<ColumnarValue> {
         let value = inner.evaluate(batch)?;
-        let array = value.to_array(batch.num_rows())?;
-        check_digits(&array, || Ok(fmt_sql(inner).to_string()))?;
+        check_digits(&value, || Ok(fmt_sql(inner).to_string()))?;
         Ok(value)
     }
 }

@@ -229,15 +229,15 @@ async fn shares(balancer: &Balancer, client: &Client, calls: usize) -> BTreeMap<
 }
 
 /// Both balancers, in every way that is shipped, and what share of 40 calls the first of two replicas gets at least and
-/// at most: a call that one of them was too slow for is handed on, and counts for both.
+/// at most. A call that is handed on, as one of them was too slow for it, is one more for somebody.
 const WAYS: [(&str, &str, usize, usize); 10] = [
-    ("haproxy", "roundrobin", 18, 22),
-    ("haproxy", "weighted", 28, 32),
+    ("haproxy", "roundrobin", 20, 20),
+    ("haproxy", "weighted", 30, 30),
     ("haproxy", "source", 0, 40),
     ("haproxy", "leastconn", 1, 39),
-    ("haproxy", "responsetime", 18, 22),
-    ("nginx", "round-robin", 18, 22),
-    ("nginx", "weighted", 28, 32),
+    ("haproxy", "responsetime", 20, 20),
+    ("nginx", "round-robin", 20, 20),
+    ("nginx", "weighted", 30, 30),
     ("nginx", "ip-hash", 0, 40),
     ("nginx", "least-conn", 1, 39),
     ("nginx", "two-choices", 1, 39),
@@ -268,8 +268,9 @@ async fn a_killed_replica_fails_no_read_behind_any_balancer() {
         let shares = shares(&balancer, &client, 40).await;
         let first = shares.get("replica-1").or_else(|| shares.get(replicas[0]));
         let first = first.copied().unwrap_or(0);
+        let handed_on = shares.values().sum::<usize>() - 40;
         assert!(
-            (least..=most).contains(&first),
+            (least..=most + handed_on).contains(&first),
             "{program} {way}: {shares:?}"
         );
         if way.contains("hash") || way == "source" {

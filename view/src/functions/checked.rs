@@ -10,7 +10,7 @@
 
 use std::sync::Arc;
 
-use arrow::array::{Array as _, ArrayRef, AsArray as _, Datum};
+use arrow::array::{AsArray as _, Datum};
 use arrow::compute::kernels::numeric::{add, div, mul, sub};
 use arrow::datatypes::{DECIMAL128_MAX_PRECISION, DataType, Decimal128Type, FieldRef};
 use arrow::error::ArrowError;
@@ -251,14 +251,10 @@ impl ScalarUDFImpl for Checked {
         let computed = self.run(args.args, |operator, left, right| {
             apply(operator, &left, &right).map_err(|error| outside(error, data_type))
         })?;
-        let values = match &computed {
-            ColumnarValue::Array(values) => Arc::clone(values),
-            ColumnarValue::Scalar(value) => value.to_array()?,
-        };
-        if values.data_type() != data_type {
-            return internal_err!("{} instead of {data_type}", values.data_type());
+        if computed.data_type() != *data_type {
+            return internal_err!("{} instead of {data_type}", computed.data_type());
         }
-        check_digits(&values, || self.shown(leaves))?;
+        check_digits(&computed, || self.shown(leaves))?;
         Ok(computed)
     }
 }
@@ -267,18 +263,23 @@ impl ScalarUDFImpl for Checked {
 ///
 /// # Errors
 /// When one has.
-pub(crate) fn check_digits(values: &ArrayRef, tree: impl FnOnce() -> Result<String>) -> Result<()> {
+pub(crate) fn check_digits(
+    values: &ColumnarValue,
+    tree: impl FnOnce() -> Result<String>,
+) -> Result<()> {
     let DataType::Decimal128(digits, _) = values.data_type() else {
         return Ok(());
     };
-    let decimals = values.as_primitive::<Decimal128Type>();
-    if decimals.validate_decimal_precision(*digits).is_ok() {
+    // A constant as one row.
+    let decimals = values.to_array(1)?;
+    let decimals = decimals.as_primitive::<Decimal128Type>();
+    if decimals.validate_decimal_precision(digits).is_ok() {
         return Ok(());
     }
     exec_err!(
         "`{}` does not fit the {digits} digits of {}: compute with CAST(… AS DECIMAL(50, …)), or with CAST(… AS DOUBLE)",
         tree()?,
-        sql_type(values.data_type())
+        sql_type(&values.data_type())
     )
 }
 

@@ -10,6 +10,8 @@ use datafusion::functions::datetime::date_bin::DateBinFunc;
 use datafusion::logical_expr::sort_properties::{ExprProperties, SortProperties};
 use datafusion::logical_expr::{ColumnarValue, ScalarFunctionArgs, ScalarUDFImpl, Signature};
 
+use crate::calendar::per_second;
+
 const DAY_NS: i128 = 86_400_000_000_000;
 
 /// DataFusion's function, and what it leaves out.
@@ -130,12 +132,7 @@ fn origin_of(origin: Option<&ColumnarValue>) -> Option<i128> {
 }
 
 fn nanoseconds(unit: TimeUnit) -> i128 {
-    match unit {
-        TimeUnit::Second => 1_000_000_000,
-        TimeUnit::Millisecond => 1_000_000,
-        TimeUnit::Microsecond => 1_000,
-        TimeUnit::Nanosecond => 1,
-    }
+    i128::from(1_000_000_000 / per_second(unit))
 }
 
 #[cfg(test)]

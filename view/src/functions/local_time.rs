@@ -1,16 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `to_local_time` of times that have a date in every zone: DataFusion's own panics for those at the ends of the calendar.
 
-use arrow::array::{Array as _, AsArray as _};
-use arrow::compute::{cast, max, min};
-use arrow::datatypes::{DataType, Int64Type, TimeUnit};
+use arrow::array::ArrayRef;
+use arrow::datatypes::DataType;
 use datafusion::common::{Result, exec_err};
 use datafusion::functions::datetime::to_local_time::ToLocalTimeFunc;
 use datafusion::logical_expr::{ColumnarValue, ScalarFunctionArgs, ScalarUDFImpl, Signature};
-use dovetail_model::{calendar_instants, calendar_years};
+use dovetail_model::calendar_years;
 
-/// Further than any zone is from UTC.
-const DAY_S: i64 = 86_400;
+use crate::calendar::first_unwritable;
 
 /// DataFusion's function, for times that it can compute.
 #[derive(Debug, PartialEq, Eq, Hash)]
@@ -41,38 +39,22 @@ impl ScalarUDFImpl for LocalTime {
 
     fn invoke_with_args(&self, args: ScalarFunctionArgs) -> Result<ColumnarValue> {
         if let [times] = args.args.as_slice()
-            && let DataType::Timestamp(unit, Some(_)) = times.data_type()
+            && let DataType::Timestamp(_, Some(_)) = times.data_type()
         {
-            check(times, unit, args.number_rows)?;
+            check(&times.to_array(args.number_rows)?)?;
         }
         self.inner.invoke_with_args(args)
     }
 }
 
-fn check(times: &ColumnarValue, unit: TimeUnit, rows: usize) -> Result<()> {
-    let per_second = match unit {
-        TimeUnit::Second => 1,
-        TimeUnit::Millisecond => 1_000,
-        TimeUnit::Microsecond => 1_000_000,
-        TimeUnit::Nanosecond => 1_000_000_000,
-    };
-    let (first, last) = calendar_instants(per_second).into_inner();
-    let (first, last) = (first + DAY_S * per_second, last - DAY_S * per_second);
-    let instants = cast(&times.to_array(rows)?, &DataType::Int64)?;
-    let instants = instants.as_primitive::<Int64Type>();
-    if instants.null_count() == instants.len() {
+fn check(times: &ArrayRef) -> Result<()> {
+    let Some((instant, _)) = first_unwritable(times) else {
         return Ok(());
-    }
-    let ends = min(instants).into_iter().chain(max(instants));
-    match ends.into_iter().find(|end| !(first..=last).contains(end)) {
-        None => Ok(()),
-        Some(instant) => {
-            let (first, last) = calendar_years();
-            exec_err!(
-                "`to_local_time` takes times of the years {first} to {last}, a day from their ends: {instant} is none; leave such rows out with a filter, or take the time without its zone"
-            )
-        }
-    }
+    };
+    let (first, last) = calendar_years();
+    exec_err!(
+        "`to_local_time` takes times of the years {first} to {last}, a day from their ends: {instant} is none; leave such rows out with a filter, or take the time without its zone"
+    )
 }
 
 #[cfg(test)]
