@@ -6,6 +6,7 @@
 //! share is one of time and never above 1. Non-goals: histories.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
@@ -41,6 +42,7 @@ pub struct Meter {
     started: Instant,
     work: Mutex<Work>,
     latency: Latency,
+    waiting: AtomicUsize,
     /// [`Failing::since`] is read as the time of the first failure here.
     failing: Mutex<Option<Failing>>,
 }
@@ -62,6 +64,10 @@ pub struct StageMeters {
 #[derive(Debug)]
 pub struct Busy(Arc<Meter>);
 
+/// Somebody who waits for the stage until this is dropped.
+#[derive(Debug)]
+pub struct Waits(Arc<Meter>);
+
 #[derive(Debug, Default)]
 struct Work {
     /// The second that was looked at last.
@@ -82,6 +88,7 @@ impl Default for Meter {
             started: Instant::now(),
             work: Mutex::default(),
             latency: Latency::default(),
+            waiting: AtomicUsize::default(),
             failing: Mutex::default(),
         }
     }
@@ -95,6 +102,17 @@ impl Meter {
     pub fn busy(self: &Arc<Self>) -> Busy {
         self.work.lock().enter(self.started.elapsed());
         Busy(Arc::clone(self))
+    }
+
+    /// Somebody waits for the stage from now on.
+    pub fn waits(self: &Arc<Self>) -> Waits {
+        self.waiting.fetch_add(1, Ordering::Relaxed);
+        Waits(Arc::clone(self))
+    }
+
+    /// How many wait for the stage.
+    pub fn waiting(&self) -> usize {
+        self.waiting.load(Ordering::Relaxed)
     }
 
     /// Notes that `count` things were handled.
@@ -147,6 +165,12 @@ impl Meter {
     /// What happened over the last ten seconds, or since the start.
     pub fn rates(&self) -> Rates {
         self.work.lock().rates(self.started.elapsed())
+    }
+}
+
+impl Drop for Waits {
+    fn drop(&mut self) {
+        self.0.waiting.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

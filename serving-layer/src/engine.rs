@@ -97,7 +97,7 @@ impl Engine {
     }
 
     /// The same engine, with the time of planning and starting queries on `meter`. Waiting is not work: neither for a
-    /// place nor for a position.
+    /// place or a seat nor for a position.
     #[must_use]
     pub fn metered(mut self, meter: Arc<Meter>) -> Self {
         self.meter = meter;

@@ -12,13 +12,14 @@
 //! that has not begun waits for a while, in turn, and is refused then; readers that stall give way to it ([`stalled`]).
 //! One that has begun waits until its reader has read what it holds: it always goes on then, so that no answer waits for
 //! the reader of another. What it does beyond the share is one batch, and those that its parts have made next.
-//! Non-goals: what operators hold, which ask the pool themselves.
+//! Answers that take an operator's memory have [`seats`]. Non-goals: what operators hold, which ask the pool themselves.
 
 mod fetched;
+mod seats;
 mod stalled;
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 use arrow::array::RecordBatch;
@@ -32,6 +33,8 @@ use tokio::sync::{Mutex, OnceCell, OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 
 use self::fetched::RowGroup;
+pub(crate) use self::seats::Seat;
+use self::seats::Seats;
 use self::stalled::{Reader, Readers};
 use crate::problem::problem_of;
 
@@ -78,6 +81,9 @@ struct Share {
     /// First rows that wait for room, in KiB.
     waiting: Semaphore,
     readers: Readers,
+    /// Held by who looks for a reader that gives its room away.
+    looking: Mutex<()>,
+    seats: Seats,
     waits: Waits,
 }
 
@@ -101,6 +107,8 @@ impl ReadersShare {
             room: Arc::new(Semaphore::new(bytes / KIB)),
             waiting: Semaphore::new(kib(bytes / WAITING, bytes) as usize),
             readers: Readers::default(),
+            looking: Mutex::default(),
+            seats: Seats::of(SHARE.saturating_mul(bytes)),
             waits,
         }))
     }
@@ -114,6 +122,7 @@ impl ReadersShare {
             begun: AtomicBool::new(false),
             group: OnceCell::new(),
             own_group: Arc::new(Semaphore::new(1)),
+            seat: OnceLock::new(),
             reader: Reader::default(),
         })))
     }
@@ -151,12 +160,17 @@ impl Share {
 
     /// Room for an answer that has not begun.
     async fn begin(&self, bytes: usize) -> Result<Room> {
-        let Self { readers, waits, .. } = self;
+        let Self {
+            readers,
+            looking,
+            waits,
+            ..
+        } = self;
         let waiting = async {
             tokio::select! {
                 biased;
                 room = self.room(bytes) => room,
-                never = readers.make_room(waits.reader) => match never {},
+                never = readers.make_room(waits.reader, looking, One::holds_room) => match never {},
             }
         };
         let room = timeout(self.waits.begin, waiting).await.ok().flatten();
@@ -199,6 +213,8 @@ struct One {
     group: OnceCell<RowGroup>,
     /// Whose row group that is for now.
     own_group: Arc<Semaphore>,
+    /// Its seat to compute, as long as it has one.
+    seat: OnceLock<Weak<OwnedSemaphorePermit>>,
     reader: Reader,
 }
 

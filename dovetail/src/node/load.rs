@@ -129,6 +129,7 @@ pub(super) fn queries(meter: &Meter) -> StageStatus {
     StageStatus {
         total: Some(meter.total()),
         latencies: meter.latencies(),
+        waiting: meter.waiting() as u64,
         ..stage("queries", meter.rates())
     }
 }

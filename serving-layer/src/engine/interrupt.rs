@@ -214,6 +214,12 @@ fn gathers(plan: &dyn ExecutionPlan) -> bool {
         || plan.children().len() > 1 && !plan.is::<UnionExec>()
 }
 
+/// Whether some operator of `plan` gathers rows.
+pub(super) fn computes(plan: &dyn ExecutionPlan) -> bool {
+    let mut below = plan.children().into_iter();
+    gathers(plan) || below.any(|plan| computes(plan.as_ref()))
+}
+
 fn watched(
     join: &NestedLoopJoinExec,
     filter: &JoinFilter,

@@ -10,6 +10,7 @@ use datafusion::error::DataFusionError;
 use datafusion::execution::TaskContext;
 use datafusion::execution::context::SessionState;
 use datafusion::logical_expr::LogicalPlan;
+use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::sql::parser::Statement;
 use datafusion::sql::sqlparser::ast::{
@@ -24,14 +25,14 @@ use tokio::time::timeout_at;
 use tokio_util::sync::CancellationToken;
 
 use super::column_names::name_columns;
-use super::interrupt::{Interrupt, interruptible, interruptible_planning};
+use super::interrupt::{Interrupt, computes, interruptible, interruptible_planning};
 use super::lookup::one_batch;
 use super::page::RowsQuestion;
 use super::parts::Parts;
 use super::session::{QuerySession, read_only};
 use super::snapshot::Snapshot;
 use super::{Engine, problem_of, width};
-use crate::held::AnswerMemory;
+use crate::held::{AnswerMemory, Seat};
 use crate::ports::{Answer, Limits, Queries, QueryRequest, RowsAnswer, RowsRequest};
 use crate::rows::RowsPlan;
 
@@ -116,15 +117,38 @@ impl Queries for Engine {
 
 impl Engine {
     async fn place(&self, limits: &Limits) -> Result<OwnedSemaphorePermit, Problem> {
+        let _in_line = self.meter.waits();
         let waiting = Arc::clone(&self.places).acquire_owned();
         let busy = || {
-            Problem::new(ProblemKind::Busy, "too many queries run at once; try again")
-                .with("retry_after_s", 1)
+            busy("too many queries run at once; try again, or start the server with more --queries")
         };
         let place = timeout_at(limits.deadline, waiting)
             .await
             .map_err(|_| busy())?;
         place.map_err(|_| busy())
+    }
+
+    /// Lets a plan run that computes.
+    async fn seat(&self, memory: &AnswerMemory, limits: &Limits) -> Result<Option<Seat>, Problem> {
+        let _in_line = self.meter.waits();
+        let seat = timeout_at(limits.deadline, memory.seat()).await;
+        seat.map_err(|_| {
+            busy("its time was over before its turn: no more queries compute at once than --query-memory has room for; try again, give it more with timeout_ms, or start the server with more of it")
+        })
+    }
+
+    /// Works for a question on the threads of queries.
+    async fn work<T: Send + 'static>(
+        &self,
+        work: impl Future<Output = Result<T, DataFusionError>> + Send + 'static,
+        interrupt: &Interrupt,
+    ) -> Result<T, Problem> {
+        let _at_work = self.meter.busy();
+        let work = AbortOnDrop(self.runtime.spawn(work), interrupt.gone.clone());
+        let done = timeout_at(interrupt.deadline, work).await;
+        let done = done.map_err(|_| interrupt.late.clone())?;
+        let done = done.map_err(Problem::internal)?;
+        done.map_err(|error| problem_of(&error))
     }
 
     fn parse(&self, sql: &str) -> Result<Statement, Problem> {
@@ -172,38 +196,37 @@ impl Engine {
         planning: impl Future<Output = Result<DataFrame, DataFusionError>> + Send + 'static,
         limits: &Limits,
     ) -> Result<Answer, Problem> {
-        let deadline = limits.deadline;
-        let _at_work = self.meter.busy();
         let interrupt = Interrupt {
             gone: CancellationToken::new(),
-            deadline,
+            deadline: limits.deadline,
             late: timed_out(limits),
         };
         let memory = self.readers.answer();
-        let starting = {
-            let interrupt = interrupt.clone();
-            let memory = memory.clone();
-            self.runtime.spawn(async move {
+        let planning = {
+            let (interrupt, memory) = (interrupt.clone(), memory.clone());
+            async move {
                 let frame = planning.await?;
                 let (state, plan) = frame.into_parts();
                 interrupt.check()?;
                 let decimals = DecimalParts::of_plan(&plan)?;
-                let parts = parts_of(state, plan, &interrupt, &memory).await;
-                match parts {
-                    Ok(parts) => Ok((parts, decimals)),
+                match planned(state, plan, &interrupt, &memory).await {
+                    Ok((plan, task)) => Ok((plan, task, decimals)),
                     Err(error) => Err(decimals.named(error)),
                 }
-            })
+            }
         };
-        let starting = AbortOnDrop(starting, interrupt.gone.clone());
-        let started = timeout_at(deadline, starting)
-            .await
-            .map_err(|_| timed_out(limits))?;
-        let (parts, decimals) = started
-            .map_err(Problem::internal)?
-            .map_err(|error| problem_of(&error))?;
+        let (plan, task, decimals) = self.work(planning, &interrupt).await?;
+        let seat = match computes(plan.as_ref()) {
+            true => self.seat(&memory, limits).await?,
+            false => None,
+        };
+        let starting = {
+            let memory = memory.clone();
+            async move { Parts::of(plan.as_ref(), &task, &memory) }
+        };
+        let parts = self.work(starting, &interrupt).await?;
         let provenance = kept.1.provenance();
-        let kept = Box::new(Arc::clone(kept));
+        let kept = Box::new((seat, Arc::clone(kept)));
         let batches = parts.hand_over(&self.runtime, &interrupt, kept);
         Ok(Answer {
             batches: Box::pin(RecordBatchStreamAdapter::new(
@@ -219,13 +242,13 @@ impl Engine {
 /// What a question keeps until it is answered: its place, and its cuts, whose files must not be deleted before.
 pub(super) type Kept = Arc<(OwnedSemaphorePermit, Snapshot)>;
 
-/// A plan, ready to run.
-async fn parts_of(
+/// A plan, ready to run, and what runs it.
+async fn planned(
     state: SessionState,
     plan: LogicalPlan,
     interrupt: &Interrupt,
     memory: &AnswerMemory,
-) -> Result<Parts, DataFusionError> {
+) -> Result<(Arc<dyn ExecutionPlan>, Arc<TaskContext>), DataFusionError> {
     let state = interruptible_planning(state, interrupt);
     let plan = state.optimize(&plan)?;
     interrupt.check()?;
@@ -235,7 +258,11 @@ async fn parts_of(
     let plan = planner.create_physical_plan(&plan, &state).await?;
     interrupt.check()?;
     let plan = interruptible(plan, interrupt, &task, memory)?;
-    Parts::of(plan.as_ref(), &task, memory)
+    Ok((plan, task))
+}
+
+fn busy(detail: &str) -> Problem {
+    Problem::new(ProblemKind::Busy, detail).with("retry_after_s", 1)
 }
 
 fn check_width(statement: &Statement, widest: usize) -> Result<(), Problem> {

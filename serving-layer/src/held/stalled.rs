@@ -27,8 +27,6 @@ const CUT_OFF_WAIT: Duration = Duration::from_millis(20);
 #[derive(Debug, Default)]
 pub(super) struct Readers {
     reading: Mutex<Vec<Weak<One>>>,
-    /// Held by who looks for one who gives way: the first that waits.
-    looking: tokio::sync::Mutex<()>,
 }
 
 /// That of one answer.
@@ -43,15 +41,20 @@ struct State {
 }
 
 impl Readers {
-    /// Cuts off the readers that have stalled for `long`, the longest first, of answers that hold what is wanted, as long
-    /// as somebody waits for this.
-    pub(super) async fn make_room(&self, long: Duration) -> Infallible {
-        let _looking = self.looking.lock().await;
+    /// Cuts off the readers that have stalled for `long`, the longest first, of answers that hold `what` is wanted, as long
+    /// as somebody waits for this. The first of those who want it is `looking`.
+    pub(super) async fn make_room(
+        &self,
+        long: Duration,
+        looking: &tokio::sync::Mutex<()>,
+        what: impl Fn(&One) -> bool,
+    ) -> Infallible {
+        let _looking = looking.lock().await;
         loop {
             let longest = {
                 let reading = self.reading.lock();
                 let reading = reading.iter().filter_map(Weak::upgrade);
-                let reading = reading.filter(|one| one.holds_room());
+                let reading = reading.filter(|one| what(one));
                 let stalled = reading.filter_map(|one| Some((one.stalled_since()?, one)));
                 stalled.min_by_key(|(since, _)| *since)
             };
@@ -86,7 +89,7 @@ impl One {
     }
 
     /// Whether it holds more of the share than next to nothing.
-    fn holds_room(&self) -> bool {
+    pub(super) fn holds_room(&self) -> bool {
         let ahead = AHEAD_BYTES / KIB - self.ahead.available_permits();
         self.group.initialized() || ahead > SMALL_BYTES / KIB
     }

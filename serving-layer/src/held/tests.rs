@@ -268,3 +268,40 @@ async fn what_is_fetched_for_operators_waits_for_nobody_and_is_on_the_account() 
     drop(groups);
     assert_eq!(pool.reserved(), before);
 }
+
+#[tokio::test]
+async fn as_many_compute_at_once_as_have_memory_and_who_stalls_gives_way() {
+    let pool: Arc<dyn MemoryPool> = Arc::new(GreedyMemoryPool::new(320 * MIB));
+    let waits = Waits {
+        reader: Duration::from_millis(50),
+        ..Waits::default()
+    };
+    let share = ReadersShare::with_waits(&pool, waits);
+    let answers = [(); 7].map(|()| share.answer());
+    let tokens = [(); 7].map(|()| CancellationToken::new());
+    for (answer, token) in answers.iter().zip(&tokens) {
+        answer.gives_way_by(token.clone());
+    }
+    let mut seats = vec![];
+    for answer in &answers[..5] {
+        seats.push(answer.seat().now_or_never().expect("at once").unwrap());
+    }
+    let [mut next, mut last] = [5, 6].map(|one: usize| Box::pin(answers[one].seat()));
+    assert!(next.as_mut().now_or_never().is_none());
+    assert!(last.as_mut().now_or_never().is_none());
+    // In the order of asking.
+    drop(seats.remove(0));
+    let next = soon(next).await.unwrap();
+    assert!(last.as_mut().now_or_never().is_none());
+    // One that computes no more and one that reads keep theirs.
+    answers[0].handed();
+    answers[2].handed();
+    tokio::select! {
+        _ = &mut last => panic!("nobody has given way"),
+        () = soon(tokens[2].cancelled()) => drop(seats.remove(1)),
+    }
+    drop(soon(last).await.unwrap());
+    let cut_off = tokens.map(|token| token.is_cancelled());
+    assert_eq!(cut_off, [false, false, true, false, false, false, false]);
+    drop((seats, next));
+}

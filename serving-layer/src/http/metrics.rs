@@ -222,7 +222,7 @@ fn stages(sheet: &mut Sheet<'_>, status: &Status) -> fmt::Result {
     )?;
     sheet.gauges(
         "dovetail_stage_waiting_offsets",
-        "Offsets that wait for the stage.",
+        "Offsets (queries: questions) that wait for the stage.",
         stages().map(|(labels, stage)| (labels, stage.waiting)),
     )?;
     sheet.histograms(

@@ -363,7 +363,7 @@ pub struct StageStatus {
     /// How long each thing took it since the server started; for `/metrics`.
     #[serde(skip)]
     pub latencies: Latencies,
-    /// Offsets that wait for the stage.
+    /// Offsets (`queries`: questions) that wait for the stage.
     pub waiting: u64,
     /// Share of the last ten seconds in which the stage was at work, 0 to 1.
     pub busy: f64,

@@ -76,7 +76,7 @@ pub struct MemoryLimits {
     )]
     pub speed_memory_soft_bytes: Option<usize>,
     /// Memory of all queries together; one that needs more than is left is refused with 429. Sorting
-    /// 10 million rows of 100 bytes takes 1 GiB
+    /// 10 million rows of 100 bytes takes 1 GiB. For each 64 MiB of it, one that aggregates, sorts or joins is at work
     #[arg(
         long = "query-memory",
         env = "DOVETAIL_QUERY_MEMORY",
