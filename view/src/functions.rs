@@ -21,6 +21,7 @@ mod min_max;
 mod negated;
 mod ordered;
 mod rewriting;
+mod same_numbers;
 mod sum;
 #[cfg(test)]
 mod testing;
@@ -51,6 +52,8 @@ pub use median::Median;
 pub use min_max::MinMax;
 pub use ordered::Ordered;
 pub(crate) use rewriting::schema_read;
+pub use same_numbers::SameNumbers;
+pub(crate) use same_numbers::has_floats;
 pub use sum::Sum;
 
 /// Functions that can make a value of any size out of a few bytes of SQL: the memory pool does not see them.

@@ -61,8 +61,8 @@ pub use exclusions::{ExclusionFailed, exclusion_predicate};
 pub use finisher::Finisher;
 pub use functions::{
     APPROX_DISTINCT_RELATIVE_ERROR, ApproxDistinct, Avg, BoundedCalls, CheckedNumbers,
-    ExactNumbers, Median, MinMax, Ordered, Sum, UNBOUNDED_FUNCTIONS, keep_digits, number_of_json,
-    register_functions,
+    ExactNumbers, Median, MinMax, Ordered, SameNumbers, Sum, UNBOUNDED_FUNCTIONS, keep_digits,
+    number_of_json, register_functions,
 };
 pub use group_key::{GroupKey, rows_while};
 pub use hooked::{Hook, Hooked};
