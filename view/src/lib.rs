@@ -73,4 +73,4 @@ pub use run::Run;
 pub use state::{batch as record_batch, bytes_of};
 pub use types::sql_type;
 pub use view::View;
-pub use words::{DecimalParts, is_of_a_pattern, words_of};
+pub use words::{Calculations, is_of_a_pattern, words_of};

@@ -17,7 +17,7 @@ use datafusion::sql::sqlparser::ast::{
     Visitor, VisitorMut,
 };
 use dovetail_model::{Problem, ProblemKind, SYSTEM_COLUMNS};
-use dovetail_view::DecimalParts;
+use dovetail_view::Calculations;
 use futures::TryStreamExt as _;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::timeout_at;
@@ -187,11 +187,11 @@ impl Engine {
                 let frame = planning.await?;
                 let (state, plan) = frame.into_parts();
                 interrupt.check()?;
-                let decimals = DecimalParts::of_plan(&plan)?;
+                let calculations = Calculations::of_plan(&plan)?;
                 let parts = parts_of(state, plan, &interrupt, &memory).await;
                 match parts {
-                    Ok(parts) => Ok((parts, decimals)),
-                    Err(error) => Err(decimals.named(error)),
+                    Ok(parts) => Ok((parts, calculations)),
+                    Err(error) => Err(calculations.named(error)),
                 }
             })
         };
@@ -199,7 +199,7 @@ impl Engine {
         let started = timeout_at(deadline, starting)
             .await
             .map_err(|_| timed_out(limits))?;
-        let (parts, decimals) = started
+        let (parts, calculations) = started
             .map_err(Problem::internal)?
             .map_err(|error| problem_of(&error))?;
         let provenance = kept.1.provenance();
@@ -208,7 +208,7 @@ impl Engine {
         Ok(Answer {
             batches: Box::pin(RecordBatchStreamAdapter::new(
                 batches.schema(),
-                batches.map_err(move |error| decimals.named(error)),
+                batches.map_err(move |error| calculations.named(error)),
             )),
             provenance,
             memory,
