@@ -138,7 +138,7 @@ fn check_module(directive: &str) -> Result<(), String> {
         let rest = first.strip_prefix(*library);
         rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('_'))
     };
-    if first.is_empty() || OURS.contains(&first) || LIBRARIES.iter().any(|name| is_of(name)) {
+    if first.is_empty() || OURS.contains(&first) || LIBRARIES.iter().any(is_of) {
         return Ok(());
     }
     Err(format!(

@@ -143,7 +143,7 @@ impl Unit {
 
     fn first_day(self, day: NaiveDate) -> Option<NaiveDate> {
         let month = match self {
-            Self::Week => return Some(day.week(chrono::Weekday::Mon).checked_first_day()?),
+            Self::Week => return day.week(chrono::Weekday::Mon).checked_first_day(),
             Self::Quarter => day.month0() / 3 * 3,
             Self::Year => 0,
             _ => day.month0(),
