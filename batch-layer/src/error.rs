@@ -5,7 +5,8 @@ use datafusion::error::DataFusionError;
 use dovetail_log::catalog::Superseded;
 use dovetail_log::raw::RawError;
 use dovetail_model::{
-    CatalogConflict, Offset, PartitionId, Problem, ProblemKind, RunId, RunMode, Span, way_to_find,
+    CatalogConflict, GenerationNumber, Offset, PartitionId, Problem, ProblemKind, RunId, RunMode,
+    Span, way_to_find,
 };
 use dovetail_seam::{Poison, Poisoned, SeamError};
 use dovetail_view::{
@@ -250,6 +251,14 @@ impl BatchError {
             _ => return false,
         };
         self.is_of_the_data() && !is_of_exclusion
+    }
+
+    /// The error, where generation `number` was to take the place of the live one.
+    pub(crate) fn of_instead(mut self, number: GenerationNumber) -> Self {
+        if let Self::Finish { answered, .. } = &mut self {
+            *answered = Answered::Instead(number.0);
+        }
+        self
     }
 
     /// The error of a computation over `span` with its way out, where an expression of the view failed on some

@@ -237,7 +237,8 @@ impl BatchLayer {
         let check = |_: &CatalogState| Ok(());
         let published = self
             .publish_forward(id, candidate, PublishReason::RolledBack, None, &check)
-            .await?;
+            .await
+            .map_err(|error| error.of_instead(number))?;
         info!(view = %view.def.name, %id, generation = published.live.0, "rolled back; the full schedule is paused");
         Ok(published)
     }
@@ -347,6 +348,7 @@ impl BatchLayer {
             .await?;
         dovetail_log::crash_point("pointer:moved");
         stream.cell.publish(id, Arc::clone(&live))?;
+        self.stuck.forget(id, live.manifest().definition_version);
         if let Some(version) = given_up {
             stream.cell.remove_candidate(id, version);
         }

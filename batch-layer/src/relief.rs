@@ -74,6 +74,11 @@ impl Stuck {
         }
     }
 
+    /// Notes that a generation of a definition was published that is up to date, whatever made it.
+    pub(crate) fn forget(&self, view: &ViewId, version: u64) {
+        self.0.lock().remove(&(view.clone(), version));
+    }
+
     fn obstacle(&self, view: &ViewId, version: u64) -> Option<Obstacle> {
         self.0.lock().get(&(view.clone(), version)).cloned()
     }

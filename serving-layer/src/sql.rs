@@ -12,6 +12,7 @@ mod column;
 mod create;
 mod kafka_options;
 mod locate;
+mod misread;
 mod nesting;
 mod options;
 mod parse;

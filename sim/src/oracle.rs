@@ -51,6 +51,7 @@ impl Oracle {
         let mut ctx = SessionContext::new_with_config(config);
         dovetail_view::register_functions(&mut ctx).expect("our functions register");
         ctx.add_analyzer_rule(Arc::new(dovetail_view::CheckedNumbers));
+        ctx.add_analyzer_rule(Arc::new(dovetail_view::SameNumbers));
         let table =
             MemTable::try_new(self.def.schema.events(), vec![self.all().clone()]).expect("a table");
         ctx.register_table("everything", Arc::new(table))

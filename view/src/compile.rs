@@ -27,24 +27,22 @@ use datafusion::common::tree_node::{Transformed, TreeNode};
 use datafusion::datasource::empty::EmptyTable;
 use datafusion::error::DataFusionError;
 use datafusion::execution::context::SessionContext;
-use datafusion::logical_expr::Operator;
 use datafusion::optimizer::AnalyzerRule;
 use datafusion::physical_expr::aggregate::AggregateFunctionExpr;
-use datafusion::physical_expr::expressions::{BinaryExpr, CastExpr, Column, lit};
+use datafusion::physical_expr::expressions::{CastExpr, Column};
 use datafusion::physical_expr::{LexOrdering, PhysicalExpr, PhysicalSortExpr};
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::aggregates::{AggregateExec, AggregateMode};
 use datafusion::physical_plan::empty::EmptyExec;
 use datafusion::physical_plan::filter::FilterExec;
 use datafusion::physical_plan::projection::ProjectionExec;
-use datafusion::scalar::ScalarValue;
 use datafusion::sql::parser::Statement;
 use datafusion::sql::sqlparser::ast::{SelectItem, Statement as SqlStatement};
 use dovetail_model::StreamSchema;
 
 use crate::checks::{self, Checked};
 use crate::engine::{resolve, session};
-use crate::functions::{BoundedCalls, CheckedNumbers, keep_digits};
+use crate::functions::{BoundedCalls, CheckedNumbers, SameNumbers, keep_digits};
 use crate::storage::surface_type;
 use crate::{Equality, ViewError, aggregates, sql_type};
 
@@ -118,6 +116,7 @@ pub(crate) fn compile(
     }
     // What a message shows of the definition is its own text, so this comes behind.
     let plan = CheckedNumbers.analyze(plan, state.config_options());
+    let plan = plan.and_then(|plan| SameNumbers.analyze(plan, state.config_options()));
     let plan = plan.and_then(|plan| BoundedCalls::default().analyze(plan, state.config_options()));
     let plan = plan.map_err(definition)?;
     let physical = resolve(state.create_physical_plan(&plan)).map_err(definition)?;
@@ -216,7 +215,7 @@ impl Physical {
         }
         let (groups, keys) = keys::key_columns(&self.partial, &analysed)?;
         let stages = finish_stages(self.stages, &self.finished, &groups, &input, &analysed)?;
-        let asked = asked(&self.partial)?;
+        let asked = asked(&self.partial);
         let (measures, calls) = measures::measures(&asked, &input.schema())?;
         Ok(Parts {
             stream,
@@ -287,38 +286,12 @@ fn leaf_schema(plan: &Arc<dyn ExecutionPlan>) -> SchemaRef {
     node.schema()
 }
 
-/// The aggregate functions that the planner made of the select list, with `-0.0` read as `0.0` where DISTINCT tells
-/// values apart. GROUP BY does so too; left to themselves, DataFusion's accumulators count two values and its rewritten
-/// plans one.
-fn asked(partial: &AggregateExec) -> Result<Vec<Measure>, ViewError> {
-    let schema = partial.input().schema();
-    let signless = |expr: &Arc<dyn PhysicalExpr>| -> Result<Arc<dyn PhysicalExpr>, ViewError> {
-        let zero = match expr.data_type(&schema)? {
-            DataType::Float64 => ScalarValue::Float64(Some(0.0)),
-            DataType::Float32 => ScalarValue::Float32(Some(0.0)),
-            _ => return Ok(Arc::clone(expr)),
-        };
-        // IEEE 754: the sum of -0.0 and 0.0 is 0.0; nothing else changes.
-        let sum = BinaryExpr::new(Arc::clone(expr), Operator::Plus, lit(zero));
-        Ok(Arc::new(sum))
-    };
-    let signless_aggregate = |aggregate: &Arc<AggregateFunctionExpr>| {
-        if !aggregate.is_distinct() {
-            return Ok(Arc::clone(aggregate));
-        }
-        let all = aggregate.all_expressions();
-        let args: Result<Vec<_>, _> = all.args.iter().map(signless).collect();
-        let orders: Result<Vec<_>, _> = all.order_by_exprs.iter().map(signless).collect();
-        let rewritten = aggregate.with_new_expressions(args?, orders?);
-        let rewritten = rewritten.expect("as many expressions as there were");
-        Ok::<_, ViewError>(Arc::new(rewritten))
-    };
+/// The aggregate functions that the planner made of the select list.
+fn asked(partial: &AggregateExec) -> Vec<Measure> {
     let pairs = partial.aggr_expr().iter().zip(partial.filter_expr());
-    let asked = pairs.map(|(aggregate, filter)| {
-        Ok(Measure {
-            function: signless_aggregate(aggregate)?,
-            filter: filter.clone(),
-        })
+    let asked = pairs.map(|(function, filter)| Measure {
+        function: Arc::clone(function),
+        filter: filter.clone(),
     });
     asked.collect()
 }

@@ -113,6 +113,8 @@ pub enum Answered {
     Nothing,
     /// All of another definition: what failed was to take its place.
     Live,
+    /// What is live: it is this generation that was to take its place.
+    Instead(u64),
 }
 
 /// A column of the select list cannot be computed for a group, such as `10 / (sum(i) - 2)` where the sum is 2.
@@ -133,6 +135,12 @@ impl FinishFailed {
     /// What an operator needs to know: the view, the column, the group, the error and the way out. `stream` is the one
     /// that the view reads.
     pub fn explain(&self, view: &str, stream: &str, answered: Answered) -> String {
+        let what = match answered {
+            Answered::Instead(generation) => {
+                format!("generation {generation} cannot be brought forward to the present: ")
+            }
+            _ => String::new(),
+        };
         let answered = match (answered, &self.group) {
             (Answered::Others, Some(_)) => {
                 "a query that does not read the column, or whose filter on the view's keys leaves the group out, is answered"
@@ -142,9 +150,10 @@ impl FinishFailed {
                 "the view answers nothing until a full run has written all its groups, which is tried again by itself"
             }
             (Answered::Live, _) => "the definition that is live goes on answering",
+            (Answered::Instead(_), _) => "the live generation goes on answering",
         };
         format!(
-            "{}; {answered}; until later events change that, exclude the group's events (`dovetail exclude {stream} --where … --reason …`) and recompute the view (`dovetail replay {view}`), or redefine it so that its select list can be computed for every group (such as with nullif for a divisor, or a cast to a wider type)",
+            "{what}{}; {answered}; until later events change that, exclude the group's events (`dovetail exclude {stream} --where … --reason …`) and recompute the view (`dovetail replay {view}`), or redefine it so that its select list can be computed for every group (such as with nullif for a divisor, or a cast to a wider type)",
             self.of(Some(view))
         )
     }

@@ -12,6 +12,8 @@ mod bounded;
 mod call_names;
 mod checked;
 mod date_bin;
+mod date_part;
+mod date_trunc;
 mod exact_numbers;
 mod local_time;
 mod median;
@@ -19,9 +21,11 @@ mod min_max;
 mod negated;
 mod ordered;
 mod rewriting;
+mod same_numbers;
 mod sum;
 #[cfg(test)]
 mod testing;
+mod to_timestamp;
 mod wide;
 
 use std::sync::Arc;
@@ -48,6 +52,8 @@ pub use median::Median;
 pub use min_max::MinMax;
 pub use ordered::Ordered;
 pub(crate) use rewriting::schema_read;
+pub use same_numbers::SameNumbers;
+pub(crate) use same_numbers::has_floats;
 pub use sum::Sum;
 
 /// Functions that can make a value of any size out of a few bytes of SQL: the memory pool does not see them.
@@ -109,6 +115,12 @@ pub fn register_functions(registry: &mut dyn FunctionRegistry) -> Result<()> {
         registry.register_udf(function)?;
     }
     registry.register_udf(Arc::new(date_bin::DateBin::new().into()))?;
+    let date_part = Arc::new(date_part::DatePart::new().into());
+    registry.register_udf(Arc::clone(&date_part))?;
+    let function = date_part;
+    registry.register_function_rewrite(Arc::new(date_part::Extracted { function }))?;
+    registry.register_udf(Arc::new(date_trunc::DateTrunc::new().into()))?;
+    registry.register_udf(Arc::new(to_timestamp::ToTimestamp::new().into()))?;
     registry.register_udf(Arc::new(local_time::LocalTime::new().into()))?;
     // DataFusion's own are of DOUBLE for DECIMALs, and of VARCHAR for TIMESTAMPs.
     let coalesce = datafusion::functions::core::coalesce();

@@ -5,6 +5,7 @@ use arrow::datatypes::{DataType, SchemaRef};
 use datafusion::physical_expr::aggregate::AggregateFunctionExpr;
 
 use crate::compile::Parts;
+use crate::functions::has_floats;
 
 /// Counts changes of what our own code stores: the layout of files, our sketches, and what a definition's SQL means.
 const FORMAT_VERSION: u32 = 4;
@@ -42,6 +43,10 @@ pub(crate) fn state_fingerprint(parts: &Parts, state_schema: &SchemaRef) -> Stri
     }
     for field in state_schema.fields() {
         hasher.add(field.data_type());
+    }
+    // Former ones had several groups for what is one now.
+    if parts.keys.iter().any(|key| has_floats(&key.data_type)) {
+        hasher.add("same numbers");
     }
     hasher.hex()
 }

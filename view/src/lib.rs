@@ -61,8 +61,8 @@ pub use exclusions::{ExclusionFailed, exclusion_predicate};
 pub use finisher::Finisher;
 pub use functions::{
     APPROX_DISTINCT_RELATIVE_ERROR, ApproxDistinct, Avg, BoundedCalls, CheckedNumbers,
-    ExactNumbers, Median, MinMax, Ordered, Sum, UNBOUNDED_FUNCTIONS, keep_digits, number_of_json,
-    register_functions,
+    ExactNumbers, Median, MinMax, Ordered, SameNumbers, Sum, UNBOUNDED_FUNCTIONS, keep_digits,
+    number_of_json, register_functions,
 };
 pub use group_key::{GroupKey, rows_while};
 pub use hooked::{Hook, Hooked};
@@ -73,4 +73,4 @@ pub use run::Run;
 pub use state::{batch as record_batch, bytes_of};
 pub use types::sql_type;
 pub use view::View;
-pub use words::{DecimalParts, is_of_a_pattern, words_of};
+pub use words::{Calculations, is_of_a_pattern, words_of};

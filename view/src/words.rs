@@ -23,11 +23,11 @@ use functions::{mismatch, null_argument, uncoerced, unknown_function};
 use integers::no_such_integer;
 use memory::exhausted;
 use operators::incompatible;
-pub use overflows::DecimalParts;
+pub use overflows::Calculations;
 use overflows::does_not_fit;
 use patterns::broken;
 pub use patterns::is_of_a_pattern;
-use times::outside_calendar;
+use times::{no_such_time, outside_calendar};
 use typed::split_list;
 pub(crate) use typed::with_sql_types;
 
@@ -79,6 +79,7 @@ fn words(error: &DataFusionError, allowed: impl Fn(&str) -> bool) -> String {
         .or_else(|| no_such_integer(&text))
         .or_else(|| does_not_fit(&text))
         .or_else(|| outside_calendar(&text))
+        .or_else(|| no_such_time(&text))
         .or_else(|| misplaced_subquery(&text))
         .or_else(|| too_deep(&text))
         .unwrap_or_else(|| with_sql_types(&text));

@@ -46,6 +46,37 @@ enum LogFormat {
 /// yet; what matters comes back as an error and is logged by whoever asked.
 const QUIET: &str = "buoyant_kernel=off";
 
+/// What of this program logs, by the names of its parts, and which libraries do.
+const OURS: [&str; 7] = [
+    "dovetail",
+    "dovetail_batch_layer",
+    "dovetail_exchange",
+    "dovetail_kafka",
+    "dovetail_log",
+    "dovetail_serving_layer",
+    "dovetail_speed_layer",
+];
+const LIBRARIES: [&str; 18] = [
+    "axum",
+    "buoyant_kernel",
+    "datafusion",
+    "deltalake",
+    "h2",
+    "hyper",
+    "log",
+    "mio",
+    "object_store",
+    "parquet",
+    "quinn",
+    "rdkafka",
+    "reqwest",
+    "rustls",
+    "sqlparser",
+    "tokio",
+    "tonic",
+    "tower",
+];
+
 /// Starts to log.
 pub(super) fn init(args: &LogArgs) -> Result<(), CliError> {
     let failed = |reason: String| CliError::Failed(format!("cannot start to log: {reason}"));
@@ -89,10 +120,32 @@ fn directives(level: &str) -> Result<String, String> {
                     "`{directive}` is none of error, warn, info, debug and trace, and no module=level"
                 ));
             }
-            Err(_) => filter.push_str(directive),
+            Err(_) => {
+                check_module(directive)?;
+                filter.push_str(directive);
+            }
         }
     }
     Ok(filter)
+}
+
+/// Refuses a module that nothing is logged from, which would be a word without effect. One of ours is named to the letter,
+/// down to the part; libraries have parts of many names, such as `hyper_util` and `datafusion_datasource_parquet`.
+fn check_module(directive: &str) -> Result<(), String> {
+    let module = directive.split(['=', '[']).next().unwrap_or_default();
+    let first = module.split("::").next().unwrap_or_default().trim();
+    let is_of = |library: &&str| {
+        let rest = first.strip_prefix(*library);
+        rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('_'))
+    };
+    if first.is_empty() || OURS.contains(&first) || LIBRARIES.iter().any(is_of) {
+        return Ok(());
+    }
+    Err(format!(
+        "nothing is logged from `{first}`: there are {}, and the libraries {}",
+        OURS.join(", "),
+        LIBRARIES.join(", ")
+    ))
 }
 
 #[cfg(test)]
@@ -116,5 +169,32 @@ mod tests {
         assert_eq!(level("debug"), Ok("debug".to_owned()));
         assert!(level("verbose").unwrap_err().contains("`verbose`"));
         assert!(level("=;=").is_err());
+    }
+
+    #[test]
+    fn a_module_that_logs_nothing_is_refused_with_those_that_do() {
+        for unknown in [
+            "nope=debug",
+            "dovetail_nope=debug",
+            "dovetail-log=debug",
+            "info,Hyper=warn",
+            "hyperx=warn",
+        ] {
+            let error = level(unknown).unwrap_err();
+            assert!(error.contains("nothing is logged from `"), "{error}");
+            assert!(
+                error.contains("there are dovetail, dovetail_batch_layer, "),
+                "{error}"
+            );
+        }
+        for known in [
+            "info,dovetail_log=debug",
+            "dovetail_log::raw=trace",
+            "info,hyper_util=debug,datafusion_datasource_parquet=debug",
+            "dovetail[append]=debug",
+            "[{stream=flights}]=debug",
+        ] {
+            level(known).unwrap();
+        }
     }
 }

@@ -346,6 +346,34 @@ async fn a_select_list_that_fails_on_a_group_is_named_and_heals() {
         .unwrap();
     assert_eq!(run["outcome"], "promoted", "{run}");
     assert_eq!(notes().await, Value::Null);
+
+    // A full run may heal it as well, without the event that an incremental one fails on.
+    append(&calls, &[-5]).await;
+    let run = calls
+        .recompute("share", &json!({"mode": "incremental"}))
+        .await
+        .unwrap();
+    names_all(&run["error"]);
+    names_all(&notes().await[0]);
+    exclude(&calls, "delay = -5").await;
+    let run = calls.recompute("share", &json!({})).await.unwrap();
+    assert_eq!(run["outcome"], "promoted", "{run}");
+    assert_eq!(notes().await, Value::Null);
+
+    // What was live before lacks the exclusion: it cannot be brought forward over the event.
+    let (status, problem) = calls
+        .post("/v1/views/share/rollback", &json!({}))
+        .await
+        .unwrap();
+    assert_eq!(status, 409, "{problem}");
+    let detail = problem["detail"].as_str().unwrap();
+    for part in [
+        "cannot be brought forward to the present: the select list of view `share` fails",
+        "the live generation goes on answering",
+    ] {
+        assert!(detail.contains(part), "{part}: {detail}");
+    }
+    assert!(detail.starts_with("generation "), "{detail}");
     server.kill().await;
 }
 

@@ -18,7 +18,7 @@ use datafusion::sql::sqlparser::ast::{
     Visitor, VisitorMut,
 };
 use dovetail_model::{Problem, ProblemKind, SYSTEM_COLUMNS};
-use dovetail_view::DecimalParts;
+use dovetail_view::Calculations;
 use futures::TryStreamExt as _;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::timeout_at;
@@ -208,14 +208,14 @@ impl Engine {
                 let frame = planning.await?;
                 let (state, plan) = frame.into_parts();
                 interrupt.check()?;
-                let decimals = DecimalParts::of_plan(&plan)?;
+                let calculations = Calculations::of_plan(&plan)?;
                 match planned(state, plan, &interrupt, &memory).await {
-                    Ok((plan, task)) => Ok((plan, task, decimals)),
-                    Err(error) => Err(decimals.named(error)),
+                    Ok((plan, task)) => Ok((plan, task, calculations)),
+                    Err(error) => Err(calculations.named(error)),
                 }
             }
         };
-        let (plan, task, decimals) = self.work(planning, &interrupt).await?;
+        let (plan, task, calculations) = self.work(planning, &interrupt).await?;
         let seat = match computes(plan.as_ref()) {
             true => self.seat(&memory, limits).await?,
             false => None,
@@ -231,7 +231,7 @@ impl Engine {
         Ok(Answer {
             batches: Box::pin(RecordBatchStreamAdapter::new(
                 batches.schema(),
-                batches.map_err(move |error| decimals.named(error)),
+                batches.map_err(move |error| calculations.named(error)),
             )),
             provenance,
             memory,

@@ -64,6 +64,7 @@ impl QuerySession {
             .with_default_features()
             .with_analyzer_rules(dovetail_view::analyzer_rules(vec![
                 Arc::new(dovetail_view::CheckedNumbers),
+                Arc::new(dovetail_view::SameNumbers),
                 Arc::new(dovetail_view::BoundedCalls::of_queries(pool)),
             ]))
             .build();

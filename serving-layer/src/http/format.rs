@@ -97,7 +97,11 @@ impl AnswerFormat {
                 [] => String::new(),
                 others => format!(" ({} is not a media range)", others.join(", ")),
             };
-            let detail = format!("`Accept` allows none of our formats{others}: {known}");
+            let encoding = match ranges.iter().all(|range| range.is_utf8) {
+                true => "",
+                false => ", all text in UTF-8",
+            };
+            let detail = format!("`Accept` allows none of our formats{others}: {known}{encoding}");
             Problem::new(ProblemKind::NotAcceptable, detail)
         })
     }
@@ -128,7 +132,12 @@ struct Range {
     main: String,
     sub: String,
     weight: u16,
+    /// Whether it takes text in the only encoding there is; its weight is 0 otherwise.
+    is_utf8: bool,
 }
+
+/// What clients call it.
+const UTF8: [&str; 2] = ["utf-8", "utf8"];
 
 impl Range {
     /// A range, or nothing if it is not one. Old clients of Java write `*` for `*/*`.
@@ -144,22 +153,35 @@ impl Range {
         if !is_token(main) || !is_token(sub) {
             return Ok(None);
         }
-        let mut weight = 1000;
+        let (mut weight, mut is_utf8) = (None, true);
         for part in parts {
             let (name, value) = part.split_once('=').unwrap_or((part, ""));
-            if name.trim().eq_ignore_ascii_case("q") {
-                weight = weight_of(value.trim()).ok_or_else(|| {
+            let (name, value) = (name.trim(), value.trim());
+            if name.eq_ignore_ascii_case("q") {
+                let own = weight_of(value).ok_or_else(|| {
                     Problem::invalid(format!(
                         "`Accept` has `{text}`, whose weight `{}` is none: write q=0 to q=1 with at most three decimals, such as q=0.5, or leave it out",
                         part.trim()
                     ))
                 })?;
+                if weight.replace(own).is_some() {
+                    return Err(Problem::invalid(format!(
+                        "`Accept` has `{text}`, with more than one weight: leave one of them"
+                    )));
+                }
+            } else if name.eq_ignore_ascii_case("charset") {
+                let charset = value.trim_matches('"');
+                is_utf8 = UTF8.iter().any(|utf8| charset.eq_ignore_ascii_case(utf8));
             }
         }
         Ok(Some(Self {
             main: main.to_ascii_lowercase(),
             sub: sub.to_ascii_lowercase(),
-            weight,
+            weight: match is_utf8 {
+                true => weight.unwrap_or(1000),
+                false => 0,
+            },
+            is_utf8,
         }))
     }
 
@@ -309,6 +331,33 @@ mod tests {
         ] {
             assert_eq!(weight_of(weight), Some(thousandths), "{weight}");
         }
+    }
+
+    #[test]
+    fn text_is_utf8_or_another_format() {
+        for text in [
+            "text/csv;charset=latin1",
+            "text/csv; charset=\"iso-8859-1\"; q=0.5",
+            "application/json;charset=utf-16, text/html",
+            "*/*; charset=latin1",
+        ] {
+            let problem = accept(text).unwrap_err();
+            assert_eq!(problem.kind, ProblemKind::NotAcceptable, "{text}");
+            assert!(problem.detail.ends_with(", all text in UTF-8"), "{problem}");
+        }
+        for (text, format) in [
+            ("text/csv;charset=latin1, */*;q=0.1", AnswerFormat::Json),
+            ("text/csv; Charset=\"UTF-8\"", AnswerFormat::Csv),
+            (
+                "text/csv;charset=utf8;header=present;q=0.3",
+                AnswerFormat::Csv,
+            ),
+        ] {
+            assert_eq!(accept(text).unwrap(), format, "{text}");
+        }
+        let problem = accept("text/csv;q=0.5;q=0.7").unwrap_err();
+        assert_eq!(problem.kind, ProblemKind::Invalid);
+        assert!(problem.detail.contains("more than one weight"), "{problem}");
     }
 
     #[test]

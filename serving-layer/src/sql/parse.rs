@@ -2,16 +2,13 @@
 //! From text to statements.
 
 use std::collections::HashMap;
-use std::ops::ControlFlow;
 
 use datafusion::sql::parser::{DFParserBuilder, Statement as DfStatement};
-use datafusion::sql::sqlparser::ast::{
-    GroupByExpr, Join, JoinConstraint, JoinOperator, Query, Select, SetExpr,
-    Statement as SqlStatement, TableFactor, TableWithJoins, Visit as _, Visitor,
-};
+use datafusion::sql::sqlparser::ast::{GroupByExpr, Query, SetExpr, Statement as SqlStatement};
 use datafusion::sql::sqlparser::tokenizer::{Location, Token, TokenWithSpan};
 use dovetail_model::{Problem, check_name};
 
+use super::misread::misread;
 use super::source::{Source, Tokens, problem_at};
 use super::statement::{Definition, ObjectKind, Show, Statement};
 use super::{alter, create};
@@ -242,15 +239,16 @@ pub(super) fn check_query(
     }
     if let DfStatement::Statement(sql) = statement
         && let SqlStatement::Query(query) = sql.as_ref()
-        && is_read_only(query)
     {
         if let Some(why) = misread(query) {
             return Err(problem_at(start, why));
         }
-        return match purpose {
-            Purpose::Ask => Ok(()),
-            Purpose::Keep => check_width(query, start),
-        };
+        if is_read_only(query) {
+            return match purpose {
+                Purpose::Ask => Ok(()),
+                Purpose::Keep => check_width(query, start),
+            };
+        }
     }
     Err(problem_at(
         start,
@@ -281,50 +279,6 @@ fn check_width(query: &Query, start: Location) -> Result<(), Problem> {
             "a view has at most {MAX_VIEW_COLUMNS} columns, and these are {listed}: make several views, and join them by their keys where they are read"
         ),
     ))
-}
-
-/// Why `query` would be answered as if something else stood there, if anything in it is: the planner reads over a
-/// TABLESAMPLE, and of a key that USING joins it shows the left side, also where there is none.
-fn misread(query: &Query) -> Option<&'static str> {
-    struct Misread;
-    impl Visitor for Misread {
-        type Break = &'static str;
-
-        fn pre_visit_table_factor(&mut self, table: &TableFactor) -> ControlFlow<&'static str> {
-            match table {
-                TableFactor::Table {
-                    sample: Some(_), ..
-                } => ControlFlow::Break(
-                    "TABLESAMPLE would be ignored: take a part of the rows with a condition, such as WHERE random() < 0.1",
-                ),
-                TableFactor::NestedJoin {
-                    table_with_joins, ..
-                } => check_joins(table_with_joins),
-                _ => ControlFlow::Continue(()),
-            }
-        }
-
-        fn pre_visit_select(&mut self, select: &Select) -> ControlFlow<&'static str> {
-            select.from.iter().try_for_each(check_joins)
-        }
-    }
-    query.visit(&mut Misread).break_value()
-}
-
-fn check_joins(tables: &TableWithJoins) -> ControlFlow<&'static str> {
-    let loses_keys = |join: &Join| {
-        use JoinOperator::{FullOuter, Right, RightOuter};
-        let (Right(how) | RightOuter(how) | FullOuter(how)) = &join.join_operator else {
-            return false;
-        };
-        matches!(how, JoinConstraint::Using(_) | JoinConstraint::Natural)
-    };
-    if tables.joins.iter().any(loses_keys) {
-        return ControlFlow::Break(
-            "a RIGHT or FULL JOIN with USING, or a NATURAL one, would show NULL for keys that the left side has not: write ON a.k = b.k, and coalesce(a.k, b.k) for the key",
-        );
-    }
-    ControlFlow::Continue(())
 }
 
 fn is_read_only(query: &Query) -> bool {

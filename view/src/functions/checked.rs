@@ -3,7 +3,7 @@
 //! more digits than its type has, of which the last ones are lost where it is written. Also `/` of DECIMALs.
 //!
 //! Purpose: DataFusion 55.2 computes INT and BIGINT by kernels that wrap, and has a checked form only of physical
-//! expressions, when constants are folded already; of DECIMALs it checks that 128 bits hold them, not the digits. So a tree
+//! expressions, when constants are folded already; of DECIMALs it checks that 128 or 256 bits hold them, not the digits. So a tree
 //! of operators becomes a function in the analysed plan, when all sides have one type or are DECIMALs. Invariants: columns
 //! keep the names that they had; other types are left to DataFusion. Non-goals: division of whole numbers, which cannot
 //! leave the type but for one value.
@@ -12,7 +12,10 @@ use std::sync::Arc;
 
 use arrow::array::{AsArray as _, Datum};
 use arrow::compute::kernels::numeric::{add, div, mul, sub};
-use arrow::datatypes::{DECIMAL128_MAX_PRECISION, DataType, Decimal128Type, FieldRef};
+use arrow::datatypes::{
+    DECIMAL128_MAX_PRECISION, DECIMAL256_MAX_PRECISION, DataType, Decimal128Type, Decimal256Type,
+    FieldRef,
+};
 use arrow::error::ArrowError;
 use arrow::util::display::array_value_to_string;
 use datafusion::common::config::ConfigOptions;
@@ -65,11 +68,16 @@ fn checked_part(part: Expr, schema: &DFSchema) -> Transformed<Expr> {
     let types = [left, right].map(|side| side.get_type(schema));
     let result = match &types {
         [Ok(left), Ok(right)] if left == right && left.is_integer() && wraps(*op) => left.clone(),
-        [Ok(DataType::Decimal128(..)), Ok(DataType::Decimal128(..))]
-            if wraps(*op) || *op == Operator::Divide =>
+        [Ok(left), Ok(right)]
+            if left.is_decimal()
+                && right.is_decimal()
+                && (wraps(*op) || *op == Operator::Divide) =>
         {
             match part.get_type(schema) {
-                Ok(result @ DataType::Decimal128(DECIMAL128_MAX_PRECISION, _)) => result,
+                Ok(
+                    result @ (DataType::Decimal128(DECIMAL128_MAX_PRECISION, _)
+                    | DataType::Decimal256(DECIMAL256_MAX_PRECISION, _)),
+                ) => result,
                 _ => return Transformed::no(part),
             }
         }
@@ -122,7 +130,7 @@ impl Checked {
         // Of each result that waits, the operators in it as they are written.
         let mut waiting: Vec<Vec<Operator>> = vec![];
         let mut todo = vec![Todo::Look(root)];
-        let is_decimal = matches!(result, DataType::Decimal128(..));
+        let is_decimal = result.is_decimal();
         let is_part = |operator| wraps(operator) || (is_decimal && operator == Operator::Divide);
         while let Some(next) = todo.pop() {
             match next {
@@ -233,9 +241,8 @@ impl ScalarUDFImpl for Checked {
     }
 
     fn return_type(&self, types: &[DataType]) -> Result<DataType> {
-        let is_decimal = |of: &DataType| matches!(of, DataType::Decimal128(..));
         let is_one =
-            |of: &DataType| *of == self.result || (is_decimal(of) && is_decimal(&self.result));
+            |of: &DataType| *of == self.result || (of.is_decimal() && self.result.is_decimal());
         match types.iter().all(is_one) {
             true => Ok(self.result.clone()),
             false => internal_err!("checked operators take numbers of one type, not {types:?}"),
@@ -245,7 +252,7 @@ impl ScalarUDFImpl for Checked {
     fn invoke_with_args(&self, args: ScalarFunctionArgs) -> Result<ColumnarValue> {
         let data_type = args.return_field.data_type();
         let leaves = match data_type {
-            DataType::Decimal128(..) => args.args.iter().zip(&args.arg_fields).map(leaf).collect(),
+            of if of.is_decimal() => args.args.iter().zip(&args.arg_fields).map(leaf).collect(),
             _ => vec![],
         };
         let computed = self.run(args.args, |operator, left, right| {
@@ -267,19 +274,30 @@ pub(crate) fn check_digits(
     values: &ColumnarValue,
     tree: impl FnOnce() -> Result<String>,
 ) -> Result<()> {
-    let DataType::Decimal128(digits, _) = values.data_type() else {
-        return Ok(());
-    };
+    let data_type = values.data_type();
     // A constant as one row.
-    let decimals = values.to_array(1)?;
-    let decimals = decimals.as_primitive::<Decimal128Type>();
-    if decimals.validate_decimal_precision(digits).is_ok() {
+    let decimals = || values.to_array(1);
+    let (digits, fits, wider) = match data_type {
+        DataType::Decimal128(digits, _) => {
+            let decimals = decimals()?;
+            let decimals = decimals.as_primitive::<Decimal128Type>();
+            let fits = decimals.validate_decimal_precision(digits);
+            (digits, fits, "CAST(… AS DECIMAL(50, …)), or with ")
+        }
+        DataType::Decimal256(digits, _) => {
+            let decimals = decimals()?;
+            let decimals = decimals.as_primitive::<Decimal256Type>();
+            (digits, decimals.validate_decimal_precision(digits), "")
+        }
+        _ => return Ok(()),
+    };
+    if fits.is_ok() {
         return Ok(());
     }
     exec_err!(
-        "`{}` does not fit the {digits} digits of {}: compute with CAST(… AS DECIMAL(50, …)), or with CAST(… AS DOUBLE)",
+        "`{}` does not fit the {digits} digits of {}: compute with {wider}CAST(… AS DOUBLE)",
         tree()?,
-        sql_type(&values.data_type())
+        sql_type(&data_type)
     )
 }
 
@@ -405,6 +423,18 @@ mod tests {
                 "does not fit",
             ),
             (
+                "SELECT CAST('9999999999999999999999999999999999999999999999999999999999999999999999999999' AS DECIMAL(76, 0)) + CAST(k AS DECIMAL(76, 0)) FROM {t}",
+                "does not fit the 76 digits of DECIMAL(76, 0): compute with CAST(… AS DOUBLE)",
+            ),
+            (
+                "SELECT -CAST('9999999999999999999999999999999999999999999999999999999999999999999999999999' AS DECIMAL(76, 0)) - 1",
+                "does not fit the 76 digits",
+            ),
+            (
+                "SELECT CAST('3000000000000000000000000000000000000' AS DECIMAL(50, 0)) * CAST('5000000000000000000000000000000000000000' AS DECIMAL(50, 0))",
+                "does not fit the 76 digits",
+            ),
+            (
                 "SELECT i * i FROM {t}",
                 "`2147483647 * 2147483647` does not fit INT",
             ),
@@ -461,6 +491,7 @@ mod tests {
             "SELECT CASE WHEN k < 3 THEN k + 1 ELSE 0 END, coalesce(k - 5, 0) FROM {t}",
             "SELECT DATE '2001-01-01' + INTERVAL '1' DAY, TIMESTAMP '2001-01-01' - INTERVAL '2' HOUR",
             "SELECT * FROM {t} WHERE k IN (SELECT k * 1 FROM {t})",
+            "SELECT a + b, a - b - a, a * 2, a / b - 1, -a, sum(a + b), (a + b) * 2 / b, b + CAST(1 AS DECIMAL(38, 0)) FROM (SELECT CAST(k AS DECIMAL(70, 2)) AS a, CAST(i AS DECIMAL(60, 1)) AS b FROM {t}) GROUP BY a, b ORDER BY a + b",
             "SELECT 1 + 1 LIMIT 1 + 1",
             "SELECT -k, -(k + 1), count(*), sum(-k) FROM {t} GROUP BY -k, -(k + 1) ORDER BY -k",
             "SELECT a + b, a - b - a, a * b, (a + b) * 2 / b, a / b - 1, a % b, -a, sum(a + b), count(*) FROM (SELECT CAST(k AS DECIMAL(30, 2)) AS a, CAST(i AS DECIMAL(38, 1)) AS b FROM {t}) GROUP BY a, b ORDER BY a + b",

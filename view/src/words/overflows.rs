@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Numbers that do not fit the DECIMAL that they are to be.
+//! Numbers that do not fit the DECIMAL that they are to be, and what else a calculation fails on.
+
+use std::collections::BTreeSet;
 
 use arrow::datatypes::DataType;
-use datafusion::common::ScalarValue;
 use datafusion::common::tree_node::{Transformed, TreeNode as _, TreeNodeRecursion};
+use datafusion::common::{DFSchema, ScalarValue};
 use datafusion::error::{DataFusionError, Result};
 use datafusion::logical_expr::expr::Cast;
 use datafusion::logical_expr::{BinaryExpr, Expr, ExprSchemable as _, LogicalPlan, Operator};
@@ -19,84 +21,164 @@ const NAMED: usize = 3;
 /// Characters of one that are shown.
 const SHOWN: usize = 200;
 
-/// What a plan makes DECIMALs by that may not fit, as it is written: casts, and calculations. To be taken before the plan is
-/// optimized.
+/// What of a plan may fail on a value, as it is written: casts to DECIMAL, calculations, and aggregates of DISTINCT values, which
+/// the engine has other names for. To be taken before the plan is optimized.
 #[derive(Debug, Clone, Default)]
-pub struct DecimalParts {
+pub struct Calculations {
     casts: Vec<(DataType, String)>,
-    calculations: Vec<(Operator, String)>,
+    decimals: Vec<(Operator, String)>,
+    /// Of times, one from the other.
+    differences: Vec<String>,
+    /// By what may be zero, and then is none of the type.
+    divisions: Vec<String>,
+    /// By the names of their functions.
+    distinct: Vec<(String, String)>,
 }
 
-impl DecimalParts {
+impl Calculations {
     /// Those of a plan and its subqueries.
     ///
     /// # Errors
     /// When the plan cannot be read.
     pub fn of_plan(plan: &LogicalPlan) -> Result<Self> {
-        let mut parts = Self::default();
+        let mut all = Self::default();
         plan.apply_with_subqueries(|node| {
             let schema = schema_read(node)?;
             node.apply_expressions(|expr| {
                 expr.apply(|part| {
-                    match part {
-                        Expr::Cast(Cast { expr, field }) if field.data_type().is_decimal() => {
-                            let to = field.data_type();
-                            let written = format!("CAST({} AS {})", shown(expr), sql_type(to));
-                            parts.casts.push((to.clone(), written));
-                        }
-                        Expr::BinaryExpr(BinaryExpr { op, .. })
-                            if part.get_type(&schema).is_ok_and(|t| t.is_decimal()) =>
-                        {
-                            parts.calculations.push((*op, shown(part)));
-                        }
-                        _ => {}
-                    }
+                    all.add(part, &schema);
                     Ok(TreeNodeRecursion::Continue)
                 })
             })
         })?;
-        Ok(parts)
+        Ok(all)
     }
 
-    /// The error of computing the plan, with what it may be about where it is one of a DECIMAL that does not fit.
+    fn add(&mut self, part: &Expr, schema: &DFSchema) {
+        match part {
+            Expr::Cast(Cast { expr, field }) if field.data_type().is_decimal() => {
+                let to = field.data_type();
+                let written = format!("CAST({} AS {})", shown(expr), sql_type(to));
+                self.casts.push((to.clone(), written));
+            }
+            Expr::BinaryExpr(BinaryExpr { op, .. }) => {
+                let Ok(data_type) = part.get_type(schema) else {
+                    return;
+                };
+                let is_division = matches!(op, Operator::Divide | Operator::Modulo);
+                if is_division && !data_type.is_floating() {
+                    self.divisions.push(shown(part));
+                }
+                match data_type {
+                    of if of.is_decimal() => self.decimals.push((*op, shown(part))),
+                    DataType::Duration(_) | DataType::Interval(_) if *op == Operator::Minus => {
+                        self.differences.push(shown(part));
+                    }
+                    _ => {}
+                }
+            }
+            Expr::AggregateFunction(call) if call.params.distinct => {
+                self.distinct
+                    .push((call.func.name().to_owned(), shown(part)));
+            }
+            _ => {}
+        }
+    }
+
+    /// The error of computing the plan, with what it may be about where it is one of these.
     pub fn named(&self, error: DataFusionError) -> DataFusionError {
         let text = bare(&error);
-        let Some(said) = does_not_fit(&text) else {
-            return error;
-        };
-        let mut named: Vec<&str> = match (type_of(&text), operator_of(&text)) {
+        let said = self
+            .divided(&text)
+            .or_else(|| self.apart(&text))
+            .or_else(|| self.of_distinct(&text))
+            .or_else(|| self.decimal(&text));
+        said.map_or(error, DataFusionError::Execution)
+    }
+
+    fn divided(&self, text: &str) -> Option<String> {
+        if !text.eq_ignore_ascii_case("divide by zero error") {
+            return None;
+        }
+        let divided = named(self.divisions.iter()).map(|divided| format!(": {divided}"));
+        Some(format!(
+            "divide by zero{}; write nullif(…, 0) for the divisor, which makes NULL of it, or leave such rows out",
+            divided.unwrap_or_default()
+        ))
+    }
+
+    /// Of times that are too far apart.
+    fn apart(&self, text: &str) -> Option<String> {
+        let is_minus = |operator: &Operator| *operator == Operator::Minus;
+        let may_be_decimal = self.decimals.iter().any(|(operator, _)| is_minus(operator));
+        if !operator_of(text).is_some_and(|operator| is_minus(&operator)) || may_be_decimal {
+            return None;
+        }
+        let difference = named(self.differences.iter())?;
+        Some(format!(
+            "{difference} does not fit an INTERVAL: the times are too far apart for it; leave such rows out, or count in seconds, as in to_unixtime(…) - to_unixtime(…)"
+        ))
+    }
+
+    /// Of `sum(DISTINCT x)`, which is computed as the sum of a column `alias1`.
+    fn of_distinct(&self, text: &str) -> Option<String> {
+        let (function, rest) = text.strip_prefix('`')?.split_once("(alias1)`")?;
+        let of_it = self.distinct.iter().filter(|(name, _)| name == function);
+        let written = named(of_it.map(|(_, shown)| shown))?;
+        Some(format!("{written}{rest}"))
+    }
+
+    fn decimal(&self, text: &str) -> Option<String> {
+        let said = does_not_fit(text)?;
+        let named = match (type_of(text), operator_of(text)) {
             (Some(data_type), _) => {
                 let casts = self.casts.iter().filter(|(to, _)| *to == data_type);
-                casts.map(|(_, shown)| shown.as_str()).collect()
+                named(casts.map(|(_, shown)| shown))
             }
             (None, Some(operator)) => {
-                let of_it = self.calculations.iter().filter(|(op, _)| *op == operator);
-                of_it.map(|(_, shown)| shown.as_str()).collect()
+                let of_it = self.decimals.iter().filter(|(op, _)| *op == operator);
+                named(of_it.map(|(_, shown)| shown))
             }
-            (None, None) => return error,
+            (None, None) => None,
         };
-        named.sort_unstable();
-        named.dedup();
-        if named.is_empty() || named.len() > NAMED {
-            return error;
-        }
-        let named = named.iter().map(|part| format!("`{part}`"));
-        let named = named.collect::<Vec<_>>().join(" or ");
-        DataFusionError::Execution(format!("{named} cannot be computed: {said}"))
+        Some(format!("{} cannot be computed: {said}", named?))
     }
+}
+
+/// One of these, if they are few.
+fn named<'a>(parts: impl Iterator<Item = &'a String>) -> Option<String> {
+    let parts: BTreeSet<&String> = parts.collect();
+    if parts.is_empty() || parts.len() > NAMED {
+        return None;
+    }
+    let parts = parts.iter().map(|part| format!("`{part}`"));
+    Some(parts.collect::<Vec<_>>().join(" or "))
 }
 
 fn shown(part: &Expr) -> String {
     let is_long = part.exists(|part| Ok(short_number(part).is_some()));
     let shown = match is_long {
-        Ok(true) => with_short_numbers(part).human_display().to_string(),
-        _ => part.human_display().to_string(),
+        Ok(true) => written(&with_short_numbers(part)),
+        _ => written(part),
     };
     let shown = with_sql_types(&shown);
     match shown.char_indices().nth(SHOWN) {
         Some((end, _)) => format!("{}…", &shown[..end]),
         None => shown,
     }
+}
+
+/// A calculation with the parentheses that it needs, which the engine's own display leaves out.
+fn written(part: &Expr) -> String {
+    let Expr::BinaryExpr(BinaryExpr { left, op, right }) = part else {
+        return part.human_display().to_string();
+    };
+    let side = |side: &Expr, least: u8| match side {
+        Expr::BinaryExpr(inner) if inner.op.precedence() < least => format!("({})", written(side)),
+        side => written(side),
+    };
+    let own = op.precedence();
+    format!("{} {op} {}", side(left, own), side(right, own + 1))
 }
 
 fn with_short_numbers(part: &Expr) -> Expr {

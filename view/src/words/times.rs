@@ -40,6 +40,44 @@ pub(super) fn outside_calendar(text: &str) -> Option<String> {
     ))
 }
 
+/// A text that is no date or time, and what one is.
+pub(super) fn no_such_time(text: &str) -> Option<String> {
+    const OUT: &str = "leave such rows out";
+    let day = text.strip_prefix("Cannot cast string '").and_then(|rest| {
+        let (day, of) = rest.rsplit_once("' to value of ")?;
+        of.starts_with("Date").then_some(day)
+    });
+    if let Some(day) = day {
+        let what = match is_written_as_day(day) {
+            true => "no day of the calendar",
+            false => "no DATE, which is written as in '2024-02-29'",
+        };
+        return Some(format!(
+            "`'{day}'` is {what}: {OUT}, or write TRY_CAST(… AS DATE), which is NULL there"
+        ));
+    }
+    let rest = text.strip_prefix("Error parsing timestamp from '")?;
+    let (time, why) = rest.rsplit_once("': ")?;
+    let day = time.get(..10).is_some_and(is_written_as_day);
+    let what = match why {
+        "error parsing date" if day => "on no day of the calendar",
+        "error parsing time" if day => "at no time of a day",
+        _ => "no TIMESTAMP, which is written as in '2024-02-29T12:30:00'",
+    };
+    Some(format!(
+        "`'{time}'` is {what}: {OUT}, or write TRY_CAST(… AS TIMESTAMP), which is NULL there"
+    ))
+}
+
+/// Whether it has the form of a day, such as `2024-02-30`.
+fn is_written_as_day(text: &str) -> bool {
+    let form = text.bytes().map(|byte| match byte {
+        b'0'..=b'9' => b'0',
+        other => other,
+    });
+    form.eq(*b"0000-00-00")
+}
+
 fn number_between(text: &str, (before, behind): &(&str, &str)) -> Option<i64> {
     let rest = text.strip_prefix(before)?;
     let (said, _) = match *behind {
@@ -53,6 +91,39 @@ fn number_between(text: &str, (before, behind): &(&str, &str)) -> Option<i64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_text_that_is_no_time_is_said_with_what_it_is() {
+        for (said, words) in [
+            (
+                "Cannot cast string '2024-02-30' to value of Date32 type",
+                "`'2024-02-30'` is no day of the calendar: leave such rows out, or write TRY_CAST(… AS DATE), which is NULL there",
+            ),
+            (
+                "Cannot cast string 'it's' to value of Date32 type",
+                "`'it's'` is no DATE, which is written as in '2024-02-29': leave such rows out",
+            ),
+            (
+                "Error parsing timestamp from '2024-02-30T00:00:00': error parsing date",
+                "`'2024-02-30T00:00:00'` is on no day of the calendar: leave such rows out, or write TRY_CAST(… AS TIMESTAMP)",
+            ),
+            (
+                "Error parsing timestamp from '2024-02-03T25:00:00': error parsing time",
+                "`'2024-02-03T25:00:00'` is at no time of a day: ",
+            ),
+            (
+                "Error parsing timestamp from 'yesterday': timestamp must contain at least 10 characters",
+                "`'yesterday'` is no TIMESTAMP, which is written as in '2024-02-29T12:30:00': ",
+            ),
+        ] {
+            let text = no_such_time(said).unwrap();
+            assert!(text.starts_with(words), "{text}");
+        }
+        assert_eq!(
+            no_such_time("Cannot cast string 'x' to value of Int32 type"),
+            None
+        );
+    }
 
     #[test]
     fn what_has_no_date_is_said_with_its_number() {

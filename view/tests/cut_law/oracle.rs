@@ -10,7 +10,7 @@ use datafusion::datasource::MemTable;
 use datafusion::error::Result;
 use datafusion::execution::SessionStateBuilder;
 use datafusion::prelude::{SessionConfig, SessionContext};
-use dovetail_view::{CheckedNumbers, register_functions, type_planner};
+use dovetail_view::{CheckedNumbers, SameNumbers, register_functions, type_planner};
 
 use crate::compare::in_key_order;
 
@@ -42,6 +42,7 @@ async fn answer(sql: &str, events: &RecordBatch) -> Result<RecordBatch> {
         .with_type_planner(type_planner())
         // Other than that, it is the engine alone.
         .with_analyzer_rule(Arc::new(CheckedNumbers))
+        .with_analyzer_rule(Arc::new(SameNumbers))
         .build();
     register_functions(&mut state).unwrap();
     let context = SessionContext::new_with_state(state);

@@ -487,7 +487,7 @@ fn other_databases_statements_say_what_to_use_instead() {
         ("VACUUM", "`VACUUM` is not supported"),
         ("EXPLAIN INSERT INTO s VALUES (1)", "this is not a query"),
         ("EXPLAIN COPY v TO 'x'", "this is not a query"),
-        ("SELECT 1 INTO t", "this is not a query"),
+        ("SELECT 1 INTO t", "SELECT … INTO stores nothing"),
         (
             "WITH a AS (INSERT INTO s VALUES (1)) SELECT * FROM a",
             "this is not a query",
