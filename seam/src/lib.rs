@@ -37,7 +37,7 @@ pub use held::{
     LocalCuts, RemoteRuns, RemoteTail, Runs, ToldAges, Wanted, not_reached, oldest_behind, token,
 };
 pub use latency::{Latencies, Latency, STAGE_BOUNDS_S};
-pub use meter::{Busy, Failing, Meter, Rates, StageMeters, Waits};
+pub use meter::{Busy, Failing, Meter, Rates, StageMeters, Waiting, Waits};
 pub use pins::Pin;
 pub use tail::Tail;
 pub use target::{LocalTargets, Target, Targets};

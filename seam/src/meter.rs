@@ -6,7 +6,6 @@
 //! share is one of time and never above 1. Non-goals: histories.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
@@ -42,7 +41,7 @@ pub struct Meter {
     started: Instant,
     work: Mutex<Work>,
     latency: Latency,
-    waiting: AtomicUsize,
+    waiting: Mutex<Waiting>,
     /// [`Failing::since`] is read as the time of the first failure here.
     failing: Mutex<Option<Failing>>,
 }
@@ -63,6 +62,15 @@ pub struct StageMeters {
 /// Work that goes on: the stage is busy until this is dropped.
 #[derive(Debug)]
 pub struct Busy(Arc<Meter>);
+
+/// Who waits for a stage.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Waiting {
+    /// How many.
+    pub count: usize,
+    /// Why the last one who came does.
+    pub why: &'static str,
+}
 
 /// Somebody who waits for the stage until this is dropped.
 #[derive(Debug)]
@@ -88,7 +96,7 @@ impl Default for Meter {
             started: Instant::now(),
             work: Mutex::default(),
             latency: Latency::default(),
-            waiting: AtomicUsize::default(),
+            waiting: Mutex::default(),
             failing: Mutex::default(),
         }
     }
@@ -105,14 +113,16 @@ impl Meter {
     }
 
     /// Somebody waits for the stage from now on.
-    pub fn waits(self: &Arc<Self>) -> Waits {
-        self.waiting.fetch_add(1, Ordering::Relaxed);
+    pub fn waits(self: &Arc<Self>, why: &'static str) -> Waits {
+        let mut waiting = self.waiting.lock();
+        waiting.count += 1;
+        waiting.why = why;
         Waits(Arc::clone(self))
     }
 
-    /// How many wait for the stage.
-    pub fn waiting(&self) -> usize {
-        self.waiting.load(Ordering::Relaxed)
+    /// Who waits for the stage.
+    pub fn waiting(&self) -> Waiting {
+        *self.waiting.lock()
     }
 
     /// Notes that `count` things were handled.
@@ -170,7 +180,7 @@ impl Meter {
 
 impl Drop for Waits {
     fn drop(&mut self) {
-        self.0.waiting.fetch_sub(1, Ordering::Relaxed);
+        self.0.waiting.lock().count -= 1;
     }
 }
 

@@ -34,7 +34,6 @@ use dovetail_log::catalog::Catalog;
 use dovetail_model::Clock;
 use dovetail_seam::{CutSource, GroupFinder, Meter};
 use tokio::runtime::Handle;
-use tokio::sync::Semaphore;
 
 use crate::held::ReadersShare;
 pub use crate::problem::problem_of;
@@ -54,7 +53,6 @@ pub struct Engine {
     session: Arc<QuerySession>,
     finder: GroupFinder,
     runtime: Handle,
-    places: Arc<Semaphore>,
     readers: ReadersShare,
     meter: Arc<Meter>,
     direct_lookups: Arc<AtomicU64>,
@@ -69,16 +67,14 @@ impl Engine {
         session: QuerySession,
         runtime: Handle,
     ) -> Self {
-        let places = Arc::new(Semaphore::new(QUERIES));
         Self {
             catalog,
             cuts,
             clock,
             finder: lookup::finder(&session, &runtime),
-            readers: ReadersShare::of(session.memory_pool()),
+            readers: ReadersShare::of(session.memory_pool(), QUERIES),
             session: Arc::new(session),
             runtime,
-            places,
             meter: Arc::default(),
             direct_lookups: Arc::default(),
         }
@@ -87,7 +83,7 @@ impl Engine {
     /// The same engine, where `most` queries run at once.
     #[must_use]
     pub fn with_queries_at_once(mut self, most: usize) -> Self {
-        self.places = Arc::new(Semaphore::new(most.min(Semaphore::MAX_PERMITS)));
+        self.readers = ReadersShare::of(self.session.memory_pool(), most);
         self
     }
 

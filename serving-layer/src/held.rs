@@ -12,10 +12,10 @@
 //! that has not begun waits for a while, in turn, and is refused then; readers that stall give way to it ([`stalled`]).
 //! One that has begun waits until its reader has read what it holds: it always goes on then, so that no answer waits for
 //! the reader of another. What it does beyond the share is one batch, and those that its parts have made next.
-//! Answers that take an operator's memory have [`seats`]. Non-goals: what operators hold, which ask the pool themselves.
+//! Answers that take an operator's memory have seats ([`lines`]). Non-goals: what operators hold, which ask the pool themselves.
 
 mod fetched;
-mod seats;
+mod lines;
 mod stalled;
 
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -33,8 +33,8 @@ use tokio::sync::{Mutex, OnceCell, OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 
 use self::fetched::RowGroup;
-pub(crate) use self::seats::Seat;
-use self::seats::Seats;
+pub(crate) use self::lines::Admission;
+use self::lines::Line;
 use self::stalled::{Reader, Readers};
 use crate::problem::problem_of;
 
@@ -83,17 +83,18 @@ struct Share {
     readers: Readers,
     /// Held by who looks for a reader that gives its room away.
     looking: Mutex<()>,
-    seats: Seats,
+    places: Line,
+    seats: Line,
     waits: Waits,
 }
 
 impl ReadersShare {
-    /// A share of what `pool` may give to queries.
-    pub(crate) fn of(pool: &Arc<dyn MemoryPool>) -> Self {
-        Self::with_waits(pool, Waits::default())
+    /// A share of what `pool` may give to queries, of which there are `places` at once.
+    pub(crate) fn of(pool: &Arc<dyn MemoryPool>, places: usize) -> Self {
+        Self::with_waits(pool, places, Waits::default())
     }
 
-    fn with_waits(pool: &Arc<dyn MemoryPool>, waits: Waits) -> Self {
+    fn with_waits(pool: &Arc<dyn MemoryPool>, places: usize, waits: Waits) -> Self {
         let most = Semaphore::MAX_PERMITS
             .min(u32::MAX as usize)
             .saturating_mul(KIB);
@@ -108,13 +109,18 @@ impl ReadersShare {
             waiting: Semaphore::new(kib(bytes / WAITING, bytes) as usize),
             readers: Readers::default(),
             looking: Mutex::default(),
-            seats: Seats::of(SHARE.saturating_mul(bytes)),
+            places: Line::of(places),
+            seats: Line::seats(SHARE.saturating_mul(bytes)),
             waits,
         }))
     }
 
-    /// The memory of a new answer.
-    pub(crate) fn answer(&self) -> AnswerMemory {
+    /// The memory of a new answer, which has a place.
+    pub(crate) fn answer(&self, place: &Admission) -> AnswerMemory {
+        self.answer_at(Arc::downgrade(place))
+    }
+
+    fn answer_at(&self, place: Weak<OwnedSemaphorePermit>) -> AnswerMemory {
         AnswerMemory(Some(Arc::new(One {
             share: Arc::clone(&self.0),
             ahead: Arc::new(Semaphore::new(AHEAD_BYTES / KIB)),
@@ -122,6 +128,7 @@ impl ReadersShare {
             begun: AtomicBool::new(false),
             group: OnceCell::new(),
             own_group: Arc::new(Semaphore::new(1)),
+            place,
             seat: OnceLock::new(),
             reader: Reader::default(),
         })))
@@ -131,7 +138,7 @@ impl ReadersShare {
     pub(crate) fn answer_of(&self, rows: &RecordBatch) -> AnswerMemory {
         match rows.get_array_memory_size() {
             ..=AHEAD_BYTES => AnswerMemory::default(),
-            _ => self.answer(),
+            _ => self.answer_at(Weak::new()),
         }
     }
 }
@@ -213,6 +220,8 @@ struct One {
     group: OnceCell<RowGroup>,
     /// Whose row group that is for now.
     own_group: Arc<Semaphore>,
+    /// Its place, as long as it has one.
+    place: Weak<OwnedSemaphorePermit>,
     /// Its seat to compute, as long as it has one.
     seat: OnceLock<Weak<OwnedSemaphorePermit>>,
     reader: Reader,

@@ -3,7 +3,7 @@
 
 use chrono::{DateTime, TimeDelta, Utc};
 use dovetail_model::{BatchRun, CatalogState, Offset, Outcome, PartitionId, Position};
-use dovetail_seam::{Cut, Latencies, Meter, Rates};
+use dovetail_seam::{Cut, Latencies, Meter, Rates, Waiting};
 use dovetail_serving_layer::ports::StageStatus;
 use dovetail_speed_layer::Pressure;
 
@@ -14,6 +14,8 @@ use super::{Duty, Node};
 const IDLE: f64 = 0.05;
 /// From this share on, it is worth doing something about.
 const HELD_UP: f64 = 0.5;
+
+const QUERIES: &str = "queries";
 
 /// Stages, and what relieves each. Of two that are equally busy, the first one is named: an ingest that waits
 /// for accumulate is as busy as that, and what runs at a low priority holds up nobody.
@@ -31,7 +33,7 @@ const STAGES: [(&str, &str); 6] = [
         "merge",
         "fewer groups, or more frequent incremental runs, relieve it",
     ),
-    ("queries", "narrower questions, or more cores, relieve it"),
+    (QUERIES, "narrower questions, or more cores, relieve it"),
     ("batch", "rarer full runs, or more cores, relieve it"),
 ];
 
@@ -126,11 +128,14 @@ impl Node {
 
 /// The stage of every process that answers them.
 pub(super) fn queries(meter: &Meter) -> StageStatus {
+    let Waiting { count, why } = meter.waiting();
+    let waits = count > 0;
     StageStatus {
         total: Some(meter.total()),
         latencies: meter.latencies(),
-        waiting: meter.waiting() as u64,
-        ..stage("queries", meter.rates())
+        waiting: count as u64,
+        limited_by: waits.then(|| format!("{why}, and {count} wait")),
+        ..stage(QUERIES, meter.rates())
     }
 }
 
@@ -212,10 +217,11 @@ pub(super) fn bottleneck(stages: &[StageStatus]) -> Option<String> {
     }
     if let Some(limited) = stages.iter().find(|stage| stage.limited_by.is_some()) {
         let why = limited.limited_by.as_deref().unwrap_or_default();
-        return Some(format!(
-            "{}: {why}; incremental runs free it, or more --speed-memory",
-            limited.stage
-        ));
+        let relief = match limited.stage.as_str() {
+            QUERIES => "more of it, shorter questions or readers who read relieve it",
+            _ => "incremental runs free it, or more --speed-memory",
+        };
+        return Some(format!("{}: {why}; {relief}", limited.stage));
     }
     let rank = |stage: &StageStatus| STAGES.iter().position(|(name, _)| *name == stage.stage);
     let busiest = stages
@@ -245,6 +251,8 @@ fn percent(share: f64) -> i64 {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use dovetail_serving_layer::ports::FailingInfo;
 
     use super::*;
@@ -278,6 +286,14 @@ mod tests {
         full.limited_by = Some("memory".to_owned());
         let named = bottleneck(&[full.clone(), busy("accumulate", 1.0)]);
         assert!(named.unwrap().starts_with("ingest: memory"));
+        let meter = Arc::<Meter>::default();
+        let waits = meter.waits("every place is taken");
+        assert_eq!(
+            bottleneck(&[queries(&meter)]).unwrap(),
+            "queries: every place is taken, and 1 wait; more of it, shorter questions or readers who read relieve it"
+        );
+        drop(waits);
+        assert_eq!(bottleneck(&[queries(&meter)]), None);
         let mut archive = busy("archive", 0.0);
         archive.failing = Some(FailingInfo {
             for_s: 7,

@@ -269,6 +269,12 @@ pub(crate) async fn with_little_memory(
     let arguments = ["--query-memory", "64MiB"];
     let server = Server::start_with(home.path(), &arguments, &[]).await;
     let server = server.expect("it starts");
+    let position = with_events(&server, events).await;
+    (server, position)
+}
+
+/// Where they end.
+pub(crate) async fn with_events(server: &Server, events: String) -> Value {
     let calls = server.calls();
     let create = "CREATE STREAM events (n BIGINT NOT NULL, t VARCHAR NOT NULL)";
     calls.sql(create, json!({})).await.expect("it is declared");
@@ -276,7 +282,7 @@ pub(crate) async fn with_little_memory(
     let appending = calls.call(Method::POST, "/v1/streams/events", &headers, events);
     let (status, mut appended) = appending.await.expect("it answers");
     assert_eq!(status, 200, "{appended}");
-    (server, appended["position"].take())
+    appended["position"].take()
 }
 
 /// Nothing that a query asks for takes more than the limit. What cannot spill is told so, and by which setting.

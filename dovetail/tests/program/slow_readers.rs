@@ -13,7 +13,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpSocket, TcpStream};
 
 use crate::dead_letters::archived;
-use crate::memory::with_little_memory;
+use crate::memory::{with_events, with_little_memory};
 use crate::support::server::{HANGS, Server};
 
 const MIB: usize = 1 << 20;
@@ -137,6 +137,33 @@ async fn slow_readers_of_wide_rows_hold_no_more_than_the_memory_of_queries() {
     }
     let grown = server.peak_memory() - before;
     assert!(grown < 200 * MIB, "{} MiB", grown / MIB);
+}
+
+/// They have all places, and give one up to who waits for it.
+#[tokio::test]
+async fn readers_that_stall_keep_nobody_from_a_place() {
+    const PLACES: usize = 3;
+    let home = tempfile::tempdir().unwrap();
+    let places = PLACES.to_string();
+    let server = Server::start_with(home.path(), &["--queries", &places], &[]).await;
+    let server = server.expect("it starts");
+    let position = with_events(&server, events()).await;
+    let all = json!({"sql": "SELECT n, t FROM events", "after": position, "timeout_ms": 80_000});
+    let mut stalled = vec![];
+    for _ in 0..2 * PLACES {
+        stalled.push(SlowReader::ask(&server, &all, "ndjson").await);
+    }
+    let counting = json!({"sql": "SELECT count(*) AS n FROM events", "timeout_ms": 30_000});
+    let (status, counted) = server.calls().post("/v1/sql", &counting).await.unwrap();
+    assert_eq!(status, 200, "{counted}");
+    assert_eq!(counted["rows"], json!([{"n": EVENTS}]));
+    let mut whole = 0;
+    for reader in stalled {
+        let (status, answer) = reader.rest().await;
+        assert_eq!(status, 200);
+        whole += usize::from(texts(&answer) == (EVENTS, true));
+    }
+    assert!(whole < PLACES, "{whole} kept theirs");
 }
 
 /// What nobody reads any more is on no account.

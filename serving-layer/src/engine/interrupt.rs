@@ -214,10 +214,10 @@ fn gathers(plan: &dyn ExecutionPlan) -> bool {
         || plan.children().len() > 1 && !plan.is::<UnionExec>()
 }
 
-/// Whether some operator of `plan` gathers rows.
+/// Whether some operator of `plan` gathers rows of others: what `EXPLAIN` shows is there.
 pub(super) fn computes(plan: &dyn ExecutionPlan) -> bool {
-    let mut below = plan.children().into_iter();
-    gathers(plan) || below.any(|plan| computes(plan.as_ref()))
+    let below = plan.children();
+    !below.is_empty() && (gathers(plan) || below.iter().any(|plan| computes(plan.as_ref())))
 }
 
 fn watched(

@@ -20,7 +20,6 @@ use datafusion::sql::sqlparser::ast::{
 use dovetail_model::{Problem, ProblemKind, SYSTEM_COLUMNS};
 use dovetail_view::Calculations;
 use futures::TryStreamExt as _;
-use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::timeout_at;
 use tokio_util::sync::CancellationToken;
 
@@ -32,7 +31,7 @@ use super::parts::Parts;
 use super::session::{QuerySession, read_only};
 use super::snapshot::Snapshot;
 use super::{Engine, problem_of, width};
-use crate::held::{AnswerMemory, Seat};
+use crate::held::{Admission, AnswerMemory};
 use crate::ports::{Answer, Limits, Queries, QueryRequest, RowsAnswer, RowsRequest};
 use crate::rows::RowsPlan;
 
@@ -116,21 +115,26 @@ impl Queries for Engine {
 }
 
 impl Engine {
-    async fn place(&self, limits: &Limits) -> Result<OwnedSemaphorePermit, Problem> {
-        let _in_line = self.meter.waits();
-        let waiting = Arc::clone(&self.places).acquire_owned();
+    async fn place(&self, limits: &Limits) -> Result<Admission, Problem> {
+        let _in_line = self.meter.waits("every place of --queries is taken");
         let busy = || {
             busy("too many queries run at once; try again, or start the server with more --queries")
         };
-        let place = timeout_at(limits.deadline, waiting)
+        let place = timeout_at(limits.deadline, self.readers.place())
             .await
             .map_err(|_| busy())?;
-        place.map_err(|_| busy())
+        place.ok_or_else(busy)
     }
 
     /// Lets a plan run that computes.
-    async fn seat(&self, memory: &AnswerMemory, limits: &Limits) -> Result<Option<Seat>, Problem> {
-        let _in_line = self.meter.waits();
+    async fn seat(
+        &self,
+        memory: &AnswerMemory,
+        limits: &Limits,
+    ) -> Result<Option<Admission>, Problem> {
+        let _in_line = self
+            .meter
+            .waits("a query computes for each 64 MiB of --query-memory");
         let seat = timeout_at(limits.deadline, memory.seat()).await;
         seat.map_err(|_| {
             busy("its time was over before its turn: no more queries compute at once than --query-memory has room for; try again, give it more with timeout_ms, or start the server with more of it")
@@ -201,7 +205,7 @@ impl Engine {
             deadline: limits.deadline,
             late: timed_out(limits),
         };
-        let memory = self.readers.answer();
+        let memory = self.readers.answer(&kept.0);
         let planning = {
             let (interrupt, memory) = (interrupt.clone(), memory.clone());
             async move {
@@ -240,7 +244,7 @@ impl Engine {
 }
 
 /// What a question keeps until it is answered: its place, and its cuts, whose files must not be deleted before.
-pub(super) type Kept = Arc<(OwnedSemaphorePermit, Snapshot)>;
+pub(super) type Kept = Arc<(Admission, Snapshot)>;
 
 /// A plan, ready to run, and what runs it.
 async fn planned(

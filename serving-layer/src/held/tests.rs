@@ -22,7 +22,7 @@ fn of_two() -> (Arc<dyn MemoryPool>, ReadersShare) {
         begin: Duration::from_millis(200),
         reader: Duration::from_millis(50),
     };
-    let share = ReadersShare::with_waits(&pool, waits);
+    let share = ReadersShare::with_waits(&pool, 2, waits);
     (pool, share)
 }
 
@@ -35,7 +35,7 @@ async fn soon<T>(coming: impl Future<Output = T>) -> T {
 #[tokio::test]
 async fn an_answer_has_so_many_bytes_ahead_of_its_reader_or_one_batch() {
     let (pool, share) = of_two();
-    let mut answer = share.answer().part(true);
+    let mut answer = share.answer_at(Weak::new()).part(true);
     let (half, large) = (batch(AHEAD_BYTES / 2), batch(AHEAD_BYTES));
     let first = answer.rows(&half).await.unwrap();
     let second = answer.rows(&half).await.unwrap();
@@ -56,7 +56,7 @@ async fn an_answer_has_so_many_bytes_ahead_of_its_reader_or_one_batch() {
 #[tokio::test]
 async fn where_readers_hold_their_share_no_answer_begins_and_others_wait_for_their_own_reader() {
     let (pool, share) = of_two();
-    let answers = [(); 4].map(|()| share.answer());
+    let answers = [(); 4].map(|()| share.answer_at(Weak::new()));
     let [mut slow, mut other, mut begun, mut late] = answers.clone().map(|a| a.part(true));
     let [.., waiting] = answers;
     let piece = batch(3 * MIB / 2);
@@ -98,8 +98,8 @@ async fn where_readers_hold_their_share_no_answer_begins_and_others_wait_for_the
 #[tokio::test]
 async fn the_parts_of_an_answer_wait_in_turn() {
     let (_pool, share) = of_two();
-    let [mut slow, mut other] = [(); 2].map(|()| share.answer().part(true));
-    let answer = share.answer();
+    let [mut slow, mut other] = [(); 2].map(|()| share.answer_at(Weak::new()).part(true));
+    let answer = share.answer_at(Weak::new());
     let [mut first, mut second] = [(); 2].map(|()| answer.part(true));
     let piece = batch(MIB);
     let mine = first.rows(&piece).await.unwrap();
@@ -119,7 +119,7 @@ async fn the_parts_of_an_answer_wait_in_turn() {
 #[tokio::test]
 async fn what_batches_are_cut_from_is_there_until_the_last_one_is_read() {
     let (pool, share) = of_two();
-    let answer = share.answer();
+    let answer = share.answer_at(Weak::new());
     let whole = batch(AHEAD_BYTES);
     let rows = whole.num_rows() / 8;
     let mut part = answer.part(true);
@@ -149,7 +149,7 @@ async fn an_account_that_is_full_gets_no_fuller() {
     let computing = MemoryConsumer::new("sort").register(&pool);
     let limit = SHARE * 2 * AHEAD_BYTES;
     computing.grow(limit - MIB);
-    let answer = share.answer();
+    let answer = share.answer_at(Weak::new());
     let mut part = answer.part(true);
     let rows = part.rows(&batch(2 * MIB)).await.unwrap();
     let chunk = answer.encoded(2 * MIB);
@@ -164,7 +164,8 @@ async fn an_account_that_is_full_gets_no_fuller() {
 #[tokio::test]
 async fn an_answer_begins_once_there_is_room_in_the_order_of_asking() {
     let (pool, share) = of_two();
-    let [mut slow, mut other, mut first, mut second] = [(); 4].map(|()| share.answer().part(true));
+    let [mut slow, mut other, mut first, mut second] =
+        [(); 4].map(|()| share.answer_at(Weak::new()).part(true));
     let slow = slow.rows(&batch(AHEAD_BYTES)).await.unwrap();
     let other = other.rows(&batch(AHEAD_BYTES)).await.unwrap();
     let piece = batch(3 * MIB / 2);
@@ -173,7 +174,7 @@ async fn an_answer_begins_once_there_is_room_in_the_order_of_asking() {
     // What waits is made already: there is not much of it.
     let refused = second.rows(&piece).now_or_never().expect("at once");
     assert!(refused.is_err());
-    let files = share.answer().fetched_for_reader();
+    let files = share.answer_at(Weak::new()).fetched_for_reader();
     let mut fetching = files.hold(AHEAD_BYTES);
     assert!(fetching.as_mut().now_or_never().is_none());
     drop(other);
@@ -193,7 +194,7 @@ async fn a_reader_that_stalls_gives_way_to_an_answer_that_waits() {
     let mut cut_off = vec![];
     // One is handed something and takes it, one does not, and one has next to nothing.
     for bytes in [AHEAD_BYTES, AHEAD_BYTES - SMALL_BYTES, SMALL_BYTES] {
-        let memory = share.answer();
+        let memory = share.answer_at(Weak::new());
         held.push(memory.part(true).rows(&batch(bytes)).await.unwrap());
         let token = CancellationToken::new();
         memory.gives_way_by(token.clone());
@@ -201,7 +202,7 @@ async fn a_reader_that_stalls_gives_way_to_an_answer_that_waits() {
         cut_off.push((memory, token));
     }
     cut_off[0].0.asked();
-    let mut late = share.answer().part(true);
+    let mut late = share.answer_at(Weak::new()).part(true);
     let piece = batch(3 * MIB / 2);
     tokio::select! {
         room = late.rows(&piece) => assert!(room.is_err()),
@@ -216,12 +217,12 @@ async fn a_reader_that_stalls_gives_way_to_an_answer_that_waits() {
 #[tokio::test]
 async fn an_answer_keeps_the_room_of_a_row_group_and_its_parts_take_turns() {
     let (pool, share) = of_two();
-    let begun = [(); 2].map(|()| share.answer());
+    let begun = [(); 2].map(|()| share.answer_at(Weak::new()));
     let files = begun.each_ref().map(AnswerMemory::fetched_for_reader);
     let group = files[0].hold(AHEAD_BYTES).await.unwrap();
     drop(files[1].hold(AHEAD_BYTES).await.unwrap());
     assert_eq!(pool.reserved(), 2 * AHEAD_BYTES);
-    let late = share.answer();
+    let late = share.answer_at(Weak::new());
     let refused = late.fetched_for_reader().hold(AHEAD_BYTES).await;
     let refused = problem_of(&refused.expect_err("there is no room"));
     assert_eq!(refused.kind, ProblemKind::Busy);
@@ -242,9 +243,9 @@ async fn an_answer_keeps_the_room_of_a_row_group_and_its_parts_take_turns() {
 #[tokio::test]
 async fn an_answer_that_began_with_rows_is_not_refused_for_its_row_groups() {
     let (_pool, share) = of_two();
-    let begun = share.answer();
+    let begun = share.answer_at(Weak::new());
     let _rows = begun.part(true).rows(&batch(MIB)).await.unwrap();
-    let [mut slow, mut other] = [(); 2].map(|()| share.answer().part(true));
+    let [mut slow, mut other] = [(); 2].map(|()| share.answer_at(Weak::new()).part(true));
     let _slow = slow.rows(&batch(AHEAD_BYTES)).await.unwrap();
     let _other = other.rows(&batch(AHEAD_BYTES - MIB)).await.unwrap();
     for _ in 0..2 {
@@ -256,11 +257,11 @@ async fn an_answer_that_began_with_rows_is_not_refused_for_its_row_groups() {
 #[tokio::test]
 async fn what_is_fetched_for_operators_waits_for_nobody_and_is_on_the_account() {
     let (pool, share) = of_two();
-    let [mut slow, mut other] = [(); 2].map(|()| share.answer().part(true));
+    let [mut slow, mut other] = [(); 2].map(|()| share.answer_at(Weak::new()).part(true));
     let _slow = slow.rows(&batch(AHEAD_BYTES)).await.unwrap();
     let _other = other.rows(&batch(AHEAD_BYTES)).await.unwrap();
     let before = pool.reserved();
-    let answer = share.answer().fetched_for_operator();
+    let answer = share.answer_at(Weak::new()).fetched_for_operator();
     let fetch = || answer.hold(AHEAD_BYTES).now_or_never().unwrap().unwrap();
     let groups = [(); 3].map(|()| fetch());
     // As far as that is not full.
@@ -276,8 +277,8 @@ async fn as_many_compute_at_once_as_have_memory_and_who_stalls_gives_way() {
         reader: Duration::from_millis(50),
         ..Waits::default()
     };
-    let share = ReadersShare::with_waits(&pool, waits);
-    let answers = [(); 7].map(|()| share.answer());
+    let share = ReadersShare::with_waits(&pool, 2, waits);
+    let answers = [(); 7].map(|()| share.answer_at(Weak::new()));
     let tokens = [(); 7].map(|()| CancellationToken::new());
     for (answer, token) in answers.iter().zip(&tokens) {
         answer.gives_way_by(token.clone());
@@ -304,4 +305,28 @@ async fn as_many_compute_at_once_as_have_memory_and_who_stalls_gives_way() {
     let cut_off = tokens.map(|token| token.is_cancelled());
     assert_eq!(cut_off, [false, false, true, false, false, false, false]);
     drop((seats, next));
+}
+
+#[tokio::test]
+async fn who_has_a_place_and_stalls_gives_way_to_who_waits_for_one() {
+    let (_pool, share) = of_two();
+    let mut held = vec![];
+    for reads in [true, false] {
+        let place = share.place().now_or_never().expect("at once").unwrap();
+        let answer = share.answer(&place);
+        let token = CancellationToken::new();
+        answer.gives_way_by(token.clone());
+        answer.handed();
+        if reads {
+            answer.asked();
+        }
+        held.push((place, answer, token));
+    }
+    let mut waits = Box::pin(share.place());
+    tokio::select! {
+        _ = &mut waits => panic!("nobody has given way"),
+        () = soon(held[1].2.cancelled()) => drop(held.remove(1)),
+    }
+    assert!(soon(waits).await.is_some());
+    assert!(!held[0].2.is_cancelled());
 }
