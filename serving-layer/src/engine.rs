@@ -28,6 +28,7 @@ mod width;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use datafusion::error::DataFusionError;
 use dovetail_log::catalog::Catalog;
@@ -43,6 +44,8 @@ pub use snapshot::build_failure;
 
 /// Queries that run at once unless said otherwise; more wait for a place until their deadline.
 const QUERIES: usize = 64;
+/// Of those, some are for those that take no longer, unless said otherwise.
+const USUAL_TIME: Duration = Duration::from_secs(30);
 
 /// Answers questions. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -54,6 +57,7 @@ pub struct Engine {
     finder: GroupFinder,
     runtime: Handle,
     readers: ReadersShare,
+    usual_time: Duration,
     meter: Arc<Meter>,
     direct_lookups: Arc<AtomicU64>,
 }
@@ -73,6 +77,7 @@ impl Engine {
             clock,
             finder: lookup::finder(&session, &runtime),
             readers: ReadersShare::of(session.memory_pool(), QUERIES),
+            usual_time: USUAL_TIME,
             session: Arc::new(session),
             runtime,
             meter: Arc::default(),
@@ -80,9 +85,11 @@ impl Engine {
         }
     }
 
-    /// The same engine, where `most` queries run at once.
+    /// The same engine, where `most` queries run at once, three quarters of them those that may take longer than
+    /// `usual`.
     #[must_use]
-    pub fn with_queries_at_once(mut self, most: usize) -> Self {
+    pub fn with_queries_at_once(mut self, most: usize, usual: Duration) -> Self {
+        self.usual_time = usual;
         self.readers = ReadersShare::of(self.session.memory_pool(), most);
         self
     }

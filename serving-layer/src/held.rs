@@ -34,7 +34,7 @@ use tokio::time::timeout;
 
 use self::fetched::RowGroup;
 pub(crate) use self::lines::Admission;
-use self::lines::Line;
+use self::lines::{Admitted, Line};
 use self::stalled::{Reader, Readers};
 use crate::problem::problem_of;
 
@@ -120,7 +120,7 @@ impl ReadersShare {
         self.answer_at(Arc::downgrade(place))
     }
 
-    fn answer_at(&self, place: Weak<OwnedSemaphorePermit>) -> AnswerMemory {
+    fn answer_at(&self, place: Weak<Admitted>) -> AnswerMemory {
         AnswerMemory(Some(Arc::new(One {
             share: Arc::clone(&self.0),
             ahead: Arc::new(Semaphore::new(AHEAD_BYTES / KIB)),
@@ -221,9 +221,9 @@ struct One {
     /// Whose row group that is for now.
     own_group: Arc<Semaphore>,
     /// Its place, as long as it has one.
-    place: Weak<OwnedSemaphorePermit>,
+    place: Weak<Admitted>,
     /// Its seat to compute, as long as it has one.
-    seat: OnceLock<Weak<OwnedSemaphorePermit>>,
+    seat: OnceLock<Weak<Admitted>>,
     reader: Reader,
 }
 

@@ -91,6 +91,8 @@ pub struct NodeConfig {
     pub query_memory_bytes: usize,
     /// How many queries run at once.
     pub queries: usize,
+    /// How long they usually may take.
+    pub query_timeout: Duration,
     /// Memory of all batch runs together, in even shares; a run spills what does not fit into its share.
     pub batch_memory_bytes: usize,
     /// How many full or repair runs compute at a time, and how many incremental ones beside them.
@@ -151,6 +153,7 @@ impl NodeConfig {
             speed_hard_bytes: memory.speed_memory_bytes,
             query_memory_bytes: memory.query_memory_bytes,
             queries: limits.requests.queries,
+            query_timeout: limits.requests.query_timeout,
             batch_memory_bytes: memory.batch_memory_bytes,
             batch_runs: memory.batch_runs,
             cache_bytes: CacheBytes {

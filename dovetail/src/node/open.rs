@@ -122,7 +122,7 @@ impl Node {
             QuerySession::new(query_runtime, config.partitions)?,
             runtimes.query(),
         )
-        .with_queries_at_once(config.queries);
+        .with_queries_at_once(config.queries, config.query_timeout);
         let memory = Arc::new(SpeedMemory::new(
             config.speed_soft_bytes,
             config.speed_hard_bytes,

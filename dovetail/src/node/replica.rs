@@ -81,6 +81,7 @@ impl Replica {
             clock,
             query_memory_bytes,
             queries,
+            query_timeout,
             cache_bytes,
             partitions,
             ..
@@ -120,7 +121,7 @@ impl Replica {
             QuerySession::new(runtime, partitions)?,
             runtimes.query(),
         )
-        .with_queries_at_once(queries);
+        .with_queries_at_once(queries, query_timeout);
         let measures = ReaderMeasures {
             catalog: Arc::clone(&catalog),
             clock: Arc::clone(&clock),

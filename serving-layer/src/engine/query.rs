@@ -120,10 +120,15 @@ impl Engine {
         let busy = || {
             busy("too many queries run at once; try again, or start the server with more --queries")
         };
-        let place = timeout_at(limits.deadline, self.readers.place())
+        let place = timeout_at(limits.deadline, self.readers.place(self.is_long(limits)))
             .await
             .map_err(|_| busy())?;
         place.ok_or_else(busy)
+    }
+
+    /// Whether a query may take longer than usual.
+    fn is_long(&self, limits: &Limits) -> bool {
+        limits.timeout > self.usual_time
     }
 
     /// Lets a plan run that computes.
@@ -135,7 +140,7 @@ impl Engine {
         let _in_line = self
             .meter
             .waits("a query computes for each 64 MiB of --query-memory");
-        let seat = timeout_at(limits.deadline, memory.seat()).await;
+        let seat = timeout_at(limits.deadline, memory.seat(self.is_long(limits))).await;
         seat.map_err(|_| {
             busy("its time was over before its turn: no more queries compute at once than --query-memory has room for; try again, give it more with timeout_ms, or start the server with more of it")
         })

@@ -285,9 +285,9 @@ async fn as_many_compute_at_once_as_have_memory_and_who_stalls_gives_way() {
     }
     let mut seats = vec![];
     for answer in &answers[..5] {
-        seats.push(answer.seat().now_or_never().expect("at once").unwrap());
+        seats.push(answer.seat(false).now_or_never().expect("at once").unwrap());
     }
-    let [mut next, mut last] = [5, 6].map(|one: usize| Box::pin(answers[one].seat()));
+    let [mut next, mut last] = [5, 6].map(|one: usize| Box::pin(answers[one].seat(false)));
     assert!(next.as_mut().now_or_never().is_none());
     assert!(last.as_mut().now_or_never().is_none());
     // In the order of asking.
@@ -312,7 +312,7 @@ async fn who_has_a_place_and_stalls_gives_way_to_who_waits_for_one() {
     let (_pool, share) = of_two();
     let mut held = vec![];
     for reads in [true, false] {
-        let place = share.place().now_or_never().expect("at once").unwrap();
+        let place = share.place(false).now_or_never().expect("at once").unwrap();
         let answer = share.answer(&place);
         let token = CancellationToken::new();
         answer.gives_way_by(token.clone());
@@ -322,11 +322,29 @@ async fn who_has_a_place_and_stalls_gives_way_to_who_waits_for_one() {
         }
         held.push((place, answer, token));
     }
-    let mut waits = Box::pin(share.place());
+    let mut waits = Box::pin(share.place(false));
     tokio::select! {
         _ = &mut waits => panic!("nobody has given way"),
         () = soon(held[1].2.cancelled()) => drop(held.remove(1)),
     }
     assert!(soon(waits).await.is_some());
     assert!(!held[0].2.is_cancelled());
+}
+
+#[tokio::test]
+async fn who_may_take_longer_than_usual_leaves_a_quarter_to_others() {
+    let pool: Arc<dyn MemoryPool> = Arc::new(GreedyMemoryPool::new(MIB));
+    let share = ReadersShare::with_waits(&pool, 8, Waits::default());
+    let mut long = vec![];
+    for _ in 0..6 {
+        long.push(share.place(true).now_or_never().expect("at once").unwrap());
+    }
+    let mut waits = Box::pin(share.place(true));
+    assert!(waits.as_mut().now_or_never().is_none());
+    let usual = [(); 2].map(|()| share.place(false).now_or_never());
+    assert!(usual.iter().all(Option::is_some));
+    drop(usual);
+    assert!(waits.as_mut().now_or_never().is_none());
+    drop(long);
+    assert!(soon(waits).await.is_some());
 }
