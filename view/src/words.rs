@@ -82,6 +82,7 @@ fn words(error: &DataFusionError, allowed: impl Fn(&str) -> bool) -> String {
         .or_else(|| no_such_time(&text))
         .or_else(|| misplaced_subquery(&text))
         .or_else(|| too_deep(&text))
+        .or_else(|| no_parameter(&text))
         .unwrap_or_else(|| with_sql_types(&text));
     let line = said
         .split('\n')
@@ -151,6 +152,15 @@ fn too_deep(text: &str) -> Option<String> {
     let (limit, _) = limit.split_once(')')?;
     Some(format!(
         "parentheses and subqueries stand too deep within each other: at most about {limit}"
+    ))
+}
+
+/// A `$1` or `$name` that the parameters have no value for.
+fn no_parameter(text: &str) -> Option<String> {
+    let rest = text.strip_prefix("No value found for placeholder with ")?;
+    let (_, placeholder) = rest.split_once(' ')?;
+    Some(format!(
+        "`parameters` has no value for {placeholder}: send an array, whose first value is $1, or an object with a value for each $name"
     ))
 }
 
@@ -264,6 +274,10 @@ mod tests {
             (
                 "sql parser error: RecursionLimitExceeded (current limit: 50)",
                 "parentheses and subqueries stand too deep within each other: at most about 50",
+            ),
+            (
+                "No value found for placeholder with id $1",
+                "`parameters` has no value for $1: send an array, whose first value is $1, or an object with a value for each $name",
             ),
         ] {
             assert_eq!(words_of(&DataFusionError::Plan(text.to_owned())), said);

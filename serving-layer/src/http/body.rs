@@ -14,7 +14,7 @@ use std::time::Duration;
 use axum::body::Body;
 use axum::http::{HeaderMap, header};
 use bytes::{Bytes, BytesMut};
-use dovetail_log::decode::{ContentEncoding, decompress};
+use dovetail_log::decode::{ContentEncoding, DecodeError, decompress};
 use dovetail_model::{Problem, ProblemKind};
 use http_body_util::BodyExt;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -79,7 +79,11 @@ impl BodyReader {
             decompress(encoding, held.bytes, limit)
         })
         .await
-        .map_err(Problem::internal)??;
+        .map_err(Problem::internal)?
+        .map_err(|error| match error {
+            DecodeError::TooLarge { .. } => too_large(" after decompression", limit),
+            error => error.into(),
+        })?;
         let permit = self.reserve(bytes.len())?;
         Ok(HeldBody {
             bytes,
@@ -99,7 +103,7 @@ impl BodyReader {
         if let Some(announced) = announced
             && announced > limit
         {
-            return Err(too_large(limit).with("bytes", announced));
+            return Err(too_large("", limit).with("bytes", announced));
         }
         let mut bytes = BytesMut::new();
         let mut permits = Vec::new();
@@ -124,7 +128,7 @@ impl BodyReader {
                 continue;
             };
             if bytes.len() + data.len() > limit {
-                return Err(too_large(limit));
+                return Err(too_large("", limit));
             }
             permits.push(self.reserve(data.len())?);
             if bytes.is_empty() {
@@ -157,9 +161,9 @@ impl HeldBody {
     }
 }
 
-fn too_large(limit: usize) -> Problem {
+fn too_large(when: &str, limit: usize) -> Problem {
     let detail = format!(
-        "the body is larger than {} MiB: send less at a time; of events, `dovetail ingest` splits as many as there are",
+        "the body is larger than {} MiB{when}: send less at a time; of events, `dovetail ingest` splits as many as there are",
         limit / (1024 * 1024)
     );
     Problem::new(ProblemKind::TooLarge, detail).with("limit_bytes", limit)

@@ -57,9 +57,73 @@ pub(super) fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
         let detail = format!("the body is {found}: send a JSON object, such as `{{}}`");
         return Err(Problem::invalid(detail).with("line", 1).with("column", 1));
     }
-    serde_json::from_slice(bytes).map_err(|e| {
-        Problem::invalid(format!("the body is not the JSON expected here: {e}"))
-            .with("line", e.line())
-            .with("column", e.column())
+    serde_json::from_slice(bytes).map_err(|error| {
+        let mut again = serde_json::Deserializer::from_slice(bytes);
+        let path = serde_path_to_error::deserialize::<_, T>(&mut again).err();
+        let path = path.map(|error| error.path().to_string());
+        let member = path.filter(|path| path != "." && error.is_data());
+        let at = member.map_or(String::new(), |member| format!("`{member}`: "));
+        let detail = format!(
+            "the body is not the JSON expected here: {at}{}",
+            said(&error)
+        );
+        Problem::invalid(detail)
+            .with("line", error.line())
+            .with("column", error.column())
     })
+}
+
+/// What serde says, without Rust's names of types.
+fn said(error: &serde_json::Error) -> String {
+    let text = error.to_string();
+    let Some((found, expected)) = text.rsplit_once("expected ") else {
+        return text;
+    };
+    let (expected, place) = expected.split_once(" at line ").unwrap_or((expected, ""));
+    let expected = match expected {
+        "u8" | "u16" | "u32" | "u64" | "usize" => "a whole number from 0 on",
+        "i8" | "i16" | "i32" | "i64" | "isize" => "a whole number",
+        "f32" | "f64" => "a number",
+        "a string" | "a borrowed string" => "a text",
+        "a sequence" => "an array",
+        "a map" => "an object",
+        other => other,
+    };
+    format!("{found}expected {expected} at line {place}")
+}
+
+#[cfg(test)]
+mod tests {
+    use serde::Deserialize;
+
+    use super::*;
+
+    #[derive(Debug, Deserialize)]
+    struct Asked {
+        #[serde(rename = "timeout_ms")]
+        _timeout_ms: Option<u64>,
+        #[serde(rename = "places")]
+        _places: Option<Vec<String>>,
+    }
+
+    #[test]
+    fn a_value_of_another_type_is_named_with_what_it_is_to_be() {
+        for (body, said) in [
+            (
+                r#"{"timeout_ms": "5s"}"#,
+                r#"`timeout_ms`: invalid type: string "5s", expected a whole number from 0 on at line 1 column 19"#,
+            ),
+            (
+                r#"{"places": ["a", 7]}"#,
+                "`places[1]`: invalid type: integer `7`, expected a text at line 1 column 18",
+            ),
+            (
+                r#"{"places": "#,
+                "expected here: EOF while parsing a value at line 1 column 11",
+            ),
+        ] {
+            let problem = parse::<Asked>(body.as_bytes()).unwrap_err();
+            assert!(problem.detail.ends_with(said), "{problem}");
+        }
+    }
 }

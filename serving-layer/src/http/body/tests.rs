@@ -54,6 +54,8 @@ async fn limits_hold_before_and_after_decompression() {
     let too_large = async |headers: &HeaderMap, body: Body, limit| {
         let problem = reader().read(headers, body, limit).await.unwrap_err();
         assert_eq!(problem.kind, ProblemKind::TooLarge, "{problem}");
+        assert_eq!(problem.members["limit_bytes"], limit);
+        assert!(problem.detail.contains("`dovetail ingest`"), "{problem}");
     };
     too_large(&HeaderMap::new(), chunks(vec![Ok(b"ab"), Ok(b"cd")]), 3).await;
     let mut announced = HeaderMap::new();
