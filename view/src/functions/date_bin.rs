@@ -137,22 +137,13 @@ fn nanoseconds(unit: TimeUnit) -> i128 {
 
 #[cfg(test)]
 mod tests {
-    use datafusion::prelude::SessionContext;
-
-    use crate::register_functions;
+    use super::super::testing::values;
 
     async fn ask(stride: &str, times: &str) -> Result<String, String> {
-        let mut context = SessionContext::new();
-        register_functions(&mut context).unwrap();
         let sql = format!(
             "SELECT date_bin({stride}, arrow_cast(column1, 'Timestamp(µs)')) FROM (VALUES {times}) AS t"
         );
-        let plan = context.sql(&sql).await.map_err(|error| error.to_string())?;
-        let rows = plan.collect().await.map_err(|error| error.to_string())?;
-        let column = rows[0].column(0);
-        let shown = (0..column.len())
-            .map(|row| arrow::util::display::array_value_to_string(column, row).unwrap());
-        Ok(shown.collect::<Vec<_>>().join(" "))
+        values(&sql).await
     }
 
     #[tokio::test]

@@ -106,22 +106,13 @@ impl FunctionRewrite for Extracted {
 
 #[cfg(test)]
 mod tests {
-    use datafusion::prelude::SessionContext;
-
-    use crate::{register_functions, words_of};
+    use super::super::testing::values;
 
     async fn ask(expression: &str, days: &str) -> Result<String, String> {
-        let mut context = SessionContext::new();
-        register_functions(&mut context).unwrap();
         let sql = format!(
             "SELECT {expression} FROM (SELECT CAST(column1 AS DATE) AS day FROM (VALUES {days}) AS t)"
         );
-        let answer = async { context.sql(&sql).await?.collect().await };
-        let rows = answer.await.map_err(|error| words_of(&error))?;
-        let column = rows[0].column(0);
-        let shown = (0..column.len())
-            .map(|row| arrow::util::display::array_value_to_string(column, row).unwrap());
-        Ok(shown.collect::<Vec<_>>().join(" "))
+        values(&sql).await
     }
 
     #[tokio::test]

@@ -75,22 +75,13 @@ fn check(seconds: &ColumnarValue, rows: usize) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use datafusion::prelude::SessionContext;
-
-    use crate::{register_functions, words_of};
+    use super::super::testing::values;
 
     async fn ask(expression: &str) -> Result<String, String> {
-        let mut context = SessionContext::new();
-        register_functions(&mut context).unwrap();
         let sql = format!(
             "SELECT {expression} FROM (VALUES (1.5, 1e300, CAST('NaN' AS DOUBLE)), (NULL, 0.0, 0.0)) AS t (fine, far, none)"
         );
-        let answer = async { context.sql(&sql).await?.collect().await };
-        let rows = answer.await.map_err(|error| words_of(&error))?;
-        let column = rows[0].column(0);
-        let shown = (0..column.len())
-            .map(|row| arrow::util::display::array_value_to_string(column, row).unwrap());
-        Ok(shown.collect::<Vec<_>>().join(" "))
+        values(&sql).await
     }
 
     #[tokio::test]
