@@ -246,8 +246,11 @@ fn outcome(text: &str) -> Result<Outcome, Problem> {
 }
 
 fn run_id(text: &str) -> Result<RunId, Problem> {
-    text.parse()
-        .map_err(|_| Problem::invalid(format!("`{text}` is not a batch run's number")))
+    text.parse().map_err(|_| {
+        Problem::invalid(format!(
+            "`{text}` is not a batch run's number; `GET /v1/runs` and `dovetail runs` list them"
+        ))
+    })
 }
 
 /// `GET /v1/runs/{id}`

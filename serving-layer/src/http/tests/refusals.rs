@@ -97,7 +97,7 @@ const CASES: &[Case] = &[
         &[],
         "",
         400,
-        "`abc` is not a batch run's number",
+        "`abc` is not a batch run's number; `GET /v1/runs` and `dovetail runs` list them",
     ),
     // Of a number there is one spelling.
     (
