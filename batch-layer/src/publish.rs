@@ -222,7 +222,7 @@ impl BatchLayer {
         }
         let nothing = || {
             BatchError::Refused(format!(
-                "view `{}` has no earlier promote to go back from",
+                "view `{0}` has no earlier promote to go back from; name a generation with --generation N (`generation` of the API): `dovetail runs --view {0}` lists those of its runs",
                 view.def.name
             ))
         };

@@ -115,6 +115,22 @@ async fn generations_and_their_files_go_when_their_time_is_over() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_rollback_with_nowhere_to_go_says_how_to_name_a_generation() {
+    let rig = Rig::new(64 << 20).await;
+    let view = rig.create_view("by_origin", BY_ORIGIN).await;
+    run(&rig, &view, RunMode::Incremental).await;
+    let error = rig.batch.rollback(&view, None).await.unwrap_err();
+    let error = error.to_string();
+    for part in [
+        "no earlier promote",
+        "--generation N",
+        "`dovetail runs --view by_origin`",
+    ] {
+        assert!(error.contains(part), "{part}: {error}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn where_a_rollback_goes_stays_however_old() {
     let rig = Rig::new(64 << 20).await;
     let view = rig.create_view("by_origin", BY_ORIGIN).await;
