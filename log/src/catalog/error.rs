@@ -81,7 +81,7 @@ pub struct Superseded(pub StoreClaim);
 /// The store belongs to another data directory.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "it belongs to {0}: events that only its log holds would be lost to this one; use that directory, or give them up with --take-over"
+    "it belongs to {0}: events that only its log holds would be lost to this one; use that directory, or give them up with --take-over; if it is this one, its file `id` has been changed: restore that from a backup"
 )]
 pub struct Held(pub StoreClaim);
 

@@ -135,7 +135,13 @@ async fn a_store_belongs_to_one_data_directory_until_another_takes_it() {
     let second = open(&store).await;
     let refused = second.claim("two", "host-2", false).await.unwrap_err();
     let text = refused.to_string();
-    for part in ["`one`", "`host-1`", "1970-01-01T00:00:01Z", "--take-over"] {
+    for part in [
+        "`one`",
+        "`host-1`",
+        "1970-01-01T00:00:01Z",
+        "--take-over",
+        "file `id`",
+    ] {
         assert!(text.contains(part), "{text}");
     }
     let taken = second.claim("two", "host-2", true).await.unwrap();
