@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Freshness: how long from an append's acknowledgement until a query sees the event, while events arrive
-//! at a steady rate, with and without a full recompute beside them.
+//! at a steady rate, alone and while batch runs follow one another, incremental and full ones. Runs are merged all the time.
 //!
 //! Run: `cargo run --release -p dovetail-bench --bin bench-freshness`. The server is `dovetail` beside this
 //! program (build it first), or `DOVETAIL_BIN`. `BENCH_SECONDS` (per phase, 20), `BENCH_RATE` (events/s,
@@ -42,23 +42,25 @@ async fn main() -> Result<()> {
     )?;
     writeln!(
         out,
-        "{:<28}{:>9}{:>10}{:>10}{:>10}{:>12}",
-        "acknowledged to visible", "probes", "p50 ms", "p99 ms", "max ms", "events/s"
+        "{:<28}{:>9}{:>10}{:>10}{:>10}{:>12}{:>12}{:>12}",
+        "acknowledged to visible",
+        "probes",
+        "p50 ms",
+        "p99 ms",
+        "max ms",
+        "events/s",
+        "p50 ratio",
+        "p99 ratio"
     )?;
-    let quiet = phase(&server, &flights, seconds, rate, false).await?;
-    report(&mut out, "no batch run", &quiet)?;
-    let busy = phase(&server, &flights, seconds, rate, true).await?;
-    report(
-        &mut out,
-        &format!("full recomputes ({})", busy.recomputes),
-        &busy,
-    )?;
-    writeln!(
-        out,
-        "ratio p50 {:.2}, p99 {:.2}",
-        busy.latencies.median() / quiet.latencies.median(),
-        busy.latencies.at(0.99) / quiet.latencies.at(0.99)
-    )?;
+    let quiet = phase(&server, &flights, seconds, rate, None).await?;
+    report(&mut out, "no batch run", &quiet, &quiet)?;
+    for (mode, name) in [
+        ("incremental", "incremental runs"),
+        ("full", "full recomputes"),
+    ] {
+        let busy = phase(&server, &flights, seconds, rate, Some(mode)).await?;
+        report(&mut out, &format!("{name} ({})", busy.runs), &busy, &quiet)?;
+    }
     server.stop().await
 }
 
@@ -66,16 +68,19 @@ struct Phase {
     /// Milliseconds.
     latencies: Figures,
     events_per_second: f64,
-    recomputes: u64,
+    runs: u64,
 }
 
-fn report(out: &mut impl std::io::Write, name: &str, phase: &Phase) -> Result<()> {
-    let [p50, p99, max] = [0.5, 0.99, 1.0].map(|share| phase.latencies.at(share));
+fn report(out: &mut impl std::io::Write, name: &str, phase: &Phase, quiet: &Phase) -> Result<()> {
+    let at = |phase: &Phase| [0.5, 0.99, 1.0].map(|share| phase.latencies.at(share));
+    let ([p50, p99, max], [quiet_p50, quiet_p99, _]) = (at(phase), at(quiet));
     writeln!(
         out,
-        "{name:<28}{:>9}{p50:>10.2}{p99:>10.2}{max:>10.2}{:>12.0}",
+        "{name:<28}{:>9}{p50:>10.2}{p99:>10.2}{max:>10.2}{:>12.0}{:>12.2}{:>12.2}",
         phase.latencies.len(),
-        phase.events_per_second
+        phase.events_per_second,
+        p50 / quiet_p50,
+        p99 / quiet_p99,
     )?;
     Ok(())
 }
@@ -85,7 +90,7 @@ async fn phase(
     flights: &Arc<Flights>,
     seconds: u64,
     rate: u64,
-    recompute: bool,
+    mode: Option<&'static str>,
 ) -> Result<Phase> {
     let stop = Arc::new(AtomicBool::new(false));
     let sent = Arc::new(AtomicU64::new(0));
@@ -96,8 +101,8 @@ async fn phase(
         Arc::clone(&stop),
         Arc::clone(&sent),
     ));
-    let recomputing =
-        recompute.then(|| tokio::spawn(recompute_loop(Arc::clone(server), Arc::clone(&stop))));
+    let running =
+        mode.map(|mode| tokio::spawn(run_loop(Arc::clone(server), mode, Arc::clone(&stop))));
     let started = Instant::now();
     let mut latencies = Figures::default();
     while started.elapsed() < Duration::from_secs(seconds) {
@@ -107,14 +112,14 @@ async fn phase(
     stop.store(true, Ordering::Relaxed);
     let elapsed = started.elapsed().as_secs_f64();
     load.await??;
-    let recomputes = match recomputing {
+    let runs = match running {
         Some(task) => task.await??,
         None => 0,
     };
     Ok(Phase {
         latencies,
         events_per_second: sent.load(Ordering::Relaxed) as f64 / elapsed,
-        recomputes,
+        runs,
     })
 }
 
@@ -136,10 +141,10 @@ async fn load(
     Ok(())
 }
 
-async fn recompute_loop(server: Arc<Server>, stop: Arc<AtomicBool>) -> Result<u64> {
+async fn run_loop(server: Arc<Server>, mode: &'static str, stop: Arc<AtomicBool>) -> Result<u64> {
     let mut runs = 0;
     while !stop.load(Ordering::Relaxed) {
-        server.recompute("hourly").await?;
+        server.run("hourly", mode).await?;
         runs += 1;
     }
     Ok(runs)

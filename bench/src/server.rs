@@ -225,8 +225,16 @@ impl Server {
     /// # Errors
     /// Where it ends in another way.
     pub async fn recompute(&self, view: &str) -> Result<f64> {
+        self.run(view, "full").await
+    }
+
+    /// One batch run of `view` in `mode`, `full` or `incremental`, promoted: the seconds of its ledger entry.
+    ///
+    /// # Errors
+    /// Where it ends in another way.
+    pub async fn run(&self, view: &str, mode: &str) -> Result<f64> {
         let path = format!("/v1/views/{view}/recompute");
-        let run = self.post(&path, &json!({ "mode": "full" })).await?;
+        let run = self.post(&path, &json!({ "mode": mode })).await?;
         let id = run["id"].as_u64().context("a run has an id")?;
         loop {
             tokio::time::sleep(Duration::from_millis(50)).await;
@@ -236,7 +244,7 @@ impl Server {
                 Some("promoted") => {
                     return run["seconds"].as_f64().context("a run says its seconds");
                 }
-                other => bail!("the recompute ended {other:?}: {}", run["error"]),
+                other => bail!("the {mode} run ended {other:?}: {}", run["error"]),
             }
         }
     }
