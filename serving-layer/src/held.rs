@@ -34,7 +34,7 @@ use tokio::time::timeout;
 
 use self::fetched::RowGroup;
 pub(crate) use self::lines::Admission;
-use self::lines::{Admitted, Line};
+use self::lines::{Admitted, Lines};
 use self::stalled::{Reader, Readers};
 use crate::problem::problem_of;
 
@@ -83,8 +83,8 @@ struct Share {
     readers: Readers,
     /// Held by who looks for a reader that gives its room away.
     looking: Mutex<()>,
-    places: Line,
-    seats: Line,
+    places: Lines,
+    seats: Lines,
     waits: Waits,
 }
 
@@ -109,8 +109,8 @@ impl ReadersShare {
             waiting: Semaphore::new(kib(bytes / WAITING, bytes) as usize),
             readers: Readers::default(),
             looking: Mutex::default(),
-            places: Line::of(places),
-            seats: Line::seats(SHARE.saturating_mul(bytes)),
+            places: Lines::of(places),
+            seats: Lines::seats(SHARE.saturating_mul(bytes)),
             waits,
         }))
     }
@@ -118,6 +118,10 @@ impl ReadersShare {
     /// The memory of a new answer, which has a place.
     pub(crate) fn answer(&self, place: &Admission) -> AnswerMemory {
         self.answer_at(Arc::downgrade(place))
+    }
+
+    fn answer_without_place(&self) -> AnswerMemory {
+        self.answer_at(Weak::new())
     }
 
     fn answer_at(&self, place: Weak<Admitted>) -> AnswerMemory {
@@ -138,7 +142,7 @@ impl ReadersShare {
     pub(crate) fn answer_of(&self, rows: &RecordBatch) -> AnswerMemory {
         match rows.get_array_memory_size() {
             ..=AHEAD_BYTES => AnswerMemory::default(),
-            _ => self.answer_at(Weak::new()),
+            _ => self.answer_without_place(),
         }
     }
 }

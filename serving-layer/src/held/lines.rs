@@ -26,12 +26,17 @@ const FEWEST: usize = 4;
 /// Of what there is, those who may take longer than usual leave one in so many to others.
 const KEPT: usize = 4;
 
-/// What there are so many of, and who waits for one.
+/// What there are so many of, for all and for those who may take longer than usual.
 #[derive(Debug)]
-pub(super) struct Line {
+pub(super) struct Lines {
+    all: Line,
+    long: Line,
+}
+
+/// What is there to be had, and who waits for it.
+#[derive(Debug)]
+struct Line {
     free: Arc<Semaphore>,
-    /// What those may have who may take longer than usual.
-    for_long: Arc<Semaphore>,
     /// Held by who looks for one who gives way.
     looking: Mutex<()>,
 }
@@ -42,16 +47,38 @@ pub(crate) type Admission = Arc<Admitted>;
 #[derive(Debug)]
 pub(crate) struct Admitted {
     _one: OwnedSemaphorePermit,
-    _for_long: Option<OwnedSemaphorePermit>,
+    for_long: Option<OwnedSemaphorePermit>,
 }
 
 impl Line {
+    fn of(most: usize) -> Self {
+        Self {
+            free: Arc::new(Semaphore::new(most)),
+            looking: Mutex::default(),
+        }
+    }
+
+    /// Waits for one; readers that stall give way whose answers have one by `has`.
+    async fn wait(
+        &self,
+        share: &Share,
+        has: impl Fn(&One) -> bool,
+    ) -> Option<OwnedSemaphorePermit> {
+        let stalls = share.waits.reader;
+        tokio::select! {
+            biased;
+            one = acquired(&self.free, 1) => one,
+            never = share.readers.make_room(stalls, &self.looking, has) => match never {},
+        }
+    }
+}
+
+impl Lines {
     pub(super) fn of(most: usize) -> Self {
         let most = most.min(Semaphore::MAX_PERMITS);
         Self {
-            free: Arc::new(Semaphore::new(most)),
-            for_long: Arc::new(Semaphore::new(most - most / KEPT)),
-            looking: Mutex::default(),
+            all: Line::of(most),
+            long: Line::of(most - most / KEPT),
         }
     }
 
@@ -60,27 +87,20 @@ impl Line {
         Self::of((bytes / OWN_BYTES).max(FEWEST))
     }
 
-    /// Waits for one; readers that stall give way whose answers have one by `has`.
+    /// Waits for one, of those for who may take longer than usual if `is_long`; `held` says what an answer has of these.
     async fn wait(
         &self,
         share: &Share,
         is_long: bool,
-        has: impl Fn(&One) -> bool,
+        held: impl Fn(&One) -> Option<Admission>,
     ) -> Option<Admission> {
-        let admitted = async {
-            let _for_long = match is_long {
-                true => Some(acquired(&self.for_long, 1).await?),
-                false => None,
-            };
-            let _one = acquired(&self.free, 1).await?;
-            Some(Arc::new(Admitted { _one, _for_long }))
+        let is_of_long = |one: &One| held(one).is_some_and(|held| held.for_long.is_some());
+        let for_long = match is_long {
+            true => Some(self.long.wait(share, is_of_long).await?),
+            false => None,
         };
-        let stalls = share.waits.reader;
-        tokio::select! {
-            biased;
-            admitted = admitted => admitted,
-            never = share.readers.make_room(stalls, &self.looking, has) => match never {},
-        }
+        let _one = self.all.wait(share, |one| held(one).is_some()).await?;
+        Some(Arc::new(Admitted { _one, for_long }))
     }
 }
 
@@ -88,8 +108,8 @@ impl ReadersShare {
     /// A place of all queries: waits until there is one, or one for those who may take longer than usual.
     pub(crate) async fn place(&self, is_long: bool) -> Option<Admission> {
         let share = &self.0;
-        let has_place = |one: &One| one.place.strong_count() > 0;
-        share.places.wait(share, is_long, has_place).await
+        let held = |one: &One| one.place.upgrade();
+        share.places.wait(share, is_long, held).await
     }
 }
 
@@ -97,8 +117,8 @@ impl AnswerMemory {
     /// A seat to compute this answer, once: waits until there is one, or one for those who may take longer than usual.
     pub(crate) async fn seat(&self, is_long: bool) -> Option<Admission> {
         let one = self.0.as_ref()?;
-        let has_seat = |one: &One| one.seat.get().is_some_and(|seat| seat.strong_count() > 0);
-        let seat = one.share.seats.wait(&one.share, is_long, has_seat).await?;
+        let held = |one: &One| one.seat.get()?.upgrade();
+        let seat = one.share.seats.wait(&one.share, is_long, held).await?;
         let _ = one.seat.set(Arc::downgrade(&seat));
         Some(seat)
     }

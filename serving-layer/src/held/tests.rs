@@ -35,7 +35,7 @@ async fn soon<T>(coming: impl Future<Output = T>) -> T {
 #[tokio::test]
 async fn an_answer_has_so_many_bytes_ahead_of_its_reader_or_one_batch() {
     let (pool, share) = of_two();
-    let mut answer = share.answer_at(Weak::new()).part(true);
+    let mut answer = share.answer_without_place().part(true);
     let (half, large) = (batch(AHEAD_BYTES / 2), batch(AHEAD_BYTES));
     let first = answer.rows(&half).await.unwrap();
     let second = answer.rows(&half).await.unwrap();
@@ -56,7 +56,7 @@ async fn an_answer_has_so_many_bytes_ahead_of_its_reader_or_one_batch() {
 #[tokio::test]
 async fn where_readers_hold_their_share_no_answer_begins_and_others_wait_for_their_own_reader() {
     let (pool, share) = of_two();
-    let answers = [(); 4].map(|()| share.answer_at(Weak::new()));
+    let answers = [(); 4].map(|()| share.answer_without_place());
     let [mut slow, mut other, mut begun, mut late] = answers.clone().map(|a| a.part(true));
     let [.., waiting] = answers;
     let piece = batch(3 * MIB / 2);
@@ -98,8 +98,8 @@ async fn where_readers_hold_their_share_no_answer_begins_and_others_wait_for_the
 #[tokio::test]
 async fn the_parts_of_an_answer_wait_in_turn() {
     let (_pool, share) = of_two();
-    let [mut slow, mut other] = [(); 2].map(|()| share.answer_at(Weak::new()).part(true));
-    let answer = share.answer_at(Weak::new());
+    let [mut slow, mut other] = [(); 2].map(|()| share.answer_without_place().part(true));
+    let answer = share.answer_without_place();
     let [mut first, mut second] = [(); 2].map(|()| answer.part(true));
     let piece = batch(MIB);
     let mine = first.rows(&piece).await.unwrap();
@@ -119,7 +119,7 @@ async fn the_parts_of_an_answer_wait_in_turn() {
 #[tokio::test]
 async fn what_batches_are_cut_from_is_there_until_the_last_one_is_read() {
     let (pool, share) = of_two();
-    let answer = share.answer_at(Weak::new());
+    let answer = share.answer_without_place();
     let whole = batch(AHEAD_BYTES);
     let rows = whole.num_rows() / 8;
     let mut part = answer.part(true);
@@ -149,7 +149,7 @@ async fn an_account_that_is_full_gets_no_fuller() {
     let computing = MemoryConsumer::new("sort").register(&pool);
     let limit = SHARE * 2 * AHEAD_BYTES;
     computing.grow(limit - MIB);
-    let answer = share.answer_at(Weak::new());
+    let answer = share.answer_without_place();
     let mut part = answer.part(true);
     let rows = part.rows(&batch(2 * MIB)).await.unwrap();
     let chunk = answer.encoded(2 * MIB);
@@ -165,7 +165,7 @@ async fn an_account_that_is_full_gets_no_fuller() {
 async fn an_answer_begins_once_there_is_room_in_the_order_of_asking() {
     let (pool, share) = of_two();
     let [mut slow, mut other, mut first, mut second] =
-        [(); 4].map(|()| share.answer_at(Weak::new()).part(true));
+        [(); 4].map(|()| share.answer_without_place().part(true));
     let slow = slow.rows(&batch(AHEAD_BYTES)).await.unwrap();
     let other = other.rows(&batch(AHEAD_BYTES)).await.unwrap();
     let piece = batch(3 * MIB / 2);
@@ -174,7 +174,7 @@ async fn an_answer_begins_once_there_is_room_in_the_order_of_asking() {
     // What waits is made already: there is not much of it.
     let refused = second.rows(&piece).now_or_never().expect("at once");
     assert!(refused.is_err());
-    let files = share.answer_at(Weak::new()).fetched_for_reader();
+    let files = share.answer_without_place().fetched_for_reader();
     let mut fetching = files.hold(AHEAD_BYTES);
     assert!(fetching.as_mut().now_or_never().is_none());
     drop(other);
@@ -194,7 +194,7 @@ async fn a_reader_that_stalls_gives_way_to_an_answer_that_waits() {
     let mut cut_off = vec![];
     // One is handed something and takes it, one does not, and one has next to nothing.
     for bytes in [AHEAD_BYTES, AHEAD_BYTES - SMALL_BYTES, SMALL_BYTES] {
-        let memory = share.answer_at(Weak::new());
+        let memory = share.answer_without_place();
         held.push(memory.part(true).rows(&batch(bytes)).await.unwrap());
         let token = CancellationToken::new();
         memory.gives_way_by(token.clone());
@@ -202,7 +202,7 @@ async fn a_reader_that_stalls_gives_way_to_an_answer_that_waits() {
         cut_off.push((memory, token));
     }
     cut_off[0].0.asked();
-    let mut late = share.answer_at(Weak::new()).part(true);
+    let mut late = share.answer_without_place().part(true);
     let piece = batch(3 * MIB / 2);
     tokio::select! {
         room = late.rows(&piece) => assert!(room.is_err()),
@@ -217,12 +217,12 @@ async fn a_reader_that_stalls_gives_way_to_an_answer_that_waits() {
 #[tokio::test]
 async fn an_answer_keeps_the_room_of_a_row_group_and_its_parts_take_turns() {
     let (pool, share) = of_two();
-    let begun = [(); 2].map(|()| share.answer_at(Weak::new()));
+    let begun = [(); 2].map(|()| share.answer_without_place());
     let files = begun.each_ref().map(AnswerMemory::fetched_for_reader);
     let group = files[0].hold(AHEAD_BYTES).await.unwrap();
     drop(files[1].hold(AHEAD_BYTES).await.unwrap());
     assert_eq!(pool.reserved(), 2 * AHEAD_BYTES);
-    let late = share.answer_at(Weak::new());
+    let late = share.answer_without_place();
     let refused = late.fetched_for_reader().hold(AHEAD_BYTES).await;
     let refused = problem_of(&refused.expect_err("there is no room"));
     assert_eq!(refused.kind, ProblemKind::Busy);
@@ -243,9 +243,9 @@ async fn an_answer_keeps_the_room_of_a_row_group_and_its_parts_take_turns() {
 #[tokio::test]
 async fn an_answer_that_began_with_rows_is_not_refused_for_its_row_groups() {
     let (_pool, share) = of_two();
-    let begun = share.answer_at(Weak::new());
+    let begun = share.answer_without_place();
     let _rows = begun.part(true).rows(&batch(MIB)).await.unwrap();
-    let [mut slow, mut other] = [(); 2].map(|()| share.answer_at(Weak::new()).part(true));
+    let [mut slow, mut other] = [(); 2].map(|()| share.answer_without_place().part(true));
     let _slow = slow.rows(&batch(AHEAD_BYTES)).await.unwrap();
     let _other = other.rows(&batch(AHEAD_BYTES - MIB)).await.unwrap();
     for _ in 0..2 {
@@ -257,11 +257,11 @@ async fn an_answer_that_began_with_rows_is_not_refused_for_its_row_groups() {
 #[tokio::test]
 async fn what_is_fetched_for_operators_waits_for_nobody_and_is_on_the_account() {
     let (pool, share) = of_two();
-    let [mut slow, mut other] = [(); 2].map(|()| share.answer_at(Weak::new()).part(true));
+    let [mut slow, mut other] = [(); 2].map(|()| share.answer_without_place().part(true));
     let _slow = slow.rows(&batch(AHEAD_BYTES)).await.unwrap();
     let _other = other.rows(&batch(AHEAD_BYTES)).await.unwrap();
     let before = pool.reserved();
-    let answer = share.answer_at(Weak::new()).fetched_for_operator();
+    let answer = share.answer_without_place().fetched_for_operator();
     let fetch = || answer.hold(AHEAD_BYTES).now_or_never().unwrap().unwrap();
     let groups = [(); 3].map(|()| fetch());
     // As far as that is not full.
@@ -278,7 +278,7 @@ async fn as_many_compute_at_once_as_have_memory_and_who_stalls_gives_way() {
         ..Waits::default()
     };
     let share = ReadersShare::with_waits(&pool, 2, waits);
-    let answers = [(); 7].map(|()| share.answer_at(Weak::new()));
+    let answers = [(); 7].map(|()| share.answer_without_place());
     let tokens = [(); 7].map(|()| CancellationToken::new());
     for (answer, token) in answers.iter().zip(&tokens) {
         answer.gives_way_by(token.clone());
@@ -347,4 +347,32 @@ async fn who_may_take_longer_than_usual_leaves_a_quarter_to_others() {
     assert!(waits.as_mut().now_or_never().is_none());
     drop(long);
     assert!(soon(waits).await.is_some());
+}
+
+/// It would not help them.
+#[tokio::test]
+async fn who_waits_for_what_long_ones_have_cuts_off_no_other() {
+    let pool: Arc<dyn MemoryPool> = Arc::new(GreedyMemoryPool::new(MIB));
+    let waits = Waits {
+        reader: Duration::from_millis(50),
+        ..Waits::default()
+    };
+    let share = ReadersShare::with_waits(&pool, 4, waits);
+    let mut held = vec![];
+    for is_long in [false, true, true, true] {
+        let place = share.place(is_long).now_or_never().expect("at once");
+        let place = place.unwrap();
+        let answer = share.answer(&place);
+        let token = CancellationToken::new();
+        answer.gives_way_by(token.clone());
+        answer.handed();
+        held.push((place, answer, token));
+    }
+    let mut waits = Box::pin(share.place(true));
+    tokio::select! {
+        _ = &mut waits => panic!("nobody has given way"),
+        () = soon(held[1].2.cancelled()) => drop(held.remove(1)),
+    }
+    assert!(soon(waits).await.is_some());
+    assert!(!held[0].2.is_cancelled());
 }
